@@ -1,0 +1,88 @@
+// The calls of a server, each with its retries: what Client and StepStream are written on, and what a test of a program
+// that uses them replaces (adamant/mocks/mock_connection.h).
+#ifndef ADAMANT_CONNECTION_H_
+#define ADAMANT_CONNECTION_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "adamant/options.h"
+#include "adamant/v1/parameter_set.pb.h"
+#include "adamant/v1/service.pb.h"
+#include "adamant/v1/step.pb.h"
+
+namespace adamant {
+
+// One array of floats a tensor, in order of the tensors' index, each of the tensor's element count.
+using ConstTensors = absl::Span<const absl::Span<const float>>;
+using MutableTensors = absl::Span<const absl::Span<float>>;
+
+// One step: a gradient up, parameters back. No part of `gradients` overlaps one of `parameters`.
+struct StepCall {
+  // `attempt` is the connection's to set, and `request_id` where it is empty.
+  v1::StepHeader header;
+  ConstTensors gradients;
+  MutableTensors parameters;
+};
+
+// One write: every tensor of each slot that header.mode() writes.
+struct WriteCall {
+  struct Source {
+    v1::Slot slot;
+    ConstTensors tensors;
+  };
+  // `request_id` is the connection's to set where it is empty.
+  v1::WriteHeader header;
+  std::vector<Source> sources;
+};
+
+// One read: every tensor of each slot that it names.
+struct ReadCall {
+  struct Target {
+    v1::Slot slot;
+    MutableTensors tensors;
+  };
+  // `slots` is the connection's to set, from `targets`.
+  v1::ReadTensorsRequest request;
+  std::vector<Target> targets;
+};
+
+// Thread-safe. Every function blocks until its call has succeeded, has failed for good, or has used up its retries;
+// then the error is that of the last attempt. Spans in arguments are no longer referred to once a function has
+// returned, whatever it returned.
+class Connection {
+ public:
+  virtual ~Connection() = default;
+
+  virtual absl::StatusOr<v1::CreateParameterSetResponse> CreateParameterSet(
+      const v1::CreateParameterSetRequest& request) = 0;
+  virtual absl::StatusOr<v1::GetParameterSetResponse> GetParameterSet(const v1::GetParameterSetRequest& request) = 0;
+  virtual absl::StatusOr<v1::ListParameterSetsResponse> ListParameterSets(
+      const v1::ListParameterSetsRequest& request) = 0;
+  virtual absl::StatusOr<v1::ListTensorsResponse> ListTensors(const v1::ListTensorsRequest& request) = 0;
+  // OK also when an attempt after the first finds no such set: an earlier one has deleted it.
+  virtual absl::StatusOr<v1::DeleteParameterSetResponse> DeleteParameterSet(
+      const v1::DeleteParameterSetRequest& request) = 0;
+  virtual absl::StatusOr<v1::GetStepResultResponse> GetStepResult(const v1::GetStepResultRequest& request) = 0;
+  virtual absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo(const v1::GetServerInfoRequest& request) = 0;
+
+  // Applies one step, exactly once. On OK every element of `parameters` is of the step `parameters_step` of the result,
+  // whatever its outcome; on error they are indeterminate.
+  virtual absl::StatusOr<v1::StepResult> Step(const StepCall& call) = 0;
+  // On OK everything was written, once. What holds after an error is in service.proto (WriteTensors).
+  virtual absl::StatusOr<v1::WriteTensorsResponse> Write(const WriteCall& call) = 0;
+  // On OK every element is of the header's one step, or, with `not_modified`, untouched; on error indeterminate.
+  virtual absl::StatusOr<v1::ReadHeader> Read(const ReadCall& call) = 0;
+};
+
+// The real one, to a server at `target`: host:port, unix:path, or any name that gRPC resolves. Connects when the first
+// call needs it. INVALID_ARGUMENT when `target` is empty or an option is out of its range.
+absl::StatusOr<std::shared_ptr<Connection>> MakeConnection(const std::string& target,
+                                                           const ClientOptions& options = {});
+
+}  // namespace adamant
+
+#endif  // ADAMANT_CONNECTION_H_

@@ -1,0 +1,157 @@
+// adamant-sanity-train: trains a small network on a server and says whether the losses are those of the reference.
+//
+// Losses and the verdict go to stdout; progress, timings and errors to stderr. Exits with 1 after any error.
+#include <adamant/client.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <iterator>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "client/programs/layer_widths.h"
+#include "client/programs/progress.h"
+#include "client/programs/regression.h"
+#include "client/programs/training.h"
+
+using adamant::programs::LayerWidths;
+
+ABSL_FLAG(std::string, target, "", "The server: host:port or unix:path.");
+ABSL_FLAG(absl::Duration, timeout, absl::Seconds(10), "How long any one call may take, retries included.");
+ABSL_FLAG(bool, check, false, "Exit with 1 if the losses are not the reference's.");
+ABSL_FLAG(LayerWidths, layers, LayerWidths({{2, 16, 1}}), "Inputs, units of each hidden layer, outputs.");
+ABSL_FLAG(int32_t, samples, 0, "Samples of a made-up regression to learn. 0: the reference's single sample.");
+ABSL_FLAG(int32_t, epochs, 50, "Passes over the samples.");
+ABSL_FLAG(int32_t, batch, 0, "Samples in a step. 0: all.");
+ABSL_FLAG(double, lr, 1e-3, "Adam's learning rate.");
+ABSL_FLAG(uint32_t, seed, 0, "Of the first weights and of the samples.");
+
+namespace adamant::programs {
+namespace {
+
+// After manual_seed(0), before the updates of epochs 5, 10, ..., 50.
+constexpr const char* kReferenceLosses[] = {"0.809774", "0.721449", "0.638959", "0.562460", "0.491979",
+                                            "0.428558", "0.372196", "0.320848", "0.274360", "0.232563"};
+constexpr int kLines = std::size(kReferenceLosses);
+constexpr int kMaxSamples = 1 << 24;
+
+volatile std::sig_atomic_t interrupted = 0;
+
+int Fail(const std::string& message) {
+  absl::FPrintF(stderr, "adamant-sanity-train: %s\n", message);
+  return 1;
+}
+
+// What is wrong with the flags, or nothing.
+std::string FlagError(const std::vector<char*>& arguments) {
+  if (arguments.size() > 1) return absl::StrCat("unexpected argument '", arguments[1], "'");
+  if (absl::GetFlag(FLAGS_target).empty()) return "--target is needed, such as --target=localhost:50051";
+  if (absl::GetFlag(FLAGS_timeout) <= absl::ZeroDuration()) return "--timeout must be positive";
+  const int32_t samples = absl::GetFlag(FLAGS_samples);
+  if (samples < 0 || samples > kMaxSamples) return absl::StrCat("--samples must be in [0, ", kMaxSamples, "]");
+  if (absl::GetFlag(FLAGS_epochs) < 1) return "--epochs must be at least 1";
+  const int32_t batch = absl::GetFlag(FLAGS_batch);
+  if (batch < 0 || batch > kMaxSamples) return absl::StrCat("--batch must be in [0, ", kMaxSamples, "]");
+  const LayerWidths layers = absl::GetFlag(FLAGS_layers);
+  if (samples == 0 && (layers.values.front() != 2 || layers.values.back() != 1)) {
+    return "--samples is needed with these --layers: the reference's sample has 2 inputs and 1 output";
+  }
+  return "";
+}
+
+bool IsReferenceRun() {
+  return absl::GetFlag(FLAGS_layers).values == std::vector<int>{2, 16, 1} && absl::GetFlag(FLAGS_samples) == 0 &&
+         absl::GetFlag(FLAGS_epochs) == 50 && absl::GetFlag(FLAGS_lr) == 1e-3 && absl::GetFlag(FLAGS_seed) == 0;
+}
+
+TrainingPlan Plan() {
+  const std::vector<int> widths = absl::GetFlag(FLAGS_layers).values;
+  const int samples = absl::GetFlag(FLAGS_samples);
+  const uint32_t seed = absl::GetFlag(FLAGS_seed);
+  const int batch = absl::GetFlag(FLAGS_batch);
+  return {.widths = widths,
+          .data = samples == 0 ? ReferenceSample() : MakeRegression(widths.front(), widths.back(), samples, seed),
+          .epochs = absl::GetFlag(FLAGS_epochs),
+          .batch_size = batch == 0 ? kMaxSamples : batch,
+          .learning_rate = absl::GetFlag(FLAGS_lr),
+          .seed = seed};
+}
+
+ClientOptions Options() {
+  const absl::Duration timeout = absl::GetFlag(FLAGS_timeout);
+  ClientOptions options;
+  options.retry.total_timeout = timeout;
+  options.unary_timeout = timeout;
+  options.step_timeout = timeout;
+  options.transfer_timeout = timeout;
+  return options;
+}
+
+// Sets of other trainers are none of ours.
+std::string UniqueName() {
+  std::random_device random;
+  return absl::StrFormat("sanity-train/%08x%08x", random(), random());
+}
+
+int Main(const std::vector<char*>& arguments) {
+  if (const std::string error = FlagError(arguments); !error.empty()) return Fail(error);
+  if (absl::GetFlag(FLAGS_check) && !IsReferenceRun())
+    return Fail("--check is for the reference run: leave the training flags");
+  const std::string target = absl::GetFlag(FLAGS_target);
+  const absl::StatusOr<Client> client = Client::Connect(target, Options());
+  if (!client.ok()) return Fail(absl::StrCat(target, ": ", client.status().ToString()));
+
+  // To end after this step, and leave no set behind.
+  std::signal(SIGINT, [](int) { interrupted = 1; });
+  std::signal(SIGTERM, [](int) { interrupted = 1; });
+  const TrainingPlan plan = Plan();
+  const int interval = std::max(1, plan.epochs / kLines);
+  std::vector<std::string> losses;
+  ProgressBar bar(stderr);
+  const auto after_step = [&](const TrainingProgress& progress) {
+    const std::string loss = absl::StrFormat("%.6f", progress.loss);
+    if (progress.epoch_done && progress.epoch % interval == 0) {
+      bar.Clear();
+      absl::PrintF("Epoch %02d: loss = %s\n", progress.epoch, loss);
+      std::fflush(stdout);
+      losses.push_back(loss);
+    }
+    bar.Update(progress.steps_done, progress.steps_in_all, absl::StrCat("loss ", loss));
+    return interrupted == 0;
+  };
+  const absl::StatusOr<TrainingSummary> summary = Train(plan, UniqueName(), *client, after_step);
+  bar.Clear();
+  if (!summary.ok()) return Fail(absl::StrCat(target, ": ", summary.status().ToString()));
+
+  bool matches = true;
+  if (IsReferenceRun()) {
+    matches = std::equal(losses.begin(), losses.end(), std::begin(kReferenceLosses), std::end(kReferenceLosses));
+    absl::PrintF("The losses %s the reference.\n", matches ? "match" : "do not match");
+    std::fflush(stdout);
+  }
+  absl::FPrintF(stderr, "%d steps in %s: %.0f a second; median of a remote step %s\n", summary->steps,
+                absl::FormatDuration(summary->elapsed), summary->steps / absl::ToDoubleSeconds(summary->elapsed),
+                absl::FormatDuration(summary->median_step));
+  return absl::GetFlag(FLAGS_check) && !matches ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace adamant::programs
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage(
+      "trains a small network whose parameters and Adam state live on a server.\n"
+      "  adamant-sanity-train --target=localhost:50051 --check\n"
+      "  adamant-sanity-train --target=localhost:50051 --layers=2,64,64,1 --samples=4096 --batch=64 --epochs=20");
+  return adamant::programs::Main(absl::ParseCommandLine(argc, argv));
+}

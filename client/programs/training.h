@@ -1,0 +1,62 @@
+// Trains a network whose parameters and Adam state live on a server: the trainer sends gradients and receives
+// parameters.
+#ifndef ADAMANT_CLIENT_PROGRAMS_TRAINING_H_
+#define ADAMANT_CLIENT_PROGRAMS_TRAINING_H_
+
+#include <adamant/client.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/programs/mlp.h"
+
+namespace adamant::programs {
+
+struct TrainingPlan {
+  // As in Mlp; `data` fits them.
+  std::vector<int> widths;
+  Batch data;
+  // Passes over the data, at least 1.
+  int epochs;
+  // Samples a step, in [1, 2^30]; the last step of an epoch may have fewer.
+  int batch_size;
+  double learning_rate;
+  // Of the first parameters.
+  uint32_t seed;
+};
+
+struct TrainingSummary {
+  int64_t steps;
+  // Of all epochs, the network's own arithmetic included.
+  absl::Duration elapsed;
+  // Median of the remote steps alone.
+  absl::Duration median_step;
+};
+
+// How far a training has come.
+struct TrainingProgress {
+  int64_t steps_done;
+  int64_t steps_in_all;
+  // The epoch of the last step, from 1, and whether that was its last.
+  int epoch;
+  bool epoch_done;
+  // Mean over the epoch's samples so far, each before the update that it took part in.
+  double loss;
+};
+
+// Called after each step. Returns whether to go on.
+using StepCallback = absl::FunctionRef<bool(const TrainingProgress& progress)>;
+
+// Creates the set `name`, trains it and deletes it again, also after an error, unless the server could not be reached:
+// then the error says that the set may be left. CANCELLED if the callback says so. A step that the server skips is an
+// error: the training has diverged.
+absl::StatusOr<TrainingSummary> Train(const TrainingPlan& plan, const std::string& name, Client client,
+                                      StepCallback after_step);
+
+}  // namespace adamant::programs
+
+#endif  // ADAMANT_CLIENT_PROGRAMS_TRAINING_H_

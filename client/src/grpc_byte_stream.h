@@ -1,0 +1,75 @@
+// A streaming call over gRPC, driven by the thread that uses it.
+//
+// The call has a completion queue of its own, polled by whoever waits: a small step's reply is taken off the socket by
+// the thread that wants it, without a thread switch, and a wait ends at its deadline although the call, which carries
+// many steps, has none.
+//
+// Thread-compatible.
+#ifndef ADAMANT_CLIENT_SRC_GRPC_BYTE_STREAM_H_
+#define ADAMANT_CLIENT_SRC_GRPC_BYTE_STREAM_H_
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/completion_queue.h>
+#include <grpcpp/generic/generic_stub.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "client/src/stub.h"
+
+namespace adamant {
+
+class GrpcByteStream : public ByteStream {
+ public:
+  // Begins a call of `method`, "/adamant.v1.OptimizerService/Step".
+  GrpcByteStream(grpc::GenericStub* stub, const std::string& method);
+  ~GrpcByteStream() override;
+
+  void SetTimeout(absl::Duration timeout) override;
+  absl::Status Write(grpc::ByteBuffer message) override;
+  absl::Status WritesDone() override;
+  absl::StatusOr<absl::optional<grpc::ByteBuffer>> Read() override;
+  void Cancel() override;
+  void DriveUntil(absl::FunctionRef<bool()> done) override;
+  bool alive() override;
+
+ private:
+  // What may be outstanding: each at most once, and write and writes-done not both. A read always is, from the start of
+  // the call until one fails, except while a message waits in `message_`: so the end of an idle call is seen.
+  enum Operation { kStart, kRead, kWrite, kFinish, kOperationCount };
+
+  // Operations complete as tags: the operation's number.
+  void* Begin(Operation operation);
+  // Takes in one completed operation, waiting no longer than until `deadline`. Returns whether there was one.
+  bool Poll(gpr_timespec deadline);
+  // Polls until `done()`. When the timeout is over, cancels the call first, so `done` must come true by the call's end.
+  void Wait(absl::FunctionRef<bool()> done);
+  void StartRead();
+  // Waits for the end of a call that has failed, or that the server has ended, and says how it ended.
+  absl::Status End();
+
+  grpc::ClientContext context_;
+  grpc::CompletionQueue queue_;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call_;
+
+  gpr_timespec deadline_;
+  absl::Duration timeout_ = absl::InfiniteDuration();
+  bool timed_out_ = false;
+
+  bool outstanding_[kOperationCount] = {};
+  // An operation has failed: the call is over, and all that is left is to learn its status.
+  bool broken_ = false;
+  bool finished_ = false;
+  grpc::Status status_;
+  grpc::ByteBuffer incoming_;
+  absl::optional<grpc::ByteBuffer> message_;
+};
+
+}  // namespace adamant
+
+#endif  // ADAMANT_CLIENT_SRC_GRPC_BYTE_STREAM_H_

@@ -1,0 +1,328 @@
+// What is repeated, and what is asked before it is.
+#include "client/src/retrying_connection.h"
+
+#include <google/protobuf/message.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
+
+#include <atomic>
+#include <chrono>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/random/random.h"
+#include "absl/strings/str_cat.h"
+#include "client/src/channel.h"
+#include "client/src/grpc_stub.h"
+#include "client/src/tensor_transfer.h"
+#include "proto/wire/status.h"
+#include "proto/wire/tensor_message.h"
+
+namespace adamant {
+namespace {
+
+std::string RandomRequestId() {
+  thread_local absl::BitGen random;
+  return absl::StrCat(absl::Hex(absl::Uniform<uint64_t>(random), absl::kZeroPad16),
+                      absl::Hex(absl::Uniform<uint64_t>(random), absl::kZeroPad16));
+}
+
+ClientOptions WithRealOnes(ClientOptions options) {
+  if (!options.sleep) {
+    options.sleep = [](absl::Duration wait) { std::this_thread::sleep_for(absl::ToChronoNanoseconds(wait)); };
+  }
+  if (!options.now) {
+    options.now = [] { return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch()); };
+  }
+  if (!options.request_id) options.request_id = RandomRequestId;
+  return options;
+}
+
+absl::Status Validate(const std::string& target, const ClientOptions& options) {
+  const RetryPolicy& retry = options.retry;
+  const auto check = [](bool holds, absl::string_view name) {
+    return holds ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrCat(name, " is out of its range"));
+  };
+  absl::Status status;
+  status.Update(check(!target.empty(), "target"));
+  status.Update(check(retry.max_attempts >= 1, "retry.max_attempts"));
+  status.Update(check(retry.total_timeout > absl::ZeroDuration(), "retry.total_timeout"));
+  status.Update(check(retry.initial_backoff >= absl::ZeroDuration(), "retry.initial_backoff"));
+  status.Update(check(retry.max_backoff >= retry.initial_backoff, "retry.max_backoff"));
+  status.Update(check(retry.multiplier >= 1, "retry.multiplier"));
+  status.Update(check(retry.jitter >= 0 && retry.jitter <= 1, "retry.jitter"));
+  status.Update(check(options.unary_timeout > absl::ZeroDuration(), "unary_timeout"));
+  status.Update(check(options.step_timeout > absl::ZeroDuration(), "step_timeout"));
+  status.Update(check(options.transfer_timeout > absl::ZeroDuration(), "transfer_timeout"));
+  status.Update(
+      check(options.message_bytes >= 1 << 10 && options.message_bytes <= wire::kMaxMessageBytes, "message_bytes"));
+  return status;
+}
+
+// Makes attempts until one succeeds, or fails for good.
+template <typename Attempt>
+auto Repeat(Attempts attempts, Attempt attempt) -> decltype(attempt(attempts)) {
+  while (true) {
+    auto result = attempt(attempts);
+    if (result.ok()) return result;
+    absl::Status final = attempts.Next(result.status());
+    if (!final.ok()) return final;
+  }
+}
+
+// Memory of the caller's that messages refer to.
+class Loan {
+ public:
+  Loan()
+      : returned_(std::make_shared<std::atomic<bool>>(false)),
+        hold_(returned_.get(),
+              [returned = returned_](const void*) { returned->store(true, std::memory_order_release); }) {}
+
+  // For the one use that there is of it: gone from here afterwards.
+  std::shared_ptr<const void> TakeHold() { return std::move(hold_); }
+  // Whether gRPC has let go of all messages made with the hold.
+  bool returned() const { return returned_->load(std::memory_order_acquire); }
+
+ private:
+  std::shared_ptr<std::atomic<bool>> returned_;
+  std::shared_ptr<const void> hold_;
+};
+
+// Sends, waits for what `receive` makes of the reply, and in any case until gRPC has let go of the sources.
+absl::Status SendAndReceive(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
+                            int64_t message_bytes, ByteStream* stream, absl::FunctionRef<absl::Status()> receive) {
+  Loan loan;
+  absl::Status status = SendTensors(header, sources, message_bytes, loan.TakeHold(), stream);
+  if (status.ok()) status = receive();
+  if (!status.ok()) stream->Cancel();
+  stream->DriveUntil([&] { return loan.returned(); });
+  return status;
+}
+
+grpc::ByteBuffer Serialize(const google::protobuf::MessageLite& message) {
+  const grpc::Slice slice(message.SerializeAsString());
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+// An error in what the server sent is not the caller's.
+absl::Status Misunderstood(const absl::Status& status) {
+  return absl::InternalError(absl::StrCat("the server's reply could not be understood: ", status.message()));
+}
+
+absl::Status ReceiveStep(MutableTensors parameters, ByteStream* stream, v1::StepResult* result) {
+  const ReadCall::Target target = {v1::SLOT_PARAMETER, parameters};
+  TensorReceiver receiver({&target, 1});
+  while (true) {
+    absl::StatusOr<absl::optional<grpc::ByteBuffer>> buffer = stream->Read();
+    if (!buffer.ok()) return buffer.status();
+    if (!buffer->has_value()) return absl::UnavailableError("the server ended the call before it answered");
+    absl::StatusOr<wire::TensorMessage> message = wire::TensorMessage::Decode(**buffer);
+    if (!message.ok()) return Misunderstood(message.status());
+    absl::Status status = receiver.Take(&*message);
+    if (!status.ok()) return status;
+    if (!message->has_header()) continue;
+    status = message->ParseHeader(result);
+    return status.ok() ? receiver.Finish() : Misunderstood(status);
+  }
+}
+
+absl::Status ReceiveWritten(ByteStream* stream, v1::WriteTensorsResponse* response) {
+  absl::Status status = stream->WritesDone();
+  if (!status.ok()) return status;
+  absl::StatusOr<absl::optional<grpc::ByteBuffer>> buffer = stream->Read();
+  if (!buffer.ok()) return buffer.status();
+  if (!buffer->has_value()) return absl::InternalError("the server did not answer");
+  status = wire::FromGrpcStatus(
+      grpc::GenericDeserialize<grpc::ProtoBufferReader, v1::WriteTensorsResponse>(&**buffer, response));
+  if (!status.ok()) return Misunderstood(status);
+  return stream->Read().status();
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<Connection>> MakeConnection(const std::string& target, const ClientOptions& options) {
+  absl::Status status = Validate(target, options);
+  if (!status.ok()) return status;
+  return std::make_shared<RetryingConnection>(MakeGrpcStub(MakeChannel(target, options)), options);
+}
+
+RetryingConnection::RetryingConnection(std::unique_ptr<Stub> stub, const ClientOptions& options)
+    : stub_(std::move(stub)), options_(WithRealOnes(options)) {}
+
+absl::StatusOr<v1::CreateParameterSetResponse> RetryingConnection::CreateParameterSet(
+    const v1::CreateParameterSetRequest& request) {
+  return Repeat(Attempts(&options_), [&](const Attempts& attempts) {
+    return stub_->CreateParameterSet(request, attempts.Timeout(options_.unary_timeout));
+  });
+}
+
+absl::StatusOr<v1::GetParameterSetResponse> RetryingConnection::GetParameterSet(
+    const v1::GetParameterSetRequest& request) {
+  return Repeat(Attempts(&options_), [&](const Attempts& attempts) {
+    return stub_->GetParameterSet(request, attempts.Timeout(options_.unary_timeout));
+  });
+}
+
+absl::StatusOr<v1::ListParameterSetsResponse> RetryingConnection::ListParameterSets(
+    const v1::ListParameterSetsRequest& request) {
+  return Repeat(Attempts(&options_), [&](const Attempts& attempts) {
+    return stub_->ListParameterSets(request, attempts.Timeout(options_.unary_timeout));
+  });
+}
+
+absl::StatusOr<v1::ListTensorsResponse> RetryingConnection::ListTensors(const v1::ListTensorsRequest& request) {
+  return Repeat(Attempts(&options_), [&](const Attempts& attempts) {
+    return stub_->ListTensors(request, attempts.Timeout(options_.unary_timeout));
+  });
+}
+
+absl::StatusOr<v1::DeleteParameterSetResponse> RetryingConnection::DeleteParameterSet(
+    const v1::DeleteParameterSetRequest& request) {
+  return Repeat(Attempts(&options_), [&](const Attempts& attempts) {
+    absl::StatusOr<v1::DeleteParameterSetResponse> response =
+        stub_->DeleteParameterSet(request, attempts.Timeout(options_.unary_timeout));
+    if (absl::IsNotFound(response.status()) && attempts.number() > 1) response = v1::DeleteParameterSetResponse();
+    return response;
+  });
+}
+
+absl::StatusOr<v1::GetStepResultResponse> RetryingConnection::GetStepResult(const v1::GetStepResultRequest& request) {
+  return Repeat(Attempts(&options_), [&](const Attempts& attempts) {
+    return stub_->GetStepResult(request, attempts.Timeout(options_.unary_timeout));
+  });
+}
+
+absl::StatusOr<v1::GetServerInfoResponse> RetryingConnection::GetServerInfo(const v1::GetServerInfoRequest& request) {
+  return Repeat(Attempts(&options_), [&](const Attempts& attempts) {
+    return stub_->GetServerInfo(request, attempts.Timeout(options_.unary_timeout));
+  });
+}
+
+absl::StatusOr<v1::StepResult> RetryingConnection::Step(const StepCall& call) {
+  v1::StepHeader header = call.header;
+  if (header.request_id().empty()) header.set_request_id(options_.request_id());
+  return Repeat(Attempts(&options_), [&](const Attempts& attempts) { return TryStep(call, header, attempts); });
+}
+
+absl::StatusOr<v1::StepResult> RetryingConnection::TryStep(const StepCall& call, const v1::StepHeader& header,
+                                                           const Attempts& attempts) {
+  if (attempts.number() == 1) return Exchange(call, header, attempts);
+  // The reply may be all that was lost. Asking costs less than a gradient.
+  v1::GetStepResultRequest request;
+  request.set_set(header.set());
+  if (header.has_incarnation()) request.set_incarnation(header.incarnation());
+  request.set_request_id(header.request_id());
+  absl::StatusOr<v1::GetStepResultResponse> response =
+      stub_->GetStepResult(request, attempts.Timeout(options_.unary_timeout));
+  if (!response.ok()) return response.status();
+  if (response->state() == v1::STEP_STATE_COMMITTED) return Fetch(call, response->result(), attempts);
+  // Never applied, or still arriving: then this attempt ends that one.
+  v1::StepHeader again = header;
+  again.set_attempt(attempts.number());
+  return Exchange(call, again, attempts);
+}
+
+absl::StatusOr<v1::StepResult> RetryingConnection::Exchange(const StepCall& call, const v1::StepHeader& header,
+                                                            const Attempts& attempts) {
+  std::unique_ptr<ByteStream> stream = TakeStepStream();
+  stream->SetTimeout(attempts.Timeout(options_.step_timeout));
+  const WriteCall::Source gradients = {v1::SLOT_UNSPECIFIED, call.gradients};
+  v1::StepResult result;
+  const absl::Status status = SendAndReceive(header, {&gradients, 1}, options_.message_bytes, stream.get(),
+                                             [&] { return ReceiveStep(call.parameters, stream.get(), &result); });
+  if (!status.ok()) return status;
+  KeepStepStream(std::move(stream));
+  return result;
+}
+
+absl::StatusOr<v1::StepResult> RetryingConnection::Fetch(const StepCall& call, v1::StepResult result,
+                                                         const Attempts& attempts) {
+  ReadCall read;
+  read.request.set_set(call.header.set());
+  read.request.set_incarnation(result.incarnation());
+  read.targets = {{v1::SLOT_PARAMETER, call.parameters}};
+  absl::StatusOr<v1::ReadHeader> header = TryRead(read, attempts);
+  if (!header.ok()) return header.status();
+  result.set_replayed(true);
+  result.set_parameters_step(header->step());
+  return result;
+}
+
+absl::StatusOr<v1::WriteTensorsResponse> RetryingConnection::Write(const WriteCall& call) {
+  for (const WriteCall::Source& source : call.sources) {
+    for (size_t tensor = 0; tensor < source.tensors.size(); ++tensor) {
+      if (source.tensors[tensor].empty()) {
+        return absl::InvalidArgumentError(absl::StrCat("the span for tensor ", tensor, " is empty"));
+      }
+    }
+  }
+  v1::WriteHeader header = call.header;
+  if (header.request_id().empty()) header.set_request_id(options_.request_id());
+  return Repeat(Attempts(&options_), [&](const Attempts& attempts) { return TryWrite(call, header, attempts); });
+}
+
+absl::StatusOr<v1::WriteTensorsResponse> RetryingConnection::TryWrite(const WriteCall& call,
+                                                                      const v1::WriteHeader& header,
+                                                                      const Attempts& attempts) {
+  const std::unique_ptr<ByteStream> stream = stub_->OpenWriteTensors();
+  stream->SetTimeout(attempts.Timeout(options_.transfer_timeout));
+  v1::WriteTensorsResponse response;
+  const absl::Status status = SendAndReceive(header, call.sources, options_.message_bytes, stream.get(),
+                                             [&] { return ReceiveWritten(stream.get(), &response); });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<v1::ReadHeader> RetryingConnection::Read(const ReadCall& call) {
+  return Repeat(Attempts(&options_), [&](const Attempts& attempts) { return TryRead(call, attempts); });
+}
+
+absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call, const Attempts& attempts) {
+  v1::ReadTensorsRequest request = call.request;
+  for (const ReadCall::Target& target : call.targets) request.add_slots(target.slot);
+  const std::unique_ptr<ByteStream> stream = stub_->OpenReadTensors();
+  stream->SetTimeout(attempts.Timeout(options_.transfer_timeout));
+  absl::Status status = stream->Write(Serialize(request));
+  if (!status.ok()) return status;
+  status = stream->WritesDone();
+  if (!status.ok()) return status;
+
+  TensorReceiver receiver(call.targets);
+  absl::optional<v1::ReadHeader> header;
+  while (true) {
+    absl::StatusOr<absl::optional<grpc::ByteBuffer>> buffer = stream->Read();
+    if (!buffer.ok()) return buffer.status();
+    if (!buffer->has_value()) break;
+    absl::StatusOr<wire::TensorMessage> message = wire::TensorMessage::Decode(**buffer);
+    if (!message.ok()) return Misunderstood(message.status());
+    if (message->has_header()) {
+      status = message->ParseHeader(&header.emplace());
+      if (!status.ok()) return Misunderstood(status);
+    }
+    status = receiver.Take(&*message);
+    if (!status.ok()) return status;
+  }
+  if (!header.has_value()) return absl::InternalError("the server sent no header");
+  if (header->not_modified()) return *header;
+  status = receiver.Finish();
+  if (!status.ok()) return status;
+  return *header;
+}
+
+std::unique_ptr<ByteStream> RetryingConnection::TakeStepStream() {
+  std::unique_ptr<ByteStream> stream;
+  do {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (idle_.empty()) return stub_->OpenStep();
+    stream = std::move(idle_.back());
+    idle_.pop_back();
+  } while (!stream->alive());
+  return stream;
+}
+
+void RetryingConnection::KeepStepStream(std::unique_ptr<ByteStream> stream) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  idle_.push_back(std::move(stream));
+}
+
+}  // namespace adamant

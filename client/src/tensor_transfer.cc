@@ -1,0 +1,112 @@
+// Cutting and placing of chunks.
+#include "client/src/tensor_transfer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace adamant {
+namespace {
+
+using wire::TensorCutter;
+using wire::TensorMessageBuilder;
+
+// Upper bounds of what a chunk takes besides its elements, and of what a message takes besides its chunks and header.
+constexpr int64_t kChunkOverheadBytes = 48;
+constexpr int64_t kMessageOverheadBytes = 16;
+
+int64_t LargestSize(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources) {
+  int64_t size = static_cast<int64_t>(header.ByteSizeLong()) + kMessageOverheadBytes;
+  for (const WriteCall::Source& source : sources) {
+    for (absl::Span<const float> tensor : source.tensors) {
+      size += static_cast<int64_t>(tensor.size() * sizeof(float)) + kChunkOverheadBytes;
+    }
+  }
+  return size;
+}
+
+std::vector<int64_t> Sizes(ConstTensors tensors) {
+  std::vector<int64_t> sizes;
+  sizes.reserve(tensors.size());
+  for (absl::Span<const float> tensor : tensors) sizes.push_back(static_cast<int64_t>(tensor.size()));
+  return sizes;
+}
+
+}  // namespace
+
+absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
+                         int64_t message_bytes, std::shared_ptr<const void> hold, ByteStream* stream) {
+  TensorMessageBuilder builder(hold);
+  builder.SetHeader(header);
+  if (LargestSize(header, sources) > message_bytes) {
+    absl::Status status = stream->Write(builder.Finish());
+    if (!status.ok()) return status;
+    builder = TensorMessageBuilder(hold);
+  }
+  const int64_t limit = message_bytes - kMessageOverheadBytes;
+  for (const WriteCall::Source& source : sources) {
+    const std::vector<int64_t> sizes = Sizes(source.tensors);
+    TensorCutter cutter(sizes, source.slot, wire::ChunkForm::kData);
+    const auto refer = [&](int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* message) {
+      message->AddElements(source.tensors[tensor].data() + begin, end - begin);
+    };
+    while (!cutter.done()) {
+      if (builder.size() + kChunkOverheadBytes > limit) {
+        absl::Status status = stream->Write(builder.Finish());
+        if (!status.ok()) return status;
+        builder = TensorMessageBuilder(hold);
+      }
+      cutter.Fill(limit, refer, &builder);
+    }
+  }
+  builder.SetLast();
+  return stream->Write(builder.Finish());
+}
+
+TensorReceiver::TensorReceiver(absl::Span<const ReadCall::Target> targets) : targets_(targets) {
+  for (const ReadCall::Target& target : targets) received_.emplace_back(target.tensors.size());
+}
+
+absl::Status TensorReceiver::Take(wire::TensorMessage* message) {
+  for (wire::TensorMessage::Chunk& chunk : message->chunks()) {
+    const v1::Slot slot = chunk.slot() == v1::SLOT_UNSPECIFIED ? v1::SLOT_PARAMETER : chunk.slot();
+    const auto target =
+        std::find_if(targets_.begin(), targets_.end(), [&](const ReadCall::Target& t) { return t.slot == slot; });
+    if (target == targets_.end()) {
+      return absl::InternalError(absl::StrCat("the server sent a slot that was not asked for: ", v1::Slot_Name(slot)));
+    }
+    if (chunk.tensor() < 0 || static_cast<size_t>(chunk.tensor()) >= target->tensors.size()) {
+      return absl::InvalidArgumentError(absl::StrCat("the set has a tensor ", chunk.tensor(),
+                                                     ", and there are spans for ", target->tensors.size(), " tensors"));
+    }
+    int64_t& received = received_[target - targets_.begin()][chunk.tensor()];
+    if (chunk.offset() != received) {
+      return absl::InternalError(absl::StrCat("the server sent element ", chunk.offset(), " of tensor ", chunk.tensor(),
+                                              " where element ", received, " was due"));
+    }
+    const absl::Span<float> tensor = target->tensors[chunk.tensor()];
+    if (chunk.count() > static_cast<int64_t>(tensor.size()) - received) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor ", chunk.tensor(), " has more than the ", tensor.size(),
+                                                     " elements of the span that is there for it"));
+    }
+    chunk.Read(tensor.data() + received, chunk.count());
+    received += chunk.count();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TensorReceiver::Finish() const {
+  for (size_t target = 0; target < targets_.size(); ++target) {
+    for (size_t tensor = 0; tensor < received_[target].size(); ++tensor) {
+      const auto size = static_cast<int64_t>(targets_[target].tensors[tensor].size());
+      if (received_[target][tensor] != size) {
+        return absl::InvalidArgumentError(absl::StrCat("tensor ", tensor, " has ", received_[target][tensor],
+                                                       " elements, and the span that is there for it ", size));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace adamant

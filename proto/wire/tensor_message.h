@@ -1,0 +1,194 @@
+// The seam between the bulk messages of the protocol and memory: StepRequest, StepResponse, StepOnceRequest,
+// StepOnceResponse, WriteTensorsRequest, WriteTensorsOnceRequest and ReadTensorsResponse. They all have the same
+// outline, which this file is built on:
+//
+//   <a header message> = 1;   bool last = 2;   repeated TensorChunk chunks = 15;
+//
+// Elements are copied once, between the slices of a grpc::ByteBuffer and the caller's floats: decoding walks the wire
+// format over the slices (gRPC 1.51 delivers them in pieces of at most 64 KiB, anywhere cut), encoding refers to the
+// caller's memory. Everything else is left to the protobuf library. Requires a little-endian host.
+//
+// Thread-compatible. No input can make these functions crash or read out of bounds.
+#ifndef ADAMANT_PROTO_WIRE_TENSOR_MESSAGE_H_
+#define ADAMANT_PROTO_WIRE_TENSOR_MESSAGE_H_
+
+#include <google/protobuf/message.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/slice.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "adamant/v1/parameter_set.pb.h"
+#include "adamant/v1/step.pb.h"
+
+namespace adamant::wire {
+
+// Messages are this large by choice, in bytes: 1 or 2 MiB are alike, and 4 MiB is what every client takes by default.
+inline constexpr int64_t kMessageBytes = int64_t{1} << 20;
+// The largest message that anybody sends or takes.
+inline constexpr int64_t kMaxMessageBytes = int64_t{4} << 20;
+
+// How a chunk spells its elements: TensorChunk.data or TensorChunk.values.
+enum class ChunkForm { kData, kValues };
+
+// A place in bytes that lie in pieces. Refers to them; a copy is another place in the same bytes.
+class SliceCursor {
+ public:
+  SliceCursor() = default;
+  // The bytes of an array of slices.
+  explicit SliceCursor(const grpc::Slice* slices) : next_(slices) {}
+  // The bytes [begin, end).
+  SliceCursor(const uint8_t* begin, const uint8_t* end) : position_(begin), end_(end) {}
+
+  // Moves on by `n` bytes, copying them to `to`, or past them. Requires: there are so many.
+  void Read(void* to, size_t n);
+  void Skip(size_t n);
+
+ private:
+  // Goes to the next slice at the end of this one. Returns the bytes at hand, at most `n`.
+  size_t Piece(size_t n);
+
+  // [position_, end_), then the slices from `next_` on.
+  const uint8_t* position_ = nullptr;
+  const uint8_t* end_ = nullptr;
+  const grpc::Slice* next_ = nullptr;
+};
+
+// A received message. Keeps the slices that it came in.
+class TensorMessage {
+ public:
+  // One chunk; refers to its message.
+  class Chunk {
+   public:
+    int32_t tensor() const { return tensor_; }
+    int64_t offset() const { return offset_; }
+    v1::Slot slot() const { return slot_; }
+    ChunkForm form() const { return form_; }
+    // Elements. At least 1.
+    int64_t count() const { return count_; }
+
+    // Copies the next `n` elements to [to, to + n). Requires: no more than count() elements in all.
+    void Read(float* to, int64_t n) { elements_.Read(to, n * sizeof(float)); }
+
+   private:
+    friend class TensorMessage;
+    int32_t tensor_ = 0;
+    int64_t offset_ = 0;
+    v1::Slot slot_ = v1::SLOT_UNSPECIFIED;
+    ChunkForm form_ = ChunkForm::kData;
+    int64_t count_ = 0;
+    // The elements not read yet: in the message's slices, or in its `gathered_`.
+    SliceCursor elements_;
+  };
+
+  // Decodes `buffer`. Errors, all INVALID_ARGUMENT: MALFORMED_MESSAGE; MALFORMED_CHUNK (naming tensor and offset) for a
+  // chunk without elements, with both `data` and `values`, or with bytes that are not whole elements; UNKNOWN_FIELD for
+  // a field number, here or in a chunk, that this version does not know.
+  static absl::StatusOr<TensorMessage> Decode(const grpc::ByteBuffer& buffer);
+
+  TensorMessage(TensorMessage&&) = default;
+  TensorMessage& operator=(TensorMessage&&) = default;
+
+  bool has_header() const { return !headers_.empty(); }
+  // Parses the header. Errors, INVALID_ARGUMENT: MALFORMED_MESSAGE; UNKNOWN_FIELD, also in messages within.
+  // Requires: has_header().
+  absl::Status ParseHeader(google::protobuf::Message* header) const;
+  bool last() const { return last_; }
+  // In the order of the message.
+  absl::Span<Chunk> chunks() { return absl::MakeSpan(chunks_); }
+
+ private:
+  class FieldReader;
+
+  TensorMessage() = default;
+
+  absl::Status DecodeChunk(FieldReader reader);
+
+  // Chunks refer to the slices and to the bytes of `gathered_`, which stay where they are when the message is moved.
+  std::vector<grpc::Slice> slices_;
+  // The elements of each chunk whose `values` came in several pieces.
+  std::vector<std::vector<uint8_t>> gathered_;
+  // Field 1, as often as it came: protobuf merges them.
+  std::vector<std::string> headers_;
+  bool last_ = false;
+  std::vector<Chunk> chunks_;
+};
+
+// The number of the first field, in `message` or in any message within it, that this version does not know; with the
+// path to the message that has it, such as `spec.tensors[2].9`. Empty if there is none.
+std::string FindUnknownField(const google::protobuf::Message& message);
+
+// A message to be sent.
+class TensorMessageBuilder {
+ public:
+  // `hold` is released when gRPC has let go of the last slice that refers to the elements added here, which may be
+  // after the message counts as written. It keeps alive whatever has to outlive that.
+  explicit TensorMessageBuilder(std::shared_ptr<const void> hold);
+
+  // Puts `header` into field 1. At most once.
+  void SetHeader(const google::protobuf::MessageLite& header);
+  void SetLast();
+
+  // Begins a chunk of `count` elements, at least 1; they follow by AddElements, in order and all of them. A slot of
+  // UNSPECIFIED, an offset or tensor of 0 are left out, as proto3 does.
+  void BeginChunk(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count);
+  // Refers to [elements, elements + n), unchanged until `hold` is released; a few elements are copied instead, because
+  // a slice costs more than they do.
+  void AddElements(const float* elements, int64_t n);
+
+  // Size so far, in bytes.
+  int64_t size() const;
+
+  // The message. The builder is spent.
+  grpc::ByteBuffer Finish();
+
+ private:
+  // Makes a slice of `copied_`.
+  void FlushCopied();
+
+  std::shared_ptr<const void> hold_;
+  // Field 1.
+  std::string header_;
+  bool last_ = false;
+  // Field 15: `chunks_`, then `copied_`; `chunk_bytes_` in all.
+  std::vector<grpc::Slice> chunks_;
+  std::string copied_;
+  int64_t chunk_bytes_ = 0;
+  // Elements of the last chunk that are still to come.
+  int64_t awaited_ = 0;
+};
+
+// Cuts tensors into chunks and messages: all elements of tensor 0, then of tensor 1, and so on.
+class TensorCutter {
+ public:
+  // Supplies elements [begin, end) of a tensor by AddElements on `builder`, in as many runs as they lie in.
+  using Source = absl::FunctionRef<void(int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* builder)>;
+
+  // Cuts tensors of these sizes in elements, each at least 1, in one slot. `sizes` outlives the cutter.
+  TensorCutter(absl::Span<const int64_t> sizes, v1::Slot slot, ChunkForm form);
+
+  // Whether all elements have been given out.
+  bool done() const;
+  // Adds chunks to `builder` until done(), or until another element would bring its size above `limit`. Adds at least
+  // one element, even if that alone goes above.
+  void Fill(int64_t limit, Source source, TensorMessageBuilder* builder);
+
+ private:
+  absl::Span<const int64_t> sizes_;
+  v1::Slot slot_;
+  ChunkForm form_;
+  size_t tensor_ = 0;
+  int64_t offset_ = 0;
+};
+
+}  // namespace adamant::wire
+
+#endif  // ADAMANT_PROTO_WIRE_TENSOR_MESSAGE_H_

@@ -1,0 +1,145 @@
+// Counting bytes, and the queue of those who wait for some.
+#include "server/core/budget.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/random/random.h"
+#include "absl/strings/str_cat.h"
+#include "proto/error/error.h"
+
+namespace adamant::core {
+
+Grant::Grant(Grant&& other) noexcept
+    : budget_(std::exchange(other.budget_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+
+Grant& Grant::operator=(Grant&& other) noexcept {
+  Grant taken(std::move(other));
+  std::swap(budget_, taken.budget_);
+  std::swap(bytes_, taken.bytes_);
+  return *this;
+}
+
+Grant::~Grant() {
+  if (budget_ != nullptr) budget_->Release(bytes_);
+}
+
+Budget::Budget(absl::string_view name, int64_t capacity, Clock* clock)
+    : name_(name), capacity_(capacity), clock_(clock) {}
+
+Budget::~Budget() = default;
+
+absl::StatusOr<Grant> Budget::TryReserve(int64_t bytes) {
+  if (bytes > capacity_) return TooLarge(bytes);
+  MutexLock lock(&mutex_);
+  if (!Fits(bytes)) return Exhausted(bytes, used_);
+  used_ += bytes;
+  return Grant(this, bytes);
+}
+
+Budget::WaitId Budget::Reserve(int64_t bytes, absl::Duration wait, Done done) {
+  if (bytes > capacity_) {
+    done(TooLarge(bytes));
+    return kNoWait;
+  }
+  {
+    MutexLock lock(&mutex_);
+    if (!Fits(bytes)) {
+      const WaitId id = ++last_wait_;
+      const Clock::TimerId timer = clock_->Schedule(wait, [this, id] { TimeOut(id); });
+      waiters_.push_back({id, bytes, timer, std::move(done)});
+      return id;
+    }
+    used_ += bytes;
+  }
+  done(Grant(this, bytes));
+  return kNoWait;
+}
+
+void Budget::Cancel(WaitId wait) {
+  Done dropped;  // outlives the lock: it may own what comes back to this budget
+  Clock::TimerId delivery = Clock::kNoTimer;
+  {
+    MutexLock lock(&mutex_);
+    const auto waiter = FindWaiter(wait);
+    if (waiter != waiters_.end()) {
+      clock_->Cancel(waiter->timer);
+      dropped = std::move(waiter->done);
+      waiters_.erase(waiter);
+      Serve();
+      return;
+    }
+    const auto found = deliveries_.find(wait);
+    if (found == deliveries_.end()) return;
+    delivery = found->second;
+    deliveries_.erase(found);
+  }
+  // Without the lock: the callback owns its grant.
+  clock_->Cancel(delivery);
+}
+
+int64_t Budget::used() const {
+  MutexLock lock(&mutex_);
+  return used_;
+}
+
+void Budget::Release(int64_t bytes) {
+  MutexLock lock(&mutex_);
+  used_ -= bytes;
+  Serve();
+}
+
+bool Budget::Fits(int64_t bytes) const { return waiters_.empty() && bytes <= capacity_ - used_; }
+
+std::deque<Budget::Waiter>::iterator Budget::FindWaiter(WaitId wait) {
+  return std::find_if(waiters_.begin(), waiters_.end(), [wait](const Waiter& waiter) { return waiter.id == wait; });
+}
+
+void Budget::Serve() {
+  while (!waiters_.empty() && waiters_.front().bytes <= capacity_ - used_) {
+    Waiter waiter = std::move(waiters_.front());
+    waiters_.pop_front();
+    used_ += waiter.bytes;
+    clock_->Cancel(waiter.timer);
+    auto deliver = [this, id = waiter.id, grant = Grant(this, waiter.bytes), done = std::move(waiter.done)]() mutable {
+      {
+        MutexLock lock(&mutex_);
+        deliveries_.erase(id);
+      }
+      done(std::move(grant));
+    };
+    deliveries_[waiter.id] = clock_->Schedule(absl::ZeroDuration(), std::move(deliver));
+  }
+}
+
+void Budget::TimeOut(WaitId wait) {
+  Done done;
+  absl::Status status;
+  {
+    MutexLock lock(&mutex_);
+    const auto waiter = FindWaiter(wait);
+    if (waiter == waiters_.end()) return;
+    done = std::move(waiter->done);
+    status = Exhausted(waiter->bytes, used_);
+    waiters_.erase(waiter);
+    Serve();
+  }
+  done(status);
+}
+
+absl::Status Budget::TooLarge(int64_t bytes) const {
+  return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
+               absl::StrCat(bytes, " bytes can never fit in the budget `", name_, "` of ", capacity_, " bytes"));
+}
+
+absl::Status Budget::Exhausted(int64_t bytes, int64_t used) const {
+  // Spread out, so that clients who were refused together do not come back together.
+  absl::InsecureBitGen random;
+  const absl::Duration delay = absl::Milliseconds(200) * absl::Uniform(random, 0.5, 1.5);
+  return WithRetryDelay(Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUDGET_EXHAUSTED,
+                              absl::StrCat("no room for ", bytes, " bytes in the budget `", name_, "`: ", used, " of ",
+                                           capacity_, " bytes are used")),
+                        delay);
+}
+
+}  // namespace adamant::core

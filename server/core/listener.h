@@ -1,0 +1,25 @@
+// How a set answers whoever began a step or a write.
+#ifndef ADAMANT_SERVER_CORE_LISTENER_H_
+#define ADAMANT_SERVER_CORE_LISTENER_H_
+
+#include "absl/status/statusor.h"
+
+namespace adamant::core {
+
+// Called by the set from any thread, with no lock of the set's held. Must not block.
+template <typename Reply>
+class Listener {
+ public:
+  virtual ~Listener() = default;
+
+  // Chunks may come. At most once; and by chance just after OnDone, when it is to be ignored.
+  virtual void OnAdmitted() = 0;
+
+  // It is over: at most once, and not after the attempt was cancelled. An error may come at any time before Complete,
+  // for instance because the set was deleted.
+  virtual void OnDone(absl::StatusOr<Reply> reply) = 0;
+};
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_LISTENER_H_

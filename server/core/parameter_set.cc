@@ -1,0 +1,319 @@
+#include "server/core/parameter_set.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/str_cat.h"
+#include "google/protobuf/util/message_differencer.h"
+#include "google/protobuf/util/time_util.h"
+#include "proto/error/error.h"
+#include "server/core/attempt_end.h"
+
+namespace adamant::core {
+namespace {
+
+// What a set takes beside its arrays: itself, its blocks' headers, and what it remembers of its steps.
+int64_t OverheadBytes(const Schema& schema, const Configuration& configuration) {
+  int64_t names = 0;
+  for (const Schema::Tensor& tensor : schema.tensors()) {
+    names += static_cast<int64_t>(sizeof(tensor) + sizeof(int64_t) * tensor.shape.size() + tensor.name.size());
+  }
+  const int64_t remembered =
+      kRememberedSteps * static_cast<int64_t>(sizeof(ReplayMemory::Entry) + kMaxRequestIdBytes +
+                                              sizeof(v1::StepResult) + sizeof(double) * configuration.groups().size());
+  return static_cast<int64_t>(sizeof(ParameterSet)) + names + remembered;
+}
+
+// The flat space by block, each as runs of one group. Padding goes with the tensor before it: a gradient of zero leaves
+// parameters and moments of zero as they are.
+std::vector<std::vector<BlockUpdate::Range>> GroupRanges(const Schema& schema) {
+  std::vector<std::vector<BlockUpdate::Range>> ranges;
+  const absl::Span<const Schema::Tensor> tensors = schema.tensors();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const int group = tensors[i].group;
+    const int64_t end = i + 1 < tensors.size() ? tensors[i + 1].begin : schema.flat_size();
+    ForEachRun(tensors[i].begin, end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
+      ranges.resize(std::max<size_t>(ranges.size(), block + 1));
+      std::vector<BlockUpdate::Range>& of_block = ranges[block];
+      if (!of_block.empty() && of_block.back().group == group) {
+        of_block.back().end = run_end;
+      } else {
+        of_block.push_back({run_begin, run_end, group});
+      }
+    });
+  }
+  return ranges;
+}
+
+absl::StatusOr<BlockList> TakeZeroed(BlockPool* pool, int64_t elements) {
+  absl::StatusOr<BlockList> blocks = pool->Take(elements);
+  if (!blocks.ok()) return blocks;
+  for (const BlockRef& block : *blocks) std::fill_n(block.mutable_data(), block.size(), 0.0f);
+  return blocks;
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resources& resources,
+                                                                   const v1::ParameterSetSpec& spec) {
+  if (absl::Status status = ValidateSetName(spec.name(), "spec.name"); !status.ok()) return status;
+  absl::StatusOr<std::shared_ptr<const Configuration>> configuration = Configuration::Create(spec);
+  if (!configuration.ok()) return configuration.status();
+  absl::StatusOr<std::shared_ptr<const Schema>> schema = Schema::Create(spec, (*configuration)->groups());
+  if (!schema.ok()) return schema.status();
+  if (spec.initialization() != v1::INITIALIZATION_ZEROS && spec.initialization() != v1::INITIALIZATION_WRITTEN) {
+    return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD,
+                 "initialization: expected ZEROS or WRITTEN", "spec.initialization");
+  }
+
+  const int64_t array_elements = (*schema)->flat_size();
+  const int64_t array_bytes = array_elements * static_cast<int64_t>(sizeof(float));
+  if (array_bytes > kSmallStepBytes && array_bytes > resources.inflight->capacity()) {
+    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
+                 absl::StrCat("a step of this set takes ", array_bytes, " bytes, and the budget for steps is ",
+                              resources.inflight->capacity()),
+                 "spec.tensors");
+  }
+  absl::StatusOr<Grant> grant = resources.state->TryReserve(3 * array_bytes + OverheadBytes(**schema, **configuration));
+  if (!grant.ok()) return grant.status();
+
+  // Not std::make_shared: the constructor is private.
+  std::shared_ptr<ParameterSet> set(new ParameterSet(
+      resources, spec.name(), *std::move(schema), *std::move(configuration), spec.initialization(), *std::move(grant)));
+  absl::StatusOr<BlockList> parameters = TakeZeroed(resources.pool, array_elements);
+  absl::StatusOr<BlockList> exp_avg = TakeZeroed(resources.pool, array_elements);
+  absl::StatusOr<BlockList> exp_avg_sq = TakeZeroed(resources.pool, array_elements);
+  for (const auto* blocks : {&parameters, &exp_avg, &exp_avg_sq}) {
+    if (!blocks->ok()) return blocks->status();
+  }
+  MutexLock lock(&set->mutex_);
+  set->incarnation_ = set->DrawIncarnation();
+  set->exp_avg_ = *std::move(exp_avg);
+  set->exp_avg_sq_ = *std::move(exp_avg_sq);
+  if (spec.initialization() == v1::INITIALIZATION_ZEROS) {
+    set->state_ = v1::PARAMETER_SET_STATE_READY;
+    set->snapshot_ = std::make_shared<const Snapshot>(set->incarnation_, 0, *std::move(parameters));
+  } else {
+    set->state_ = v1::PARAMETER_SET_STATE_UNINITIALIZED;
+    set->unpublished_ = *std::move(parameters);
+  }
+  return set;
+}
+
+ParameterSet::ParameterSet(const Resources& resources, std::string name, std::shared_ptr<const Schema> schema,
+                           std::shared_ptr<const Configuration> configuration, v1::Initialization initialization,
+                           Grant state_grant)
+    : resources_(resources),
+      name_(std::move(name)),
+      schema_(std::move(schema)),
+      create_time_(absl::Now()),
+      initialization_(initialization),
+      state_grant_(std::move(state_grant)),
+      ranges_(GroupRanges(*schema_)),
+      configuration_(std::move(configuration)),
+      state_(v1::PARAMETER_SET_STATE_UNINITIALIZED) {}
+
+ParameterSet::~ParameterSet() = default;
+
+v1::ParameterSet ParameterSet::Describe() const {
+  v1::ParameterSet description;
+  description.set_name(name_);
+  description.set_schema_fingerprint(schema_->fingerprint());
+  description.set_tensor_count(static_cast<int32_t>(schema_->tensors().size()));
+  description.set_parameter_count(schema_->parameter_count());
+  description.set_state_bytes(state_grant_.bytes());
+  *description.mutable_create_time() =
+      google::protobuf::util::TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(create_time_));
+  MutexLock lock(&mutex_);
+  description.set_incarnation(incarnation_);
+  description.set_step(step_);
+  description.set_state(state_);
+  for (const v1::ParameterGroup& group : configuration_->groups()) *description.add_groups() = group;
+  *description.mutable_labels() = configuration_->labels();
+  description.set_config_revision(configuration_->revision());
+  return description;
+}
+
+bool ParameterSet::Matches(const v1::ParameterSetSpec& spec) const {
+  absl::StatusOr<std::shared_ptr<const Configuration>> configuration = Configuration::Create(spec);
+  if (!configuration.ok()) return false;
+  absl::StatusOr<std::shared_ptr<const Schema>> schema = Schema::Create(spec, (*configuration)->groups());
+  if (!schema.ok() || (*schema)->fingerprint() != schema_->fingerprint()) return false;
+  if (spec.initialization() != initialization_) return false;
+  // The fingerprint is of names, shapes and order.
+  if (!std::equal(schema_->tensors().begin(), schema_->tensors().end(), (*schema)->tensors().begin(),
+                  (*schema)->tensors().end(),
+                  [](const Schema::Tensor& a, const Schema::Tensor& b) { return a.group == b.group; })) {
+    return false;
+  }
+  MutexLock lock(&mutex_);
+  v1::ParameterSet mine;
+  v1::ParameterSet theirs;
+  for (const v1::ParameterGroup& group : configuration_->groups()) *mine.add_groups() = group;
+  for (const v1::ParameterGroup& group : (*configuration)->groups()) *theirs.add_groups() = group;
+  *mine.mutable_labels() = configuration_->labels();
+  *theirs.mutable_labels() = (*configuration)->labels();
+  return google::protobuf::util::MessageDifferencer::Equals(mine, theirs);
+}
+
+std::vector<std::string> ParameterSet::GroupNames() const {
+  MutexLock lock(&mutex_);
+  std::vector<std::string> names;
+  for (const v1::ParameterGroup& group : configuration_->groups()) names.push_back(group.name());
+  return names;
+}
+
+bool ParameterSet::deleted() const {
+  MutexLock lock(&mutex_);
+  return deleted_;
+}
+
+void ParameterSet::Enqueue(Turn turn) {
+  {
+    MutexLock lock(&mutex_);
+    turns_.push_back(std::move(turn));
+    if (turn_taken_) return;
+    turn_taken_ = true;
+  }
+  RunTurns();
+}
+
+void ParameterSet::RunTurns() {
+  // The last turn may hold the last reference to this set.
+  const std::shared_ptr<ParameterSet> self = shared_from_this();
+  for (;;) {
+    Turn turn;
+    {
+      MutexLock lock(&mutex_);
+      if (turns_.empty()) {
+        turn_taken_ = false;
+        return;
+      }
+      turn = std::move(turns_.front());
+      turns_.pop_front();
+    }
+    if (turn() == TurnState::kGoesOn) return;
+  }
+}
+
+void ParameterSet::Delete(absl::optional<uint64_t> incarnation, absl::AnyInvocable<void()> forget,
+                          absl::AnyInvocable<void(absl::Status)> done) {
+  Enqueue([self = shared_from_this(), this, incarnation, forget = std::move(forget), done = std::move(done)]() mutable {
+    absl::Status status;
+    absl::Status gone;
+    {
+      MutexLock lock(&mutex_);
+      status = CheckExists();
+      if (status.ok()) status = CheckIncarnation(incarnation);
+      if (status.ok()) {
+        deleted_ = true;
+        gone = CheckExists();
+      }
+    }
+    if (status.ok()) {
+      forget();
+      EndAll(gone);
+    }
+    done(status);
+    return TurnState::kOver;
+  });
+}
+
+absl::StatusOr<v1::GetStepResultResponse> ParameterSet::FindStepResult(const v1::GetStepResultRequest& request) const {
+  if (absl::Status status = ValidateRequestId(request.request_id(), "request_id"); !status.ok()) return status;
+  MutexLock lock(&mutex_);
+  absl::Status status = CheckExists();
+  if (status.ok() && state_ == v1::PARAMETER_SET_STATE_POISONED) status = CheckReady();
+  if (status.ok() && request.has_incarnation()) status = CheckIncarnation(request.incarnation());
+  if (!status.ok()) return status;
+  v1::GetStepResultResponse response;
+  response.set_step(step_);
+  response.set_incarnation(incarnation_);
+  if (const ReplayMemory::Entry* entry = replay_.Find(request.request_id()); entry != nullptr) {
+    response.set_state(v1::STEP_STATE_COMMITTED);
+    *response.mutable_result() = entry->result;
+    response.mutable_result()->set_replayed(true);
+    return response;
+  }
+  const bool in_flight = absl::c_any_of(attempts_, [&](const StepAttempt* attempt) {
+    return attempt->header_.request_id() == request.request_id() && attempt->state_ != StepAttempt::State::kOver;
+  });
+  response.set_state(in_flight ? v1::STEP_STATE_IN_FLIGHT : v1::STEP_STATE_UNKNOWN);
+  return response;
+}
+
+void ParameterSet::EndAll(const absl::Status& status) {
+  std::vector<std::shared_ptr<StepAttempt>> steps;
+  std::shared_ptr<WriteAttempt> write;
+  {
+    MutexLock lock(&mutex_);
+    for (StepAttempt* attempt : attempts_) {
+      if (attempt->state_ == StepAttempt::State::kComplete) continue;
+      if (std::shared_ptr<StepAttempt> alive = attempt->weak_from_this().lock()) steps.push_back(std::move(alive));
+    }
+    if (write_ != nullptr && write_->state_ != WriteAttempt::State::kComplete) write = write_->weak_from_this().lock();
+  }
+  for (const std::shared_ptr<StepAttempt>& step : steps) End(step.get(), status);
+  if (write != nullptr) End(write.get(), status);
+}
+
+absl::StatusOr<BlockList> ParameterSet::ReplaceHeld(const BlockList& blocks) const {
+  BlockList replaced;
+  replaced.reserve(blocks.size());
+  for (const BlockRef& block : blocks) {
+    if (block.unique()) {
+      replaced.push_back(block);
+      continue;
+    }
+    absl::StatusOr<BlockList> fresh = resources_.pool->Take(block.size());
+    if (!fresh.ok()) return fresh.status();
+    replaced.push_back(std::move(fresh->front()));
+  }
+  return replaced;
+}
+
+absl::Status ParameterSet::CheckReady() const {
+  if (absl::Status status = CheckExists(); !status.ok()) return status;
+  switch (state_) {
+    case v1::PARAMETER_SET_STATE_READY:
+      return absl::OkStatus();
+    case v1::PARAMETER_SET_STATE_POISONED:
+      return MakeError(absl::StatusCode::kDataLoss, v1::ERROR_REASON_POISONED,
+                       "a commit failed half way; the set awaits a full write");
+    default:
+      return MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_UNINITIALIZED, "the set awaits a write");
+  }
+}
+
+absl::Status ParameterSet::CheckExists() const {
+  if (!deleted_) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kNotFound, v1::ERROR_REASON_SET_NOT_FOUND, "the set was deleted");
+}
+
+absl::Status ParameterSet::CheckIncarnation(absl::optional<uint64_t> incarnation) const {
+  if (!incarnation.has_value() || *incarnation == incarnation_) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH,
+                   absl::StrCat("incarnation: expected ", *incarnation, ", got ", incarnation_));
+}
+
+absl::Status ParameterSet::CheckFingerprint(absl::optional<uint64_t> fingerprint) const {
+  if (!fingerprint.has_value() || *fingerprint == schema_->fingerprint()) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_SCHEMA_MISMATCH,
+                   absl::StrCat("schema_fingerprint: expected ", *fingerprint, ", got ", schema_->fingerprint()));
+}
+
+absl::Status ParameterSet::MakeError(absl::StatusCode code, v1::ErrorReason reason, absl::string_view message) const {
+  v1::ErrorDetail detail;
+  detail.set_reason(reason);
+  detail.set_set(name_);
+  detail.set_incarnation(incarnation_);
+  detail.set_step(step_);
+  return Error(code, absl::StrCat(name_, ": ", message), detail);
+}
+
+uint64_t ParameterSet::DrawIncarnation() {
+  return absl::Uniform<uint64_t>(absl::IntervalClosed, random_, 1, UINT64_MAX);
+}
+
+}  // namespace adamant::core

@@ -1,0 +1,155 @@
+#include "server/core/registry.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "proto/error/error.h"
+
+namespace adamant::core {
+namespace {
+
+constexpr int kMaxSetsAPage = 1000;
+constexpr int kMaxTensorsAPage = 4096;
+
+absl::Status InvalidField(absl::string_view message, absl::string_view field) {
+  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD, message, field);
+}
+
+// The page size to use for a requested one. Error: INVALID_ARGUMENT.
+absl::StatusOr<int> PageSize(int32_t requested, int most) {
+  if (requested < 0 || requested > most) {
+    return InvalidField(absl::StrCat("page_size: expected [0, ", most, "], got ", requested), "page_size");
+  }
+  return requested == 0 ? most : requested;
+}
+
+absl::Status WithSetName(absl::StatusCode code, v1::ErrorReason reason, absl::string_view name,
+                         absl::string_view message) {
+  v1::ErrorDetail detail;
+  detail.set_reason(reason);
+  detail.set_set(std::string(name));
+  return Error(code, absl::StrCat(name, ": ", message), detail);
+}
+
+}  // namespace
+
+absl::StatusOr<v1::CreateParameterSetResponse> Registry::Create(const v1::CreateParameterSetRequest& request) {
+  const std::string& name = request.spec().name();
+  if (!v1::IfExists_IsValid(request.if_exists())) {
+    return InvalidField(absl::StrCat("if_exists: got ", static_cast<int>(request.if_exists())), "if_exists");
+  }
+  MutexLock create_lock(&create_mutex_);
+  absl::StatusOr<std::shared_ptr<ParameterSet>> existing = Find(name);
+  if (!existing.ok() && !absl::IsNotFound(existing.status())) {
+    return ValidateSetName(name, "spec.name");
+  }
+  v1::CreateParameterSetResponse response;
+  if (existing.ok()) {
+    if (request.if_exists() != v1::IF_EXISTS_USE_IF_SAME_SPEC) {
+      return WithSetName(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SET_EXISTS, name, "the set exists");
+    }
+    if (!(*existing)->Matches(request.spec())) {
+      return WithSetName(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SPEC_MISMATCH, name,
+                         "the set exists with another specification");
+    }
+    *response.mutable_parameter_set() = (*existing)->Describe();
+    return response;
+  }
+  absl::StatusOr<std::shared_ptr<ParameterSet>> created = ParameterSet::Create(resources_, request.spec());
+  if (!created.ok()) return created.status();
+  *response.mutable_parameter_set() = (*created)->Describe();
+  response.set_created(true);
+  MutexLock lock(&mutex_);
+  sets_.emplace(name, *std::move(created));
+  return response;
+}
+
+absl::StatusOr<std::shared_ptr<ParameterSet>> Registry::Find(absl::string_view name) const {
+  if (absl::Status status = ValidateSetName(name, "name"); !status.ok()) return status;
+  MutexLock lock(&mutex_);
+  const auto found = sets_.find(name);
+  if (found == sets_.end()) {
+    return WithSetName(absl::StatusCode::kNotFound, v1::ERROR_REASON_SET_NOT_FOUND, name, "there is no such set");
+  }
+  return found->second;
+}
+
+absl::StatusOr<v1::ListParameterSetsResponse> Registry::List(const v1::ListParameterSetsRequest& request) const {
+  absl::StatusOr<int> page_size = PageSize(request.page_size(), kMaxSetsAPage);
+  if (!page_size.ok()) return page_size.status();
+  // The token is the last name of the page before.
+  if (!request.page_token().empty()) {
+    if (absl::Status status = ValidateSetName(request.page_token(), "page_token"); !status.ok()) return status;
+  }
+  std::vector<std::shared_ptr<ParameterSet>> candidates;
+  {
+    MutexLock lock(&mutex_);
+    auto it = sets_.lower_bound(std::max(request.page_token(), request.name_prefix()));
+    for (; it != sets_.end() && absl::StartsWith(it->first, request.name_prefix()); ++it) {
+      if (it->first != request.page_token()) candidates.push_back(it->second);
+    }
+  }
+  v1::ListParameterSetsResponse response;
+  for (const std::shared_ptr<ParameterSet>& set : candidates) {
+    v1::ParameterSet description = set->Describe();
+    const bool matches = absl::c_all_of(request.labels(), [&](const auto& label) {
+      const auto found = description.labels().find(label.first);
+      return found != description.labels().end() && found->second == label.second;
+    });
+    if (!matches) continue;
+    if (response.parameter_sets_size() == *page_size) {
+      response.set_next_page_token(response.parameter_sets().rbegin()->name());
+      break;
+    }
+    *response.add_parameter_sets() = std::move(description);
+  }
+  return response;
+}
+
+void Registry::Delete(const v1::DeleteParameterSetRequest& request, absl::AnyInvocable<void(absl::Status)> done) {
+  absl::StatusOr<std::shared_ptr<ParameterSet>> set = Find(request.name());
+  if (!set.ok()) {
+    done(set.status());
+    return;
+  }
+  absl::optional<uint64_t> incarnation;
+  if (request.has_incarnation()) incarnation = request.incarnation();
+  (*set)->Delete(
+      incarnation,
+      [this, name = request.name()] {
+        MutexLock lock(&mutex_);
+        sets_.erase(name);
+      },
+      std::move(done));
+}
+
+absl::StatusOr<v1::ListTensorsResponse> ListTensors(const ParameterSet& set, const v1::ListTensorsRequest& request) {
+  absl::StatusOr<int> page_size = PageSize(request.page_size(), kMaxTensorsAPage);
+  if (!page_size.ok()) return page_size.status();
+  const absl::Span<const Schema::Tensor> tensors = set.schema().tensors();
+  // The token is the index of the first tensor of the page.
+  int64_t first = 0;
+  if (!request.page_token().empty() &&
+      (!absl::SimpleAtoi(request.page_token(), &first) || first < 0 || first >= static_cast<int64_t>(tensors.size()))) {
+    return InvalidField("page_token: not one that this server gave", "page_token");
+  }
+  const int64_t last = std::min<int64_t>(first + *page_size, static_cast<int64_t>(tensors.size()));
+  const std::vector<std::string> groups = set.GroupNames();
+  v1::ListTensorsResponse response;
+  for (int64_t i = first; i < last; ++i) {
+    v1::Tensor* tensor = response.add_tensors();
+    tensor->set_index(static_cast<int32_t>(i));
+    tensor->set_name(tensors[i].name);
+    tensor->mutable_shape()->Add(tensors[i].shape.begin(), tensors[i].shape.end());
+    tensor->set_group(groups[tensors[i].group]);
+    tensor->set_element_count(tensors[i].size());
+  }
+  if (last < static_cast<int64_t>(tensors.size())) response.set_next_page_token(absl::StrCat(last));
+  return response;
+}
+
+}  // namespace adamant::core

@@ -1,0 +1,52 @@
+// The sets of a server, by name.
+#ifndef ADAMANT_SERVER_CORE_REGISTRY_H_
+#define ADAMANT_SERVER_CORE_REGISTRY_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/container/btree_map.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "adamant/v1/service.pb.h"
+#include "server/core/mutex.h"
+#include "server/core/parameter_set.h"
+
+namespace adamant::core {
+
+// Thread-safe.
+class Registry {
+ public:
+  // Everything in `resources` outlives the registry and its sets.
+  explicit Registry(const Resources& resources) : resources_(resources) {}
+
+  // Creates a set, or finds the one that there is, as CreateParameterSet says. Creates are one at a time, so that of N
+  // workers who ask for the same set one makes it; it may take long (memory is mapped here), so not on a thread that
+  // others wait for.
+  absl::StatusOr<v1::CreateParameterSetResponse> Create(const v1::CreateParameterSetRequest& request)
+      ABSL_LOCKS_EXCLUDED(create_mutex_, mutex_);
+
+  // NOT_FOUND if there is none of that name; INVALID_ARGUMENT if there could be none.
+  absl::StatusOr<std::shared_ptr<ParameterSet>> Find(absl::string_view name) const;
+
+  absl::StatusOr<v1::ListParameterSetsResponse> List(const v1::ListParameterSetsRequest& request) const;
+
+  // As DeleteParameterSet says. `done` is called once, perhaps before this returns.
+  void Delete(const v1::DeleteParameterSetRequest& request, absl::AnyInvocable<void(absl::Status)> done);
+
+ private:
+  const Resources resources_;
+
+  Mutex create_mutex_;
+  mutable Mutex mutex_ ABSL_ACQUIRED_AFTER(create_mutex_);
+  absl::btree_map<std::string, std::shared_ptr<ParameterSet>> sets_ ABSL_GUARDED_BY(mutex_);
+};
+
+// A page of a set's tensors, as ListTensors says.
+absl::StatusOr<v1::ListTensorsResponse> ListTensors(const ParameterSet& set, const v1::ListTensorsRequest& request);
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_REGISTRY_H_

@@ -1,0 +1,130 @@
+// Checks a specification's tensors and lays them out.
+#include "server/core/schema.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "proto/error/error.h"
+#include "server/core/fingerprint.h"
+#include "server/core/utf8.h"
+
+namespace adamant::core {
+namespace {
+
+// Elements of a flat space: counts stay exact in a double, as JSON carries them, and no number of bytes overflows.
+constexpr int64_t kMaxElements = int64_t{1} << 53;
+static_assert(kMaxElements <= std::numeric_limits<int64_t>::max() / 16);
+
+absl::Status InvalidField(absl::string_view field, absl::string_view message) {
+  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD,
+               absl::StrCat("`", field, "`: ", message), field);
+}
+
+absl::Status ValidateTensorName(absl::string_view name, absl::string_view field) {
+  if (name.empty()) return InvalidField(field, "a tensor needs a name");
+  if (name.size() > kMaxTensorNameBytes) {
+    return InvalidField(field, absl::StrCat("at most ", kMaxTensorNameBytes, " bytes, got ", name.size()));
+  }
+  if (!IsUtf8WithoutControls(name)) {
+    return InvalidField(field, "UTF-8 without control characters, got something else");
+  }
+  return absl::OkStatus();
+}
+
+// The product of the extents.
+absl::StatusOr<int64_t> CountElements(const v1::TensorSpec& tensor, absl::string_view field) {
+  if (tensor.shape_size() > kMaxRank) {
+    return InvalidField(field, absl::StrCat("at most ", kMaxRank, " extents, got ", tensor.shape_size()));
+  }
+  int64_t elements = 1;
+  for (int i = 0; i < tensor.shape_size(); ++i) {
+    const int64_t extent = tensor.shape(i);
+    if (extent < 1) {
+      return InvalidField(absl::StrCat(field, "[", i, "]"), absl::StrCat("an extent is at least 1, got ", extent));
+    }
+    if (extent > kMaxElements / elements) {
+      return InvalidField(field,
+                          absl::StrCat("tensor `", tensor.name(), "` has more than ", kMaxElements, " elements"));
+    }
+    elements *= extent;
+  }
+  return elements;
+}
+
+int64_t RoundUp(int64_t elements) { return (elements + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment; }
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const Schema>> Schema::Create(const v1::ParameterSetSpec& spec,
+                                                             absl::Span<const v1::ParameterGroup> groups) {
+  if (spec.tensors().empty() || spec.tensors_size() > kMaxTensors) {
+    return InvalidField("spec.tensors", absl::StrCat("1 to ", kMaxTensors, " tensors, got ", spec.tensors_size()));
+  }
+  std::map<absl::string_view, int> group_numbers = {{"", 0}};
+  for (const v1::ParameterGroup& group : groups) {
+    group_numbers.emplace(group.name(), static_cast<int>(&group - groups.data()));
+  }
+
+  std::shared_ptr<Schema> schema(new Schema());
+  schema->tensors_.reserve(spec.tensors_size());
+  schema->sizes_.reserve(spec.tensors_size());
+  std::map<absl::string_view, int> indices;
+  int64_t schema_bytes = 0;
+  Fingerprint fingerprint;
+  fingerprint.AddInteger(spec.tensors_size());
+  for (int i = 0; i < spec.tensors_size(); ++i) {
+    const v1::TensorSpec& tensor = spec.tensors(i);
+    const std::string path = absl::StrCat("spec.tensors[", i, "]");
+
+    const std::string name_path = absl::StrCat(path, ".name");
+    if (absl::Status status = ValidateTensorName(tensor.name(), name_path); !status.ok()) return status;
+    if (const auto [other, is_new] = indices.emplace(tensor.name(), i); !is_new) {
+      return InvalidField(name_path, absl::StrCat("tensor ", other->second, " has the name `", tensor.name(), "` too"));
+    }
+    const auto group = group_numbers.find(tensor.group());
+    if (group == group_numbers.end()) {
+      return InvalidField(absl::StrCat(path, ".group"),
+                          absl::StrCat("tensor `", tensor.name(), "` names a group that the set does not have"));
+    }
+    const std::string shape_path = absl::StrCat(path, ".shape");
+    const absl::StatusOr<int64_t> size = CountElements(tensor, shape_path);
+    if (!size.ok()) return size.status();
+    const int64_t begin = schema->flat_size_;
+    if (*size > kMaxElements - begin) {
+      return InvalidField(shape_path, absl::StrCat("the tensors up to `", tensor.name(), "` have more than ",
+                                                   kMaxElements, " elements together"));
+    }
+    schema_bytes += static_cast<int64_t>(tensor.name().size() + tensor.shape_size() * sizeof(int64_t));
+    if (schema_bytes > kMaxSchemaBytes) {
+      return InvalidField("spec.tensors", absl::StrCat("names and shapes (8 bytes an extent) take at most ",
+                                                       kMaxSchemaBytes, " bytes; tensor ", i, " exceeds them"));
+    }
+
+    schema->tensors_.push_back({.name = tensor.name(),
+                                .shape = {tensor.shape().begin(), tensor.shape().end()},
+                                .group = group->second,
+                                .begin = begin,
+                                .end = begin + *size});
+    schema->sizes_.push_back(*size);
+    schema->parameter_count_ += *size;
+    schema->flat_size_ = RoundUp(begin + *size);
+    fingerprint.AddString(tensor.name());
+    fingerprint.AddInteger(tensor.shape_size());
+    for (const int64_t extent : tensor.shape()) fingerprint.AddInteger(extent);
+  }
+  schema->fingerprint_ = fingerprint.value() != 0 ? fingerprint.value() : 1;
+  return schema;
+}
+
+int Schema::TensorAt(int64_t index) const {
+  const auto behind = std::upper_bound(tensors_.begin(), tensors_.end(), index,
+                                       [](int64_t flat, const Tensor& tensor) { return flat < tensor.begin; });
+  return static_cast<int>(behind - tensors_.begin()) - 1;
+}
+
+}  // namespace adamant::core

@@ -1,0 +1,86 @@
+// One delivery of one step, from its header to its reply.
+#ifndef ADAMANT_SERVER_CORE_STEP_ATTEMPT_H_
+#define ADAMANT_SERVER_CORE_STEP_ATTEMPT_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+#include "adamant/v1/step.pb.h"
+#include "server/core/budget.h"
+#include "server/core/listener.h"
+#include "server/core/mutex.h"
+#include "server/core/schema.h"
+#include "server/core/snapshot.h"
+#include "server/core/staging.h"
+
+namespace adamant::core {
+
+class ParameterSet;
+
+// What became of a step, and what its parameters live in. Whoever holds memory of the snapshot holds the reply, too: it
+// pays for it.
+struct StepReply {
+  v1::StepResult result;
+  std::shared_ptr<const Schema> schema;
+  std::shared_ptr<const Snapshot> snapshot;
+  Grant grant;
+  std::shared_ptr<const ParameterSet> set;  // whose state stays charged while its blocks are in use
+};
+
+using StepListener = Listener<StepReply>;
+
+// Made by ParameterSet::NewStep. Start comes first and once; Add and Complete after OnAdmitted, by one thread at a
+// time, until Complete or an error has ended the attempt; Cancel at any time, from any thread. Destroying the last
+// reference cancels.
+class StepAttempt : public std::enable_shared_from_this<StepAttempt> {
+ public:
+  ~StepAttempt();
+  StepAttempt(const StepAttempt&) = delete;
+  StepAttempt& operator=(const StepAttempt&) = delete;
+
+  // Delivers the header. Answers through the listener, perhaps before this returns: OnAdmitted when the gradient may
+  // come, or OnDone with what is wrong with the header, or with RESOURCE_EXHAUSTED when there was no room in time.
+  void Start();
+
+  // Takes one chunk of the gradient; `copy` is called, if at all, before it returns. After an error (see Staging::Add)
+  // the attempt is over, and the set as it was.
+  absl::Status Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
+
+  // The last message has come. On OK this is the point of no return: the step takes its turn, whatever becomes of the
+  // client, and OnDone follows, perhaps before this returns. Error: INCOMPLETE; the attempt is over.
+  absl::Status Complete();
+
+  // Withdraws a step that is not complete; its memory returns when the last reference goes. After Complete the step
+  // commits all the same. No call of the listener begins after this.
+  void Cancel();
+
+ private:
+  friend class ParameterSet;
+  enum class State { kAdmitting, kArriving, kComplete, kOver };
+
+  StepAttempt(std::shared_ptr<ParameterSet> set, const v1::StepHeader& header, std::shared_ptr<StepListener> listener);
+
+  const std::shared_ptr<ParameterSet> set_;
+  const v1::StepHeader header_;
+  const uint64_t header_hash_;
+
+  // Of the thread that delivers, and after Complete of the turn.
+  absl::optional<Staging> staging_;  // none: the request is remembered, and what it sends is dropped
+  Grant grant_;
+
+  // Guarded by the set's mutex_.
+  uint64_t incarnation_ = 0;  // the set's when the step began: it dies with it
+  State state_ = State::kAdmitting;
+  Budget::WaitId wait_ = Budget::kNoWait;
+  std::shared_ptr<StepListener> listener_;
+};
+
+// Checks a request_id. Error: INVALID_ARGUMENT (INVALID_FIELD) naming `field`.
+absl::Status ValidateRequestId(absl::string_view request_id, absl::string_view field);
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_STEP_ATTEMPT_H_

@@ -1,0 +1,355 @@
+// A write, staged or direct, from its header to its commit.
+#include "server/core/write_attempt.h"
+
+#include <cmath>
+#include <utility>
+
+#include "absl/hash/hash.h"
+#include "absl/strings/str_cat.h"
+#include "proto/error/error.h"
+#include "server/core/attempt_end.h"
+#include "server/core/parameter_set.h"
+
+namespace adamant::core {
+namespace {
+
+constexpr int64_t kMaxStep = int64_t{1} << 53;
+
+// What may be written: a later step must be able to compute with it without an overflow.
+struct SlotLimits {
+  float lowest;
+  float highest;
+};
+constexpr SlotLimits kLimits[] = {{-0x1p95f, 0x1p95f}, {-0x1p64f, 0x1p64f}, {0.0f, 0x1p127f}};
+
+// Position in WriteAttempt::slots_, or -1.
+int SlotIndex(v1::Slot slot) {
+  switch (slot) {
+    case v1::SLOT_UNSPECIFIED:
+    case v1::SLOT_PARAMETER:
+      return 0;
+    case v1::SLOT_EXP_AVG:
+      return 1;
+    case v1::SLOT_EXP_AVG_SQ:
+      return 2;
+    default:
+      return -1;
+  }
+}
+
+absl::Status InvalidField(absl::string_view message, absl::string_view field) {
+  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD, message, field);
+}
+
+absl::Status ValidateHeader(const v1::WriteHeader& header) {
+  if (!header.request_id().empty()) {
+    if (absl::Status status = ValidateRequestId(header.request_id(), "header.request_id"); !status.ok()) return status;
+  }
+  if (header.mode() != v1::WRITE_MODE_PARAMETERS && header.mode() != v1::WRITE_MODE_FULL) {
+    return InvalidField("mode: expected PARAMETERS or FULL", "header.mode");
+  }
+  const bool full = header.mode() == v1::WRITE_MODE_FULL;
+  if (header.has_step() != full) return InvalidField("step: goes with mode FULL, and only with it", "header.step");
+  if (full && (header.step() < 0 || header.step() > kMaxStep)) {
+    return InvalidField(absl::StrCat("step: expected [0, 2^53], got ", header.step()), "header.step");
+  }
+  return absl::OkStatus();
+}
+
+uint64_t HashHeader(const v1::WriteHeader& header) { return absl::HashOf(header.SerializeAsString()); }
+
+absl::Status BadValue(const Schema& schema, int32_t tensor, int64_t offset, const SlotLimits& limits, float value) {
+  v1::ErrorDetail detail;
+  detail.set_reason(v1::ERROR_REASON_VALUE_OUT_OF_RANGE);
+  detail.set_tensor(tensor);
+  detail.set_offset(offset);
+  return Error(absl::StatusCode::kInvalidArgument,
+               absl::StrCat("tensor ", tensor, " (", schema.tensors()[tensor].name, ") offset ", offset, ": expected [",
+                            limits.lowest, ", ", limits.highest, "], got ", value),
+               detail);
+}
+
+}  // namespace
+
+WriteAttempt::WriteAttempt(std::shared_ptr<ParameterSet> set, const v1::WriteHeader& header,
+                           std::shared_ptr<WriteListener> listener)
+    : set_(std::move(set)), header_(header), listener_(std::move(listener)) {}
+
+WriteAttempt::~WriteAttempt() {
+  MutexLock lock(&set_->mutex_);
+  if (set_->write_ != this) return;
+  set_->ReturnBlocks(this);
+  set_->write_ = nullptr;
+}
+
+void WriteAttempt::Start() { set_->BeginWrite(shared_from_this()); }
+
+absl::Status WriteAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy) {
+  if (kind_ == Kind::kReplay) return absl::OkStatus();
+  const int index = SlotIndex(slot);
+  if (index < 0 || !slots_[index].has_value()) {
+    Cancel();
+    return InvalidField(absl::StrCat("slot: this write does not bring ", v1::Slot_Name(slot)), "chunks.slot");
+  }
+  const SlotLimits& limits = kLimits[index];
+  int64_t position = offset;
+  absl::optional<std::pair<int64_t, float>> bad;
+  absl::Status status = slots_[index]->Add(tensor, offset, count, [&](float* to, int64_t n) {
+    copy(to, n);
+    for (int64_t i = 0; i < n && !bad.has_value(); ++i) {
+      // So written that a NaN is out of range.
+      if (!(to[i] >= limits.lowest && to[i] <= limits.highest)) bad.emplace(position + i, to[i]);
+    }
+    position += n;
+  });
+  if (status.ok() && bad.has_value()) status = BadValue(*set_->schema_, tensor, bad->first, limits, bad->second);
+  if (!status.ok()) Cancel();
+  return status;
+}
+
+absl::Status WriteAttempt::Complete() {
+  for (const absl::optional<Staging>& slot : slots_) {
+    if (!slot.has_value()) continue;
+    if (absl::Status status = slot->CheckComplete(); !status.ok()) {
+      Cancel();
+      return status;
+    }
+  }
+  {
+    MutexLock lock(&set_->mutex_);
+    if (state_ != State::kArriving) return absl::OkStatus();  // over: OnDone has said why
+    state_ = State::kComplete;
+  }
+  set_->Enqueue([set = set_, attempt = shared_from_this()] { return set->WriteCommitTurn(attempt); });
+  return absl::OkStatus();
+}
+
+void WriteAttempt::Cancel() {
+  std::shared_ptr<WriteListener> listener;  // destroyed outside of the mutex
+  Budget::WaitId wait;
+  {
+    MutexLock lock(&set_->mutex_);
+    listener = std::move(listener_);
+    wait = std::exchange(wait_, Budget::kNoWait);
+    if (state_ != State::kComplete) state_ = State::kOver;
+  }
+  if (wait != Budget::kNoWait) set_->resources_.inflight->Cancel(wait);
+}
+
+std::shared_ptr<WriteAttempt> ParameterSet::NewWrite(const v1::WriteHeader& header,
+                                                     std::shared_ptr<WriteListener> listener) {
+  // Not std::make_shared: the constructor is private.
+  return std::shared_ptr<WriteAttempt>(new WriteAttempt(shared_from_this(), header, std::move(listener)));
+}
+
+void ParameterSet::BeginWrite(const std::shared_ptr<WriteAttempt>& attempt) {
+  std::shared_ptr<WriteListener> listener;
+  absl::Status status = ValidateHeader(attempt->header_);
+  WriteAttempt::Kind kind = WriteAttempt::Kind::kStaged;
+  if (status.ok()) {
+    MutexLock lock(&mutex_);
+    status = CheckWrite(attempt.get());
+    kind = attempt->kind_;
+    if (status.ok() && kind == WriteAttempt::Kind::kReplay) {
+      if (attempt->state_ != WriteAttempt::State::kWaiting) return;
+      attempt->state_ = WriteAttempt::State::kArriving;
+      listener = attempt->listener_;
+    }
+  }
+  if (!status.ok()) {
+    End(attempt.get(), std::move(status));
+  } else if (kind == WriteAttempt::Kind::kReplay) {
+    listener->OnAdmitted();
+  } else if (kind == WriteAttempt::Kind::kDirect) {
+    Enqueue([self = shared_from_this(), attempt] { return self->DirectWriteTurn(attempt); });
+  } else if (IsSmall()) {
+    StagedWriteAdmitted(attempt, Grant());
+  } else {
+    const Budget::WaitId wait = resources_.inflight->Reserve(
+        ArrayBytes(), resources_.admission_wait,
+        [this, attempt](absl::StatusOr<Grant> grant) { StagedWriteAdmitted(attempt, std::move(grant)); });
+    MutexLock lock(&mutex_);
+    attempt->wait_ = wait;
+  }
+}
+
+// Says what kind of write it is, and makes it the write under way.
+absl::Status ParameterSet::CheckWrite(WriteAttempt* attempt) {
+  const v1::WriteHeader& header = attempt->header_;
+  if (absl::Status status = CheckExists(); !status.ok()) return status;
+  if (!header.request_id().empty() && header.request_id() == write_request_id_) {
+    if (HashHeader(header) != write_header_hash_) {
+      return MakeError(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_REQUEST_ID_REUSED,
+                       absl::StrCat("request_id ", header.request_id(), " was applied before, with another header"));
+    }
+    attempt->kind_ = WriteAttempt::Kind::kReplay;
+    return absl::OkStatus();
+  }
+  absl::Status status;
+  if (header.has_incarnation()) status = CheckIncarnation(header.incarnation());
+  if (status.ok() && header.has_schema_fingerprint()) status = CheckFingerprint(header.schema_fingerprint());
+  if (!status.ok()) return status;
+  if (write_ != nullptr) {
+    return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_WRITE_IN_PROGRESS, "another write is under way");
+  }
+  const bool full = header.mode() == v1::WRITE_MODE_FULL;
+  if (!full && state_ == v1::PARAMETER_SET_STATE_POISONED) return CheckReady();
+  if (!full && !moments_valid_) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_UNINITIALIZED,
+                     "a full write broke off and took the moments with it: the set awaits a full write");
+  }
+  if (full || state_ == v1::PARAMETER_SET_STATE_UNINITIALIZED) attempt->kind_ = WriteAttempt::Kind::kDirect;
+  write_ = attempt;
+  return absl::OkStatus();
+}
+
+ParameterSet::TurnState ParameterSet::DirectWriteTurn(const std::shared_ptr<WriteAttempt>& attempt) {
+  BlockList parameters;
+  BlockList exp_avg;
+  BlockList exp_avg_sq;
+  std::shared_ptr<WriteListener> listener;
+  absl::Status status;
+  {
+    MutexLock lock(&mutex_);
+    if (attempt->state_ != WriteAttempt::State::kWaiting) return TurnState::kOver;
+    status = CheckExists();
+    if (status.ok()) status = TakeBlocks(attempt.get(), &parameters, &exp_avg, &exp_avg_sq);
+  }
+  if (!status.ok()) {
+    End(attempt.get(), status);
+    return TurnState::kOver;
+  }
+  attempt->slots_[0].emplace(schema_, std::move(parameters), nullptr);
+  if (attempt->header_.mode() == v1::WRITE_MODE_FULL) {
+    attempt->slots_[1].emplace(schema_, std::move(exp_avg), nullptr);
+    attempt->slots_[2].emplace(schema_, std::move(exp_avg_sq), nullptr);
+  }
+  {
+    MutexLock lock(&mutex_);
+    if (attempt->state_ != WriteAttempt::State::kWaiting) return TurnState::kOver;
+    attempt->state_ = WriteAttempt::State::kArriving;
+    listener = attempt->listener_;
+  }
+  listener->OnAdmitted();
+  return TurnState::kOver;
+}
+
+// Takes what a direct write fills out of the set, which is UNINITIALIZED from here on. On error nothing has changed.
+absl::Status ParameterSet::TakeBlocks(WriteAttempt* attempt, BlockList* parameters, BlockList* exp_avg,
+                                      BlockList* exp_avg_sq) {
+  const bool full = attempt->header_.mode() == v1::WRITE_MODE_FULL;
+  BlockList published;
+  if (snapshot_ != nullptr) {
+    published = snapshot_->blocks();
+    snapshot_.reset();  // or it would count as a holder
+  } else {
+    published = std::move(unpublished_);
+  }
+  absl::StatusOr<BlockList> fresh[3] = {ReplaceHeld(published), BlockList(), BlockList()};
+  if (full) {
+    fresh[1] = ReplaceHeld(exp_avg_);
+    fresh[2] = ReplaceHeld(exp_avg_sq_);
+  }
+  for (const absl::StatusOr<BlockList>& blocks : fresh) {
+    if (blocks.ok()) continue;
+    if (state_ == v1::PARAMETER_SET_STATE_UNINITIALIZED) {
+      unpublished_ = std::move(published);
+    } else {
+      snapshot_ = std::make_shared<const Snapshot>(incarnation_, step_, std::move(published));
+    }
+    return blocks.status();
+  }
+  *parameters = *std::move(fresh[0]);
+  if (full) {
+    *exp_avg = *std::move(fresh[1]);
+    *exp_avg_sq = *std::move(fresh[2]);
+    exp_avg_.clear();
+    exp_avg_sq_.clear();
+    moments_valid_ = false;
+  }
+  state_ = v1::PARAMETER_SET_STATE_UNINITIALIZED;
+  return absl::OkStatus();
+}
+
+// A direct write broke off: the set keeps its memory, and stays as it is, UNINITIALIZED.
+void ParameterSet::ReturnBlocks(WriteAttempt* attempt) {
+  if (attempt->kind_ != WriteAttempt::Kind::kDirect || !attempt->slots_[0].has_value()) return;
+  unpublished_ = attempt->slots_[0]->TakeBlocks();
+  if (attempt->slots_[1].has_value()) {
+    exp_avg_ = attempt->slots_[1]->TakeBlocks();
+    exp_avg_sq_ = attempt->slots_[2]->TakeBlocks();
+  }
+}
+
+void ParameterSet::StagedWriteAdmitted(const std::shared_ptr<WriteAttempt>& attempt, absl::StatusOr<Grant> grant) {
+  absl::Status status = grant.status();
+  absl::StatusOr<BlockList> blocks;
+  if (status.ok()) {
+    blocks = resources_.pool->Take(schema_->flat_size());
+    status = blocks.status();
+  }
+  if (!status.ok()) {
+    End(attempt.get(), status);
+    return;
+  }
+  attempt->slots_[0].emplace(schema_, *std::move(blocks), nullptr);
+  attempt->grant_ = *std::move(grant);
+  std::shared_ptr<WriteListener> listener;
+  {
+    MutexLock lock(&mutex_);
+    if (attempt->state_ != WriteAttempt::State::kWaiting) return;
+    attempt->state_ = WriteAttempt::State::kArriving;
+    listener = attempt->listener_;
+  }
+  listener->OnAdmitted();
+}
+
+ParameterSet::TurnState ParameterSet::WriteCommitTurn(const std::shared_ptr<WriteAttempt>& attempt) {
+  const v1::WriteHeader& header = attempt->header_;
+  std::shared_ptr<const Snapshot> before;  // destroyed outside of the mutex
+  v1::WriteTensorsResponse response;
+  absl::Status status;
+  absl::Status rewritten;
+  {
+    MutexLock lock(&mutex_);
+    status = CheckExists();
+    if (status.ok() && attempt->kind_ == WriteAttempt::Kind::kReplay) {
+      response.set_replayed(true);
+      if (header.request_id() != write_request_id_) {
+        status = MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH,
+                           "the set was written again meanwhile");
+      }
+    } else if (status.ok()) {
+      if (attempt->kind_ == WriteAttempt::Kind::kStaged) status = CheckReady();
+      if (status.ok()) {
+        incarnation_ = DrawIncarnation();
+        if (header.mode() == v1::WRITE_MODE_FULL) {
+          step_ = header.step();
+          exp_avg_ = attempt->slots_[1]->TakeBlocks();
+          exp_avg_sq_ = attempt->slots_[2]->TakeBlocks();
+          moments_valid_ = true;
+        }
+        before = std::move(snapshot_);
+        snapshot_ = std::make_shared<const Snapshot>(incarnation_, step_, attempt->slots_[0]->TakeBlocks());
+        state_ = v1::PARAMETER_SET_STATE_READY;
+        replay_.Clear();
+        write_request_id_ = header.request_id();
+        write_header_hash_ = HashHeader(header);
+        write_ = nullptr;
+        rewritten = MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH,
+                              "the set was written meanwhile");
+      }
+    }
+    response.set_incarnation(incarnation_);
+    response.set_step(step_);
+  }
+  if (!status.ok()) {
+    End(attempt.get(), status);
+    return TurnState::kOver;
+  }
+  if (!response.replayed()) EndAll(rewritten);
+  End(attempt.get(), std::move(response));
+  return TurnState::kOver;
+}
+
+}  // namespace adamant::core

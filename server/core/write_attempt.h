@@ -1,0 +1,75 @@
+// One delivery of one write, from its header to its reply.
+#ifndef ADAMANT_SERVER_CORE_WRITE_ATTEMPT_H_
+#define ADAMANT_SERVER_CORE_WRITE_ATTEMPT_H_
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/types/optional.h"
+#include "adamant/v1/service.pb.h"
+#include "server/core/budget.h"
+#include "server/core/listener.h"
+#include "server/core/mutex.h"
+#include "server/core/staging.h"
+
+namespace adamant::core {
+
+class ParameterSet;
+
+using WriteListener = Listener<v1::WriteTensorsResponse>;
+
+// Made by ParameterSet::NewWrite. There are two kinds. A staged write (parameters of a set that has some) collects
+// beside the state, like a step, and changes nothing before its turn. A direct write (the first, and every full one)
+// has taken the set's own blocks: the set is UNINITIALIZED until it commits, and stays so if it breaks.
+//
+// Calls as for StepAttempt.
+class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
+ public:
+  // Gives a direct write's blocks back to the set, and lets the next write begin.
+  ~WriteAttempt();
+  WriteAttempt(const WriteAttempt&) = delete;
+  WriteAttempt& operator=(const WriteAttempt&) = delete;
+
+  // Delivers the header; answers through the listener.
+  void Start();
+
+  // Takes one chunk. Errors as Staging::Add, and VALUE_OUT_OF_RANGE with tensor and offset for a value that may not be
+  // written, INVALID_FIELD for a slot that this write does not bring. After an error the attempt is over.
+  absl::Status Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
+
+  // The last message has come. On OK the write takes its turn and OnDone follows, perhaps before this returns.
+  // Error: INCOMPLETE; the attempt is over.
+  absl::Status Complete();
+
+  // Withdraws a write that is not complete. No call of the listener begins after this.
+  void Cancel();
+
+ private:
+  friend class ParameterSet;
+  enum class State { kWaiting, kArriving, kComplete, kOver };
+  enum class Kind { kStaged, kDirect, kReplay };
+  // Arrays by slot: PARAMETER, EXP_AVG, EXP_AVG_SQ.
+  static constexpr int kSlots = 3;
+
+  WriteAttempt(std::shared_ptr<ParameterSet> set, const v1::WriteHeader& header,
+               std::shared_ptr<WriteListener> listener);
+
+  const std::shared_ptr<ParameterSet> set_;
+  const v1::WriteHeader header_;
+
+  // Of the thread that delivers, and after Complete of the turn.
+  std::array<absl::optional<Staging>, kSlots> slots_;  // those that the write brings
+  Grant grant_;
+
+  // Guarded by the set's mutex_.
+  Kind kind_ = Kind::kStaged;
+  State state_ = State::kWaiting;
+  Budget::WaitId wait_ = Budget::kNoWait;
+  std::shared_ptr<WriteListener> listener_;
+};
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_WRITE_ATTEMPT_H_

@@ -1,0 +1,146 @@
+// Interleaved rounds on live connections.
+#include "tests/bench/worker.h"
+
+#include <adamant/client.h>
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <random>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "client/src/channel.h"
+#include "tests/bench/exchange.h"
+#include "tests/bench/float_array.h"
+#include "tests/bench/kernel_alone.h"
+
+namespace adamant::bench {
+namespace {
+
+// Memory is touched, pools are filled and connections have opened their windows after so many.
+constexpr int kUncountedRounds = 3;
+// The server's: a step of one block runs where it is.
+constexpr int64_t kBlockElements = 65536;
+
+// A set of one tensor, while it is measured.
+class RemoteSet {
+ public:
+  static absl::StatusOr<std::unique_ptr<RemoteSet>> Create(const std::string& target, int64_t params) {
+    absl::StatusOr<Client> client = Client::Connect(target);
+    if (!client.ok()) return client.status();
+    std::random_device random;
+    v1::ParameterSetSpec spec;
+    spec.set_name(absl::StrFormat("bench/%08x%08x", random(), random()));
+    spec.set_initialization(v1::INITIALIZATION_ZEROS);
+    v1::TensorSpec* tensor = spec.add_tensors();
+    tensor->set_name("parameters");
+    tensor->add_shape(params);
+    const auto created = client->CreateParameterSet(spec);
+    if (!created.ok()) return created.status();
+    auto set = std::unique_ptr<RemoteSet>(new RemoteSet(*std::move(client), created->parameter_set()));
+    absl::StatusOr<StepStream> stream = set->client_.OpenStepStream(spec.name());
+    if (!stream.ok()) return stream.status();
+    set->stream_ = std::make_unique<StepStream>(*std::move(stream));
+    return set;
+  }
+
+  ~RemoteSet() { client_.DeleteParameterSet(set_.name(), set_.incarnation()).IgnoreError(); }
+
+  absl::Status Step(absl::Span<const float> gradient, absl::Span<float> parameters) {
+    const absl::StatusOr<v1::StepResult> result = stream_->Step({gradient}, {parameters});
+    if (!result.ok()) return result.status();
+    return result->outcome() == v1::STEP_OUTCOME_APPLIED ? absl::OkStatus() : absl::InternalError("a step was skipped");
+  }
+
+  // How many threads the server's kernel takes for a step of this set.
+  absl::StatusOr<int> KernelThreads() {
+    const absl::StatusOr<v1::GetServerInfoResponse> info = client_.GetServerInfo();
+    if (!info.ok()) return info.status();
+    if (info->devices().empty() || set_.parameter_count() <= kBlockElements) return 1;
+    return std::max(1, info->devices(0).threads());
+  }
+
+ private:
+  RemoteSet(Client client, v1::ParameterSet set) : client_(std::move(client)), set_(std::move(set)) {}
+
+  Client client_;
+  v1::ParameterSet set_;
+  std::unique_ptr<StepStream> stream_;
+};
+
+absl::Status Time(std::vector<double>* samples, const std::function<absl::Status()>& round) {
+  const int64_t begin = absl::GetCurrentTimeNanos();
+  const absl::Status status = round();
+  samples->push_back(1e-9 * static_cast<double>(absl::GetCurrentTimeNanos() - begin));
+  return status;
+}
+
+}  // namespace
+
+absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
+  const int64_t floats = std::max<int64_t>(plan.params, plan.exchange_bytes / sizeof(float));
+  FloatArray gradient(floats, 0.01f);
+  FloatArray parameters(floats, 0);
+
+  std::unique_ptr<RemoteSet> set;
+  if (!plan.server.empty()) {
+    absl::StatusOr<std::unique_ptr<RemoteSet>> created = RemoteSet::Create(plan.server, plan.params);
+    if (!created.ok()) return created.status();
+    set = *std::move(created);
+  }
+  std::unique_ptr<ExchangeCall> exchange;
+  if (!plan.peer.empty()) {
+    const size_t bytes = plan.exchange_bytes;
+    exchange =
+        std::make_unique<ExchangeCall>(MakeChannel(plan.peer, ClientOptions()), absl::MakeSpan(gradient.bytes(), bytes),
+                                       absl::MakeSpan(parameters.bytes(), bytes));
+  }
+  std::unique_ptr<KernelAlone> kernel;
+  if (set && exchange) {
+    const absl::StatusOr<int> threads = set->KernelThreads();
+    if (!threads.ok()) return threads.status();
+    kernel = std::make_unique<KernelAlone>(plan.params, *threads);
+  }
+
+  PairSamples samples;
+  for (int round = 0; round < kUncountedRounds + plan.steps; ++round) {
+    if (round == kUncountedRounds) samples = {};
+    absl::Status status;
+    if (set) {
+      status.Update(Time(&samples.rounds, [&] {
+        return set->Step(gradient.span().first(plan.params), parameters.span().first(plan.params));
+      }));
+    }
+    if (exchange) {
+      status.Update(Time(set ? &samples.exchange : &samples.rounds, [&] { return exchange->Round(); }));
+    }
+    if (kernel) {
+      status.Update(Time(&samples.kernel, [&] {
+        kernel->Round();
+        return absl::OkStatus();
+      }));
+    }
+    if (!status.ok()) return status;
+  }
+  return samples;
+}
+
+std::string SamplesLine(const std::vector<double>& samples) { return absl::StrJoin(samples, " "); }
+
+absl::StatusOr<std::vector<double>> ParseSamplesLine(absl::string_view line) {
+  std::vector<double> samples;
+  for (absl::string_view word : absl::StrSplit(line, ' ', absl::SkipEmpty())) {
+    double sample;
+    if (!absl::SimpleAtod(word, &sample)) return absl::InternalError(absl::StrCat("not a time: '", word, "'"));
+    samples.push_back(sample);
+  }
+  return samples;
+}
+
+}  // namespace adamant::bench

@@ -1,0 +1,144 @@
+// What the conformance suites share: the tables under test, memory that reveals an access outside of an array, bits to
+// compare, and floating-point environments to call from.
+#ifndef ADAMANT_TESTS_CONFORMANCE_KERNEL_CONFORMANCE_H_
+#define ADAMANT_TESTS_CONFORMANCE_KERNEL_CONFORMANCE_H_
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "kernels/dispatch.h"
+
+namespace adamant::kernels {
+
+inline std::vector<const KernelTable*> SupportedKernels() {
+  std::vector<const KernelTable*> supported;
+  for (const KernelTable* table : AllKernels()) {
+    if (table->supported()) supported.push_back(table);
+  }
+  return supported;
+}
+
+inline std::string KernelName(const testing::TestParamInfo<const KernelTable*>& info) { return info.param->name; }
+
+inline const KernelTable& ScalarKernels() { return **AllKernels().begin(); }
+
+// Bit for bit, but that any NaN equals any NaN.
+inline testing::AssertionResult SameFloats(const std::vector<float>& expected, const std::vector<float>& actual) {
+  if (expected.size() != actual.size()) return testing::AssertionFailure() << "sizes differ";
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const bool same = std::bit_cast<uint32_t>(expected[i]) == std::bit_cast<uint32_t>(actual[i]) ||
+                      (std::isnan(expected[i]) && std::isnan(actual[i]));
+    if (!same) {
+      return testing::AssertionFailure() << std::hexfloat << "element " << i << " is " << actual[i] << " instead of "
+                                         << expected[i];
+    }
+  }
+  return testing::AssertionSuccess();
+}
+
+// An array `offset` floats behind the start of a cache line, between floats that must keep their bits.
+class CanariedArray {
+ public:
+  CanariedArray(const std::vector<float>& values, int64_t offset)
+      : size_(static_cast<int64_t>(values.size())), memory_(2 * kMargin + kLine + size_, Canary()) {
+    const int64_t misalignment =
+        static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(float)) % kLine;
+    begin_ = kMargin + (2 * kLine - misalignment + offset) % kLine;
+    std::copy(values.begin(), values.end(), memory_.begin() + begin_);
+  }
+
+  float* data() { return memory_.data() + begin_; }
+  std::vector<float> values() const { return {memory_.begin() + begin_, memory_.begin() + begin_ + size_}; }
+
+  testing::AssertionResult NothingOutsideWasWritten() const {
+    for (int64_t i = 0; i < static_cast<int64_t>(memory_.size()); ++i) {
+      const bool outside = i < begin_ || i >= begin_ + size_;
+      if (outside && std::bit_cast<uint32_t>(memory_[i]) != kCanaryBits) {
+        return testing::AssertionFailure() << "element " << i - begin_ << " of an array of " << size_ << " was written";
+      }
+    }
+    return testing::AssertionSuccess();
+  }
+
+ private:
+  static constexpr int64_t kMargin = 64;
+  static constexpr int64_t kLine = 16;
+  static constexpr uint32_t kCanaryBits = 0x3ADDF00D;
+  static float Canary() { return std::bit_cast<float>(kCanaryBits); }
+
+  const int64_t size_;
+  std::vector<float> memory_;
+  int64_t begin_;
+};
+
+// An array that ends where the memory ends, or begins where it begins: an access beyond is a segmentation fault.
+class FencedArray {
+ public:
+  enum class At { kBegin, kEnd };
+
+  FencedArray(const std::vector<float>& values, At at) : size_(values.size()) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t readable = (size_ * sizeof(float) + page) / page * page;
+    length_ = readable + 2 * page;
+    memory_ = static_cast<char*>(mmap(nullptr, length_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    EXPECT_EQ(mprotect(memory_ + page, readable, PROT_READ | PROT_WRITE), 0);
+    const size_t begin = at == At::kBegin ? page : page + readable - size_ * sizeof(float);
+    data_ = reinterpret_cast<float*>(memory_ + begin);
+    std::copy(values.begin(), values.end(), data_);
+  }
+  FencedArray(const FencedArray&) = delete;
+  FencedArray& operator=(const FencedArray&) = delete;
+  ~FencedArray() { munmap(memory_, length_); }
+
+  float* data() { return data_; }
+  std::vector<float> values() const { return {data_, data_ + size_}; }
+
+ private:
+  const size_t size_;
+  size_t length_;
+  char* memory_;
+  float* data_;
+};
+
+#if defined(__x86_64__)
+// Every rounding mode, with and without flush-to-zero and denormals-are-zero, with and without sticky flags, with
+// exceptions masked and not.
+inline std::vector<unsigned int> FloatingPointEnvironments() {
+  std::vector<unsigned int> environments;
+  for (unsigned int rounding : {0x0000u, 0x2000u, 0x4000u, 0x6000u}) {
+    for (unsigned int denormals : {0x0000u, 0x8000u, 0x0040u, 0x8040u}) {
+      for (unsigned int flags : {0x00u, 0x15u, 0x3Fu}) {
+        for (unsigned int masks : {0x1F80u, 0x0000u}) environments.push_back(rounding | denormals | flags | masks);
+      }
+    }
+  }
+  return environments;
+}
+
+// Calls `function` with that MXCSR, and returns what it is afterwards.
+template <typename Function>
+unsigned int CallIn(unsigned int environment, Function&& function) {
+  const unsigned int saved = _mm_getcsr();
+  _mm_setcsr(environment);
+  function();
+  const unsigned int after = _mm_getcsr();
+  _mm_setcsr(saved);
+  return after;
+}
+#endif
+
+}  // namespace adamant::kernels
+
+#endif  // ADAMANT_TESTS_CONFORMANCE_KERNEL_CONFORMANCE_H_

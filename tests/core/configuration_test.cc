@@ -1,0 +1,239 @@
+// Defaults, and every limit of groups, labels and names.
+#include "server/core/configuration.h"
+
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "google/protobuf/util/message_differencer.h"
+#include "gtest/gtest.h"
+#include "proto/error/error.h"
+
+namespace adamant::core {
+namespace {
+
+using ::google::protobuf::util::MessageDifferencer;
+using ::testing::HasSubstr;
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+void ExpectInvalid(const v1::ParameterSetSpec& spec, const std::string& field, const std::string& message) {
+  const absl::Status status = Configuration::Create(spec).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << spec.ShortDebugString();
+  EXPECT_EQ(GetErrorDetail(status).reason(), v1::ERROR_REASON_INVALID_FIELD);
+  EXPECT_EQ(GetErrorDetail(status).field(), field);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(message));
+}
+
+// A set of one group that is all defaults but for what a test sets.
+struct OneGroup {
+  v1::ParameterSetSpec spec;
+  v1::ParameterGroup* group = spec.add_groups();
+  v1::Adam* adam = group->mutable_adam();
+};
+
+v1::ParameterGroup DefaultGroup() {
+  v1::ParameterGroup group;
+  group.set_name("default");
+  group.set_learning_rate(1e-3);
+  group.mutable_adam()->set_beta1(0.9);
+  group.mutable_adam()->set_beta2(0.999);
+  group.mutable_adam()->set_eps(1e-8);
+  return group;
+}
+
+TEST(ConfigurationTest, WithoutGroupsThereIsOneOfAllDefaults) {
+  const auto configuration = Configuration::Create(v1::ParameterSetSpec());
+  ASSERT_TRUE(configuration.ok()) << configuration.status();
+  ASSERT_EQ((*configuration)->groups().size(), 1u);
+  EXPECT_TRUE(MessageDifferencer::Equals((*configuration)->groups()[0], DefaultGroup()));
+  EXPECT_EQ((*configuration)->revision(), 1);
+  EXPECT_TRUE((*configuration)->labels().empty());
+}
+
+TEST(ConfigurationTest, AnEmptyGroupIsTheDefaultOne) {
+  v1::ParameterSetSpec spec;
+  spec.add_groups();
+  const auto configuration = Configuration::Create(spec);
+  ASSERT_TRUE(configuration.ok()) << configuration.status();
+  EXPECT_TRUE(MessageDifferencer::Equals((*configuration)->groups()[0], DefaultGroup()));
+}
+
+TEST(ConfigurationTest, WhatIsGivenIsKeptAndZeroIsGiven) {
+  OneGroup set;
+  set.group->set_name("all");
+  set.group->set_learning_rate(0);
+  set.adam->set_beta1(0);
+  const auto configuration = Configuration::Create(set.spec);
+  ASSERT_TRUE(configuration.ok()) << configuration.status();
+  v1::ParameterGroup expected = DefaultGroup();
+  expected.set_name("all");
+  expected.set_learning_rate(0);
+  expected.mutable_adam()->set_beta1(0);
+  EXPECT_TRUE(MessageDifferencer::Equals((*configuration)->groups()[0], expected));
+}
+
+TEST(ConfigurationTest, NamesOfGroups) {
+  const std::string longest(64, 'x');
+  for (const std::string& name : {longest, std::string("A-z_0.9")}) {
+    OneGroup set;
+    set.group->set_name(name);
+    EXPECT_TRUE(Configuration::Create(set.spec).ok()) << name;
+  }
+  for (const std::string& name : {longest + "x", std::string("a b"), std::string("a/b"), std::string("\xC3\xA9")}) {
+    OneGroup set;
+    set.group->set_name(name);
+    ExpectInvalid(set.spec, "spec.groups[0].name", "1 to 64 characters of [A-Za-z0-9_.-]");
+  }
+}
+
+TEST(ConfigurationTest, SeveralGroupsNeedNamesThatDiffer) {
+  v1::ParameterSetSpec spec;
+  spec.add_groups()->set_name("weights");
+  spec.add_groups();
+  ExpectInvalid(spec, "spec.groups[1].name", "1 to 64 characters");
+  spec.mutable_groups(1)->set_name("weights");
+  ExpectInvalid(spec, "spec.groups[1].name", "`weights`");
+  spec.mutable_groups(1)->set_name("biases");
+  EXPECT_TRUE(Configuration::Create(spec).ok());
+}
+
+TEST(ConfigurationTest, NumberOfGroups) {
+  v1::ParameterSetSpec spec;
+  for (int i = 0; i < kMaxGroups; ++i) spec.add_groups()->set_name(absl::StrCat("g", i));
+  EXPECT_TRUE(Configuration::Create(spec).ok());
+  spec.add_groups()->set_name("one more");
+  ExpectInvalid(spec, "spec.groups", "at most 64 groups, got 65");
+}
+
+// A value's limits, and the values just outside of them; all as floats.
+struct RangeCase {
+  const char* field;
+  void (*set)(OneGroup*, double);
+  double lowest;
+  double highest;
+};
+
+class RangeTest : public ::testing::TestWithParam<RangeCase> {
+ protected:
+  static absl::Status Create(double value) {
+    OneGroup set;
+    GetParam().set(&set, value);
+    return Configuration::Create(set.spec).status();
+  }
+};
+
+TEST_P(RangeTest, BothLimitsAreValid) {
+  EXPECT_TRUE(Create(GetParam().lowest).ok());
+  EXPECT_TRUE(Create(GetParam().highest).ok());
+}
+
+TEST_P(RangeTest, WhatIsOutsideIsRefusedNamingTheFieldAndTheValue) {
+  const float below = std::nextafterf(static_cast<float>(GetParam().lowest), -1.0f);
+  const float above = std::nextafterf(static_cast<float>(GetParam().highest), HUGE_VALF);
+  for (const double value : {static_cast<double>(below), static_cast<double>(above), -1.0, 1e300, kInfinity, kNaN}) {
+    const absl::Status status = Create(value);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << value;
+    EXPECT_EQ(GetErrorDetail(status).field(), GetParam().field);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(absl::StrCat("got ", value)));
+  }
+}
+
+TEST_P(RangeTest, WhatRoundsToALimitIsValid) { EXPECT_TRUE(Create(GetParam().highest * (1 + 0x1p-40)).ok()); }
+
+INSTANTIATE_TEST_SUITE_P(
+    EveryHyperparameter, RangeTest,
+    ::testing::Values(RangeCase{"spec.groups[0].learning_rate",
+                                [](OneGroup* set, double value) { set->group->set_learning_rate(value); }, 0, 0x1p32},
+                      RangeCase{"spec.groups[0].adam.beta1",
+                                [](OneGroup* set, double value) { set->adam->set_beta1(value); }, 0, 1 - 0x1p-20},
+                      RangeCase{"spec.groups[0].adam.beta2",
+                                [](OneGroup* set, double value) { set->adam->set_beta2(value); }, 0, 1 - 0x1p-20},
+                      RangeCase{"spec.groups[0].adam.eps",
+                                [](OneGroup* set, double value) { set->adam->set_eps(value); }, 1e-16, 0x1p32}),
+    [](const auto& test) {
+      const std::string field = test.param.field;
+      return field.substr(field.rfind('.') + 1);
+    });
+
+TEST(ConfigurationTest, TheSmallestEpsRisesWithBeta2) {
+  OneGroup set;
+  set.adam->set_beta2(1 - 0x1p-20);
+  set.adam->set_eps(kernels::MinEps(1 - 0x1p-20));
+  EXPECT_TRUE(Configuration::Create(set.spec).ok());
+  set.adam->set_eps(kernels::MinEps(1 - 0x1p-20) * 0.999);
+  ExpectInvalid(set.spec, "spec.groups[0].adam.eps", "got 1.5");
+}
+
+TEST(ConfigurationTest, LabelsAreKept) {
+  v1::ParameterSetSpec spec;
+  (*spec.mutable_labels())["team"] = "vision \xC3\xA9";
+  (*spec.mutable_labels())[std::string(63, 'k')] = std::string(255, 'v');
+  (*spec.mutable_labels())["empty"] = "";
+  const auto configuration = Configuration::Create(spec);
+  ASSERT_TRUE(configuration.ok()) << configuration.status();
+  EXPECT_EQ((*configuration)->labels().size(), 3u);
+  EXPECT_EQ((*configuration)->labels().at("team"), "vision \xC3\xA9");
+}
+
+TEST(ConfigurationTest, LimitsOfLabels) {
+  const std::pair<std::string, std::string> invalid[] = {
+      {"", ""}, {std::string(64, 'k'), ""}, {"\xFF", ""}, {"key", std::string(256, 'v')}, {"key", "\xC3"}};
+  for (const auto& [key, value] : invalid) {
+    v1::ParameterSetSpec spec;
+    (*spec.mutable_labels())[key] = value;
+    ExpectInvalid(spec, "spec.labels", "bytes of UTF-8");
+  }
+  v1::ParameterSetSpec spec;
+  for (int i = 0; i < kMaxLabels; ++i) (*spec.mutable_labels())[absl::StrCat(i)] = "";
+  EXPECT_TRUE(Configuration::Create(spec).ok());
+  (*spec.mutable_labels())["one more"] = "";
+  ExpectInvalid(spec, "spec.labels", "at most 32 labels, got 33");
+}
+
+TEST(ConfigurationTest, ScalarsAreThoseOfTheGroupAndTheStep) {
+  v1::ParameterSetSpec spec;
+  spec.add_groups()->set_name("a");
+  v1::ParameterGroup* b = spec.add_groups();
+  b->set_name("b");
+  b->set_learning_rate(0.25);
+  b->mutable_adam()->set_beta1(0.5);
+  b->mutable_adam()->set_beta2(0.75);
+  b->mutable_adam()->set_eps(0.125);
+  const auto configuration = *Configuration::Create(spec);
+  EXPECT_EQ(configuration->LearningRate(0, 1), 1e-3);
+  EXPECT_EQ(configuration->LearningRate(1, 1), 0.25);
+  const kernels::AdamScalars scalars = configuration->Scalars(1, 2, 0.5f);
+  EXPECT_EQ(scalars.beta1, 0.5f);
+  EXPECT_EQ(scalars.omb1, 0.5f);
+  EXPECT_EQ(scalars.beta2, 0.75f);
+  EXPECT_EQ(scalars.omb2, 0.25f);
+  EXPECT_EQ(scalars.eps, 0.125f);
+  EXPECT_EQ(scalars.scale, 0.5f);
+  EXPECT_EQ(scalars.step_size, static_cast<float>(0.25 / 0.75)) << "1 - 0.5^2 = 0.75";
+}
+
+TEST(SetNameTest, SegmentsOfLettersDigitsAndPunctuation) {
+  for (const std::string& name : {std::string("m"), std::string("0"), std::string("models/resnet-50/v1.2_b"),
+                                  std::string("a-/b./c_"), std::string(255, 'n')}) {
+    EXPECT_TRUE(ValidateSetName(name, "name").ok()) << name;
+  }
+}
+
+TEST(SetNameTest, AnythingElseIsRefused) {
+  for (const std::string& name :
+       {std::string(), std::string("/"), std::string("/a"), std::string("a/"), std::string("a//b"), std::string("A"),
+        std::string("-a"), std::string(".."), std::string("a/../b"), std::string("a/_b"), std::string("a b"),
+        std::string("a\0b", 3), std::string("\xC3\xA9"), std::string(256, 'n')}) {
+    const absl::Status status = ValidateSetName(name, "spec.name");
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << name;
+    EXPECT_EQ(GetErrorDetail(status).reason(), v1::ERROR_REASON_INVALID_FIELD);
+    EXPECT_EQ(GetErrorDetail(status).field(), "spec.name");
+  }
+}
+
+}  // namespace
+}  // namespace adamant::core

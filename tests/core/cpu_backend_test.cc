@@ -1,0 +1,97 @@
+// Which memory the kernel is called with; the arithmetic is tested in tests/kernels.
+#include "server/core/cpu_backend.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace adamant::core {
+namespace {
+
+// A kernel whose outputs tell all of its inputs apart.
+void TestAdam(const kernels::AdamScalars& scalars, const kernels::AdamSpan& span) {
+  for (int64_t i = 0; i < span.size; ++i) {
+    const float g = span.g[i] * scalars.scale;
+    span.p_out[i] = span.p_in[i] + g;
+    span.m_out[i] = 2 * span.m_in[i] + g;
+    span.v_out[i] = 3 * span.v_in[i] + g;
+  }
+}
+
+kernels::GradientStats TestMeasure(const float*, int64_t) { return {.sum_of_squares = 42, .max_magnitude_bits = 0}; }
+
+const kernels::KernelTable kTestKernels = {"test", [] { return true; }, &TestAdam, &TestMeasure};
+
+class CpuBackendTest : public ::testing::Test {
+ protected:
+  BlockRef Filled(float value) {
+    BlockRef block = (*pool_.Take(64))[0];
+    std::fill_n(block.mutable_data(), 64, value);
+    return block;
+  }
+
+  static std::vector<float> Values(const BlockRef& block) { return {block.data(), block.data() + block.size()}; }
+
+  // [0, 16), [16, 48), [48, 64) of these three values.
+  static std::vector<float> Thirds(float a, float b, float c) {
+    std::vector<float> values(64, b);
+    std::fill_n(values.begin(), 16, a);
+    std::fill_n(values.end() - 16, 16, c);
+    return values;
+  }
+
+  BlockPool pool_;
+  CpuBackend backend_{kTestKernels};
+};
+
+TEST_F(CpuBackendTest, EachRangeIsUpdatedInPlaceWithTheScalarsOfItsGroup) {
+  const kernels::AdamScalars scalars[2] = {{.scale = 10}, {.scale = 100}};
+  const BlockUpdate::Range ranges[] = {{0, 16, 1}, {48, 64, 0}};
+  const BlockRef gradient = Filled(1), parameters = Filled(0.5f), m = Filled(2), v = Filled(3);
+  const absl::Status status = backend_.Update({.index = 0,
+                                               .ranges = ranges,
+                                               .scalars = scalars,
+                                               .gradient = gradient,
+                                               .parameters = parameters,
+                                               .exp_avg_in = m,
+                                               .exp_avg_out = m,
+                                               .exp_avg_sq_in = v,
+                                               .exp_avg_sq_out = v});
+  EXPECT_TRUE(status.ok());
+  EXPECT_EQ(Values(gradient), Thirds(100.5f, 1, 10.5f));
+  EXPECT_EQ(Values(parameters), Thirds(0.5f, 0.5f, 0.5f));
+  EXPECT_EQ(Values(m), Thirds(104, 2, 14));
+  EXPECT_EQ(Values(v), Thirds(109, 3, 19));
+}
+
+TEST_F(CpuBackendTest, HeldMomentsAreReadAndFreshOnesWritten) {
+  const kernels::AdamScalars scalars[1] = {{.scale = 1}};
+  const BlockUpdate::Range ranges[] = {{0, 64, 0}};
+  const BlockRef gradient = Filled(1), parameters = Filled(0.5f), m_in = Filled(2), m_out = Filled(-1),
+                 v_in = Filled(3), v_out = Filled(-1);
+  const absl::Status status = backend_.Update({.index = 0,
+                                               .ranges = ranges,
+                                               .scalars = scalars,
+                                               .gradient = gradient,
+                                               .parameters = parameters,
+                                               .exp_avg_in = m_in,
+                                               .exp_avg_out = m_out,
+                                               .exp_avg_sq_in = v_in,
+                                               .exp_avg_sq_out = v_out});
+  EXPECT_TRUE(status.ok());
+  EXPECT_EQ(Values(gradient), Thirds(1.5f, 1.5f, 1.5f));
+  EXPECT_EQ(Values(m_in), Thirds(2, 2, 2));
+  EXPECT_EQ(Values(m_out), Thirds(5, 5, 5));
+  EXPECT_EQ(Values(v_in), Thirds(3, 3, 3));
+  EXPECT_EQ(Values(v_out), Thirds(10, 10, 10));
+}
+
+TEST_F(CpuBackendTest, OffersItsKernelsMeasureAndName) {
+  EXPECT_EQ(backend_.measure()(nullptr, 0).sum_of_squares, 42);
+  EXPECT_EQ(backend_.Description(), "test");
+}
+
+}  // namespace
+}  // namespace adamant::core

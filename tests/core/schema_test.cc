@@ -1,0 +1,228 @@
+// The layout of a set, and every limit of a specification's tensors.
+#include "server/core/schema.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "proto/error/error.h"
+#include "server/core/fingerprint.h"
+
+namespace adamant::core {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+v1::TensorSpec* AddTensor(v1::ParameterSetSpec* spec, const std::string& name, const std::vector<int64_t>& shape) {
+  v1::TensorSpec* tensor = spec->add_tensors();
+  tensor->set_name(name);
+  tensor->mutable_shape()->Add(shape.begin(), shape.end());
+  return tensor;
+}
+
+v1::ParameterGroup Group(const std::string& name) {
+  v1::ParameterGroup group;
+  group.set_name(name);
+  return group;
+}
+
+absl::StatusOr<std::shared_ptr<const Schema>> Create(const v1::ParameterSetSpec& spec) {
+  return Schema::Create(spec, {Group("default")});
+}
+
+void ExpectInvalid(const v1::ParameterSetSpec& spec, const std::string& field, const std::string& message) {
+  const absl::Status status = Create(spec).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(GetErrorDetail(status).reason(), v1::ERROR_REASON_INVALID_FIELD);
+  EXPECT_EQ(GetErrorDetail(status).field(), field);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(message));
+}
+
+TEST(SchemaTest, TensorsLieInOrderEachAtAMultipleOfSixteen) {
+  v1::ParameterSetSpec spec;
+  AddTensor(&spec, "w1", {16, 2});
+  AddTensor(&spec, "b1", {17});
+  AddTensor(&spec, "scale", {});
+  AddTensor(&spec, "w2", {2, 3, 1});
+  const auto schema = Create(spec);
+  ASSERT_TRUE(schema.ok()) << schema.status();
+  std::vector<std::pair<int64_t, int64_t>> ranges;
+  for (const Schema::Tensor& tensor : (*schema)->tensors()) ranges.emplace_back(tensor.begin, tensor.end);
+  using Range = std::pair<int64_t, int64_t>;
+  EXPECT_THAT(ranges, ElementsAre(Range(0, 32), Range(32, 49), Range(64, 65), Range(80, 86)));
+  EXPECT_THAT((*schema)->sizes(), ElementsAre(32, 17, 1, 6));
+  EXPECT_THAT((*schema)->tensors()[3].shape, ElementsAre(2, 3, 1));
+  EXPECT_EQ((*schema)->tensors()[3].name, "w2");
+  EXPECT_EQ((*schema)->flat_size(), 96);
+  EXPECT_EQ((*schema)->parameter_count(), 56);
+}
+
+TEST(SchemaTest, TensorAtFindsTheTensorOfEveryIndexPaddingIncluded) {
+  v1::ParameterSetSpec spec;
+  for (int i = 0; i < 7; ++i) AddTensor(&spec, absl::StrCat("t", i), {5 * i + 1});
+  const auto schema = *Create(spec);
+  const auto tensors = schema->tensors();
+  for (int i = 0; i < 7; ++i) {
+    const int64_t next = i + 1 < 7 ? tensors[i + 1].begin : schema->flat_size();
+    for (int64_t flat = tensors[i].begin; flat < next; ++flat) ASSERT_EQ(schema->TensorAt(flat), i) << flat;
+  }
+}
+
+TEST(SchemaTest, TensorsAreOfTheGroupThatTheyNameOrOfTheFirst) {
+  v1::ParameterSetSpec spec;
+  AddTensor(&spec, "a", {1});
+  AddTensor(&spec, "b", {1})->set_group("biases");
+  AddTensor(&spec, "c", {1})->set_group("weights");
+  const std::vector<v1::ParameterGroup> groups = {Group("weights"), Group("biases")};
+  const auto schema = Schema::Create(spec, groups);
+  ASSERT_TRUE(schema.ok()) << schema.status();
+  EXPECT_EQ((*schema)->tensors()[0].group, 0);
+  EXPECT_EQ((*schema)->tensors()[1].group, 1);
+  EXPECT_EQ((*schema)->tensors()[2].group, 0);
+}
+
+TEST(SchemaTest, AnUnknownGroupIsRefused) {
+  v1::ParameterSetSpec spec;
+  AddTensor(&spec, "a", {1});
+  AddTensor(&spec, "b", {1})->set_group("biases");
+  ExpectInvalid(spec, "spec.tensors[1].group", "`b`");
+}
+
+TEST(SchemaTest, NumberOfTensors) {
+  v1::ParameterSetSpec spec;
+  ExpectInvalid(spec, "spec.tensors", "got 0");
+  for (int i = 0; i < kMaxTensors; ++i) AddTensor(&spec, absl::StrCat("t", i), {1});
+  EXPECT_TRUE(Create(spec).ok());
+  AddTensor(&spec, "one more", {1});
+  ExpectInvalid(spec, "spec.tensors", "1 to 16384 tensors, got 16385");
+}
+
+TEST(SchemaTest, NamesOfTensors) {
+  const std::string longest(kMaxTensorNameBytes, 'x');
+  for (const std::string& name : {longest, std::string("layers.0/\xCE\xB2 \"quoted\"")}) {
+    v1::ParameterSetSpec spec;
+    AddTensor(&spec, name, {1});
+    EXPECT_TRUE(Create(spec).ok()) << name;
+  }
+  const std::pair<std::string, std::string> invalid[] = {{"", "needs a name"},
+                                                         {longest + "x", "at most 512 bytes, got 513"},
+                                                         {"tab\t", "without control characters"},
+                                                         {"c1 \xC2\x85", "without control characters"},
+                                                         {"\xFF", "UTF-8"}};
+  for (const auto& [name, message] : invalid) {
+    v1::ParameterSetSpec spec;
+    AddTensor(&spec, "fine", {1});
+    AddTensor(&spec, name, {1});
+    ExpectInvalid(spec, "spec.tensors[1].name", message);
+  }
+}
+
+TEST(SchemaTest, NamesAreUnique) {
+  v1::ParameterSetSpec spec;
+  AddTensor(&spec, "a", {1});
+  AddTensor(&spec, "w", {1});
+  AddTensor(&spec, "w", {1});
+  ExpectInvalid(spec, "spec.tensors[2].name", "tensor 1 has the name `w`");
+}
+
+TEST(SchemaTest, Shapes) {
+  v1::ParameterSetSpec deepest;
+  AddTensor(&deepest, "w", std::vector<int64_t>(kMaxRank, 2));
+  EXPECT_TRUE(Create(deepest).ok());
+  v1::ParameterSetSpec deeper;
+  AddTensor(&deeper, "w", std::vector<int64_t>(kMaxRank + 1, 1));
+  ExpectInvalid(deeper, "spec.tensors[0].shape", "at most 8 extents, got 9");
+
+  v1::ParameterSetSpec empty;
+  AddTensor(&empty, "w", {3, 0});
+  ExpectInvalid(empty, "spec.tensors[0].shape[1]", "at least 1, got 0");
+  v1::ParameterSetSpec negative;
+  AddTensor(&negative, "w", {-1, -1});
+  ExpectInvalid(negative, "spec.tensors[0].shape[0]", "at least 1, got -1");
+}
+
+TEST(SchemaTest, SizesThatOverflowAreRefused) {
+  constexpr int64_t kLimit = int64_t{1} << 53;
+  v1::ParameterSetSpec largest;
+  AddTensor(&largest, "w", {kLimit});
+  ASSERT_TRUE(Create(largest).ok());
+  EXPECT_EQ((*Create(largest))->flat_size(), kLimit);
+
+  const std::vector<int64_t> invalid[] = {
+      {kLimit + 1}, {INT64_MAX}, {int64_t{1} << 32, int64_t{1} << 32}, {INT64_MAX, INT64_MAX, 2}, {3, kLimit / 2}};
+  for (const std::vector<int64_t>& shape : invalid) {
+    v1::ParameterSetSpec spec;
+    AddTensor(&spec, "w", shape);
+    ExpectInvalid(spec, "spec.tensors[0].shape", "more than 9007199254740992 elements");
+  }
+
+  AddTensor(&largest, "b", {1});
+  ExpectInvalid(largest, "spec.tensors[1].shape", "together");
+}
+
+TEST(SchemaTest, NamesAndShapesTogetherAreLimited) {
+  v1::ParameterSetSpec spec;
+  // 512 bytes of name alone: 4,096 of these are 2 MiB exactly.
+  for (int i = 0; i < 4096; ++i) {
+    std::string name = absl::StrCat(i);
+    name.resize(kMaxTensorNameBytes, '-');
+    AddTensor(&spec, name, {});
+  }
+  EXPECT_TRUE(Create(spec).ok());
+  spec.mutable_tensors(7)->add_shape(1);
+  ExpectInvalid(spec, "spec.tensors", "2097152 bytes");
+}
+
+// The values are part of the protocol: clients carry them from one server to another.
+TEST(SchemaTest, FingerprintsNeverChange) {
+  v1::ParameterSetSpec spec;
+  AddTensor(&spec, "w", {2, 3});
+  AddTensor(&spec, "b", {});
+  EXPECT_EQ((*Create(spec))->fingerprint(), 0x20026D2714521539u);
+}
+
+TEST(SchemaTest, FingerprintsTellNamesShapesAndOrderApart) {
+  v1::ParameterSetSpec specs[7];
+  AddTensor(&specs[0], "a", {2, 3});
+  AddTensor(&specs[0], "b", {4});
+  AddTensor(&specs[1], "b", {4});
+  AddTensor(&specs[1], "a", {2, 3});
+  AddTensor(&specs[2], "a", {3, 2});
+  AddTensor(&specs[2], "b", {4});
+  AddTensor(&specs[3], "a", {6});
+  AddTensor(&specs[3], "b", {4});
+  AddTensor(&specs[4], "a", {2, 3});
+  AddTensor(&specs[4], "c", {4});
+  AddTensor(&specs[5], "a", {2, 3});
+  AddTensor(&specs[6], "a", {2, 3});
+  AddTensor(&specs[6], "b", {4, 1});
+  std::vector<uint64_t> fingerprints;
+  for (const v1::ParameterSetSpec& spec : specs) fingerprints.push_back((*Create(spec))->fingerprint());
+  std::sort(fingerprints.begin(), fingerprints.end());
+  EXPECT_EQ(std::unique(fingerprints.begin(), fingerprints.end()), fingerprints.end());
+}
+
+TEST(SchemaTest, FingerprintsDoNotDependOnGroups) {
+  v1::ParameterSetSpec spec;
+  AddTensor(&spec, "a", {2});
+  const uint64_t before = (*Create(spec))->fingerprint();
+  spec.mutable_tensors(0)->set_group("default");
+  EXPECT_EQ((*Create(spec))->fingerprint(), before);
+}
+
+// Expected values from a second implementation.
+TEST(FingerprintTest, IsTheFnv1aOfLengthsAndBytes) {
+  Fingerprint fingerprint;
+  EXPECT_EQ(fingerprint.value(), 0xCBF29CE484222325u);
+  fingerprint.AddString("foobar");
+  EXPECT_EQ(fingerprint.value(), 0xB277229A2D9D19F2u);
+}
+
+}  // namespace
+}  // namespace adamant::core

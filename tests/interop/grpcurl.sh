@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# grpcurl.sh HOST:PORT: uses the service from the command line as somebody would who has only its address.
+set -euo pipefail
+
+target=$1
+call() { grpcurl -plaintext -d "$2" "$target" "adamant.v1.OptimizerService/$1"; }
+# expect NAME TEXT PATTERN: TEXT, without its white space, has PATTERN in it.
+expect() {
+  if [[ ${2//[[:space:]]/} != *$3* ]]; then
+    printf 'FAILED: %s: no %s in\n%s\n' "$1" "$3" "$2" >&2
+    exit 1
+  fi
+  echo "$1: as expected"
+}
+
+expect "list" "$(grpcurl -plaintext "$target" list)" adamant.v1.OptimizerService
+expect "describe" "$(grpcurl -plaintext "$target" describe adamant.v1.OptimizerService)" 'rpcStepOnce('
+expect "describe a message" "$(grpcurl -plaintext "$target" describe adamant.v1.StepHeader)" 'int64expected_step=6;'
+expect "health" "$(grpcurl -plaintext "$target" grpc.health.v1.Health/Check)" '"status":"SERVING"'
+
+name=interop/grpcurl-$$
+expect "CreateParameterSet" "$(call CreateParameterSet '{
+  "spec": {
+    "name": "'$name'",
+    "tensors": [{"name": "x", "shape": [2]}],
+    "initialization": "INITIALIZATION_ZEROS"
+  }
+}')" '"created":true'
+# The first step of Adam is one learning rate against the gradient, whatever its size.
+expect "StepOnce" "$(call StepOnce '{
+  "header": {"set": "'$name'", "request_id": "first", "expected_step": 0},
+  "chunks": [{"values": [0.1, 0.2]}]
+}')" '"values":[-0.001,-0.001]'
+expect "GetStepResult" "$(call GetStepResult '{"set": "'$name'", "request_id": "first"}')" '"STEP_STATE_COMMITTED"'
+call DeleteParameterSet '{"name": "'$name'"}' >/dev/null

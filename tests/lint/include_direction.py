@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Checks that dependencies run one way: what each folder's sources may include.
+
+    include_direction.py ROOT
+
+Prints each include that is not allowed as `file:line: ...`, and exits with 1 if there is any.
+"""
+
+import pathlib
+import re
+import sys
+
+MESSAGES = r"adamant/v1/\w+\.pb\.h"
+PUBLIC_CLIENT = r"adamant/(mocks/)?\w+\.h"
+
+# Folder: what it may include beside the headers of C++ and of the system. A file obeys the longest folder that it is in.
+RULES = {
+    "allocator": [],
+    "kernels": [r"kernels/"],
+    "proto": [r"proto/", MESSAGES, r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
+    "proto/error": [r"proto/error/", MESSAGES, r"absl/", r"google/protobuf/"],
+    # Messages are plain data to it; it knows no service, no stub, and no call.
+    "server/core": [r"server/core/", r"kernels/", r"proto/error/", MESSAGES, r"absl/", r"google/protobuf/"],
+    "server": [r"server/", r"kernels/", r"proto/", r"adamant/v1/", r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
+    "client": [r"client/", PUBLIC_CLIENT, r"proto/", r"adamant/v1/", r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
+    # What users include knows nothing that is not installed.
+    "client/include": [PUBLIC_CLIENT, MESSAGES, r"absl/", r"grpcpp/"],
+    "client/mocks": [PUBLIC_CLIENT, MESSAGES, r"absl/", r"gmock/"],
+    "client/quickstart": [PUBLIC_CLIENT, r"absl/"],
+}
+SYSTEM = re.compile(r"<([^/]+|(sys|linux|netinet|arpa)/.*)>")
+INCLUDE = re.compile(r'\s*#\s*include\s*([<"]([^>"]+)[>"])')
+
+
+def violations(root):
+    for folder in sorted({rule.split("/")[0] for rule in RULES}):
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix not in (".h", ".cc"):
+                continue
+            name = path.relative_to(root).as_posix()
+            rule = max((rule for rule in RULES if name.startswith(rule + "/")), key=len)
+            for number, line in enumerate(path.read_text().splitlines(), start=1):
+                include = INCLUDE.match(line)
+                if not include or SYSTEM.fullmatch(include[1]):
+                    continue
+                if not any(re.match(allowed, include[2]) for allowed in RULES[rule]):
+                    yield f"{name}:{number}: {rule} may not include {include[2]}"
+
+
+found = list(violations(pathlib.Path(sys.argv[1])))
+print("\n".join(found) if found else "Every include is allowed.")
+sys.exit(1 if found else 0)

@@ -1,0 +1,2 @@
+// A client that knows the server.
+#include "server/core/schema.h"

@@ -1,0 +1,2 @@
+// A kernel that depends on something.
+#include "absl/status/status.h"

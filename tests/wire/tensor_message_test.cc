@@ -1,0 +1,751 @@
+// The codec against the generated protobuf classes, in both directions, and its rules.
+#include "proto/wire/tensor_message.h"
+
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <google/protobuf/stubs/logging.h>
+#include <google/protobuf/wire_format_lite.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/types/optional.h"
+#include "adamant/v1/service.pb.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "proto/error/error.h"
+#include "tests/wire/byte_buffers.h"
+#include "tests/wire/protobuf_comparison.h"
+
+namespace adamant::wire {
+namespace {
+
+using google::protobuf::internal::WireFormatLite;
+using google::protobuf::io::CodedOutputStream;
+using testing::ElementsAre;
+
+// Writes fields one by one, in ways that no generated class does.
+class Fields {
+ public:
+  Fields& Varint(int number, uint64_t value) {
+    return Tag(number, WireFormatLite::WIRETYPE_VARINT).Raw([&](auto* out) { out->WriteVarint64(value); });
+  }
+  Fields& Fixed32(int number, float value) {
+    Tag(number, WireFormatLite::WIRETYPE_FIXED32);
+    bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
+    return *this;
+  }
+  Fields& Bytes(int number, const std::string& value) {
+    Tag(number, WireFormatLite::WIRETYPE_LENGTH_DELIMITED).Raw([&](auto* out) { out->WriteVarint32(value.size()); });
+    bytes_ += value;
+    return *this;
+  }
+  Fields& Floats(int number, const std::vector<float>& values) {
+    return Bytes(number, std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)));
+  }
+  Fields& Tag(int number, int type) {
+    return Raw([&](auto* out) { out->WriteVarint32(number << 3 | type); });
+  }
+  Fields& Literal(const std::string& bytes) {
+    bytes_ += bytes;
+    return *this;
+  }
+
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  template <typename Write>
+  Fields& Raw(Write write) {
+    google::protobuf::io::StringOutputStream stream(&bytes_);
+    CodedOutputStream out(&stream);
+    write(&out);
+    return *this;
+  }
+
+  std::string bytes_;
+};
+
+// A message that has nothing but this chunk.
+std::string OneChunk(const Fields& chunk) { return Fields().Bytes(15, chunk.bytes()).bytes(); }
+
+std::vector<float> ReadAll(TensorMessage::Chunk chunk) {
+  std::vector<float> elements(chunk.count());
+  chunk.Read(elements.data(), chunk.count());
+  return elements;
+}
+
+std::string AsData(const std::vector<float>& elements) {
+  return std::string(reinterpret_cast<const char*>(elements.data()), elements.size() * sizeof(float));
+}
+
+std::vector<float> Ascending(int64_t count) {
+  std::vector<float> elements(count);
+  std::iota(elements.begin(), elements.end(), 1.0f);
+  return elements;
+}
+
+v1::StepRequest SmallMessage() {
+  v1::StepRequest message;
+  message.mutable_header()->set_set("run/a");
+  message.mutable_header()->set_incarnation(0x0123456789abcdef);
+  message.mutable_header()->set_request_id("r1");
+  message.mutable_header()->set_expected_step(300);
+  message.set_last(true);
+  v1::TensorChunk* data = message.add_chunks();
+  data->set_tensor(200);
+  data->set_offset(int64_t{1} << 40);
+  data->set_data(AsData({1.5f, -0.0f, std::numeric_limits<float>::infinity()}));
+  v1::TensorChunk* values = message.add_chunks();
+  values->set_slot(v1::SLOT_EXP_AVG);
+  values->add_values(2.5f);
+  values->add_values(std::numeric_limits<float>::denorm_min());
+  return message;
+}
+
+v1::StepRequest RandomMessage(std::mt19937* random) {
+  const auto below = [&](int64_t n) { return std::uniform_int_distribution<int64_t>(0, n - 1)(*random); };
+  v1::StepRequest message;
+  if (below(2)) message.mutable_header()->set_set(std::string(below(200), 's'));
+  if (below(2)) message.mutable_header()->set_expected_step(below(1000));
+  message.set_last(below(2));
+  for (int64_t chunks = below(5); chunks > 0; --chunks) {
+    v1::TensorChunk* chunk = message.add_chunks();
+    chunk->set_tensor(below(3) == 0 ? -1 : below(1000));
+    chunk->set_offset(below(3) == 0 ? 0 : below(int64_t{1} << 50));
+    chunk->set_slot(static_cast<v1::Slot>(below(4)));
+    // Any bits at all, not-a-numbers with payloads among them.
+    std::string bits;
+    for (int64_t count = 1 + below(below(2) ? 4 : 400); count > 0; --count) {
+      const uint32_t element = (*random)();
+      bits.append(reinterpret_cast<const char*>(&element), sizeof element);
+    }
+    if (below(2)) {
+      chunk->set_data(bits);
+    } else {
+      chunk->mutable_values()->Resize(bits.size() / sizeof(float), 0);
+      std::memcpy(chunk->mutable_values()->mutable_data(), bits.data(), bits.size());
+    }
+  }
+  return message;
+}
+
+TEST(DecodeTest, ReadsWhatAGeneratedClassWrote) {
+  absl::StatusOr<TensorMessage> message = TensorMessage::Decode(InOneSlice(SmallMessage().SerializeAsString()));
+
+  ASSERT_TRUE(message.ok()) << message.status();
+  v1::StepHeader header;
+  ASSERT_TRUE(message->has_header());
+  ASSERT_TRUE(message->ParseHeader(&header).ok());
+  EXPECT_EQ(header.SerializeAsString(), SmallMessage().header().SerializeAsString());
+  EXPECT_TRUE(message->last());
+  ASSERT_EQ(message->chunks().size(), 2u);
+  EXPECT_EQ(message->chunks()[0].tensor(), 200);
+  EXPECT_EQ(message->chunks()[0].offset(), int64_t{1} << 40);
+  EXPECT_EQ(message->chunks()[0].slot(), v1::SLOT_UNSPECIFIED);
+  EXPECT_EQ(message->chunks()[0].form(), ChunkForm::kData);
+  EXPECT_EQ(message->chunks()[0].count(), 3);
+  EXPECT_THAT(ReadAll(message->chunks()[0]), ElementsAre(1.5f, -0.0f, std::numeric_limits<float>::infinity()));
+  EXPECT_EQ(message->chunks()[1].tensor(), 0);
+  EXPECT_EQ(message->chunks()[1].offset(), 0);
+  EXPECT_EQ(message->chunks()[1].slot(), v1::SLOT_EXP_AVG);
+  EXPECT_EQ(message->chunks()[1].form(), ChunkForm::kValues);
+  EXPECT_THAT(ReadAll(message->chunks()[1]), ElementsAre(2.5f, std::numeric_limits<float>::denorm_min()));
+}
+
+TEST(DecodeTest, AnEmptyMessageHasNothing) {
+  absl::StatusOr<TensorMessage> message = TensorMessage::Decode(InOneSlice(""));
+
+  ASSERT_TRUE(message.ok()) << message.status();
+  EXPECT_FALSE(message->has_header());
+  EXPECT_FALSE(message->last());
+  EXPECT_TRUE(message->chunks().empty());
+}
+
+TEST(DecodeTest, AMessageMayBeCutAnywhere) {
+  const std::string bytes = SmallMessage().SerializeAsString();
+
+  for (size_t first = 0; first <= bytes.size(); ++first) {
+    for (size_t second = first; second <= bytes.size(); ++second) {
+      // Where two cuts meet, or stand at an end, a slice is empty.
+      const std::vector<grpc::Slice> slices = {grpc::Slice(bytes.substr(0, first)),
+                                               grpc::Slice(bytes.substr(first, second - first)),
+                                               grpc::Slice(bytes.substr(second))};
+      ASSERT_EQ(DifferenceFromProtobuf(grpc::ByteBuffer(slices.data(), slices.size())), "")
+          << "cut at " << first << " and " << second;
+    }
+  }
+  EXPECT_EQ(DifferenceFromProtobuf(InSlices(bytes, [] { return 1; })), "");
+}
+
+TEST(DecodeTest, AMessageThatEndsEarlyIsRefusedWhereProtobufRefusesIt) {
+  const std::string bytes = SmallMessage().SerializeAsString();
+
+  for (size_t size = 0; size <= bytes.size(); ++size) {
+    EXPECT_EQ(DifferenceFromProtobuf(InOneSlice(bytes.substr(0, size))), "") << "ends at " << size;
+  }
+}
+
+TEST(DecodeTest, AgreesWithProtobufOnRandomMessagesInRandomSlices) {
+  std::mt19937 random(TestSeed());
+  for (int i = 0; i < 2000; ++i) {
+    const std::string bytes = RandomMessage(&random).SerializeAsString();
+    std::uniform_int_distribution<size_t> size(1, i % 2 ? 8 : bytes.size() + 1);
+
+    ASSERT_EQ(DifferenceFromProtobuf(InSlices(bytes, [&] { return size(random); })), "") << "message " << i;
+  }
+}
+
+TEST(DecodeTest, AgreesWithProtobufOnDamagedMessages) {
+  google::protobuf::LogSilencer silencer;  // Protobuf writes to stderr about text that is not UTF-8.
+  std::mt19937 random(TestSeed());
+  int accepted = 0;
+  for (int i = 0; i < 20000; ++i) {
+    std::string bytes = SmallMessage().SerializeAsString();
+    for (int damage = 1 + random() % 3; damage > 0; --damage) {
+      const size_t at = random() % bytes.size();
+      switch (random() % 3) {
+        case 0:
+          bytes[at] = static_cast<char>(random());
+          break;
+        case 1:
+          bytes.erase(at, 1);
+          break;
+        default:
+          bytes.insert(at, 1, static_cast<char>(random()));
+      }
+    }
+    std::uniform_int_distribution<size_t> size(1, 20);
+    const grpc::ByteBuffer buffer = InSlices(bytes, [&] { return size(random); });
+
+    ASSERT_EQ(DifferenceFromProtobuf(buffer), "") << "message " << i;
+    accepted += TensorMessage::Decode(buffer).ok();
+  }
+  // The comparison says something only where both outcomes are met.
+  EXPECT_GT(accepted, 0);
+  EXPECT_LT(accepted, 20000);
+}
+
+// What a valid protocol buffer may look like although no generated class writes it so.
+struct Spelling {
+  const char* name;
+  std::string bytes;
+  std::vector<float> elements;
+};
+
+class SpellingTest : public testing::TestWithParam<Spelling> {};
+
+TEST_P(SpellingTest, MeansWhatProtobufSaysInAnySlices) {
+  for (int size = 1; size <= 64; ++size) {
+    const grpc::ByteBuffer buffer = InSlices(GetParam().bytes, [size] { return size; });
+    absl::StatusOr<TensorMessage> message = TensorMessage::Decode(buffer);
+
+    ASSERT_TRUE(message.ok()) << message.status();
+    ASSERT_EQ(message->chunks().size(), 1u);
+    EXPECT_EQ(ReadAll(message->chunks()[0]), GetParam().elements);
+    EXPECT_EQ(DifferenceFromProtobuf(buffer), "");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    OddButValid, SpellingTest,
+    testing::Values(
+        Spelling{"UnpackedValues", OneChunk(Fields().Fixed32(14, 1).Fixed32(14, 2).Fixed32(14, 3)), {1, 2, 3}},
+        Spelling{"OneUnpackedValue", OneChunk(Fields().Fixed32(14, 1)), {1}},
+        Spelling{
+            "ValuesInSeveralPieces", OneChunk(Fields().Floats(14, {1, 2}).Varint(1, 7).Floats(14, {3})), {1, 2, 3}},
+        Spelling{"ValuesPackedAndUnpacked",
+                 OneChunk(Fields().Fixed32(14, 1).Floats(14, {2, 3}).Fixed32(14, 4)),
+                 {1, 2, 3, 4}},
+        Spelling{"EmptyPiecesOfValues",
+                 OneChunk(Fields().Floats(14, {}).Floats(14, {1}).Floats(14, {}).Floats(14, {2})),
+                 {1, 2}},
+        Spelling{"TheLastDataCounts", OneChunk(Fields().Floats(15, {1, 2}).Floats(15, {3})), {3}},
+        Spelling{"OnlyTheLastDataIsCounted", OneChunk(Fields().Bytes(15, "odd").Floats(15, {3})), {3}},
+        Spelling{"DataTakenBackForValues", OneChunk(Fields().Floats(15, {1, 2}).Bytes(15, "").Floats(14, {3})), {3}},
+        Spelling{"EmptyValuesBesidesData", OneChunk(Fields().Floats(14, {}).Floats(15, {1})), {1}},
+        Spelling{"EmptyDataBesidesValues", OneChunk(Fields().Floats(14, {1}).Floats(15, {})), {1}},
+        Spelling{
+            "ElementsBeforeTheRest", OneChunk(Fields().Floats(15, {1}).Varint(3, 2).Varint(2, 1000).Varint(1, 5)), {1}},
+        Spelling{"TheLastNumberCounts", OneChunk(Fields().Varint(1, 5).Varint(1, 6).Floats(15, {1})), {1}},
+        Spelling{"NegativeNumbers", OneChunk(Fields().Varint(1, -5).Varint(2, -6).Floats(15, {1})), {1}},
+        Spelling{
+            "NumbersTooLargeForTheirType",
+            OneChunk(Fields().Varint(1, (uint64_t{1} << 40) + 3).Varint(3, (uint64_t{1} << 33) + 2).Floats(15, {1})),
+            {1}},
+        Spelling{"SlotThatIsNotKnown", OneChunk(Fields().Varint(3, 99).Floats(15, {1})), {1}},
+        Spelling{"NumberOfTenBytes",
+                 OneChunk(Fields().Literal("\x08\x85\x80\x80\x80\x80\x80\x80\x80\x80\x7e").Floats(15, {1})),
+                 {1}},
+        Spelling{"TagOfFiveBytes", OneChunk(Fields().Literal("\x88\x80\x80\x80\x70\x05").Floats(15, {1})), {1}},
+        Spelling{"LengthOfFiveBytes",
+                 OneChunk(Fields().Literal(std::string("\x7a\x84\x80\x80\x80\x00", 6) + AsData({1}))),
+                 {1}},
+        Spelling{"LastOfTwo", Fields().Varint(2, 256).Bytes(15, Fields().Floats(15, {1}).bytes()).bytes(), {1}},
+        Spelling{"LastTakenBack",
+                 Fields().Varint(2, 1).Varint(2, 0).Bytes(15, Fields().Floats(15, {1}).bytes()).bytes(),
+                 {1}},
+        Spelling{"HeaderInPiecesAroundTheChunk",
+                 Fields()
+                     .Bytes(1, Fields().Bytes(1, "first").Varint(6, 3).bytes())
+                     .Bytes(15, Fields().Floats(15, {1}).bytes())
+                     .Bytes(1, Fields().Bytes(1, "second").Bytes(4, "id").bytes())
+                     .bytes(),
+                 {1}},
+        Spelling{"EmptyHeader", Fields().Bytes(1, "").Bytes(15, Fields().Floats(15, {1}).bytes()).bytes(), {1}}),
+    [](const auto& info) { return info.param.name; });
+
+// What is refused, and what the error says.
+struct Refusal {
+  const char* name;
+  std::string bytes;
+  v1::ErrorReason reason;
+  std::string field;
+  absl::optional<int32_t> tensor;
+  absl::optional<int64_t> offset;
+};
+
+class RefusalTest : public testing::TestWithParam<Refusal> {};
+
+TEST_P(RefusalTest, NamesWhatIsWrongInAnySlices) {
+  google::protobuf::LogSilencer silencer;  // Protobuf writes to stderr about text that is not UTF-8.
+  for (int size = 1; size <= 64; ++size) {
+    const grpc::ByteBuffer buffer = InSlices(GetParam().bytes, [size] { return size; });
+    absl::StatusOr<TensorMessage> message = TensorMessage::Decode(buffer);
+    v1::StepHeader header;
+    const absl::Status status = message.ok() ? message->ParseHeader(&header) : message.status();
+
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    const v1::ErrorDetail detail = GetErrorDetail(status);
+    EXPECT_EQ(detail.reason(), GetParam().reason) << status;
+    EXPECT_EQ(detail.field(), GetParam().field);
+    EXPECT_EQ(detail.has_tensor() ? absl::make_optional(detail.tensor()) : absl::nullopt, GetParam().tensor);
+    EXPECT_EQ(detail.has_offset() ? absl::make_optional(detail.offset()) : absl::nullopt, GetParam().offset);
+    EXPECT_EQ(DifferenceFromProtobuf(buffer), "");
+  }
+}
+
+Refusal Malformed(const char* name, const std::string& bytes, const std::string& field = "") {
+  return {name, bytes, v1::ERROR_REASON_MALFORMED_MESSAGE, field, absl::nullopt, absl::nullopt};
+}
+
+Refusal MalformedChunk(const char* name, const Fields& chunk, int32_t tensor, int64_t offset) {
+  return {name, OneChunk(chunk), v1::ERROR_REASON_MALFORMED_CHUNK, "", tensor, offset};
+}
+
+Refusal Unknown(const char* name, const std::string& bytes, const std::string& field) {
+  return {name, bytes, v1::ERROR_REASON_UNKNOWN_FIELD, field, absl::nullopt, absl::nullopt};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Message, RefusalTest,
+    testing::Values(
+        Malformed("TagWithoutAnEnd", "\x80"),
+        Malformed("TagOfSixBytes", std::string("\x90\x80\x80\x80\x80\x00\x01", 7)),
+        Malformed("FieldZero", Fields().Varint(0, 1).bytes()), Malformed("ZeroByte", std::string(1, '\0')),
+        Malformed("EndOfAGroup", Fields().Tag(2, 4).bytes()), Malformed("WireType6", Fields().Tag(2, 6).bytes()),
+        Malformed("WireType7", Fields().Tag(99, 7).bytes()), Malformed("NumberWithoutAnEnd", "\x10\x80"),
+        Malformed("NumberOfElevenBytes", "\x10\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01"),
+        Malformed("HeaderBeyondTheEnd",
+                  "\x0a\x05"
+                  "abc"),
+        Malformed("ChunkBeyondTheEnd",
+                  "\x7a\x05"
+                  "abc"),
+        Malformed("LengthOf4GiB", "\x7a\xff\xff\xff\xff\x0f"), Malformed("LengthOf32GiB", "\x7a\xff\xff\xff\xff\x7f"),
+        Malformed("LengthOfSixBytes", OneChunk(Fields().Literal(std::string("\x7a\x84\x80\x80\x80\x80\x00"
+                                                                            "abcd",
+                                                                            11)))),
+        Malformed("LengthWithoutAnEnd", "\x7a\xff"),
+        Malformed("DataBeyondTheChunk", OneChunk(Fields().Literal("\x7a\x04"
+                                                                  "ab")) +
+                                            "cd"),
+        Malformed("ValuesBeyondTheChunk", OneChunk(Fields().Literal("\x72\x04"
+                                                                    "ab")) +
+                                              "cd"),
+        Malformed("OneValueBeyondTheChunk", OneChunk(Fields().Literal("\x75"
+                                                                      "ab")) +
+                                                "cd"),
+        Malformed("NumberBeyondTheChunk", OneChunk(Fields().Literal("\x08\x80")) + "\x01"),
+        Malformed("TagBeyondTheChunk", OneChunk(Fields().Literal("\x88")) + "\x01\x01"),
+        Malformed("FieldZeroInAChunk", OneChunk(Fields().Varint(0, 1))),
+        Malformed("HeaderThatIsNone", Fields().Bytes(1, "\xff").bytes(), "header"),
+        Malformed("HeaderThatIsOneOnlyWhenGlued", Fields().Bytes(1, "\x30").Bytes(1, "\x01").bytes(), "header"),
+        Malformed("NameThatIsNotUtf8", Fields().Bytes(1, Fields().Bytes(1, "\xff").bytes()).bytes(), "header")),
+    [](const auto& info) { return info.param.name; });
+
+INSTANTIATE_TEST_SUITE_P(
+    Chunk, RefusalTest,
+    testing::Values(MalformedChunk("WithoutElements", Fields().Varint(1, 3).Varint(2, 17), 3, 17),
+                    MalformedChunk("Empty", Fields(), 0, 0),
+                    MalformedChunk("WithEmptyData", Fields().Floats(15, {}), 0, 0),
+                    MalformedChunk("WithDataTakenBack", Fields().Floats(15, {1}).Floats(15, {}), 0, 0),
+                    MalformedChunk("WithBothForms", Fields().Varint(1, 3).Floats(14, {1}).Floats(15, {1}), 3, 0),
+                    MalformedChunk("WithHalfAnElementOfData", Fields().Bytes(15, "123456").Varint(2, 17), 0, 17),
+                    MalformedChunk("WithHalfAnElementOfValues", Fields().Bytes(14, "123456").Varint(2, 17), 0, 17),
+                    MalformedChunk("WithHalvesThatMakeAnElement", Fields().Bytes(14, "12").Bytes(14, "34"), 0, 0)),
+    [](const auto& info) { return info.param.name; });
+
+INSTANTIATE_TEST_SUITE_P(
+    UnknownField, RefusalTest,
+    testing::Values(
+        Unknown("InTheMessage", Fields().Varint(9, 1).bytes(), "9"),
+        Unknown("OfTheLargestNumber", Fields().Varint(536870911, 1).bytes(), "536870911"),
+        Unknown("ThatIsAGroup", Fields().Tag(9, 3).Tag(9, 4).bytes(), "9"),
+        Unknown("InTheSecondChunk",
+                OneChunk(Fields().Floats(15, {1})) + OneChunk(Fields().Floats(15, {1}).Varint(4, 2)), "chunks[1].4"),
+        Unknown("InTheHeader", Fields().Bytes(1, Fields().Varint(7, 1).bytes()).bytes(), "header.7"),
+        Unknown("HeaderAsANumber", Fields().Varint(1, 1).bytes(), "1"),
+        Unknown("LastAsBytes", Fields().Bytes(2, "1").bytes(), "2"),
+        Unknown("ChunkAsANumber", Fields().Varint(15, 1).bytes(), "15"),
+        Unknown("TensorAsFixed32", OneChunk(Fields().Fixed32(1, 1)), "chunks[0].1"),
+        Unknown("ValuesAsNumbers", OneChunk(Fields().Varint(14, 1)), "chunks[0].14"),
+        Unknown("DataAsFixed32", OneChunk(Fields().Fixed32(15, 1)), "chunks[0].15"),
+        Unknown("SetAsANumberInTheHeader", Fields().Bytes(1, Fields().Varint(1, 1).bytes()).bytes(), "header.1")),
+    [](const auto& info) { return info.param.name; });
+
+TEST(DecodeTest, RefusesABufferThatHoldsNoMessage) {
+  absl::StatusOr<TensorMessage> message = TensorMessage::Decode(grpc::ByteBuffer());
+
+  EXPECT_EQ(GetErrorDetail(message.status()).reason(), v1::ERROR_REASON_MALFORMED_MESSAGE);
+}
+
+TEST(DecodeTest, NeverAllocatesForALengthThatHasNotArrived) {
+  // A header, a chunk and data that claim the largest lengths that a message can.
+  for (const char* bytes :
+       {"\x0a\xef\xff\xff\xff\x07", "\x7a\xef\xff\xff\xff\x07", "\x7a\x06\x7a\xef\xff\xff\xff\x07"}) {
+    EXPECT_EQ(GetErrorDetail(TensorMessage::Decode(InOneSlice(bytes)).status()).reason(),
+              v1::ERROR_REASON_MALFORMED_MESSAGE);
+  }
+}
+
+TEST(DecodeTest, ChunksStayReadableWhenTheBufferIsGoneAndTheMessageIsMoved) {
+  const std::string bytes = OneChunk(Fields().Floats(15, {1, 2, 3})) +
+                            OneChunk(Fields().Fixed32(14, 4).Fixed32(14, 5)) + OneChunk(Fields().Floats(14, {6}));
+  grpc::ByteBuffer buffer = InSlices(bytes, [] { return 3; });
+  absl::StatusOr<TensorMessage> message = TensorMessage::Decode(buffer);
+  ASSERT_TRUE(message.ok()) << message.status();
+  TensorMessage::Chunk first = message->chunks()[0];
+  float element;
+  first.Read(&element, 1);
+  ASSERT_EQ(element, 1);
+
+  buffer.Clear();
+  TensorMessage moved = *std::move(message);
+  TensorMessage assigned = *TensorMessage::Decode(InOneSlice(""));
+  assigned = std::move(moved);
+
+  first.Read(&element, 1);
+  EXPECT_EQ(element, 2);
+  EXPECT_THAT(ReadAll(assigned.chunks()[0]), ElementsAre(1, 2, 3));
+  EXPECT_THAT(ReadAll(assigned.chunks()[1]), ElementsAre(4, 5));
+  EXPECT_THAT(ReadAll(assigned.chunks()[2]), ElementsAre(6));
+}
+
+TEST(DecodeTest, EveryBulkMessageHasTheSameOutline) {
+  const v1::TensorChunk chunk = SmallMessage().chunks(0);
+  v1::StepOnceRequest once;
+  once.mutable_header()->set_set("a");
+  *once.add_chunks() = chunk;
+  v1::StepResponse response;
+  response.mutable_result()->set_step(3);
+  *response.add_chunks() = chunk;
+  v1::StepOnceResponse once_response;
+  once_response.mutable_result()->set_step(3);
+  *once_response.add_chunks() = chunk;
+  v1::WriteTensorsRequest write;
+  write.mutable_header()->set_set("a");
+  write.set_last(true);
+  *write.add_chunks() = chunk;
+  v1::WriteTensorsOnceRequest write_once;
+  write_once.mutable_header()->set_set("a");
+  *write_once.add_chunks() = chunk;
+  v1::ReadTensorsResponse read;
+  read.mutable_header()->set_step(3);
+  *read.add_chunks() = chunk;
+
+  const auto expect_outline = [&](const auto& message, auto header) {
+    absl::StatusOr<TensorMessage> decoded = TensorMessage::Decode(InOneSlice(message.SerializeAsString()));
+    ASSERT_TRUE(decoded.ok()) << decoded.status();
+    ASSERT_TRUE(decoded->has_header());
+    auto parsed = header;
+    EXPECT_TRUE(decoded->ParseHeader(&parsed).ok());
+    EXPECT_EQ(parsed.SerializeAsString(), header.SerializeAsString());
+    ASSERT_EQ(decoded->chunks().size(), 1u);
+    EXPECT_EQ(AsData(ReadAll(decoded->chunks()[0])), chunk.data());
+  };
+  expect_outline(once, once.header());
+  expect_outline(response, response.result());
+  expect_outline(once_response, once_response.result());
+  expect_outline(write, write.header());
+  expect_outline(write_once, write_once.header());
+  expect_outline(read, read.header());
+}
+
+TEST(FindUnknownFieldTest, NamesThePathAndTheNumber) {
+  v1::CreateParameterSetRequest request;
+  request.mutable_spec()->add_tensors();
+  request.mutable_spec()->add_tensors();
+  request.mutable_spec()->add_groups()->mutable_adam()->set_beta1(0.5);
+  (*request.mutable_spec()->mutable_labels())["k"] = "v";
+  ASSERT_EQ(FindUnknownField(request), "");
+
+  const auto with_unknown_in = [&](google::protobuf::Message* message, int number) {
+    message->GetReflection()->MutableUnknownFields(message)->AddVarint(number, 1);
+    const std::string path = FindUnknownField(request);
+    message->DiscardUnknownFields();
+    return path;
+  };
+
+  EXPECT_EQ(with_unknown_in(&request, 3), "3");
+  EXPECT_EQ(with_unknown_in(request.mutable_spec(), 536870911), "spec.536870911");
+  EXPECT_EQ(with_unknown_in(request.mutable_spec()->mutable_tensors(1), 9), "spec.tensors[1].9");
+  EXPECT_EQ(with_unknown_in(request.mutable_spec()->mutable_groups(0)->mutable_adam(), 4), "spec.groups[0].adam.4");
+}
+
+TEST(TensorMessageBuilderTest, WritesWhatTheGeneratedClassWrites) {
+  const v1::StepRequest expected = SmallMessage();
+  const std::vector<float> data = {1.5f, -0.0f, std::numeric_limits<float>::infinity()};
+  const std::vector<float> values = {2.5f, std::numeric_limits<float>::denorm_min()};
+
+  TensorMessageBuilder builder(nullptr);
+  builder.SetHeader(expected.header());
+  builder.SetLast();
+  builder.BeginChunk(200, int64_t{1} << 40, v1::SLOT_UNSPECIFIED, ChunkForm::kData, 3);
+  builder.AddElements(data.data(), 1);
+  builder.AddElements(data.data() + 1, 2);
+  builder.BeginChunk(0, 0, v1::SLOT_EXP_AVG, ChunkForm::kValues, 2);
+  builder.AddElements(values.data(), 2);
+  const int64_t size = builder.size();
+  const grpc::ByteBuffer buffer = builder.Finish();
+
+  EXPECT_EQ(Flat(buffer), expected.SerializeAsString());
+  EXPECT_EQ(size, static_cast<int64_t>(buffer.Length()));
+}
+
+TEST(TensorMessageBuilderTest, FieldsAscendInWhateverOrderTheyAreSet) {
+  v1::StepRequest expected;
+  expected.mutable_header()->set_set("a");
+  expected.set_last(true);
+  expected.add_chunks()->set_data(AsData({1}));
+  const float element = 1;
+
+  TensorMessageBuilder builder(nullptr);
+  builder.BeginChunk(0, 0, v1::SLOT_UNSPECIFIED, ChunkForm::kData, 1);
+  builder.AddElements(&element, 1);
+  builder.SetLast();
+  builder.SetHeader(expected.header());
+
+  EXPECT_EQ(Flat(builder.Finish()), expected.SerializeAsString());
+}
+
+TEST(TensorMessageBuilderTest, AMessageMayBeEmpty) {
+  TensorMessageBuilder builder(nullptr);
+
+  EXPECT_EQ(builder.size(), 0);
+  const grpc::ByteBuffer buffer = builder.Finish();
+  EXPECT_TRUE(buffer.Valid());
+  EXPECT_EQ(buffer.Length(), 0u);
+}
+
+TEST(TensorMessageBuilderTest, AnEmptyHeaderIsPresent) {
+  TensorMessageBuilder builder(nullptr);
+  builder.SetHeader(v1::StepHeader());
+
+  EXPECT_TRUE(TensorMessage::Decode(builder.Finish())->has_header());
+}
+
+// In sizes about those where elements are referred to and where lengths take another byte.
+TEST(TensorMessageBuilderTest, TheGeneratedClassReadsChunksOfAnySize) {
+  for (const ChunkForm form : {ChunkForm::kData, ChunkForm::kValues}) {
+    for (const int64_t count : {1, 31, 32, 2047, 2048, 2049, 4095, 4096, 524287, 524288, 1000000}) {
+      const std::vector<float> elements = Ascending(count);
+      TensorMessageBuilder builder(nullptr);
+      builder.BeginChunk(1, 2, v1::SLOT_PARAMETER, form, count);
+      builder.AddElements(elements.data(), count);
+      const int64_t size = builder.size();
+      const std::string bytes = Flat(builder.Finish());
+
+      v1::StepRequest parsed;
+      ASSERT_TRUE(parsed.ParseFromString(bytes)) << count;
+      EXPECT_EQ(parsed.SerializeAsString(), bytes) << count;
+      EXPECT_EQ(size, static_cast<int64_t>(bytes.size()));
+      const auto& values = parsed.chunks(0).values();
+      EXPECT_EQ(form == ChunkForm::kData ? parsed.chunks(0).data() : AsData({values.begin(), values.end()}),
+                AsData(elements));
+    }
+  }
+}
+
+TEST(TensorMessageBuilderTest, RefersToLongRunsAndHoldsThemUntilTheLastSliceIsGone) {
+  auto elements = std::make_shared<std::vector<float>>(Ascending(100000));
+  const float* begin = elements->data();
+  const std::weak_ptr<const void> held = elements;
+  absl::optional<TensorMessageBuilder> builder(TensorMessageBuilder(std::move(elements)));
+  builder->BeginChunk(0, 0, v1::SLOT_UNSPECIFIED, ChunkForm::kData, 100000);
+  builder->AddElements(begin, 60000);
+  builder->AddElements(begin + 60000, 40000);
+  absl::optional<grpc::ByteBuffer> buffer = builder->Finish();
+  builder.reset();
+  ASSERT_FALSE(held.expired());
+
+  std::vector<grpc::Slice> slices;
+  ASSERT_TRUE(buffer->Dump(&slices).ok());
+  grpc::Slice last = slices.back();
+  EXPECT_EQ(reinterpret_cast<const float*>(last.begin()), begin + 60000);
+  slices.clear();
+  buffer.reset();
+  EXPECT_FALSE(held.expired());
+  last = grpc::Slice();
+  EXPECT_TRUE(held.expired());
+}
+
+TEST(TensorMessageBuilderTest, CopiesShortRunsAndLetsGoOfThemWhenFinished) {
+  auto elements = std::make_shared<std::vector<float>>(Ascending(100));
+  const float* begin = elements->data();
+  const std::weak_ptr<const void> held = elements;
+  TensorMessageBuilder builder(std::move(elements));
+  for (int tensor = 0; tensor < 10; ++tensor) {
+    builder.BeginChunk(tensor, 0, v1::SLOT_UNSPECIFIED, ChunkForm::kData, 10);
+    builder.AddElements(begin + 10 * tensor, 10);
+  }
+  ASSERT_FALSE(held.expired());
+
+  const grpc::ByteBuffer buffer = builder.Finish();
+
+  EXPECT_TRUE(held.expired());
+  std::vector<grpc::Slice> slices;
+  ASSERT_TRUE(buffer.Dump(&slices).ok());
+  EXPECT_EQ(slices.size(), 1u);
+  absl::StatusOr<TensorMessage> message = TensorMessage::Decode(buffer);
+  ASSERT_TRUE(message.ok()) << message.status();
+  ASSERT_EQ(message->chunks().size(), 10u);
+  EXPECT_EQ(ReadAll(message->chunks()[9]).back(), 100);
+}
+
+TEST(TensorMessageBuilderTest, AnUnfinishedMessageLetsGo) {
+  auto elements = std::make_shared<std::vector<float>>(Ascending(5000));
+  const std::weak_ptr<const void> held = elements;
+  {
+    TensorMessageBuilder builder(elements);
+    builder.BeginChunk(0, 0, v1::SLOT_UNSPECIFIED, ChunkForm::kData, 5000);
+    builder.AddElements(elements->data(), 5000);
+    elements.reset();
+  }
+
+  EXPECT_TRUE(held.expired());
+}
+
+// Sends tensors through a cutter, decodes the messages, and expects every element once, in order, in messages that keep
+// to the limit and use it. `element(tensor, index)` is what a tensor holds.
+void ExpectCutsAllOf(const std::vector<int64_t>& sizes, v1::Slot slot, ChunkForm form, int64_t limit,
+                     const google::protobuf::MessageLite& header, std::mt19937* random) {
+  const auto element = [](int32_t tensor, int64_t index) { return static_cast<float>(tensor * 1000003 + index); };
+  std::vector<std::vector<float>> tensors;
+  for (size_t tensor = 0; tensor < sizes.size(); ++tensor) {
+    tensors.emplace_back(sizes[tensor]);
+    for (int64_t i = 0; i < sizes[tensor]; ++i) tensors[tensor][i] = element(tensor, i);
+  }
+  // In runs of random lengths, as blocks of a flat space would be.
+  const auto source = [&](int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* builder) {
+    while (begin < end) {
+      const int64_t run = std::min<int64_t>(end - begin, 1 + (*random)() % 3000);
+      builder->AddElements(tensors[tensor].data() + begin, run);
+      begin += run;
+    }
+  };
+
+  TensorCutter cutter(sizes, slot, form);
+  size_t tensor = 0;
+  int64_t offset = 0;
+  while (!cutter.done()) {
+    TensorMessageBuilder builder(nullptr);
+    builder.SetHeader(header);
+    cutter.Fill(limit, source, &builder);
+    ASSERT_LE(builder.size(), limit);
+    // What is left is less than a chunk of one element can take: 31 bytes at most.
+    if (!cutter.done()) {
+      ASSERT_GT(builder.size(), limit - 31);
+    }
+
+    absl::StatusOr<TensorMessage> message = TensorMessage::Decode(builder.Finish());
+    ASSERT_TRUE(message.ok()) << message.status();
+    ASSERT_FALSE(message->chunks().empty());
+    for (TensorMessage::Chunk chunk : message->chunks()) {
+      ASSERT_EQ(chunk.tensor(), static_cast<int32_t>(tensor));
+      ASSERT_EQ(chunk.offset(), offset);
+      ASSERT_EQ(chunk.slot(), slot);
+      ASSERT_EQ(chunk.form(), form);
+      const std::vector<float> elements = ReadAll(chunk);
+      for (int64_t i = 0; i < chunk.count(); ++i) ASSERT_EQ(elements[i], element(tensor, offset + i));
+      offset += chunk.count();
+      if (offset == sizes[tensor]) {
+        ++tensor;
+        offset = 0;
+      }
+    }
+  }
+  EXPECT_EQ(tensor, sizes.size());
+}
+
+TEST(TensorCutterTest, GivesEveryElementOnceInOrderWithinTheLimit) {
+  std::mt19937 random(TestSeed());
+  v1::StepHeader header;
+  header.set_set("run/a");
+  for (int i = 0; i < 300; ++i) {
+    std::vector<int64_t> sizes(random() % 8);
+    for (int64_t& size : sizes) size = 1 + random() % (random() % 2 ? 5 : 5000);
+    SCOPED_TRACE(testing::Message() << "case " << i);
+
+    ExpectCutsAllOf(sizes, i % 2 ? v1::SLOT_UNSPECIFIED : v1::SLOT_EXP_AVG_SQ,
+                    i % 3 ? ChunkForm::kData : ChunkForm::kValues, 64 + random() % 8000, header, &random);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(TensorCutterTest, KeepsToEveryLimit) {
+  std::mt19937 random(TestSeed());
+  for (int64_t limit = 32; limit < 700; ++limit) {
+    ExpectCutsAllOf({3, 1, 200, 40}, v1::SLOT_PARAMETER, ChunkForm::kData, limit, v1::StepHeader(), &random);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(TensorCutterTest, CutsWithinATensorThatIsLargerThanAMessage) {
+  std::mt19937 random(TestSeed());
+
+  ExpectCutsAllOf({5, 3000000, 7}, v1::SLOT_PARAMETER, ChunkForm::kData, kMessageBytes, v1::StepHeader(), &random);
+}
+
+TEST(TensorCutterTest, MakesHeadwayWhereNothingFits) {
+  const std::vector<int64_t> sizes = {3};
+  const std::vector<float> elements = Ascending(3);
+  const auto source = [&](int32_t, int64_t begin, int64_t end, TensorMessageBuilder* builder) {
+    builder->AddElements(elements.data() + begin, end - begin);
+  };
+  TensorCutter cutter(sizes, v1::SLOT_UNSPECIFIED, ChunkForm::kData);
+
+  for (int64_t offset = 0; offset < 3; ++offset) {
+    ASSERT_FALSE(cutter.done());
+    TensorMessageBuilder builder(nullptr);
+    cutter.Fill(0, source, &builder);
+    absl::StatusOr<TensorMessage> message = TensorMessage::Decode(builder.Finish());
+    ASSERT_EQ(message->chunks().size(), 1u);
+    EXPECT_EQ(message->chunks()[0].offset(), offset);
+    EXPECT_EQ(message->chunks()[0].count(), 1);
+  }
+  EXPECT_TRUE(cutter.done());
+}
+
+TEST(TensorCutterTest, NoTensorsAreDoneAtOnce) {
+  EXPECT_TRUE(TensorCutter({}, v1::SLOT_UNSPECIFIED, ChunkForm::kData).done());
+}
+
+}  // namespace
+}  // namespace adamant::wire
