@@ -9,7 +9,7 @@
 namespace {
 
 const bool kRaised = [] {
-  // The largest that glibc takes: half of a thread's heap.
+  // Half of a thread's heap: older versions refuse more.
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   // More than two heaps, so that an emptied heap of a thread is kept as well. Address space, not memory.

@@ -8,5 +8,5 @@ include(${CMAKE_CURRENT_LIST_DIR}/adamantTargets.cmake)
 
 find_package(GTest QUIET)
 if(GTest_FOUND)
-  include(${CMAKE_CURRENT_LIST_DIR}/adamantMocksTargets.cmake)
+  include(${CMAKE_CURRENT_LIST_DIR}/adamantMocksTargets.cmake OPTIONAL)
 endif()

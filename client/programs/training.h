@@ -39,13 +39,13 @@ struct TrainingSummary {
 
 // How far a training has come.
 struct TrainingProgress {
-  int64_t steps_done;
-  int64_t steps_in_all;
+  int64_t steps_done = 0;
+  int64_t steps_in_all = 0;
   // The epoch of the last step, from 1, and whether that was its last.
-  int epoch;
-  bool epoch_done;
+  int epoch = 0;
+  bool epoch_done = false;
   // Mean over the epoch's samples so far, each before the update that it took part in.
-  double loss;
+  double loss = 0;
 };
 
 // Called after each step. Returns whether to go on.

@@ -6,7 +6,7 @@
 #include "absl/random/random.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
-#include "proto/error/error.h"
+#include "adamant/error.h"
 
 namespace adamant {
 namespace {

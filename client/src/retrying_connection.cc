@@ -2,7 +2,8 @@
 #include "client/src/retrying_connection.h"
 
 #include <google/protobuf/message.h>
-#include <grpcpp/impl/codegen/proto_utils.h>
+#include <grpcpp/support/proto_buffer_reader.h>
+#include <grpcpp/support/slice.h>
 
 #include <atomic>
 #include <chrono>
@@ -12,10 +13,10 @@
 
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
+#include "adamant/error.h"
 #include "client/src/channel.h"
 #include "client/src/grpc_stub.h"
 #include "client/src/tensor_transfer.h"
-#include "proto/wire/status.h"
 #include "proto/wire/tensor_message.h"
 
 namespace adamant {
@@ -109,6 +110,13 @@ absl::Status Misunderstood(const absl::Status& status) {
   return absl::InternalError(absl::StrCat("the server's reply could not be understood: ", status.message()));
 }
 
+absl::Status ParseHeader(const wire::TensorMessage& message, google::protobuf::Message* header) {
+  absl::Status status = message.ParseHeader(header);
+  // What a newer server has to say besides is no fault.
+  const bool understood = status.ok() || GetErrorDetail(status).reason() == v1::ERROR_REASON_UNKNOWN_FIELD;
+  return understood ? absl::OkStatus() : Misunderstood(status);
+}
+
 absl::Status ReceiveStep(MutableTensors parameters, ByteStream* stream, v1::StepResult* result) {
   const ReadCall::Target target = {v1::SLOT_PARAMETER, parameters};
   TensorReceiver receiver({&target, 1});
@@ -121,8 +129,8 @@ absl::Status ReceiveStep(MutableTensors parameters, ByteStream* stream, v1::Step
     absl::Status status = receiver.Take(&*message);
     if (!status.ok()) return status;
     if (!message->has_header()) continue;
-    status = message->ParseHeader(result);
-    return status.ok() ? receiver.Finish() : Misunderstood(status);
+    status = ParseHeader(*message, result);
+    return status.ok() ? receiver.Finish() : status;
   }
 }
 
@@ -132,9 +140,8 @@ absl::Status ReceiveWritten(ByteStream* stream, v1::WriteTensorsResponse* respon
   absl::StatusOr<absl::optional<grpc::ByteBuffer>> buffer = stream->Read();
   if (!buffer.ok()) return buffer.status();
   if (!buffer->has_value()) return absl::InternalError("the server did not answer");
-  status = wire::FromGrpcStatus(
-      grpc::GenericDeserialize<grpc::ProtoBufferReader, v1::WriteTensorsResponse>(&**buffer, response));
-  if (!status.ok()) return Misunderstood(status);
+  grpc::ProtoBufferReader reader(&**buffer);
+  if (!response->ParseFromZeroCopyStream(&reader)) return absl::InternalError("the server's reply is no message");
   return stream->Read().status();
 }
 
@@ -296,8 +303,8 @@ absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call,
     absl::StatusOr<wire::TensorMessage> message = wire::TensorMessage::Decode(**buffer);
     if (!message.ok()) return Misunderstood(message.status());
     if (message->has_header()) {
-      status = message->ParseHeader(&header.emplace());
-      if (!status.ok()) return Misunderstood(status);
+      status = ParseHeader(*message, &header.emplace());
+      if (!status.ok()) return status;
     }
     status = receiver.Take(&*message);
     if (!status.ok()) return status;

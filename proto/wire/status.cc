@@ -3,10 +3,12 @@
 
 #include <cstddef>
 #include <string>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
 #include "adamant/v1/error.pb.h"
 #include "proto/error/error.h"
 

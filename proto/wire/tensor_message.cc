@@ -123,15 +123,14 @@ void SliceCursor::Skip(size_t n) {
   }
 }
 
-// Reads the fields of one message, or of one within it. Each function returns false where the bytes end too early or
-// are none of what it reads.
+// Reads the fields of one message, or of one within it. A Read returns false where the bytes end too early or are none
+// of what it reads.
 class TensorMessage::FieldReader {
  public:
   FieldReader(SliceCursor at, int64_t bytes) : at_(at), left_(bytes) {}
 
   bool done() const { return left_ == 0; }
   int64_t left() const { return left_; }
-  const SliceCursor& position() const { return at_; }
 
   // A tag is a varint of at most 5 bytes. No field has number 0; groups end where none began; types 6 and 7 are none.
   bool ReadTag(uint32_t* tag) {
@@ -152,25 +151,24 @@ class TensorMessage::FieldReader {
     return *length <= left_;
   }
 
-  bool Skip(int64_t n) {
-    if (n > left_) return false;
+  // Moves past `n` bytes and returns where they are. Requires: n <= left().
+  SliceCursor Take(int64_t n) {
+    const SliceCursor bytes = at_;
     at_.Skip(n);
     left_ -= n;
-    return true;
+    return bytes;
   }
 
  private:
   // The bits beyond the type's are dropped, as protobuf does.
   bool ReadVarint(int max_bytes, uint64_t* value) {
     *value = 0;
-    for (int i = 0; i < max_bytes && left_ > 0; ++i, --left_) {
+    for (int i = 0; i < max_bytes && left_ > 0; ++i) {
       uint8_t byte;
       at_.Read(&byte, 1);
+      --left_;
       *value |= static_cast<uint64_t>(byte & 0x7f) << (7 * i);
-      if (byte < 0x80) {
-        --left_;
-        return true;
-      }
+      if (byte < 0x80) return true;
     }
     return false;
   }
@@ -189,22 +187,19 @@ absl::StatusOr<TensorMessage> TensorMessage::Decode(const grpc::ByteBuffer& buff
     uint64_t value;
     if (!reader.ReadTag(&tag)) return MalformedMessage();
     switch (tag) {
-      case kHeaderTag: {
+      case kHeaderTag:
         if (!reader.ReadLength(&length)) return MalformedMessage();
         message.headers_.emplace_back(length, '\0');
-        SliceCursor(reader.position()).Read(message.headers_.back().data(), length);
-        reader.Skip(length);
+        reader.Take(length).Read(message.headers_.back().data(), length);
         break;
-      }
       case kLastTag:
         if (!reader.ReadVarint(&value)) return MalformedMessage();
         message.last_ = value != 0;
         break;
       case kChunksTag: {
         if (!reader.ReadLength(&length)) return MalformedMessage();
-        absl::Status status = message.DecodeChunk(FieldReader(reader.position(), length));
+        const absl::Status status = message.DecodeChunk(FieldReader(reader.Take(length), length));
         if (!status.ok()) return status;
-        reader.Skip(length);
         break;
       }
       default:
@@ -215,6 +210,9 @@ absl::StatusOr<TensorMessage> TensorMessage::Decode(const grpc::ByteBuffer& buff
 }
 
 absl::Status TensorMessage::DecodeChunk(FieldReader reader) {
+  if (chunks_.size() == kMaxChunks) {
+    return Malformed(absl::StrCat("more than ", kMaxChunks, " chunks in one message"));
+  }
   Chunk chunk;
   SliceCursor data;
   int64_t data_bytes = 0;
@@ -225,19 +223,19 @@ absl::Status TensorMessage::DecodeChunk(FieldReader reader) {
 
   // One piece of `values` stays where it is; when there are more, they are all copied.
   const auto add_values = [&](int64_t bytes) {
+    SliceCursor piece = reader.Take(bytes);
     if (values_bytes == 0) {
-      values = reader.position();
+      values = piece;
     } else if (bytes > 0) {
       if (gathered.empty()) {
         gathered.resize(values_bytes);
         values.Read(gathered.data(), values_bytes);
       }
       gathered.resize(values_bytes + bytes);
-      SliceCursor(reader.position()).Read(gathered.data() + values_bytes, bytes);
+      piece.Read(gathered.data() + values_bytes, bytes);
     }
     values_bytes += bytes;
     whole_values = whole_values && bytes % kElementBytes == 0;
-    reader.Skip(bytes);
   };
 
   while (!reader.done()) {
@@ -269,9 +267,8 @@ absl::Status TensorMessage::DecodeChunk(FieldReader reader) {
       case kDataTag:
         // The last one counts, as in every protobuf parser.
         if (!reader.ReadLength(&length)) return MalformedMessage();
-        data = reader.position();
+        data = reader.Take(length);
         data_bytes = length;
-        reader.Skip(length);
         break;
       default:
         return UnknownField(absl::StrCat("chunks[", chunks_.size(), "].", WireFormatLite::GetTagFieldNumber(tag)));

@@ -35,6 +35,8 @@ namespace adamant::wire {
 inline constexpr int64_t kMessageBytes = int64_t{1} << 20;
 // The largest message that anybody sends or takes.
 inline constexpr int64_t kMaxMessageBytes = int64_t{4} << 20;
+// Chunks of one message that are decoded. 4 MiB of chunks of one element each would take ten times that in memory.
+inline constexpr size_t kMaxChunks = 65536;
 
 // How a chunk spells its elements: TensorChunk.data or TensorChunk.values.
 enum class ChunkForm { kData, kValues };
@@ -89,16 +91,18 @@ class TensorMessage {
     SliceCursor elements_;
   };
 
-  // Decodes `buffer`. Errors, all INVALID_ARGUMENT: MALFORMED_MESSAGE; MALFORMED_CHUNK (naming tensor and offset) for a
-  // chunk without elements, with both `data` and `values`, or with bytes that are not whole elements; UNKNOWN_FIELD for
-  // a field number, here or in a chunk, that this version does not know.
+  // Decodes `buffer`. Errors, all INVALID_ARGUMENT: MALFORMED_MESSAGE, also for more than kMaxChunks chunks;
+  // MALFORMED_CHUNK (naming tensor and offset) for a chunk without elements, with both `data` and `values`, or with
+  // bytes that are not whole elements; UNKNOWN_FIELD for a field, here or in a chunk, that this version does not know
+  // by its number or not in its wire type.
   static absl::StatusOr<TensorMessage> Decode(const grpc::ByteBuffer& buffer);
 
   TensorMessage(TensorMessage&&) = default;
   TensorMessage& operator=(TensorMessage&&) = default;
 
   bool has_header() const { return !headers_.empty(); }
-  // Parses the header. Errors, INVALID_ARGUMENT: MALFORMED_MESSAGE; UNKNOWN_FIELD, also in messages within.
+  // Parses the header. Errors, INVALID_ARGUMENT: MALFORMED_MESSAGE; UNKNOWN_FIELD, also in messages within, and then
+  // `header` holds what is known.
   // Requires: has_header().
   absl::Status ParseHeader(google::protobuf::Message* header) const;
   bool last() const { return last_; }
@@ -140,8 +144,8 @@ class TensorMessageBuilder {
   // Begins a chunk of `count` elements, at least 1; they follow by AddElements, in order and all of them. A slot of
   // UNSPECIFIED, an offset or tensor of 0 are left out, as proto3 does.
   void BeginChunk(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count);
-  // Refers to [elements, elements + n), unchanged until `hold` is released; a few elements are copied instead, because
-  // a slice costs more than they do.
+  // Refers to [elements, elements + n), unchanged until `hold` is released. Short runs are copied instead, where that
+  // is cheaper than a slice; if all are, `hold` is released by Finish.
   void AddElements(const float* elements, int64_t n);
 
   // Size so far, in bytes.

@@ -1,4 +1,4 @@
-// How attempts end: the body of ParameterSet::End, for the files that share it.
+// How attempts end: bodies of templates of ParameterSet, for the files that share them.
 #ifndef ADAMANT_SERVER_CORE_ATTEMPT_END_H_
 #define ADAMANT_SERVER_CORE_ATTEMPT_END_H_
 
@@ -9,19 +9,33 @@
 namespace adamant::core {
 
 template <typename Attempt, typename Result>
-void ParameterSet::End(Attempt* attempt, Result result) {
+void ParameterSet::End(Attempt* attempt, Result result, Ending ending) {
+  using State = typename Attempt::State;
   decltype(attempt->listener_) listener;
   Budget::WaitId wait;
   {
     MutexLock lock(&mutex_);
-    if (attempt->state_ == Attempt::State::kOver) return;
-    attempt->state_ = Attempt::State::kOver;
+    if (attempt->state_ == State::kOver) return;
+    if (attempt->state_ == State::kComplete && ending == Ending::kUnlessComplete) return;
+    attempt->state_ = State::kOver;
     listener = std::move(attempt->listener_);
     wait = std::exchange(attempt->wait_, Budget::kNoWait);
   }
   // Outside of the mutex: both may destroy attempts, which take it.
   if (wait != Budget::kNoWait) resources_.inflight->Cancel(wait);
   if (listener != nullptr) listener->OnDone(std::move(result));
+}
+
+template <typename Attempt>
+void ParameterSet::SetWait(Attempt* attempt, Budget::WaitId wait) {
+  {
+    MutexLock lock(&mutex_);
+    if (attempt->state_ != Attempt::State::kOver) {
+      attempt->wait_ = wait;
+      return;
+    }
+  }
+  resources_.inflight->Cancel(wait);
 }
 
 }  // namespace adamant::core

@@ -13,8 +13,8 @@
 
 namespace adamant::core {
 
-// One block's share of a step. Where `*_in` and `*_out` are the same block, the update is in place; outputs that are not
-// are held by nobody else. Elements of the block that `ranges` leaves out are unspecified in the outputs.
+// One block's share of a step. Where `*_in` and `*_out` are the same block, the update is in place; outputs that are
+// not are held by nobody else. Elements of the block that `ranges` leaves out are unspecified in the outputs.
 struct BlockUpdate {
   // Elements [begin, end) of the block, which are of one group.
   struct Range {
@@ -39,8 +39,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  // Applies `update`: the new parameters are written over the gradient. After an error the outputs are indeterminate, and
-  // the set is poisoned.
+  // Applies `update`: the new parameters are written over the gradient. After an error the outputs are indeterminate,
+  // and the set is poisoned.
   virtual absl::Status Update(const BlockUpdate& update) = 0;
 
   // Of the gradient that arrives: see kernels/norm.h.

@@ -31,7 +31,8 @@ class Configuration {
   const google::protobuf::Map<std::string, std::string>& labels() const { return labels_; }
   int64_t revision() const { return revision_; }
 
-  // What group number `group` multiplies an update with when the counter becomes `t`. Later, schedules are resolved here.
+  // What group number `group` multiplies an update with when the counter becomes `t`. Later, schedules are resolved
+  // here.
   double LearningRate(int group, int64_t t) const;
   // What the kernel needs for that step; the gradient counts `scale` times.
   kernels::AdamScalars Scalars(int group, int64_t t, float scale) const;

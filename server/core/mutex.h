@@ -1,7 +1,7 @@
 // The house's mutex: std::mutex with the annotations that clang's -Wthread-safety checks.
 //
-// Not absl::Mutex: ThreadSanitizer does not see through Debian's uninstrumented Abseil and reports two threads that count
-// under one as a race.
+// Not absl::Mutex: ThreadSanitizer does not see through Debian's uninstrumented Abseil and reports two threads that
+// count under one as a race.
 #ifndef ADAMANT_SERVER_CORE_MUTEX_H_
 #define ADAMANT_SERVER_CORE_MUTEX_H_
 

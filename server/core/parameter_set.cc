@@ -13,11 +13,12 @@
 namespace adamant::core {
 namespace {
 
-// What a set takes beside its arrays: itself, its blocks' headers, and what it remembers of its steps.
+// What a set takes beside its arrays: itself, what it knows of its tensors, and what it remembers of its steps.
 int64_t OverheadBytes(const Schema& schema, const Configuration& configuration) {
   int64_t names = 0;
   for (const Schema::Tensor& tensor : schema.tensors()) {
-    names += static_cast<int64_t>(sizeof(tensor) + sizeof(int64_t) * tensor.shape.size() + tensor.name.size());
+    names += static_cast<int64_t>(sizeof(tensor) + sizeof(BlockUpdate::Range) + sizeof(int64_t) * tensor.shape.size() +
+                                  tensor.name.size());
   }
   const int64_t remembered =
       kRememberedSteps * static_cast<int64_t>(sizeof(ReplayMemory::Entry) + kMaxRequestIdBytes +
@@ -213,7 +214,7 @@ void ParameterSet::Delete(absl::optional<uint64_t> incarnation, absl::AnyInvocab
     }
     if (status.ok()) {
       forget();
-      EndAll(gone);
+      EndLate(gone);
     }
     done(status);
     return TurnState::kOver;
@@ -243,19 +244,19 @@ absl::StatusOr<v1::GetStepResultResponse> ParameterSet::FindStepResult(const v1:
   return response;
 }
 
-void ParameterSet::EndAll(const absl::Status& status) {
+void ParameterSet::EndLate(const absl::Status& status) {
   std::vector<std::shared_ptr<StepAttempt>> steps;
   std::shared_ptr<WriteAttempt> write;
   {
     MutexLock lock(&mutex_);
     for (StepAttempt* attempt : attempts_) {
-      if (attempt->state_ == StepAttempt::State::kComplete) continue;
+      if (!deleted_ && attempt->incarnation_ == incarnation_) continue;
       if (std::shared_ptr<StepAttempt> alive = attempt->weak_from_this().lock()) steps.push_back(std::move(alive));
     }
-    if (write_ != nullptr && write_->state_ != WriteAttempt::State::kComplete) write = write_->weak_from_this().lock();
+    if (deleted_ && write_ != nullptr) write = write_->weak_from_this().lock();
   }
-  for (const std::shared_ptr<StepAttempt>& step : steps) End(step.get(), status);
-  if (write != nullptr) End(write.get(), status);
+  for (const std::shared_ptr<StepAttempt>& step : steps) End(step.get(), status, Ending::kUnlessComplete);
+  if (write != nullptr) End(write.get(), status, Ending::kUnlessComplete);
 }
 
 absl::StatusOr<BlockList> ParameterSet::ReplaceHeld(const BlockList& blocks) const {

@@ -154,11 +154,16 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
   absl::StatusOr<BlockList> ReplaceHeld(const BlockList& blocks) const;
 
   // Attempts end through here, whoever ends them: `attempt` becomes over, and its listener is told unless it was
-  // before.
+  // before. Those who end the attempts of others leave what is complete to its turn.
+  enum class Ending { kInAnyCase, kUnlessComplete };
   template <typename Attempt, typename Result>
-  void End(Attempt* attempt, Result result) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Ends every step that has not arrived whole, and the write.
-  void EndAll(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
+  void End(Attempt* attempt, Result result, Ending ending = Ending::kInAnyCase) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Notes what `attempt` waits for, so that its end ends the wait. If it is over already, so is the wait.
+  template <typename Attempt>
+  void SetWait(Attempt* attempt, Budget::WaitId wait) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Ends what has not arrived whole and comes too late: everything of a set that was deleted, or else the steps of an
+  // earlier incarnation.
+  void EndLate(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Whether the set answers steps: NOT_FOUND, DATA_LOSS (POISONED), FAILED_PRECONDITION (UNINITIALIZED).
   absl::Status CheckReady() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -45,10 +45,10 @@ class Reading {
   v1::ReadHeader header_;
   std::vector<v1::Slot> slots_;
   bool holds_ = false;
+  Grant grant_;  // before what it pays for, which comes back first
   std::shared_ptr<const Snapshot> snapshot_;
   BlockList exp_avg_;
   BlockList exp_avg_sq_;
-  Grant grant_;
 };
 
 }  // namespace adamant::core

@@ -1,8 +1,8 @@
 // The tensors of a set and where they lie.
 //
-// A set is one flat index space of fp32 elements. Tensors lie in it in the order of the specification, each starting at a
-// multiple of 16 elements; what is between them is padding, and zero. The wire speaks (tensor, offset); everything inside
-// speaks flat ranges [begin, end).
+// A set is one flat index space of fp32 elements. Tensors lie in it in the order of the specification, each starting at
+// a multiple of 16 elements; what is between them is padding, and zero. The wire speaks (tensor, offset); everything
+// inside speaks flat ranges [begin, end).
 #ifndef ADAMANT_SERVER_CORE_SCHEMA_H_
 #define ADAMANT_SERVER_CORE_SCHEMA_H_
 

@@ -10,7 +10,8 @@
 namespace adamant::core {
 
 // The blocks that hold a set's parameters after one step. Immutable and thread-safe: any number of threads may read one
-// while later steps commit. Held by std::shared_ptr<const Snapshot>: a reference to it counts as one to each of its blocks.
+// while later steps commit. Held by std::shared_ptr<const Snapshot>: a reference to it counts as one to each of its
+// blocks.
 class Snapshot {
  public:
   Snapshot(uint64_t incarnation, int64_t step, BlockList blocks)

@@ -41,7 +41,7 @@ int32_t AttemptNumber(const v1::StepHeader& header) { return header.has_attempt(
 }  // namespace
 
 absl::Status ValidateRequestId(absl::string_view request_id, absl::string_view field) {
-  const bool printable = absl::c_all_of(request_id, [](char c) { return c > ' ' && c <= '~'; });
+  const bool printable = absl::c_all_of(request_id, [](char c) { return c >= ' ' && c <= '~'; });
   if (!request_id.empty() && request_id.size() <= kMaxRequestIdBytes && printable) return absl::OkStatus();
   return InvalidField(absl::StrCat("request_id: expected 1 to ", kMaxRequestIdBytes,
                                    " printable ASCII characters, got ", request_id.size(), " bytes"),
@@ -121,7 +121,10 @@ void ParameterSet::BeginStep(const std::shared_ptr<StepAttempt>& attempt) {
     End(attempt.get(), std::move(status));
     return;
   }
-  for (const std::shared_ptr<StepAttempt>& older : superseded) End(older.get(), superseded_status);
+  // One that is complete commits first, and the newer one finds its result.
+  for (const std::shared_ptr<StepAttempt>& older : superseded) {
+    End(older.get(), superseded_status, Ending::kUnlessComplete);
+  }
   Admit(attempt);
 }
 
@@ -174,9 +177,7 @@ std::vector<std::shared_ptr<StepAttempt>> ParameterSet::FindSuperseded(const Ste
   std::vector<std::shared_ptr<StepAttempt>> superseded;
   if (by.header_.request_id().empty()) return superseded;
   for (StepAttempt* other : attempts_) {
-    // One that is complete commits first, and the newer one finds its result.
-    if (other->header_.request_id() != by.header_.request_id() || other->state_ == StepAttempt::State::kComplete)
-      continue;
+    if (other->header_.request_id() != by.header_.request_id()) continue;
     if (std::shared_ptr<StepAttempt> alive = other->weak_from_this().lock()) superseded.push_back(std::move(alive));
   }
   return superseded;
@@ -190,8 +191,7 @@ void ParameterSet::Admit(const std::shared_ptr<StepAttempt>& attempt) {
   const Budget::WaitId wait = resources_.inflight->Reserve(
       ArrayBytes(), resources_.admission_wait,
       [this, attempt](absl::StatusOr<Grant> grant) { Admitted(attempt, std::move(grant)); });
-  MutexLock lock(&mutex_);
-  attempt->wait_ = wait;
+  SetWait(attempt.get(), wait);
 }
 
 void ParameterSet::Admitted(const std::shared_ptr<StepAttempt>& attempt, absl::StatusOr<Grant> grant) {

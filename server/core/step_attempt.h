@@ -25,9 +25,10 @@ class ParameterSet;
 struct StepReply {
   v1::StepResult result;
   std::shared_ptr<const Schema> schema;
-  std::shared_ptr<const Snapshot> snapshot;
-  Grant grant;
+  // In this order, so that blocks come back before what pays for them.
   std::shared_ptr<const ParameterSet> set;  // whose state stays charged while its blocks are in use
+  Grant grant;
+  std::shared_ptr<const Snapshot> snapshot;
 };
 
 using StepListener = Listener<StepReply>;
@@ -54,7 +55,8 @@ class StepAttempt : public std::enable_shared_from_this<StepAttempt> {
   absl::Status Complete();
 
   // Withdraws a step that is not complete; its memory returns when the last reference goes. After Complete the step
-  // commits all the same. No call of the listener begins after this.
+  // commits all the same. The listener hears nothing after this but what another thread was about
+  // to tell it.
   void Cancel();
 
  private:
@@ -68,8 +70,8 @@ class StepAttempt : public std::enable_shared_from_this<StepAttempt> {
   const uint64_t header_hash_;
 
   // Of the thread that delivers, and after Complete of the turn.
+  Grant grant_;                      // before what it pays for, which comes back first
   absl::optional<Staging> staging_;  // none: the request is remembered, and what it sends is dropped
-  Grant grant_;
 
   // Guarded by the set's mutex_.
   uint64_t incarnation_ = 0;  // the set's when the step began: it dies with it

@@ -66,6 +66,7 @@ ParameterSet::TurnState ParameterSet::StepTurn(const std::shared_ptr<StepAttempt
     return TurnState::kOver;
   }
   if (commit == nullptr) {
+    attempt->staging_.reset();  // what paid for it pays for the reply now
     End(attempt.get(), **std::move(decision));
     return TurnState::kOver;
   }

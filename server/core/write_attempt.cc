@@ -168,8 +168,7 @@ void ParameterSet::BeginWrite(const std::shared_ptr<WriteAttempt>& attempt) {
     const Budget::WaitId wait = resources_.inflight->Reserve(
         ArrayBytes(), resources_.admission_wait,
         [this, attempt](absl::StatusOr<Grant> grant) { StagedWriteAdmitted(attempt, std::move(grant)); });
-    MutexLock lock(&mutex_);
-    attempt->wait_ = wait;
+    SetWait(attempt.get(), wait);
   }
 }
 
@@ -347,7 +346,7 @@ ParameterSet::TurnState ParameterSet::WriteCommitTurn(const std::shared_ptr<Writ
     End(attempt.get(), status);
     return TurnState::kOver;
   }
-  if (!response.replayed()) EndAll(rewritten);
+  if (!response.replayed()) EndLate(rewritten);
   End(attempt.get(), std::move(response));
   return TurnState::kOver;
 }

@@ -43,7 +43,8 @@ class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
   // Error: INCOMPLETE; the attempt is over.
   absl::Status Complete();
 
-  // Withdraws a write that is not complete. No call of the listener begins after this.
+  // Withdraws a write that is not complete. The listener hears nothing after this but what another thread
+  // was about to tell it.
   void Cancel();
 
  private:
@@ -60,8 +61,8 @@ class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
   const v1::WriteHeader header_;
 
   // Of the thread that delivers, and after Complete of the turn.
+  Grant grant_;                                        // before what it pays for, which comes back first
   std::array<absl::optional<Staging>, kSlots> slots_;  // those that the write brings
-  Grant grant_;
 
   // Guarded by the set's mutex_.
   Kind kind_ = Kind::kStaged;

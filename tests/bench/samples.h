@@ -17,9 +17,9 @@ double Max(const std::vector<double>& values);
 
 // Seconds of every counted round that one pair of fresh processes ran, interleaved. What was not measured is empty.
 struct PairSamples {
-  std::vector<double> rounds;  // what the line is about
-  std::vector<double> exchange;
-  std::vector<double> kernel;
+  std::vector<double> rounds = {};  // what the line is about
+  std::vector<double> exchange = {};
+  std::vector<double> kernel = {};
 };
 
 // A line of results.
@@ -28,10 +28,10 @@ struct Result {
   int64_t params;
   std::string transport;
   std::string allocator;
-  int pairs;
-  int steps;  // rounds counted in each pair
-  double median_seconds;
-  double min_seconds;
+  int pairs = 0;
+  int steps = 0;  // rounds counted in each pair
+  double median_seconds = 0;
+  double min_seconds = 0;
   // With a comparison only.
   struct Comparison {
     double exchange_seconds;
@@ -43,7 +43,7 @@ struct Result {
     // Likewise round / exchange.
     double exchange_ratio;
   };
-  absl::optional<Comparison> comparison;
+  absl::optional<Comparison> comparison = {};
 };
 
 // `result.median_seconds` and the comparison's seconds are medians of the pairs' medians. `result` has everything else.

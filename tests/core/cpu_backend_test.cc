@@ -24,6 +24,12 @@ kernels::GradientStats TestMeasure(const float*, int64_t) { return {.sum_of_squa
 
 const kernels::KernelTable kTestKernels = {"test", [] { return true; }, &TestAdam, &TestMeasure};
 
+kernels::AdamScalars Scale(float scale) {
+  kernels::AdamScalars scalars = {};
+  scalars.scale = scale;
+  return scalars;
+}
+
 class CpuBackendTest : public ::testing::Test {
  protected:
   BlockRef Filled(float value) {
@@ -47,7 +53,7 @@ class CpuBackendTest : public ::testing::Test {
 };
 
 TEST_F(CpuBackendTest, EachRangeIsUpdatedInPlaceWithTheScalarsOfItsGroup) {
-  const kernels::AdamScalars scalars[2] = {{.scale = 10}, {.scale = 100}};
+  const kernels::AdamScalars scalars[] = {Scale(10), Scale(100)};
   const BlockUpdate::Range ranges[] = {{0, 16, 1}, {48, 64, 0}};
   const BlockRef gradient = Filled(1), parameters = Filled(0.5f), m = Filled(2), v = Filled(3);
   const absl::Status status = backend_.Update({.index = 0,
@@ -67,7 +73,7 @@ TEST_F(CpuBackendTest, EachRangeIsUpdatedInPlaceWithTheScalarsOfItsGroup) {
 }
 
 TEST_F(CpuBackendTest, HeldMomentsAreReadAndFreshOnesWritten) {
-  const kernels::AdamScalars scalars[1] = {{.scale = 1}};
+  const kernels::AdamScalars scalars[] = {Scale(1)};
   const BlockUpdate::Range ranges[] = {{0, 64, 0}};
   const BlockRef gradient = Filled(1), parameters = Filled(0.5f), m_in = Filled(2), m_out = Filled(-1),
                  v_in = Filled(3), v_out = Filled(-1);

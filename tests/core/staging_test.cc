@@ -1,12 +1,15 @@
 // From chunks to blocks: coverage, copies, measures, and where a bad element is.
 #include "server/core/staging.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -114,22 +117,19 @@ TEST(CoverageTest, WhatIsMissingIsNamedFromTheFront) {
   EXPECT_TRUE(coverage.CheckComplete().ok());
 }
 
-// Sizes of the blocks that were measured since a test began, and their sums: of the elements, not of squares, so that a
-// test can tell.
+// The blocks that were measured since a test began: first element and size.
 std::vector<std::pair<float, int64_t>>& Measured() {
   static std::vector<std::pair<float, int64_t>> measured;
   return measured;
 }
 
 kernels::GradientStats Measure(const float* g, int64_t size) {
-  kernels::GradientStats stats;
-  float largest = 0;
-  for (int64_t i = 0; i < size; ++i) {
-    stats.sum_of_squares += g[i];
-    if (!(std::fabs(g[i]) <= largest)) largest = std::fabs(g[i]);
-  }
-  stats.max_magnitude_bits = std::bit_cast<uint32_t>(largest);
   Measured().emplace_back(g[0], size);
+  kernels::GradientStats stats;
+  for (int64_t i = 0; i < size; ++i) {
+    stats.sum_of_squares += static_cast<double>(g[i]) * g[i];
+    stats.max_magnitude_bits = std::max(stats.max_magnitude_bits, std::bit_cast<uint32_t>(std::fabs(g[i])));
+  }
   return stats;
 }
 

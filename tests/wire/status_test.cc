@@ -125,10 +125,13 @@ TEST(StatusTest, TextIsCutBetweenCharacters) {
 }
 
 TEST(StatusTest, DetailsThatAreNoneLeaveCodeAndMessage) {
-  const absl::Status status =
-      FromGrpcStatus(grpc::Status(grpc::StatusCode::ABORTED, "from elsewhere", "\xff\xff not a protocol buffer"));
+  const std::string details =
+      ToGrpcStatus(WithRetryDelay(absl::AbortedError("from elsewhere"), absl::Seconds(1))).error_details();
 
-  EXPECT_EQ(status, absl::AbortedError("from elsewhere"));
+  for (const std::string& damaged : {std::string("\xff not a protocol buffer"), details + '\xff'}) {
+    EXPECT_EQ(FromGrpcStatus(grpc::Status(grpc::StatusCode::ABORTED, "from elsewhere", damaged)),
+              absl::AbortedError("from elsewhere"));
+  }
 }
 
 TEST(StatusTest, MessageThatIsNotTextLeavesCodeAndMessage) {

@@ -448,6 +448,17 @@ TEST(DecodeTest, ChunksStayReadableWhenTheBufferIsGoneAndTheMessageIsMoved) {
   EXPECT_THAT(ReadAll(assigned.chunks()[2]), ElementsAre(6));
 }
 
+TEST(DecodeTest, TheHeaderReplacesWhatWasThere) {
+  absl::StatusOr<TensorMessage> message = TensorMessage::Decode(InOneSlice(SmallMessage().SerializeAsString()));
+  ASSERT_TRUE(message.ok()) << message.status();
+  v1::StepHeader header;
+  header.set_attempt(3);
+
+  ASSERT_TRUE(message->ParseHeader(&header).ok());
+
+  EXPECT_FALSE(header.has_attempt());
+}
+
 TEST(DecodeTest, EveryBulkMessageHasTheSameOutline) {
   const v1::TensorChunk chunk = SmallMessage().chunks(0);
   v1::StepOnceRequest once;

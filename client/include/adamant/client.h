@@ -33,35 +33,35 @@ namespace adamant {
 
 struct ReadOptions {
   // Demands this incarnation; another one is ABORTED.
-  absl::optional<uint64_t> incarnation;
+  absl::optional<uint64_t> incarnation = absl::nullopt;
   // Reads nothing (`not_modified`) unless the set is beyond this step.
-  absl::optional<int64_t> if_newer_than_step;
+  absl::optional<int64_t> if_newer_than_step = absl::nullopt;
   // When the server has no room to keep the snapshot: read on until the next step, and only then fail, ABORTED.
   bool may_abort = false;
 };
 
 struct WriteOptions {
   // Demands this incarnation; another one is ABORTED.
-  absl::optional<uint64_t> incarnation;
+  absl::optional<uint64_t> incarnation = absl::nullopt;
   // Names the write, so that a program that was restarted may repeat it: 1 to 64 printable ASCII characters. Empty: a
   // random one.
-  std::string request_id;
+  std::string request_id = {};
 };
 
 // The whole state of a set: everything that a checkpoint needs.
 struct ConstState {
   // In [0, 2^53].
   int64_t step = 0;
-  ConstTensors parameters;
-  ConstTensors exp_avg;
-  ConstTensors exp_avg_sq;
+  ConstTensors parameters = {};
+  ConstTensors exp_avg = {};
+  ConstTensors exp_avg_sq = {};
 };
 
 // Where to put it.
 struct MutableState {
-  MutableTensors parameters;
-  MutableTensors exp_avg;
-  MutableTensors exp_avg_sq;
+  MutableTensors parameters = {};
+  MutableTensors exp_avg = {};
+  MutableTensors exp_avg_sq = {};
 };
 
 // Thread-safe, and cheap to copy: copies share one connection. All functions block, and repeat failed attempts as

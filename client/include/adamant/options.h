@@ -45,7 +45,7 @@ struct RetryPolicy {
 };
 
 struct ClientOptions {
-  RetryPolicy retry;
+  RetryPolicy retry = {};
 
   // One attempt of a call that moves no tensors. Positive, like the other two.
   absl::Duration unary_timeout = absl::Seconds(10);
@@ -60,14 +60,14 @@ struct ClientOptions {
   int64_t message_bytes = int64_t{1} << 20;
 
   // Called once, with the arguments that the channel is about to be made with; it may change any.
-  std::function<void(grpc::ChannelArguments*)> channel_arguments;
+  std::function<void(grpc::ChannelArguments*)> channel_arguments = nullptr;
 
   // For tests: what waits between attempts, what tells the time (since some fixed moment, never going back), and what
   // names a step or write (1 to 64 printable ASCII characters, never the same twice). Empty: the real ones, and 128
   // random bits. All are called from any thread.
-  std::function<void(absl::Duration)> sleep;
-  std::function<absl::Duration()> now;
-  std::function<std::string()> request_id;
+  std::function<void(absl::Duration)> sleep = nullptr;
+  std::function<absl::Duration()> now = nullptr;
+  std::function<std::string()> request_id = nullptr;
 };
 
 }  // namespace adamant

@@ -1,0 +1,149 @@
+// adamant-server: holds parameter sets, applies gradients.
+#include <google/protobuf/stubs/logging.h>
+#include <grpc/support/log.h>
+#include <grpcpp/channel.h>
+#include <grpcpp/create_channel.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include <iostream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/flags/usage_config.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "kernels/dispatch.h"
+#include "server/health_probe.h"
+#include "server/log.h"
+#include "server/memory.h"
+#include "server/rpc/open_calls.h"
+#include "server/rpc/server.h"
+#include "server/version.h"
+
+ABSL_FLAG(std::vector<std::string>, listen, {"0.0.0.0:50051"},
+          "addresses to serve on, separated by commas: HOST:PORT (port 0: one that is free) or unix:PATH");
+ABSL_FLAG(absl::optional<int64_t>, state_bytes, absl::nullopt,
+          "memory for parameters and moments, 12 bytes a parameter; default 1/2 of what there is");
+ABSL_FLAG(absl::optional<int64_t>, inflight_bytes, absl::nullopt,
+          "memory for steps and writes under way, 4 bytes a parameter; default 3/16 of what there is");
+ABSL_FLAG(absl::optional<int64_t>, read_bytes, absl::nullopt,
+          "memory for snapshots that readers hold, 4 to 12 bytes a parameter; default 3/16 of what there is");
+ABSL_FLAG(absl::optional<int>, max_streams, absl::nullopt,
+          "calls that move tensors at the same time, 9 MiB each; default 1/16 of the memory, at most 256");
+ABSL_FLAG(int, compute_threads, 0, "threads that large steps are computed on; 0: one for each processor");
+ABSL_FLAG(std::string, isa, "", "instruction set of the kernels: scalar, avx2 or avx512; empty: the best there is");
+ABSL_FLAG(absl::Duration, admission_wait, absl::Seconds(1), "how long a step waits for memory before it is refused");
+ABSL_FLAG(absl::Duration, patience, absl::Seconds(30),
+          "how long a client may keep a call waiting, beside the time that its bytes take at --min_rate");
+ABSL_FLAG(int64_t, min_rate, 256 * 1024, "bytes a second that a client must send or take");
+ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(8), "how long calls may run on after SIGTERM or SIGINT");
+ABSL_FLAG(adamant::LogLevel, log_level, adamant::LogLevel::kInfo, "debug, info, warning or error");
+ABSL_FLAG(std::string, probe, "", "HOST:PORT or unix:PATH: ask the server there whether it serves, and exit 0 if so");
+
+namespace adamant {
+namespace {
+
+// gRPC's own lines, in our form. What it calls an error is an event of a connection.
+void LogGrpc(gpr_log_func_args* args) {
+  Log(LogLevel::kDebug, absl::StrCat("grpc: ", args->message));
+}
+
+absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
+  rpc::ServerOptions options;
+  options.addresses = absl::GetFlag(FLAGS_listen);
+  if (options.addresses.empty()) return absl::InvalidArgumentError("--listen: expected an address");
+
+  const std::string isa = absl::GetFlag(FLAGS_isa);
+  options.kernels = isa.empty() ? &kernels::BestKernels() : kernels::FindKernels(isa.c_str());
+  if (options.kernels == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat("--isa=", isa, ": this machine, or this build, does not have it"));
+  }
+  options.compute_threads = absl::GetFlag(FLAGS_compute_threads);
+  if (options.compute_threads == 0) options.compute_threads = std::max(1u, std::thread::hardware_concurrency());
+  if (options.compute_threads < 0 || options.compute_threads > 1024) {
+    return absl::InvalidArgumentError(absl::StrCat("--compute_threads: expected [0, 1024], got ", options.compute_threads));
+  }
+  options.admission_wait = absl::GetFlag(FLAGS_admission_wait);
+  options.patience = absl::GetFlag(FLAGS_patience);
+  options.min_rate = static_cast<double>(absl::GetFlag(FLAGS_min_rate));
+  if (options.admission_wait < absl::ZeroDuration() || options.patience <= absl::ZeroDuration() ||
+      options.min_rate <= 0 || absl::GetFlag(FLAGS_drain_timeout) < absl::ZeroDuration()) {
+    return absl::InvalidArgumentError(
+        "--patience and --min_rate: expected more than 0; --admission_wait and --drain_timeout: not less than 0");
+  }
+
+  absl::StatusOr<MemoryShares> shares =
+      DivideMemory(UsableMemory(), rpc::kStreamBytes,
+                   {absl::GetFlag(FLAGS_state_bytes), absl::GetFlag(FLAGS_inflight_bytes),
+                    absl::GetFlag(FLAGS_read_bytes), absl::GetFlag(FLAGS_max_streams)});
+  if (!shares.ok()) return shares.status();
+  options.state_bytes = shares->state;
+  options.inflight_bytes = shares->inflight;
+  options.read_bytes = shares->read;
+  options.max_streams = shares->max_streams;
+  return options;
+}
+
+int Fail(absl::string_view message) {
+  std::cerr << "adamant-server: " << message << "\n";
+  return 1;
+}
+
+int Main(const std::vector<char*>& arguments) {
+  if (arguments.size() > 1) return Fail(absl::StrCat("unexpected argument ", arguments[1]));
+  SetLogLevel(absl::GetFlag(FLAGS_log_level));
+  gpr_set_log_function(&LogGrpc);
+  // It would write a line for every text from a client that is not UTF-8.
+  google::protobuf::SetLogHandler(nullptr);
+  if (std::string target = absl::GetFlag(FLAGS_probe); !target.empty()) {
+    absl::Status status = ProbeHealth(target);
+    return status.ok() ? 0 : Fail(status.message());
+  }
+
+  // Blocked before any thread starts, so that only the wait below sees them.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+
+  absl::StatusOr<rpc::ServerOptions> options = OptionsFromFlags();
+  if (!options.ok()) return Fail(options.status().message());
+  absl::StatusOr<std::unique_ptr<rpc::Server>> server = rpc::Server::Start(*options);
+  if (!server.ok()) return Fail(server.status().message());
+  for (const std::string& address : (*server)->addresses()) std::cout << "listening on " << address << std::endl;
+  Log(LogLevel::kInfo,
+      absl::StrCat("adamant-server ", kVersion, " started: kernels ", options->kernels->name, ", ",
+                   options->compute_threads, " threads, state ", options->state_bytes >> 20, " MiB, inflight ",
+                   options->inflight_bytes >> 20, " MiB, read ", options->read_bytes >> 20, " MiB, ",
+                   options->max_streams, " streams"));
+
+  int signal = 0;
+  sigwait(&signals, &signal);
+  Log(LogLevel::kInfo, absl::StrCat(signal == SIGTERM ? "SIGTERM" : "SIGINT", ": draining"));
+  (*server)->Drain(absl::GetFlag(FLAGS_drain_timeout));
+  server->reset();
+  Log(LogLevel::kInfo, "stopped");
+  return 0;
+}
+
+}  // namespace
+}  // namespace adamant
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage("Serves adamant.v1.OptimizerService: holds parameter sets, applies gradients.");
+  absl::FlagsUsageConfig usage;
+  usage.version_string = [] { return absl::StrCat("adamant-server ", adamant::kVersion, "\n"); };
+  usage.contains_help_flags = [](absl::string_view file) { return absl::EndsWith(file, "server/main.cc"); };
+  absl::SetFlagsUsageConfig(usage);
+  return adamant::Main(absl::ParseCommandLine(argc, argv));
+}

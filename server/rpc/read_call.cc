@@ -1,0 +1,107 @@
+#include "server/rpc/read_call.h"
+
+#include <utility>
+#include <vector>
+
+#include "proto/error/error.h"
+#include "server/core/parameter_set.h"
+#include "server/core/staging.h"
+
+namespace adamant::rpc {
+namespace {
+
+// What the slices of one message refer to.
+struct MessageHold {
+  std::shared_ptr<const core::Reading> reading;
+  std::vector<core::BlockList> blocks;
+};
+
+}  // namespace
+
+ReadCall::ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context)
+    : TensorCall(open_calls, context), registry_(registry) {}
+
+void ReadCall::OnOpen() {
+  BeginOperation(wire::kMaxMessageBytes);
+  Read();
+}
+
+void ReadCall::OnMessage(grpc::ByteBuffer buffer) {
+  if (absl::Status status = Begin(std::move(buffer)); !status.ok()) End(status);
+}
+
+void ReadCall::OnHalfClose() {
+  End(Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNEXPECTED_MESSAGE, "the call has no message"));
+}
+
+absl::Status ReadCall::Begin(grpc::ByteBuffer buffer) {
+  v1::ReadTensorsRequest request;
+  if (absl::Status status = Parse(std::move(buffer), &request); !status.ok()) return status;
+  absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = registry_->Find(request.set());
+  if (!set.ok()) return set.status();
+  form_ = request.as_values() ? wire::ChunkForm::kValues : wire::ChunkForm::kData;
+  BeginOperation((request.slots_size() + 1) * (*set)->schema().flat_size() * static_cast<int64_t>(sizeof(float)));
+  (*set)->BeginRead(request, [self = std::static_pointer_cast<ReadCall>(shared_from_this())](
+                                 absl::StatusOr<std::unique_ptr<core::Reading>> reading) {
+    self->Begun(std::move(reading));
+  });
+  return absl::OkStatus();
+}
+
+void ReadCall::Begun(absl::StatusOr<std::unique_ptr<core::Reading>> reading) {
+  if (!reading.ok()) {
+    End(reading.status());
+    return;
+  }
+  reading_ = *std::move(reading);
+  WriteNext();
+}
+
+void ReadCall::WriteNext() {
+  auto hold = std::make_shared<MessageHold>();
+  hold->reading = reading_;
+  wire::TensorMessageBuilder builder(hold);
+  if (!std::exchange(header_sent_, true)) builder.SetHeader(reading_->header());
+
+  const core::Schema& schema = reading_->schema();
+  const std::vector<v1::Slot>& slots = reading_->slots();
+  absl::Status status;
+  const auto source = [&](int32_t tensor, int64_t begin, int64_t end, wire::TensorMessageBuilder* to) {
+    const int64_t base = schema.tensors()[tensor].begin;
+    absl::StatusOr<core::BlockList> blocks = reading_->Acquire(slots[slot_], base + begin, base + end);
+    if (!blocks.ok()) {
+      status = blocks.status();
+      return;
+    }
+    const int64_t first = (base + begin) / core::kBlockElements;
+    core::ForEachRun(base + begin, base + end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
+      to->AddElements((*blocks)[block - first].data() + run_begin, run_end - run_begin);
+    });
+    hold->blocks.push_back(*std::move(blocks));
+  };
+  while (status.ok() && slot_ < slots.size() && builder.size() < wire::kMessageBytes) {
+    if (!cutter_.has_value()) cutter_.emplace(schema.sizes(), slots[slot_], form_);
+    cutter_->Fill(wire::kMessageBytes, source, &builder);
+    if (!cutter_->done()) break;
+    cutter_.reset();
+    ++slot_;
+  }
+  if (!status.ok()) {
+    End(status);
+    return;
+  }
+  if (slot_ == slots.size()) reading_.reset();  // its memory returns when gRPC has let go of it
+  Write(builder.Finish());
+}
+
+void ReadCall::OnWritten() {
+  if (reading_ != nullptr) {
+    WriteNext();
+  } else {
+    End(absl::OkStatus());
+  }
+}
+
+void ReadCall::OnOver() {}
+
+}  // namespace adamant::rpc

@@ -1,0 +1,45 @@
+// ReadTensors: parameters, or the whole state, out.
+#ifndef ADAMANT_SERVER_RPC_READ_CALL_H_
+#define ADAMANT_SERVER_RPC_READ_CALL_H_
+
+#include <memory>
+
+#include "absl/types/optional.h"
+#include "adamant/v1/service.pb.h"
+#include "proto/wire/tensor_message.h"
+#include "server/core/mutex.h"
+#include "server/core/reading.h"
+#include "server/core/registry.h"
+#include "server/rpc/tensor_call.h"
+
+namespace adamant::rpc {
+
+// One read: reads one message, and writes any number.
+class ReadCall final : public TensorCall {
+ public:
+  ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context);
+
+ private:
+  void OnOpen() override;
+  void OnMessage(grpc::ByteBuffer buffer) override;
+  void OnHalfClose() override;
+  void OnWritten() override;
+  void OnOver() override;
+
+  absl::Status Begin(grpc::ByteBuffer buffer);
+  void Begun(absl::StatusOr<std::unique_ptr<core::Reading>> reading);
+  void WriteNext();
+
+  core::Registry* const registry_;
+
+  // Of the handlers, which run one at a time.
+  wire::ChunkForm form_ = wire::ChunkForm::kData;
+  std::shared_ptr<const core::Reading> reading_;
+  bool header_sent_ = false;
+  size_t slot_ = 0;                            // that is being sent
+  absl::optional<wire::TensorCutter> cutter_;  // of that slot; none before it begins
+};
+
+}  // namespace adamant::rpc
+
+#endif  // ADAMANT_SERVER_RPC_READ_CALL_H_

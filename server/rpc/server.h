@@ -1,0 +1,64 @@
+// The server: everything put together, behind its addresses.
+#ifndef ADAMANT_SERVER_RPC_SERVER_H_
+#define ADAMANT_SERVER_RPC_SERVER_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kernels/dispatch.h"
+
+namespace grpc {
+class Server;
+}
+
+namespace adamant::rpc {
+
+struct ServerOptions {
+  // Each `HOST:PORT`, port 0 for one that is free, or `unix:PATH`.
+  std::vector<std::string> addresses;
+  // Budgets, in bytes.
+  int64_t state_bytes;
+  int64_t inflight_bytes;
+  int64_t read_bytes;
+  // Calls that move tensors, at the same time.
+  int max_streams;
+  // Of the pool that kernels run on.
+  int compute_threads;
+  const kernels::KernelTable* kernels;
+  absl::Duration admission_wait;
+  absl::Duration patience;
+  // In bytes a second.
+  double min_rate;
+};
+
+// Thread-safe, but for its construction and destruction.
+class Server {
+ public:
+  // Serves. Errors: INVALID_ARGUMENT or UNAVAILABLE, naming the address that could not be had.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
+  // Requires: Drain has returned.
+  ~Server();
+
+  // Where it listens: as asked for, with the port that it got.
+  const std::vector<std::string>& addresses() const { return addresses_; }
+
+  // Ends the service: refuses new work at once, lets what was admitted end, cuts off at `timeout` what has not. Returns
+  // when every call is over. Once.
+  void Drain(absl::Duration timeout);
+
+ private:
+  struct Parts;
+
+  Server();
+
+  std::vector<std::string> addresses_;
+  std::unique_ptr<Parts> parts_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace adamant::rpc
+
+#endif  // ADAMANT_SERVER_RPC_SERVER_H_

@@ -1,0 +1,191 @@
+#include "server/rpc/tensor_call.h"
+
+#include <grpc/grpc.h>
+#include <grpcpp/support/proto_buffer_reader.h>
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/error/error.h"
+#include "proto/wire/status.h"
+#include "proto/wire/tensor_message.h"
+
+namespace adamant::rpc {
+
+TensorCall::TensorCall(OpenCalls* open_calls, grpc::GenericCallbackServerContext* context)
+    : open_calls_(open_calls), context_(context) {}
+
+void TensorCall::Open() {
+  self_ = shared_from_this();
+  absl::StatusOr<core::Grant> grant = open_calls_->Enter(this);
+  if (!grant.ok()) {
+    End(grant.status());
+    return;
+  }
+  grant_ = *std::move(grant);
+  OnOpen();
+}
+
+void TensorCall::EndIfIdle(const absl::Status& status) {
+  {
+    core::MutexLock lock(&mutex_);
+    if (allowance_.has_value()) return;
+  }
+  End(status);
+}
+
+void TensorCall::CheckPatience() {
+  {
+    core::MutexLock lock(&mutex_);
+    if (!allowance_.has_value() || !waiting_since_.has_value()) return;
+    if (open_calls_->clock()->Now() - *waiting_since_ <= *allowance_) return;
+  }
+  End(Error(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STALLED,
+            "the client neither sent nor took data for longer than a call may"));
+}
+
+void TensorCall::Read() {
+  if (!Enter()) return;
+  {
+    core::MutexLock lock(&mutex_);
+    StartWaiting();
+  }
+  StartRead(&incoming_);
+  Leave();
+}
+
+void TensorCall::Write(grpc::ByteBuffer message) {
+  if (!Enter()) return;
+  outgoing_ = std::move(message);
+  {
+    core::MutexLock lock(&mutex_);
+    writing_ = true;
+    StartWaiting();
+  }
+  StartWrite(&outgoing_);
+  Leave();
+}
+
+void TensorCall::End(const absl::Status& status) {
+  bool cut_off;
+  {
+    core::MutexLock lock(&mutex_);
+    if (end_.has_value()) return;
+    end_ = status;
+    ++entered_;
+    cut_off = writing_;
+  }
+  // Trailers wait for the data before them, and a client that does not read would keep both here for good.
+  if (cut_off) {
+    grpc_call_cancel_with_status(context_->c_call(), static_cast<grpc_status_code>(status.code()),
+                                 std::string(status.message()).c_str(), nullptr);
+  }
+  OnOver();
+  Leave();
+}
+
+void TensorCall::BeginOperation(int64_t bytes) {
+  core::MutexLock lock(&mutex_);
+  allowance_ = open_calls_->terms().For(bytes);
+}
+
+void TensorCall::EndOperation() {
+  {
+    core::MutexLock lock(&mutex_);
+    allowance_.reset();
+  }
+  if (absl::Status serving = open_calls_->CheckServing(); !serving.ok()) End(serving);
+}
+
+bool TensorCall::ended() const {
+  core::MutexLock lock(&mutex_);
+  return end_.has_value();
+}
+
+void TensorCall::OnReadDone(bool ok) {
+  if (!Enter()) return;
+  {
+    core::MutexLock lock(&mutex_);
+    StopWaiting();
+  }
+  if (ok) {
+    grpc::ByteBuffer message;
+    message.Swap(&incoming_);
+    OnMessage(std::move(message));
+  } else {
+    OnHalfClose();
+  }
+  Leave();
+}
+
+void TensorCall::OnWriteDone(bool ok) {
+  bool over;
+  {
+    core::MutexLock lock(&mutex_);
+    writing_ = false;
+    StopWaiting();
+    ++entered_;
+    over = end_.has_value();
+  }
+  outgoing_.Clear();
+  if (!over && ok) OnWritten();
+  if (!over && !ok) End(absl::CancelledError("the client is gone"));
+  Leave();
+}
+
+void TensorCall::OnCancel() { End(absl::CancelledError("the client cancelled the call")); }
+
+void TensorCall::OnDone() {
+  open_calls_->Leave(this);
+  self_.reset();
+}
+
+bool TensorCall::Enter() {
+  core::MutexLock lock(&mutex_);
+  if (end_.has_value()) return false;
+  ++entered_;
+  return true;
+}
+
+void TensorCall::Leave() {
+  absl::Status status;
+  {
+    core::MutexLock lock(&mutex_);
+    if (--entered_ > 0 || !end_.has_value() || writing_ || finished_) return;
+    finished_ = true;
+    status = *end_;
+  }
+  Finish(wire::ToGrpcStatus(status));
+}
+
+void TensorCall::StartWaiting() {
+  if (allowance_.has_value()) waiting_since_ = open_calls_->clock()->Now();
+}
+
+void TensorCall::StopWaiting() {
+  if (allowance_.has_value() && waiting_since_.has_value()) {
+    *allowance_ -= open_calls_->clock()->Now() - *waiting_since_;
+  }
+  waiting_since_.reset();
+}
+
+grpc::ByteBuffer Serialize(const google::protobuf::MessageLite& message) {
+  grpc::Slice slice(message.SerializeAsString());
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+absl::Status Parse(grpc::ByteBuffer buffer, google::protobuf::Message* message) {
+  grpc::ProtoBufferReader reader(&buffer);
+  if (!reader.status().ok() || !message->ParseFromZeroCopyStream(&reader)) {
+    return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_MALFORMED_MESSAGE,
+                 absl::StrCat("not a valid ", message->GetDescriptor()->full_name()));
+  }
+  if (std::string field = wire::FindUnknownField(*message); !field.empty()) {
+    return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNKNOWN_FIELD,
+                 absl::StrCat("unknown field ", field), field);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace adamant::rpc

@@ -1,0 +1,108 @@
+// What every call that moves tensors has in common: messages as they are on the wire, one read and one write outstanding
+// at most, one end.
+//
+// These calls are served through gRPC's generic service, the unary ones among them, because only so the server decides
+// when a message is read: gRPC reads the request of a registered unary method before anybody is asked, and 2,000 half-sent
+// writes would hold 8 GiB.
+#ifndef ADAMANT_SERVER_RPC_TENSOR_CALL_H_
+#define ADAMANT_SERVER_RPC_TENSOR_CALL_H_
+
+#include <grpcpp/generic/async_generic_service.h>
+#include <grpcpp/support/byte_buffer.h>
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "google/protobuf/message.h"
+#include "server/core/budget.h"
+#include "server/core/mutex.h"
+#include "server/rpc/open_calls.h"
+
+namespace adamant::rpc {
+
+// Whether a method moves any number of messages, or one each way.
+enum class CallShape { kStream, kOnce };
+
+// The call's handlers (OnMessage and so on) run one at a time, as a consequence of what they start: OnMessage after Read,
+// OnWritten after Write. OnOver and what the set reports may come at any time. No lock is held in any of them.
+class TensorCall : public grpc::ServerGenericBidiReactor, public std::enable_shared_from_this<TensorCall> {
+ public:
+  TensorCall(OpenCalls* open_calls, grpc::GenericCallbackServerContext* context);
+
+  // Lets the call in and begins it, or ends it. Keeps it alive until gRPC is done with it.
+  void Open();
+
+  // Ends the call if it is between two operations.
+  void EndIfIdle(const absl::Status& status);
+  // Ends the call, DEADLINE_EXCEEDED (STALLED), if its client has kept it waiting for longer than it may.
+  void CheckPatience();
+
+ protected:
+  // The call was let in. Starts the first read.
+  virtual void OnOpen() = 0;
+  // A message has come.
+  virtual void OnMessage(grpc::ByteBuffer message) = 0;
+  // The client sends no more.
+  virtual void OnHalfClose() = 0;
+  // The last write is on its way.
+  virtual void OnWritten() = 0;
+  // The call has ended or was cancelled: drop everything. Once.
+  virtual void OnOver() = 0;
+
+  // These do nothing once the call has ended. Read and Write start one operation each, which must not be outstanding.
+  void Read();
+  void Write(grpc::ByteBuffer message);
+  // Ends the call. The client gets `status`, after what was written if it is OK; a write that is outstanding is cut off.
+  void End(const absl::Status& status);
+
+  // An operation begins, for which the client may keep the server waiting as long as `bytes` bytes allow.
+  void BeginOperation(int64_t bytes);
+  // It is over: the call is idle.
+  void EndOperation();
+
+  bool ended() const;
+  OpenCalls* open_calls() const { return open_calls_; }
+
+ private:
+  void OnReadDone(bool ok) final;
+  void OnWriteDone(bool ok) final;
+  void OnCancel() final;
+  void OnDone() final;
+
+  // Whatever may start an operation of gRPC's happens between these two, so that none is started after Finish.
+  // Enter says whether the call is still going on; if not, there is nothing to leave.
+  bool Enter();
+  void Leave();
+
+  void StartWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void StopWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  OpenCalls* const open_calls_;
+  grpc::GenericCallbackServerContext* const context_;
+  std::shared_ptr<TensorCall> self_;  // until OnDone
+  core::Grant grant_;
+  grpc::ByteBuffer incoming_;  // gRPC's between Read and OnReadDone
+  grpc::ByteBuffer outgoing_;  // gRPC's between Write and OnWriteDone
+
+  mutable core::Mutex mutex_;
+  int entered_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  // How the call ends, once that is decided.
+  absl::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
+  // What is left of the operation's time; nothing while the call is idle.
+  absl::optional<absl::Duration> allowance_ ABSL_GUARDED_BY(mutex_);
+  // Since when the server waits for the client.
+  absl::optional<absl::Duration> waiting_since_ ABSL_GUARDED_BY(mutex_);
+};
+
+// `message` as gRPC sends it.
+grpc::ByteBuffer Serialize(const google::protobuf::MessageLite& message);
+// Parses a whole message. Errors, INVALID_ARGUMENT: MALFORMED_MESSAGE, UNKNOWN_FIELD.
+absl::Status Parse(grpc::ByteBuffer buffer, google::protobuf::Message* message);
+
+}  // namespace adamant::rpc
+
+#endif  // ADAMANT_SERVER_RPC_TENSOR_CALL_H_

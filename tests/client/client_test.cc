@@ -1,0 +1,159 @@
+// What each call of the client asks of its connection: also how a program's own tests would use the mock.
+#include "adamant/client.h"
+
+#include <memory>
+#include <vector>
+
+#include "adamant/error.h"
+#include "adamant/mocks/mock_connection.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "proto/error/error.h"
+
+namespace adamant {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::Property;
+using ::testing::Return;
+
+class ClientTest : public ::testing::Test {
+ protected:
+  const std::shared_ptr<::testing::StrictMock<mocks::MockConnection>> connection_ =
+      std::make_shared<::testing::StrictMock<mocks::MockConnection>>();
+  Client client_{connection_};
+  std::vector<float> elements_ = {1, 2, 3};
+  const std::vector<absl::Span<const float>> const_spans_ = {elements_};
+  const std::vector<absl::Span<float>> mutable_spans_ = {absl::MakeSpan(elements_)};
+};
+
+TEST_F(ClientTest, CreateSendsTheSpecification) {
+  v1::ParameterSetSpec spec;
+  spec.set_name("mlp");
+  EXPECT_CALL(*connection_, CreateParameterSet).WillOnce([](const v1::CreateParameterSetRequest& request) {
+    EXPECT_EQ(request.spec().name(), "mlp");
+    EXPECT_EQ(request.if_exists(), v1::IF_EXISTS_USE_IF_SAME_SPEC);
+    v1::CreateParameterSetResponse response;
+    response.set_created(true);
+    return response;
+  });
+  const auto response = client_.CreateParameterSet(spec, v1::IF_EXISTS_USE_IF_SAME_SPEC);
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_TRUE(response->created());
+}
+
+TEST_F(ClientTest, ErrorComesWithItsReason) {
+  EXPECT_CALL(*connection_, GetParameterSet)
+      .WillOnce(Return(Error(absl::StatusCode::kNotFound, v1::ERROR_REASON_SET_NOT_FOUND, "no set mlp")));
+  const absl::Status status = client_.GetParameterSet("mlp").status();
+  EXPECT_EQ(GetErrorDetail(status).reason(), v1::ERROR_REASON_SET_NOT_FOUND);
+  EXPECT_EQ(GetRetryDelay(status), absl::nullopt);
+}
+
+TEST_F(ClientTest, ListsAllSetsPageByPage) {
+  v1::ListParameterSetsResponse first;
+  first.add_parameter_sets()->set_name("a/1");
+  first.set_next_page_token("more");
+  v1::ListParameterSetsResponse second;
+  second.add_parameter_sets()->set_name("a/2");
+  EXPECT_CALL(*connection_, ListParameterSets(Property(&v1::ListParameterSetsRequest::page_token, "")))
+      .WillOnce(Return(first));
+  EXPECT_CALL(*connection_, ListParameterSets(Property(&v1::ListParameterSetsRequest::page_token, "more")))
+      .WillOnce(Return(second));
+
+  const absl::StatusOr<std::vector<v1::ParameterSet>> sets = client_.ListAllParameterSets("a/");
+
+  ASSERT_TRUE(sets.ok()) << sets.status();
+  EXPECT_THAT(*sets, ElementsAre(Property(&v1::ParameterSet::name, "a/1"), Property(&v1::ParameterSet::name, "a/2")));
+}
+
+TEST_F(ClientTest, DeleteNamesTheIncarnation) {
+  EXPECT_CALL(*connection_, DeleteParameterSet).WillOnce([](const v1::DeleteParameterSetRequest& request) {
+    EXPECT_EQ(request.name(), "mlp");
+    EXPECT_EQ(request.incarnation(), 7);
+    return v1::DeleteParameterSetResponse();
+  });
+  EXPECT_TRUE(client_.DeleteParameterSet("mlp", 7).ok());
+}
+
+TEST_F(ClientTest, GetStepResultNamesTheRequest) {
+  EXPECT_CALL(*connection_, GetStepResult).WillOnce([](const v1::GetStepResultRequest& request) {
+    EXPECT_EQ(request.set(), "mlp");
+    EXPECT_EQ(request.request_id(), "mine");
+    return v1::GetStepResultResponse();
+  });
+  EXPECT_TRUE(client_.GetStepResult("mlp", "mine").ok());
+}
+
+TEST_F(ClientTest, WriteParametersReplacesOneSlot) {
+  EXPECT_CALL(*connection_, Write).WillOnce([this](const WriteCall& call) {
+    EXPECT_EQ(call.header.set(), "mlp");
+    EXPECT_EQ(call.header.mode(), v1::WRITE_MODE_PARAMETERS);
+    EXPECT_EQ(call.header.incarnation(), 7);
+    EXPECT_EQ(call.header.request_id(), "mine");
+    EXPECT_FALSE(call.header.has_step());
+    EXPECT_EQ(call.sources.size(), 1);
+    EXPECT_EQ(call.sources[0].slot, v1::SLOT_PARAMETER);
+    EXPECT_EQ(call.sources[0].tensors[0].data(), elements_.data());
+    return v1::WriteTensorsResponse();
+  });
+  EXPECT_TRUE(client_.WriteParameters("mlp", const_spans_, {.incarnation = 7, .request_id = "mine"}).ok());
+}
+
+TEST_F(ClientTest, WriteStateReplacesEverySlotAndTheStep) {
+  EXPECT_CALL(*connection_, Write).WillOnce([](const WriteCall& call) {
+    EXPECT_EQ(call.header.mode(), v1::WRITE_MODE_FULL);
+    EXPECT_EQ(call.header.step(), 40);
+    EXPECT_FALSE(call.header.has_incarnation());
+    EXPECT_EQ(call.sources.size(), 3);
+    EXPECT_EQ(call.sources[1].slot, v1::SLOT_EXP_AVG);
+    EXPECT_EQ(call.sources[2].slot, v1::SLOT_EXP_AVG_SQ);
+    return v1::WriteTensorsResponse();
+  });
+  const ConstState state = {
+      .step = 40, .parameters = const_spans_, .exp_avg = const_spans_, .exp_avg_sq = const_spans_};
+  EXPECT_TRUE(client_.WriteState("mlp", state).ok());
+}
+
+TEST_F(ClientTest, ReadParametersPassesItsOptionsOn) {
+  EXPECT_CALL(*connection_, Read).WillOnce([this](const ReadCall& call) {
+    EXPECT_EQ(call.request.set(), "mlp");
+    EXPECT_EQ(call.request.incarnation(), 7);
+    EXPECT_EQ(call.request.if_newer_than_step(), 3);
+    EXPECT_TRUE(call.request.may_abort());
+    EXPECT_EQ(call.targets.size(), 1);
+    EXPECT_EQ(call.targets[0].tensors[0].data(), elements_.data());
+    return v1::ReadHeader();
+  });
+  EXPECT_TRUE(
+      client_.ReadParameters("mlp", mutable_spans_, {.incarnation = 7, .if_newer_than_step = 3, .may_abort = true})
+          .ok());
+}
+
+TEST_F(ClientTest, ReadStateAsksForEverySlot) {
+  EXPECT_CALL(*connection_, Read).WillOnce([](const ReadCall& call) {
+    EXPECT_FALSE(call.request.has_incarnation());
+    EXPECT_FALSE(call.request.has_if_newer_than_step());
+    EXPECT_EQ(call.targets.size(), 3);
+    EXPECT_EQ(call.targets[1].slot, v1::SLOT_EXP_AVG);
+    EXPECT_EQ(call.targets[2].slot, v1::SLOT_EXP_AVG_SQ);
+    return v1::ReadHeader();
+  });
+  const MutableState state = {.parameters = mutable_spans_, .exp_avg = mutable_spans_, .exp_avg_sq = mutable_spans_};
+  EXPECT_TRUE(client_.ReadState("mlp", state).ok());
+}
+
+TEST_F(ClientTest, CopiesShareTheConnection) {
+  EXPECT_CALL(*connection_, GetServerInfo).Times(2).WillRepeatedly(Return(v1::GetServerInfoResponse()));
+  Client copy = client_;
+  EXPECT_TRUE(copy.GetServerInfo().ok());
+  EXPECT_TRUE(client_.GetServerInfo().ok());
+}
+
+TEST(ConnectTest, RefusesOptionsOutOfRange) {
+  EXPECT_EQ(Client::Connect("localhost:1", {.step_timeout = absl::ZeroDuration()}).status(),
+            absl::InvalidArgumentError("step_timeout is out of its range"));
+}
+
+}  // namespace
+}  // namespace adamant

@@ -1,0 +1,371 @@
+// What the connection repeats, and what it asks before it does: over a server in miniature, with time in the test's
+// hands.
+#include "client/src/retrying_connection.h"
+
+#include <memory>
+#include <numeric>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "fake_set.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "proto/error/error.h"
+
+namespace adamant {
+namespace {
+
+using ::testing::_;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::NiceMock;
+using ::testing::Return;
+
+const absl::Status kGone = absl::UnavailableError("gone");
+
+// Two tensors of which the second does not fit into a message: a step is its header, then three messages.
+const std::vector<int64_t> kSizes = {3, 600};
+constexpr int kRequestMessages = 4;
+constexpr int kReplyMessages = 2;
+
+std::vector<absl::Span<const float>> Const(const std::vector<std::vector<float>>& tensors) {
+  return {tensors.begin(), tensors.end()};
+}
+
+class RetryingConnectionTest : public ::testing::Test {
+ protected:
+  RetryingConnectionTest() : set_(kSizes), connection_(MakeStub(), Options()) {
+    for (int64_t size : kSizes) {
+      std::iota(gradients_.emplace_back(size).begin(), gradients_.back().end(), 1.0f);
+      parameters_.emplace_back(size);
+    }
+    for (std::vector<float>& tensor : parameters_) parameter_spans_.push_back(absl::MakeSpan(tensor));
+  }
+
+  std::unique_ptr<Stub> MakeStub() {
+    auto stub = std::make_unique<NiceMock<FakeStub>>(&set_);
+    stub_ = stub.get();
+    return stub;
+  }
+
+  ClientOptions Options() {
+    ClientOptions options;
+    options.message_bytes = 1 << 10;
+    options.retry.jitter = 0;
+    options.retry.initial_backoff = absl::Seconds(1);
+    options.retry.max_attempts = 4;
+    options.now = [this] { return now_; };
+    options.sleep = [this](absl::Duration wait) {
+      waits_.push_back(wait);
+      now_ += wait;
+    };
+    options.request_id = [this] { return std::string(1, next_id_++); };
+    return options;
+  }
+
+  absl::StatusOr<v1::StepResult> Step() {
+    StepCall call;
+    call.header.set_set("mlp");
+    call.header.set_expected_step(set_.step);
+    const std::vector<absl::Span<const float>> gradients = Const(gradients_);
+    call.gradients = gradients;
+    call.parameters = parameter_spans_;
+    return connection_.Step(call);
+  }
+
+  absl::StatusOr<v1::ReadHeader> Read(const v1::ReadTensorsRequest& request = {}) {
+    return connection_.Read({request, {{v1::SLOT_PARAMETER, parameter_spans_}}});
+  }
+
+  FakeSet set_;
+  FakeStub* stub_ = nullptr;
+  absl::Duration now_;
+  std::vector<absl::Duration> waits_;
+  char next_id_ = 'a';
+  std::vector<std::vector<float>> gradients_;
+  std::vector<std::vector<float>> parameters_;
+  std::vector<absl::Span<float>> parameter_spans_;
+  RetryingConnection connection_;
+};
+
+TEST_F(RetryingConnectionTest, StepBringsTheParametersOfItsStep) {
+  const absl::StatusOr<v1::StepResult> result = Step();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->parameters_step(), 1);
+  EXPECT_EQ(parameters_, gradients_);
+}
+
+TEST_F(RetryingConnectionTest, StepsShareAStreamAndEachHasItsOwnRequestId) {
+  ASSERT_TRUE(Step().ok());
+  ASSERT_TRUE(Step().ok());
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1", "Step b#1"));
+}
+
+TEST_F(RetryingConnectionTest, RequestIdOfTheCallerIsKept) {
+  StepCall call;
+  call.header.set_request_id("mine");
+  const std::vector<absl::Span<const float>> gradients = Const(gradients_);
+  call.gradients = gradients;
+  call.parameters = parameter_spans_;
+  ASSERT_TRUE(connection_.Step(call).ok());
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step mine#1"));
+}
+
+TEST_F(RetryingConnectionTest, StepWhoseReplyWasLostIsReadAndNotSentAgain) {
+  set_.faults = {{.reply_messages = 0, .status = kGone}};
+
+  const absl::StatusOr<v1::StepResult> result = Step();
+
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1", "GetStepResult a", "Read"));
+  EXPECT_TRUE(result->replayed());
+  EXPECT_EQ(result->outcome(), v1::STEP_OUTCOME_APPLIED);
+  EXPECT_EQ(result->step(), 1);
+  EXPECT_EQ(result->parameters_step(), 1);
+  EXPECT_EQ(parameters_, gradients_);
+}
+
+TEST_F(RetryingConnectionTest, ParametersThatAreReadAfterALostReplyMayBeOfALaterStep) {
+  set_.faults = {{.reply_messages = 1, .status = kGone}};
+  EXPECT_CALL(*stub_, GetStepResult).WillOnce([this](const v1::GetStepResultRequest& request, absl::Duration) {
+    set_.Commit("another client's", gradients_);
+    return set_.GetStepResult(request);
+  });
+
+  const absl::StatusOr<v1::StepResult> result = Step();
+
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->step(), 1);
+  EXPECT_EQ(result->parameters_step(), 2);
+  EXPECT_EQ(parameters_, set_.parameters);
+}
+
+TEST_F(RetryingConnectionTest, StepThatDidNotArriveIsSentAgainAsTheNextAttemptOfTheSameRequest) {
+  set_.faults = {{.request_messages = 2, .status = kGone}};
+  ASSERT_TRUE(Step().ok());
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1", "GetStepResult a", "Open", "Step a#2"));
+  EXPECT_EQ(set_.step, 1);
+}
+
+TEST_F(RetryingConnectionTest, StepThatIsStillArrivingIsSupersededByTheNextAttempt) {
+  set_.faults = {{.request_messages = 2, .status = absl::DeadlineExceededError("no answer")}};
+  set_.not_committed = v1::STEP_STATE_IN_FLIGHT;
+  ASSERT_TRUE(Step().ok());
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1", "GetStepResult a", "Open", "Step a#2"));
+}
+
+TEST_F(RetryingConnectionTest, AskingForTheOutcomeIsRepeatedToo) {
+  set_.faults = {{.reply_messages = 0, .status = kGone}};
+  EXPECT_CALL(*stub_, GetStepResult)
+      .WillOnce(Return(kGone))
+      .WillOnce(
+          [this](const v1::GetStepResultRequest& request, absl::Duration) { return set_.GetStepResult(request); });
+  ASSERT_TRUE(Step().ok());
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1", "GetStepResult a", "Read"));
+  EXPECT_THAT(waits_, ElementsAre(absl::Seconds(1), absl::Seconds(2)));
+}
+
+TEST_F(RetryingConnectionTest, ReadingAfterALostReplyIsRepeatedWithoutSendingTheGradientAgain) {
+  set_.faults = {{.reply_messages = 0, .status = kGone}, {.reply_messages = 1, .status = kGone}};
+  ASSERT_TRUE(Step().ok());
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1", "GetStepResult a", "Read", "GetStepResult a", "Read"));
+  EXPECT_EQ(parameters_, set_.parameters);
+}
+
+TEST_F(RetryingConnectionTest, StepEndsWhenTheSetIsGone) {
+  set_.faults = {{.request_messages = 0, .status = kGone}};
+  EXPECT_CALL(*stub_, GetStepResult).WillOnce(Return(absl::NotFoundError("no set mlp")));
+  EXPECT_EQ(Step().status(), absl::NotFoundError("no set mlp"));
+}
+
+TEST_F(RetryingConnectionTest, StepIsNotRepeatedAfterAnErrorThatWouldComeAgain) {
+  const absl::Status elsewhere = Error(absl::StatusCode::kAborted, v1::ERROR_REASON_STEP_MISMATCH, "at step 9");
+  set_.faults = {{.reply_messages = 0, .status = elsewhere}};
+  EXPECT_EQ(Step().status(), elsewhere);
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1"));
+  EXPECT_THAT(waits_, IsEmpty());
+}
+
+TEST_F(RetryingConnectionTest, StepAfterAFailedOneOpensAStreamOfItsOwn) {
+  set_.faults = {{.request_messages = 0, .status = absl::AbortedError("no")}};
+  ASSERT_FALSE(Step().ok());
+  ASSERT_TRUE(Step().ok());
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Open", "Step b#1"));
+}
+
+TEST_F(RetryingConnectionTest, StreamThatEndedBetweenStepsIsReplacedAtOnce) {
+  ASSERT_TRUE(Step().ok());
+  stub_->last_step_stream->Kill();
+  ASSERT_TRUE(Step().ok());
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1", "Open", "Step b#1"));
+  EXPECT_THAT(waits_, IsEmpty());
+}
+
+TEST_F(RetryingConnectionTest, FullServerIsGivenTheTimeThatItAsksFor) {
+  const absl::Status full = WithRetryDelay(
+      Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUDGET_EXHAUSTED, "full"), absl::Seconds(5));
+  set_.faults = {{.request_messages = 1, .status = full}};
+  ASSERT_TRUE(Step().ok());
+  EXPECT_THAT(waits_, ElementsAre(absl::Seconds(5)));
+}
+
+TEST_F(RetryingConnectionTest, DeadServerIsGivenUpAfterAllAttempts) {
+  set_.faults.assign(4, {.request_messages = 0, .status = kGone});
+  const absl::Status status = Step().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(status.message(), "gone (gave up after 4 attempts in 7s)");
+  EXPECT_THAT(waits_, ElementsAre(absl::Seconds(1), absl::Seconds(2), absl::Seconds(4)));
+}
+
+TEST_F(RetryingConnectionTest, ReplyThatEndsBeforeItsResultIsNoSuccess) {
+  set_.faults.assign(4, {.reply_messages = 1, .status = absl::InternalError("cut")});
+  EXPECT_EQ(Step().status(), absl::InternalError("cut"));
+}
+
+TEST_F(RetryingConnectionTest, NothingRefersToTheGradientAfterSuccessOrFailure) {
+  set_.faults = {Fault(), {.request_messages = 3, .status = absl::AbortedError("no")}};
+  ASSERT_TRUE(Step().ok());
+  EXPECT_THAT(set_.held, IsEmpty());
+  ASSERT_FALSE(Step().ok());
+  EXPECT_THAT(set_.held, IsEmpty());
+}
+
+// Every place where two attempts in a row can break: before any message of the request, before any of the reply.
+class TwoFaultsTest : public RetryingConnectionTest, public ::testing::WithParamInterface<std::tuple<int, int>> {
+ protected:
+  static Fault Break(int place) {
+    if (place < kRequestMessages) return {.request_messages = place, .status = kGone};
+    return {.reply_messages = place - kRequestMessages, .status = kGone};
+  }
+};
+
+TEST_P(TwoFaultsTest, StepIsAppliedOnceAndItsParametersAreWhole) {
+  set_.faults = {Break(std::get<0>(GetParam())), Break(std::get<1>(GetParam()))};
+
+  const absl::StatusOr<v1::StepResult> result = Step();
+
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(set_.step, 1);
+  EXPECT_EQ(set_.parameters, gradients_);
+  EXPECT_EQ(parameters_, gradients_);
+  EXPECT_EQ(result->parameters_step(), 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryPlace, TwoFaultsTest,
+                         ::testing::Combine(::testing::Range(0, kRequestMessages + kReplyMessages),
+                                            ::testing::Range(0, kRequestMessages + kReplyMessages)));
+
+TEST_F(RetryingConnectionTest, WriteIsRepeatedUnderItsRequestId) {
+  set_.faults = {{.reply_messages = 0, .status = kGone}};
+  const std::vector<absl::Span<const float>> values = Const(gradients_);
+
+  const absl::StatusOr<v1::WriteTensorsResponse> response = connection_.Write({{}, {{v1::SLOT_PARAMETER, values}}});
+
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->incarnation(), 8);
+  EXPECT_THAT(set_.log, ElementsAre("Write a", "Write a"));
+  EXPECT_EQ(set_.parameters, gradients_);
+  EXPECT_THAT(set_.held, IsEmpty());
+}
+
+TEST_F(RetryingConnectionTest, WriteOfAnEmptySpanIsRefusedBeforeAnythingIsSent) {
+  const std::vector<absl::Span<const float>> values = {gradients_[0], {}};
+  const absl::Status status = connection_.Write({{}, {{v1::SLOT_PARAMETER, values}}}).status();
+  EXPECT_EQ(status, absl::InvalidArgumentError("the span for tensor 1 is empty"));
+  EXPECT_THAT(set_.log, IsEmpty());
+}
+
+TEST_F(RetryingConnectionTest, ReadThatBreaksStartsAgain) {
+  set_.parameters = gradients_;
+  set_.step = 12;
+  set_.faults = {{.reply_messages = 1, .status = kGone}};
+
+  const absl::StatusOr<v1::ReadHeader> header = Read();
+
+  ASSERT_TRUE(header.ok()) << header.status();
+  EXPECT_EQ(header->step(), 12);
+  EXPECT_EQ(parameters_, gradients_);
+  EXPECT_THAT(set_.log, ElementsAre("Read", "Read"));
+}
+
+TEST_F(RetryingConnectionTest, ReadOfASetThatIsNotNewerTouchesNothing) {
+  set_.parameters = gradients_;
+  v1::ReadTensorsRequest request;
+  request.set_if_newer_than_step(0);
+
+  const absl::StatusOr<v1::ReadHeader> header = Read(request);
+
+  ASSERT_TRUE(header.ok()) << header.status();
+  EXPECT_TRUE(header->not_modified());
+  EXPECT_EQ(parameters_[0], std::vector<float>(3));
+}
+
+TEST_F(RetryingConnectionTest, ReadIntoASpanShorterThanItsTensorIsRefused) {
+  parameter_spans_[1] = parameter_spans_[1].first(599);
+  const absl::Status status = Read().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(), "tensor 1 has more than the 599 elements of the span that is there for it");
+}
+
+TEST_F(RetryingConnectionTest, ReadIntoASpanLongerThanItsTensorIsRefused) {
+  std::vector<float> longer(601);
+  parameter_spans_[1] = absl::MakeSpan(longer);
+  const absl::Status status = Read().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(), "tensor 1 has 600 elements, and the span that is there for it 601");
+}
+
+TEST_F(RetryingConnectionTest, ReadIntoTooFewSpansIsRefused) {
+  parameter_spans_.pop_back();
+  const absl::Status status = Read().status();
+  EXPECT_EQ(status, absl::InvalidArgumentError("the set has a tensor 1, and there are spans for 1 tensors"));
+}
+
+TEST_F(RetryingConnectionTest, UnaryCallIsRepeatedWithinItsTimeouts) {
+  EXPECT_CALL(*stub_, GetServerInfo(_, absl::Seconds(10)))
+      .WillOnce(Return(kGone))
+      .WillOnce(Return(v1::GetServerInfoResponse()));
+  EXPECT_TRUE(connection_.GetServerInfo({}).ok());
+  EXPECT_THAT(waits_, ElementsAre(absl::Seconds(1)));
+}
+
+TEST_F(RetryingConnectionTest, DeleteThatFindsNothingHasSucceededIfItWasTriedBefore) {
+  EXPECT_CALL(*stub_, DeleteParameterSet).WillOnce(Return(kGone)).WillOnce(Return(absl::NotFoundError("no set")));
+  EXPECT_TRUE(connection_.DeleteParameterSet({}).ok());
+
+  EXPECT_CALL(*stub_, DeleteParameterSet).WillOnce(Return(absl::NotFoundError("no set")));
+  EXPECT_EQ(connection_.DeleteParameterSet({}).status(), absl::NotFoundError("no set"));
+}
+
+TEST(MakeConnectionTest, RefusesArgumentsThatMakeNoSense) {
+  EXPECT_EQ(MakeConnection("").status(), absl::InvalidArgumentError("target is out of its range"));
+  ClientOptions options;
+  options.message_bytes = 5 << 20;
+  EXPECT_EQ(MakeConnection("localhost:1", options).status(),
+            absl::InvalidArgumentError("message_bytes is out of its range"));
+  options = ClientOptions();
+  options.retry.max_attempts = 0;
+  EXPECT_EQ(MakeConnection("localhost:1", options).status(),
+            absl::InvalidArgumentError("retry.max_attempts is out of its range"));
+}
+
+TEST(MakeConnectionTest, RequestIdsAre128RandomBitsByDefault) {
+  FakeSet set({1});
+  RetryingConnection connection(std::make_unique<NiceMock<FakeStub>>(&set), ClientOptions());
+  const std::vector<float> gradient = {1};
+  std::vector<float> parameter = {0};
+  const absl::Span<const float> gradients[] = {gradient};
+  const absl::Span<float> parameters[] = {absl::MakeSpan(parameter)};
+  ASSERT_TRUE(connection.Step({{}, gradients, parameters}).ok());
+  ASSERT_TRUE(connection.Step({{}, gradients, parameters}).ok());
+  ASSERT_EQ(set.committed.size(), 2);
+  for (const auto& [request_id, result] : set.committed) {
+    EXPECT_THAT(request_id, ::testing::MatchesRegex("[0-9a-f]{32}"));
+  }
+}
+
+}  // namespace
+}  // namespace adamant

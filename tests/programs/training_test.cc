@@ -1,0 +1,236 @@
+// The training loop against a server that the test plays.
+#include "client/programs/training.h"
+
+#include <adamant/mocks/mock_connection.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "client/programs/initialization.h"
+#include "client/programs/regression.h"
+
+namespace adamant::programs {
+namespace {
+
+using testing::ElementsAre;
+using testing::ElementsAreArray;
+using testing::HasSubstr;
+using testing::NiceMock;
+using testing::Return;
+
+constexpr char kName[] = "sanity-train/1";
+
+// Answers like a server of the set `kName`, whose step is plain gradient descent with a rate of 0.1.
+class TrainingTest : public testing::Test {
+ protected:
+  TrainingTest() {
+    ON_CALL(*connection_, CreateParameterSet).WillByDefault([this](const v1::CreateParameterSetRequest& request) {
+      spec_ = request.spec();
+      v1::CreateParameterSetResponse response;
+      response.set_created(true);
+      *response.mutable_parameter_set() = Set();
+      return response;
+    });
+    ON_CALL(*connection_, Write).WillByDefault([this](const WriteCall& call) {
+      for (absl::Span<const float> tensor : call.sources.at(0).tensors) {
+        parameters_.insert(parameters_.end(), tensor.begin(), tensor.end());
+      }
+      written_ = parameters_;
+      v1::WriteTensorsResponse response;
+      response.set_incarnation(++incarnation_);
+      return response;
+    });
+    ON_CALL(*connection_, GetParameterSet).WillByDefault([this](const v1::GetParameterSetRequest&) {
+      v1::GetParameterSetResponse response;
+      *response.mutable_parameter_set() = Set();
+      return response;
+    });
+    ON_CALL(*connection_, ListTensors).WillByDefault([this](const v1::ListTensorsRequest&) {
+      v1::ListTensorsResponse response;
+      for (const v1::TensorSpec& tensor : spec_.tensors()) {
+        v1::Tensor* added = response.add_tensors();
+        added->set_index(response.tensors_size() - 1);
+        added->set_name(tensor.name());
+        *added->mutable_shape() = tensor.shape();
+        added->set_element_count(1);
+        for (int64_t extent : tensor.shape()) added->set_element_count(added->element_count() * extent);
+      }
+      return response;
+    });
+    ON_CALL(*connection_, Step).WillByDefault([this](const StepCall& call) { return Descend(call); });
+    ON_CALL(*connection_, DeleteParameterSet).WillByDefault([this](const v1::DeleteParameterSetRequest& request) {
+      deleted_.push_back(request.name());
+      deleted_incarnation_ = request.incarnation();
+      return v1::DeleteParameterSetResponse();
+    });
+  }
+
+  v1::ParameterSet Set() const {
+    v1::ParameterSet set;
+    set.set_name(kName);
+    set.set_incarnation(incarnation_);
+    set.set_step(step_);
+    set.set_tensor_count(spec_.tensors_size());
+    return set;
+  }
+
+  v1::StepResult Descend(const StepCall& call) {
+    size_t i = 0;
+    for (size_t tensor = 0; tensor < call.gradients.size(); ++tensor) {
+      for (size_t e = 0; e < call.gradients[tensor].size(); ++e, ++i) {
+        parameters_[i] -= 0.1f * call.gradients[tensor][e];
+        call.parameters[tensor][e] = parameters_[i];
+      }
+    }
+    v1::StepResult result;
+    result.set_outcome(v1::STEP_OUTCOME_APPLIED);
+    result.set_incarnation(incarnation_);
+    result.set_step(++step_);
+    result.set_parameters_step(step_);
+    return result;
+  }
+
+  absl::StatusOr<TrainingSummary> RunTraining(const TrainingPlan& plan) {
+    return Train(plan, kName, Client(connection_), [this](const TrainingProgress& progress) {
+      progress_.push_back(progress);
+      return progress.steps_done < stop_after_;
+    });
+  }
+
+  TrainingPlan Plan() {
+    return {.widths = {2, 8, 1},
+            .data = MakeRegression(2, 1, 10, 1),
+            .epochs = 30,
+            .batch_size = 4,
+            .learning_rate = 0.125,
+            .seed = 3};
+  }
+
+  std::shared_ptr<NiceMock<mocks::MockConnection>> connection_ = std::make_shared<NiceMock<mocks::MockConnection>>();
+  int64_t stop_after_ = INT64_MAX;
+  std::vector<TrainingProgress> progress_;
+
+  v1::ParameterSetSpec spec_;
+  uint64_t incarnation_ = 7;
+  int64_t step_ = 0;
+  std::vector<float> parameters_;
+  std::vector<float> written_;
+  std::vector<std::string> deleted_;
+  uint64_t deleted_incarnation_ = 0;
+};
+
+TEST_F(TrainingTest, CreatesASetThatTheServerDoesNotInitialize) {
+  ASSERT_TRUE(RunTraining(Plan()).ok());
+
+  EXPECT_EQ(spec_.name(), kName);
+  EXPECT_EQ(spec_.initialization(), v1::INITIALIZATION_WRITTEN);
+  ASSERT_EQ(spec_.tensors_size(), 4);
+  EXPECT_THAT(spec_.tensors(0).shape(), ElementsAre(8, 2));
+  ASSERT_EQ(spec_.groups_size(), 1);
+  EXPECT_EQ(spec_.groups(0).learning_rate(), 0.125);
+  EXPECT_THAT(written_, ElementsAreArray(InitialParameters({2, 8, 1}, 3)));
+}
+
+TEST_F(TrainingTest, StepsOnceForEachBatchOfEachEpochToAFallingLoss) {
+  const absl::StatusOr<TrainingSummary> summary = RunTraining(Plan());
+
+  ASSERT_TRUE(summary.ok()) << summary.status();
+  EXPECT_EQ(summary->steps, 30 * 3);
+  EXPECT_EQ(step_, 30 * 3);
+  ASSERT_EQ(progress_.size(), 90);
+  EXPECT_EQ(progress_.back().steps_done, 90);
+  EXPECT_EQ(progress_.back().steps_in_all, 90);
+  EXPECT_EQ(progress_.back().epoch, 30);
+  EXPECT_FALSE(progress_[1].epoch_done);
+  EXPECT_TRUE(progress_[2].epoch_done);
+  EXPECT_LT(progress_.back().loss, 0.5 * progress_[2].loss);
+}
+
+TEST_F(TrainingTest, WeighsTheLossesOfAnEpochsBatchesBySamples) {
+  TrainingPlan plan = Plan();
+  plan.epochs = 1;
+  // Without updates the loss over batches is that over all samples at once.
+  ON_CALL(*connection_, Step).WillByDefault([this](const StepCall& call) {
+    const std::vector<float> kept = parameters_;
+    const v1::StepResult result = Descend(call);
+    parameters_ = kept;
+    size_t i = 0;
+    for (absl::Span<float> tensor : call.parameters) {
+      for (float& element : tensor) element = kept[i++];
+    }
+    return result;
+  });
+  Mlp mlp(plan.widths);
+  std::vector<float> gradient(mlp.parameter_count());
+  const float loss =
+      mlp.LossAndGradient(InitialParameters(plan.widths, plan.seed), plan.data, absl::MakeSpan(gradient));
+
+  ASSERT_TRUE(RunTraining(plan).ok());
+
+  EXPECT_NEAR(progress_.back().loss, loss, 1e-6);
+}
+
+TEST_F(TrainingTest, DeletesTheIncarnationThatItTrained) {
+  ASSERT_TRUE(RunTraining(Plan()).ok());
+
+  EXPECT_THAT(deleted_, ElementsAre(kName));
+  EXPECT_EQ(deleted_incarnation_, 8);
+}
+
+TEST_F(TrainingTest, DeletesTheSetWhenAStepFails) {
+  ON_CALL(*connection_, Step).WillByDefault(Return(absl::AbortedError("another client stepped")));
+
+  const absl::Status status = RunTraining(Plan()).status();
+
+  EXPECT_TRUE(absl::IsAborted(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("step 1: another client stepped"));
+  EXPECT_THAT(deleted_, ElementsAre(kName));
+}
+
+TEST_F(TrainingTest, DeletesTheSetWhenItIsInterrupted) {
+  stop_after_ = 2;
+
+  EXPECT_TRUE(absl::IsCancelled(RunTraining(Plan()).status()));
+
+  EXPECT_EQ(step_, 2);
+  EXPECT_THAT(deleted_, ElementsAre(kName));
+}
+
+TEST_F(TrainingTest, EndsAtASkippedStep) {
+  ON_CALL(*connection_, Step).WillByDefault([this](const StepCall&) {
+    v1::StepResult result;
+    result.set_outcome(v1::STEP_OUTCOME_SKIPPED_NON_FINITE);
+    result.set_incarnation(incarnation_);
+    return result;
+  });
+
+  const absl::Status status = RunTraining(Plan()).status();
+
+  EXPECT_TRUE(absl::IsFailedPrecondition(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("not finite"));
+  EXPECT_THAT(deleted_, ElementsAre(kName));
+}
+
+TEST_F(TrainingTest, DoesNotWaitForALostServerTwice) {
+  ON_CALL(*connection_, Step).WillByDefault(Return(absl::UnavailableError("connection refused")));
+  EXPECT_CALL(*connection_, DeleteParameterSet).Times(0);
+
+  const absl::Status status = RunTraining(Plan()).status();
+
+  EXPECT_TRUE(absl::IsUnavailable(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr(kName));
+}
+
+TEST_F(TrainingTest, SaysWhenTheSetCannotBeDeleted) {
+  ON_CALL(*connection_, DeleteParameterSet).WillByDefault(Return(absl::InternalError("no")));
+
+  const absl::Status status = RunTraining(Plan()).status();
+
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("cannot delete"));
+}
+
+}  // namespace
+}  // namespace adamant::programs
