@@ -15,14 +15,15 @@
 namespace adamant {
 
 absl::Status ProbeHealth(const std::string& target) {
-  // Debian's gRPC ships no health.proto. The request for the overall status is the empty message, and the answer SERVING
-  // is field 1 (an enum) with value 1.
+  // Debian's gRPC ships no health.proto. The request for the overall status is the empty message, and the answer
+  // SERVING is field 1 (an enum) with value 1.
   static constexpr char kServing[] = {0x08, 0x01};
   const std::shared_ptr<grpc::Channel> channel = grpc::CreateChannel(target, grpc::InsecureChannelCredentials());
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
   context.set_wait_for_ready(true);
-  const grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check", grpc::internal::RpcMethod::NORMAL_RPC, channel);
+  const grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check", grpc::internal::RpcMethod::NORMAL_RPC,
+                                         channel);
   grpc::Slice nothing;
   const grpc::ByteBuffer request(&nothing, 1);
   grpc::ByteBuffer response;

@@ -8,7 +8,8 @@
 
 namespace adamant {
 
-// OK if the server at `target` answers the standard health check (grpc.health.v1, overall) with SERVING within 5 seconds.
+// OK if the server at `target` answers the standard health check (grpc.health.v1, overall) with SERVING within 5
+// seconds.
 absl::Status ProbeHealth(const std::string& target);
 
 }  // namespace adamant

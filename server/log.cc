@@ -25,10 +25,9 @@ void SetLogLevel(LogLevel lowest) { lowest_level.store(lowest, std::memory_order
 
 void Log(LogLevel level, absl::string_view text) {
   if (level < lowest_level.load(std::memory_order_relaxed)) return;
-  const std::string line =
-      absl::StrCat(absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()), " ",
-                   absl::AsciiStrToUpper(kNames[static_cast<size_t>(level)]), " ",
-                   absl::StrReplaceAll(text, {{"\n", " "}, {"\r", " "}}), "\n");
+  const std::string line = absl::StrCat(absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()), " ",
+                                        absl::AsciiStrToUpper(kNames[static_cast<size_t>(level)]), " ",
+                                        absl::StrReplaceAll(text, {{"\n", " "}, {"\r", " "}}), "\n");
   // One write, so that lines of several threads do not mix. There is nobody to tell if it fails.
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
 }

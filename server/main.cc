@@ -53,9 +53,7 @@ namespace adamant {
 namespace {
 
 // gRPC's own lines, in our form. What it calls an error is an event of a connection.
-void LogGrpc(gpr_log_func_args* args) {
-  Log(LogLevel::kDebug, absl::StrCat("grpc: ", args->message));
-}
+void LogGrpc(gpr_log_func_args* args) { Log(LogLevel::kDebug, absl::StrCat("grpc: ", args->message)); }
 
 absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
   rpc::ServerOptions options;
@@ -70,7 +68,8 @@ absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
   options.compute_threads = absl::GetFlag(FLAGS_compute_threads);
   if (options.compute_threads == 0) options.compute_threads = std::max(1u, std::thread::hardware_concurrency());
   if (options.compute_threads < 0 || options.compute_threads > 1024) {
-    return absl::InvalidArgumentError(absl::StrCat("--compute_threads: expected [0, 1024], got ", options.compute_threads));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--compute_threads: expected [0, 1024], got ", options.compute_threads));
   }
   options.admission_wait = absl::GetFlag(FLAGS_admission_wait);
   options.patience = absl::GetFlag(FLAGS_patience);
@@ -121,11 +120,10 @@ int Main(const std::vector<char*>& arguments) {
   absl::StatusOr<std::unique_ptr<rpc::Server>> server = rpc::Server::Start(*options);
   if (!server.ok()) return Fail(server.status().message());
   for (const std::string& address : (*server)->addresses()) std::cout << "listening on " << address << std::endl;
-  Log(LogLevel::kInfo,
-      absl::StrCat("adamant-server ", kVersion, " started: kernels ", options->kernels->name, ", ",
-                   options->compute_threads, " threads, state ", options->state_bytes >> 20, " MiB, inflight ",
-                   options->inflight_bytes >> 20, " MiB, read ", options->read_bytes >> 20, " MiB, ",
-                   options->max_streams, " streams"));
+  Log(LogLevel::kInfo, absl::StrCat("adamant-server ", kVersion, " started: kernels ", options->kernels->name, ", ",
+                                    options->compute_threads, " threads, state ", options->state_bytes >> 20,
+                                    " MiB, inflight ", options->inflight_bytes >> 20, " MiB, read ",
+                                    options->read_bytes >> 20, " MiB, ", options->max_streams, " streams"));
 
   int signal = 0;
   sigwait(&signals, &signal);

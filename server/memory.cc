@@ -70,8 +70,8 @@ int64_t UsableMemory(absl::string_view root) { return std::min(TotalMemory(root)
 absl::StatusOr<MemoryShares> DivideMemory(int64_t usable, int64_t stream_bytes, const MemoryWishes& wishes) {
   const int64_t divided = usable - kReservedBytes;
   if (divided < 16 * stream_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("this process may use ", usable, " bytes of memory, and needs at least ",
-                                                   kReservedBytes + 16 * stream_bytes));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "this process may use ", usable, " bytes of memory, and needs at least ", kReservedBytes + 16 * stream_bytes));
   }
   MemoryShares shares;
   shares.state = wishes.state.value_or(divided / 2);
@@ -86,10 +86,10 @@ absl::StatusOr<MemoryShares> DivideMemory(int64_t usable, int64_t stream_bytes, 
                      static_cast<double>(shares.read) + static_cast<double>(shares.max_streams * stream_bytes);
   const double most = 0.95 * static_cast<double>(divided);
   if (sum > most) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the memory budgets add up to ", static_cast<int64_t>(sum), " bytes (state ", shares.state, ", inflight ",
-        shares.inflight, ", read ", shares.read, ", ", shares.max_streams, " streams of ", stream_bytes,
-        "), and there is room for ", static_cast<int64_t>(most)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the memory budgets add up to ", static_cast<int64_t>(sum), " bytes (state ", shares.state,
+                     ", inflight ", shares.inflight, ", read ", shares.read, ", ", shares.max_streams, " streams of ",
+                     stream_bytes, "), and there is room for ", static_cast<int64_t>(most)));
   }
   return shares;
 }

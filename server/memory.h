@@ -37,9 +37,9 @@ struct MemoryWishes {
   absl::optional<int> max_streams;
 };
 
-// Divides `usable` less kReservedBytes: 1/2 for state, 3/16 for steps and writes under way, 3/16 for readers, and 1/16 for
-// calls, of `stream_bytes` each and at most kMostStreams. Error: INVALID_ARGUMENT if a wish is not positive, or brings the
-// sum above 95 % of what is divided.
+// Divides `usable` less kReservedBytes: 1/2 for state, 3/16 for steps and writes under way, 3/16 for readers, and 1/16
+// for calls, of `stream_bytes` each and at most kMostStreams. Error: INVALID_ARGUMENT if a wish is not positive, or
+// brings the sum above 95 % of what is divided.
 absl::StatusOr<MemoryShares> DivideMemory(int64_t usable, int64_t stream_bytes, const MemoryWishes& wishes);
 
 }  // namespace adamant

@@ -20,15 +20,14 @@ gpr_timespec FromNow(absl::Duration delay) {
 }  // namespace
 
 GrpcByteStream::GrpcByteStream(grpc::GenericStub* stub, const std::string& method)
-    : call_(stub->PrepareCall(&context_, method, &queue_)), deadline_(gpr_inf_future(GPR_CLOCK_MONOTONIC)) {
+    : context_(std::make_unique<grpc::ClientContext>()),
+      call_(stub->PrepareCall(context_.get(), method, &queue_)),
+      deadline_(gpr_inf_future(GPR_CLOCK_MONOTONIC)) {
   call_->StartCall(Begin(kStart));
 }
 
 GrpcByteStream::~GrpcByteStream() {
-  if (!finished_) {
-    context_.TryCancel();
-    End().IgnoreError();
-  }
+  Close();
   queue_.Shutdown();
   while (Poll(gpr_inf_future(GPR_CLOCK_MONOTONIC))) {
   }
@@ -68,7 +67,13 @@ absl::StatusOr<absl::optional<grpc::ByteBuffer>> GrpcByteStream::Read() {
   return absl::optional<grpc::ByteBuffer>();
 }
 
-void GrpcByteStream::Cancel() { context_.TryCancel(); }
+void GrpcByteStream::Close() {
+  if (context_ == nullptr) return;
+  context_->TryCancel();
+  End().IgnoreError();
+  call_.reset();
+  context_.reset();
+}
 
 void GrpcByteStream::DriveUntil(absl::FunctionRef<bool()> done) {
   // What is waited for is no operation of the call, so nothing wakes this thread up: it looks again and again.
@@ -108,7 +113,7 @@ void GrpcByteStream::Wait(absl::FunctionRef<bool()> done) {
   while (!done()) {
     if (Poll(timed_out_ ? gpr_inf_future(GPR_CLOCK_MONOTONIC) : deadline_) || timed_out_) continue;
     timed_out_ = true;
-    context_.TryCancel();
+    context_->TryCancel();
   }
 }
 

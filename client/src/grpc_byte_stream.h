@@ -34,7 +34,7 @@ class GrpcByteStream : public ByteStream {
   absl::Status Write(grpc::ByteBuffer message) override;
   absl::Status WritesDone() override;
   absl::StatusOr<absl::optional<grpc::ByteBuffer>> Read() override;
-  void Cancel() override;
+  void Close() override;
   void DriveUntil(absl::FunctionRef<bool()> done) override;
   bool alive() override;
 
@@ -53,8 +53,9 @@ class GrpcByteStream : public ByteStream {
   // Waits for the end of a call that has failed, or that the server has ended, and says how it ended.
   absl::Status End();
 
-  grpc::ClientContext context_;
   grpc::CompletionQueue queue_;
+  // Null once closed: the context owns the call, and the call the message that it was sending when it broke.
+  std::unique_ptr<grpc::ClientContext> context_;
   std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call_;
 
   gpr_timespec deadline_;

@@ -95,7 +95,7 @@ absl::Status SendAndReceive(const google::protobuf::MessageLite& header, absl::S
   Loan loan;
   absl::Status status = SendTensors(header, sources, message_bytes, loan.TakeHold(), stream);
   if (status.ok()) status = receive();
-  if (!status.ok()) stream->Cancel();
+  if (!status.ok()) stream->Close();
   stream->DriveUntil([&] { return loan.returned(); });
   return status;
 }

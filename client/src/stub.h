@@ -17,7 +17,7 @@
 namespace adamant {
 
 // One streaming call. Thread-compatible: its caller's thread drives it, and while no function runs nothing happens.
-// Its destructor cancels the call if it has not ended.
+// Its destructor closes it.
 class ByteStream {
  public:
   virtual ~ByteStream() = default;
@@ -34,9 +34,9 @@ class ByteStream {
   // The next message, or nothing if the call has ended OK. On error the call has ended.
   virtual absl::StatusOr<absl::optional<grpc::ByteBuffer>> Read() = 0;
 
-  // Ends the call from this side.
-  virtual void Cancel() = 0;
-  // Lets the call work until `done()`, which must come true by what gRPC does. Not bound by the timeout.
+  // Cancels the call if it has not ended, and lets go of it. Only DriveUntil may follow.
+  virtual void Close() = 0;
+  // Lets gRPC work until `done()`, which must come true by that. Not bound by the timeout.
   virtual void DriveUntil(absl::FunctionRef<bool()> done) = 0;
   // Whether the call has not ended, as far as is known. Does not wait.
   virtual bool alive() = 0;

@@ -211,7 +211,8 @@ absl::StatusOr<TensorMessage> TensorMessage::Decode(const grpc::ByteBuffer& buff
 
 absl::Status TensorMessage::DecodeChunk(FieldReader reader) {
   if (chunks_.size() == kMaxChunks) {
-    return Malformed(absl::StrCat("more than ", kMaxChunks, " chunks in one message"));
+    return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_MALFORMED_MESSAGE,
+                 absl::StrCat("more than ", kMaxChunks, " chunks in one message"));
   }
   Chunk chunk;
   SliceCursor data;

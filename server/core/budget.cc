@@ -87,6 +87,12 @@ void Budget::Release(int64_t bytes) {
   MutexLock lock(&mutex_);
   used_ -= bytes;
   Serve();
+  if (used_ == 0) unused_.NotifyAll();
+}
+
+void Budget::AwaitUnused() {
+  MutexLock lock(&mutex_);
+  while (used_ != 0) unused_.Wait(&mutex_);
 }
 
 bool Budget::Fits(int64_t bytes) const { return waiters_.empty() && bytes <= capacity_ - used_; }

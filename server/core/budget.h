@@ -68,6 +68,9 @@ class Budget {
   int64_t capacity() const { return capacity_; }
   int64_t used() const;
 
+  // Blocks until nothing is used. What a server waits for at its end: gRPC lets go of memory in its own time.
+  void AwaitUnused();
+
  private:
   friend class Grant;
 
@@ -93,6 +96,7 @@ class Budget {
   Clock* const clock_;
 
   mutable Mutex mutex_;
+  CondVar unused_;
   int64_t used_ ABSL_GUARDED_BY(mutex_) = 0;
   WaitId last_wait_ ABSL_GUARDED_BY(mutex_) = kNoWait;
   std::deque<Waiter> waiters_ ABSL_GUARDED_BY(mutex_);

@@ -39,7 +39,8 @@ class SteadyClock final : public Clock {
     MutexLock lock(&mutex_);
     const TimerId timer = ++last_timer_;
     timers_.emplace(timer, Timer{time, std::move(callback)});
-    if (order_.emplace(time, timer).first == order_.begin()) changed_.NotifyOne();
+    const auto place = order_.emplace(time, timer).first;
+    if (place == order_.begin()) changed_.NotifyOne();
     return timer;
   }
 

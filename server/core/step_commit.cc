@@ -108,11 +108,12 @@ absl::StatusOr<absl::optional<StepReply>> ParameterSet::Decide(StepAttempt* atte
     return MakeReply(result, attempt);
   }
   if (absl::Status status = CheckIncarnation(attempt->incarnation_); !status.ok()) return status;
-  if (header.has_expected_step() && header.expected_step() != step_) return StepMismatch(header);
+  // Before expected_step, which would say of a request that was applied that it came too late.
   if (!attempt->staging_.has_value()) {
     return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_OUTCOME_UNKNOWN,
                      "the request was remembered when the step began, and is forgotten now");
   }
+  if (header.has_expected_step() && header.expected_step() != step_) return StepMismatch(header);
   if (finding.non_finite.has_value()) {
     v1::StepResult result;
     result.set_outcome(v1::STEP_OUTCOME_SKIPPED_NON_FINITE);

@@ -31,10 +31,9 @@ absl::StatusOr<core::Grant> OpenCalls::Enter(TensorCall* call) {
   absl::StatusOr<core::Grant> grant = streams_->TryReserve(kStreamBytes);
   if (!grant.ok()) {
     absl::BitGen random;
-    return WithRetryDelay(
-        Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_TOO_MANY_STREAMS,
-              "as many calls as this server carries are open"),
-        absl::Milliseconds(absl::Uniform(random, 100, 300)));
+    return WithRetryDelay(Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_TOO_MANY_STREAMS,
+                                "as many calls as this server carries are open"),
+                          absl::Milliseconds(absl::Uniform(random, 100, 300)));
   }
   calls_.insert(call);
   return grant;

@@ -16,12 +16,12 @@ namespace adamant::rpc {
 
 class TensorCall;
 
-// What an open call may make the server hold beside its grants, and what it is charged: one message in, one message out,
-// and one small step.
+// What an open call may make the server hold beside its grants, and what it is charged: one message in, one message
+// out, and one small step.
 inline constexpr int64_t kStreamBytes = int64_t{9} << 20;
 
-// How long a step, write, reply or read may take, counted while the server waits for the client: `patience`, and the time
-// that its bytes take at `min_rate` bytes a second.
+// How long a step, write, reply or read may take, counted while the server waits for the client: `patience`, and the
+// time that its bytes take at `min_rate` bytes a second.
 struct PatienceTerms {
   absl::Duration patience;
   double min_rate;

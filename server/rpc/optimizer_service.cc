@@ -98,8 +98,7 @@ grpc::ServerUnaryReactor* OptimizerService::DeleteParameterSet(grpc::CallbackSer
     reactor->Finish(wire::ToGrpcStatus(serving));
     return reactor;
   }
-  parts_.registry->Delete(*request,
-                          [reactor](absl::Status status) { reactor->Finish(wire::ToGrpcStatus(status)); });
+  parts_.registry->Delete(*request, [reactor](absl::Status status) { reactor->Finish(wire::ToGrpcStatus(status)); });
   return reactor;
 }
 

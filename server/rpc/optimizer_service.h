@@ -55,11 +55,9 @@ class OptimizerService final : public OptimizerServiceBase {
   grpc::ServerUnaryReactor* DeleteParameterSet(grpc::CallbackServerContext* context,
                                                const v1::DeleteParameterSetRequest* request,
                                                v1::DeleteParameterSetResponse* response) override;
-  grpc::ServerUnaryReactor* GetStepResult(grpc::CallbackServerContext* context,
-                                          const v1::GetStepResultRequest* request,
+  grpc::ServerUnaryReactor* GetStepResult(grpc::CallbackServerContext* context, const v1::GetStepResultRequest* request,
                                           v1::GetStepResultResponse* response) override;
-  grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context,
-                                          const v1::GetServerInfoRequest* request,
+  grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context, const v1::GetServerInfoRequest* request,
                                           v1::GetServerInfoResponse* response) override;
 
  private:

@@ -41,10 +41,9 @@ absl::Status ReadCall::Begin(grpc::ByteBuffer buffer) {
   if (!set.ok()) return set.status();
   form_ = request.as_values() ? wire::ChunkForm::kValues : wire::ChunkForm::kData;
   BeginOperation((request.slots_size() + 1) * (*set)->schema().flat_size() * static_cast<int64_t>(sizeof(float)));
-  (*set)->BeginRead(request, [self = std::static_pointer_cast<ReadCall>(shared_from_this())](
-                                 absl::StatusOr<std::unique_ptr<core::Reading>> reading) {
-    self->Begun(std::move(reading));
-  });
+  (*set)->BeginRead(request,
+                    [self = std::static_pointer_cast<ReadCall>(shared_from_this())](
+                        absl::StatusOr<std::unique_ptr<core::Reading>> reading) { self->Begun(std::move(reading)); });
   return absl::OkStatus();
 }
 

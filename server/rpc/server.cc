@@ -41,15 +41,16 @@ struct Server::Parts {
         streams("streams", options.max_streams * kStreamBytes, clock.get()),
         backend(*options.kernels),
         compute(options.compute_threads),
-        registry({clock.get(), &state, &inflight, &read, &pool, &compute, &backend, options.admission_wait}),
+        registry(std::make_unique<core::Registry>(
+            core::Resources{clock.get(), &state, &inflight, &read, &pool, &compute, &backend, options.admission_wait})),
         open_calls(&streams, clock.get(), {options.patience, options.min_rate}),
-        optimizer_service({&registry,
+        optimizer_service({registry.get(),
                            &compute,
                            &backend,
                            &open_calls,
                            {&state, &inflight, &read, &streams},
                            options.max_streams}),
-        tensor_service(&registry, &open_calls) {}
+        tensor_service(registry.get(), &open_calls) {}
 
   std::unique_ptr<core::Clock> clock;
   core::Budget state;
@@ -59,7 +60,7 @@ struct Server::Parts {
   core::BlockPool pool;
   core::CpuBackend backend;
   core::ComputePool compute;
-  core::Registry registry;
+  std::unique_ptr<core::Registry> registry;
   OpenCalls open_calls;
   OptimizerService optimizer_service;
   TensorService tensor_service;
@@ -102,14 +103,22 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
     const std::string& address = options.addresses[i];
     if (ports[i] == 0) return absl::UnavailableError(absl::StrCat("cannot listen on ", address));
     const bool has_port = !absl::StartsWith(address, "unix:");
-    server->addresses_.push_back(has_port ? absl::StrCat(address.substr(0, address.rfind(':') + 1), ports[i]) : address);
+    server->addresses_.push_back(has_port ? absl::StrCat(address.substr(0, address.rfind(':') + 1), ports[i])
+                                          : address);
   }
   if (server->server_ == nullptr) return absl::UnavailableError("gRPC could not start");
-  server->server_->GetHealthCheckService()->SetServingStatus(true);
+  server->server_->GetHealthCheckService()->SetServingStatus(v1::OptimizerService::service_full_name(), true);
   return server;
 }
 
-Server::~Server() = default;
+Server::~Server() {
+  server_.reset();
+  // gRPC may still hold slices of replies, and through them memory, grants and sets.
+  parts_->registry.reset();
+  for (core::Budget* budget : {&parts_->state, &parts_->inflight, &parts_->read, &parts_->streams}) {
+    budget->AwaitUnused();
+  }
+}
 
 void Server::Drain(absl::Duration timeout) {
   server_->GetHealthCheckService()->SetServingStatus(false);

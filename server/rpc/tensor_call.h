@@ -1,9 +1,9 @@
-// What every call that moves tensors has in common: messages as they are on the wire, one read and one write outstanding
-// at most, one end.
+// What every call that moves tensors has in common: messages as they are on the wire, one read and one write
+// outstanding at most, one end.
 //
 // These calls are served through gRPC's generic service, the unary ones among them, because only so the server decides
-// when a message is read: gRPC reads the request of a registered unary method before anybody is asked, and 2,000 half-sent
-// writes would hold 8 GiB.
+// when a message is read: gRPC reads the request of a registered unary method before anybody is asked, and 2,000
+// half-sent writes would hold 8 GiB.
 #ifndef ADAMANT_SERVER_RPC_TENSOR_CALL_H_
 #define ADAMANT_SERVER_RPC_TENSOR_CALL_H_
 
@@ -25,8 +25,8 @@ namespace adamant::rpc {
 // Whether a method moves any number of messages, or one each way.
 enum class CallShape { kStream, kOnce };
 
-// The call's handlers (OnMessage and so on) run one at a time, as a consequence of what they start: OnMessage after Read,
-// OnWritten after Write. OnOver and what the set reports may come at any time. No lock is held in any of them.
+// The call's handlers (OnMessage and so on) run one at a time, as a consequence of what they start: OnMessage after
+// Read, OnWritten after Write. OnOver and what the set reports may come at any time. No lock is held in any of them.
 class TensorCall : public grpc::ServerGenericBidiReactor, public std::enable_shared_from_this<TensorCall> {
  public:
   TensorCall(OpenCalls* open_calls, grpc::GenericCallbackServerContext* context);
@@ -54,7 +54,8 @@ class TensorCall : public grpc::ServerGenericBidiReactor, public std::enable_sha
   // These do nothing once the call has ended. Read and Write start one operation each, which must not be outstanding.
   void Read();
   void Write(grpc::ByteBuffer message);
-  // Ends the call. The client gets `status`, after what was written if it is OK; a write that is outstanding is cut off.
+  // Ends the call. The client gets `status`, after what was written if it is OK; a write that is outstanding is cut
+  // off.
   void End(const absl::Status& status);
 
   // An operation begins, for which the client may keep the server waiting as long as `bytes` bytes allow.

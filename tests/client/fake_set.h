@@ -125,7 +125,7 @@ class FakeStream : public ByteStream {
     return message;
   }
 
-  void Cancel() override { alive_ = false; }
+  void Close() override { alive_ = false; }
   void DriveUntil(absl::FunctionRef<bool()> done) override {
     set_->held.clear();
     ASSERT_TRUE(done()) << "waits for what will not come";

@@ -8,7 +8,6 @@
 #include <tuple>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "fake_set.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -19,7 +18,6 @@ namespace {
 
 using ::testing::_;
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::NiceMock;
 using ::testing::Return;
@@ -39,7 +37,8 @@ class RetryingConnectionTest : public ::testing::Test {
  protected:
   RetryingConnectionTest() : set_(kSizes), connection_(MakeStub(), Options()) {
     for (int64_t size : kSizes) {
-      std::iota(gradients_.emplace_back(size).begin(), gradients_.back().end(), 1.0f);
+      std::vector<float>& gradient = gradients_.emplace_back(size);
+      std::iota(gradient.begin(), gradient.end(), 1.0f);
       parameters_.emplace_back(size);
     }
     for (std::vector<float>& tensor : parameters_) parameter_spans_.push_back(absl::MakeSpan(tensor));

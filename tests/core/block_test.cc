@@ -102,7 +102,7 @@ TEST(BlockRefTest, MovesDoNotCount) {
   BlockRef& same = second;
   second = std::move(same);
   EXPECT_TRUE(second.unique());
-  second = second;  // NOLINT: assigned to itself
+  second = same;
   EXPECT_TRUE(second.unique());
 }
 

@@ -290,5 +290,17 @@ TEST(BudgetThreadsTest, AllBytesComeBack) {
   EXPECT_EQ(budget.used(), 0);
 }
 
+TEST_F(BudgetTest, AwaitUnusedReturnsWhenTheLastGrantHasEnded) {
+  absl::optional<Grant> grant = Take(60);
+  std::atomic<int64_t> used = -1;
+  std::thread waiter([&] {
+    budget_.AwaitUnused();
+    used = budget_.used();
+  });
+  grant.reset();
+  waiter.join();
+  EXPECT_EQ(used, 0);
+}
+
 }  // namespace
 }  // namespace adamant::core

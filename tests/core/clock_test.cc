@@ -68,6 +68,18 @@ TEST(SteadyClockTest, AnEarlierCallbackOvertakesALaterOne) {
   EXPECT_TRUE(clock->Cancel(never));
 }
 
+TEST(SteadyClockTest, WakesUpForEveryCallbackHoweverLongItWouldRest) {
+  const std::unique_ptr<Clock> clock = NewSteadyClock();
+  for (int i = 0; i < 200; ++i) {
+    // By turns with nothing and with something distant to wait for.
+    const Clock::TimerId far = i % 2 == 0 ? Clock::kNoTimer : clock->Schedule(absl::Hours(1), [] {});
+    Gate called;
+    clock->Schedule(absl::ZeroDuration(), [&] { called.Open(); });
+    called.Pass();
+    clock->Cancel(far);
+  }
+}
+
 TEST(SteadyClockTest, CancelDropsWhatHasNotBegunAndNothingElse) {
   const std::unique_ptr<Clock> clock = NewSteadyClock();
   Gate running;

@@ -105,8 +105,8 @@ TEST(ComputePoolTest, WorkIsDestroyedBeforeDoneIsCalledAndDoneAfterwards) {
   {
     ComputePool pool(3);
     pool.Run(
-        100, [work_owns](int64_t) {},
-        [&, done_owns] {
+        100, [owned = work_owns](int64_t) {},
+        [&, owned = done_owns] {
           work_count = work_owns.use_count();
           done_count = done_owns.use_count();
         });

@@ -1,4 +1,5 @@
-// A server without a network, and what a client does to its sets: for tests of the parameter set. Knows no test framework.
+// A server without a network, and what a client does to its sets: for tests of the parameter set. Knows no test
+// framework.
 #ifndef ADAMANT_TESTS_CORE_SET_FIXTURE_H_
 #define ADAMANT_TESTS_CORE_SET_FIXTURE_H_
 

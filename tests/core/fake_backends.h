@@ -1,0 +1,101 @@
+// Backends that do what a test tells them to, and otherwise the arithmetic.
+#ifndef ADAMANT_TESTS_CORE_FAKE_BACKENDS_H_
+#define ADAMANT_TESTS_CORE_FAKE_BACKENDS_H_
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "adamant/v1/parameter_set.pb.h"
+#include "kernels/dispatch.h"
+#include "server/core/cpu_backend.h"
+#include "server/core/mutex.h"
+#include "tests/core/gate.h"
+
+namespace adamant::core {
+
+// Marks a set so that the backends below know its blocks.
+inline v1::ParameterSetSpec Marked(v1::ParameterSetSpec spec) {
+  for (v1::ParameterGroup& group : *spec.mutable_groups()) group.mutable_adam()->set_eps(0.5);
+  return spec;
+}
+
+// Thread-safe, as all backends are.
+class FakeBackend : public Backend {
+ public:
+  absl::Status Update(const BlockUpdate& update) final {
+    if (absl::Status status = Before(update, update.scalars[0].eps == 0.5f); !status.ok()) return status;
+    return cpu_.Update(update);
+  }
+  kernels::MeasureFunction measure() const final { return cpu_.measure(); }
+  std::string Description() const final { return "fake"; }
+
+ private:
+  virtual absl::Status Before(const BlockUpdate& update, bool marked) = 0;
+
+  CpuBackend cpu_{kernels::BestKernels()};
+};
+
+// Fails at one block of one step of a marked set.
+class FaultyBackend final : public FakeBackend {
+ public:
+  // From now on, until the next call. -1: nowhere.
+  void FailAt(int64_t block) {
+    MutexLock lock(&mutex_);
+    block_ = block;
+  }
+
+ private:
+  absl::Status Before(const BlockUpdate& update, bool marked) override {
+    MutexLock lock(&mutex_);
+    if (!marked || update.index != block_) return absl::OkStatus();
+    // Half written, as a device that fails leaves it.
+    update.gradient.mutable_data()[0] = -1;
+    update.exp_avg_out.mutable_data()[0] = -1;
+    update.exp_avg_sq_out.mutable_data()[0] = -1;
+    return absl::InternalError("the device fell off the bus");
+  }
+
+  Mutex mutex_;
+  int64_t block_ ABSL_GUARDED_BY(mutex_) = -1;
+};
+
+// Holds the steps of marked sets inside of the kernel until it is told to let them go; notes which blocks were
+// computed.
+class GatedBackend final : public FakeBackend {
+ public:
+  // Returns once a step is held.
+  void AwaitHeld() { held_.Pass(); }
+  void LetGo() { let_go_.Open(); }
+
+  struct Call {
+    bool marked;
+    int64_t block;
+  };
+  std::vector<Call> calls() const {
+    MutexLock lock(&mutex_);
+    return calls_;
+  }
+
+ private:
+  absl::Status Before(const BlockUpdate& update, bool marked) override {
+    if (marked) {
+      held_.Open();
+      let_go_.Pass();
+    }
+    MutexLock lock(&mutex_);
+    calls_.push_back({marked, update.index});
+    return absl::OkStatus();
+  }
+
+  Gate held_;
+  Gate let_go_;
+  mutable Mutex mutex_;
+  std::vector<Call> calls_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_TESTS_CORE_FAKE_BACKENDS_H_

@@ -1,0 +1,226 @@
+// Reads: one snapshot each, whatever commits meanwhile, paid by the reader.
+#include <memory>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/core/fake_backends.h"
+#include "tests/core/set_fixture.h"
+#include "tests/core/set_matchers.h"
+
+namespace adamant::core {
+namespace {
+
+using ::testing::ElementsAre;
+
+constexpr absl::StatusCode kAborted = absl::StatusCode::kAborted;
+
+class ReadTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
+ protected:
+  void StepOn() {
+    const Values gradient = Gradient(model_.parameter_count(), 1 + model_.arrays().step);
+    ASSERT_THAT(Step(set_.get(), Header(), gradient), IsOk());
+    model_.Apply(gradient);
+  }
+
+  // Uses up what readers may hold.
+  Grant FillReadBudget() { return *server_.read().TryReserve(server_.read().capacity() - server_.used().read); }
+
+  TestServer server_;
+  std::shared_ptr<ParameterSet> set_ = server_.MakeSet(GetParam());
+  SequentialAdam model_{GetParam()};
+};
+
+INSTANTIATE_TEST_SUITE_P(EverySize, ReadTest, ::testing::Values(SmallSpec(), LargeSpec()),
+                         [](const auto& test) { return test.param.name(); });
+
+TEST_P(ReadTest, AReaderKeepsTheWholeStateOfOneStepWhileStepsGoOn) {
+  std::vector<std::unique_ptr<Reading>> readings;
+  std::vector<Arrays> expected;
+  for (int i = 0; i < 5; ++i) {
+    absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), FullReadRequest());
+    ASSERT_THAT(reading, IsOk());
+    readings.push_back(*std::move(reading));
+    expected.push_back(model_.arrays());
+    StepOn();
+  }
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(readings[i]->header().step(), i);
+    EXPECT_EQ(readings[i]->header().incarnation(), set_->Describe().incarnation());
+    EXPECT_EQ(readings[i]->header().state(), v1::PARAMETER_SET_STATE_READY);
+    EXPECT_TRUE(*Fetch(*readings[i]) == expected[i]) << "step " << i;
+  }
+  EXPECT_TRUE(*FetchState(set_.get()) == model_.arrays());
+}
+
+TEST_P(ReadTest, WhatIsNotHeldAnyMoreIsWrittenInPlace) {
+  const float* moments;
+  {
+    const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), FullReadRequest());
+    moments = (*reading)->Acquire(v1::SLOT_EXP_AVG, 0, 1)->front().data();
+  }
+  StepOn();
+  EXPECT_EQ((*Read(set_.get(), FullReadRequest()))->Acquire(v1::SLOT_EXP_AVG, 0, 1)->front().data(), moments);
+}
+
+TEST_P(ReadTest, HeldMomentsAreReplacedByFreshBlocks) {
+  const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), ReadRequest({v1::SLOT_EXP_AVG}));
+  const float* moments = (*reading)->Acquire(v1::SLOT_EXP_AVG, 0, 1)->front().data();
+  StepOn();
+  EXPECT_NE((*Read(set_.get(), FullReadRequest()))->Acquire(v1::SLOT_EXP_AVG, 0, 1)->front().data(), moments);
+  EXPECT_TRUE(SameBits(*Fetch(**reading, v1::SLOT_EXP_AVG), Values(model_.parameter_count())));
+}
+
+TEST_P(ReadTest, SlotsComeInTheOrderAskedForAndParametersByDefault) {
+  EXPECT_THAT((*Read(set_.get(), ReadRequest()))->slots(), ElementsAre(v1::SLOT_PARAMETER));
+  EXPECT_THAT((*Read(set_.get(), ReadRequest({v1::SLOT_EXP_AVG_SQ, v1::SLOT_PARAMETER})))->slots(),
+              ElementsAre(v1::SLOT_EXP_AVG_SQ, v1::SLOT_PARAMETER));
+}
+
+TEST_P(ReadTest, ASlotIsKnownAndAskedForOnce) {
+  EXPECT_THAT(Read(set_.get(), ReadRequest({v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG})), RefusesField("slots[1]"));
+  EXPECT_THAT(Read(set_.get(), ReadRequest({v1::SLOT_UNSPECIFIED})), RefusesField("slots[0]"));
+  EXPECT_THAT(Read(set_.get(), ReadRequest({static_cast<v1::Slot>(17)})), RefusesField("slots[0]"));
+}
+
+TEST_P(ReadTest, AnotherIncarnationIsAborted) {
+  v1::ReadTensorsRequest request;
+  request.set_incarnation(set_->Describe().incarnation() + 1);
+  EXPECT_THAT(Read(set_.get(), request), FailsWith(kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH));
+}
+
+TEST_P(ReadTest, NothingIsHeldUnlessTheSetIsNewer) {
+  StepOn();
+  v1::ReadTensorsRequest request;
+  request.set_if_newer_than_step(1);
+  const UsedBytes before = server_.used();
+  absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), request);
+  ASSERT_THAT(reading, IsOk());
+  EXPECT_TRUE((*reading)->header().not_modified());
+  EXPECT_EQ((*reading)->header().step(), 1);
+  EXPECT_TRUE((*reading)->slots().empty());
+  EXPECT_EQ(server_.used(), before);
+
+  request.set_if_newer_than_step(0);
+  reading = Read(set_.get(), request);
+  EXPECT_FALSE((*reading)->header().not_modified());
+  EXPECT_TRUE(SameBits(*Fetch(**reading, v1::SLOT_PARAMETER), model_.arrays().parameters));
+}
+
+TEST_P(ReadTest, AReadPaysFourBytesAParameterForEachSlotUntilItIsOver) {
+  {
+    const auto parameters = Read(set_.get(), ReadRequest());
+    EXPECT_EQ(server_.used().read, ArrayBytes(*set_));
+    const auto everything = Read(set_.get(), FullReadRequest());
+    EXPECT_EQ(server_.used().read, 4 * ArrayBytes(*set_));
+  }
+  EXPECT_EQ(server_.used().read, 0);
+}
+
+TEST_P(ReadTest, AReadWithoutRoomIsRefusedAndAStepIsNot) {
+  const absl::StatusOr<std::unique_ptr<Reading>> held = Read(set_.get(), FullReadRequest());
+  const Grant grant = FillReadBudget();
+  const absl::Status status = Read(set_.get(), ReadRequest()).status();
+  EXPECT_THAT(status, FailsWith(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUDGET_EXHAUSTED));
+  EXPECT_TRUE(GetRetryDelay(status).has_value());
+  StepOn();
+}
+
+TEST_P(ReadTest, AReadThatMayAbortReadsWithoutRoomUntilTheNextCommit) {
+  StepOn();
+  const Grant grant = FillReadBudget();
+  v1::ReadTensorsRequest request = FullReadRequest();
+  request.set_may_abort(true);
+  const UsedBytes before = server_.used();
+  const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), request);
+  ASSERT_THAT(reading, IsOk());
+  EXPECT_EQ(server_.used(), before);
+  EXPECT_TRUE(*Fetch(**reading) == model_.arrays());
+  const absl::StatusOr<BlockList> last_message = (*reading)->Acquire(v1::SLOT_EXP_AVG, 0, 16);
+  const std::vector<float> copy(last_message->front().data(), last_message->front().data() + 16);
+  StepOn();
+  for (const v1::Slot slot : {v1::SLOT_PARAMETER, v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ}) {
+    EXPECT_THAT((*reading)->Acquire(slot, 0, 16), FailsWith(kAborted, v1::ERROR_REASON_SNAPSHOT_GONE));
+  }
+  // What is being sent is not written over.
+  EXPECT_EQ(copy, std::vector<float>(last_message->front().data(), last_message->front().data() + 16));
+}
+
+TEST_P(ReadTest, AReadThatMayAbortEndsWhenAFullWriteBegins) {
+  const Grant grant = FillReadBudget();
+  v1::ReadTensorsRequest request;
+  request.set_may_abort(true);
+  const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), request);
+  ASSERT_THAT((*reading)->Acquire(v1::SLOT_PARAMETER, 0, 16), IsOk());
+  const WriteDelivery write = BeginWrite(set_.get(), FullHeader(0));
+  EXPECT_THAT((*reading)->Acquire(v1::SLOT_PARAMETER, 0, 16), FailsWith(kAborted, v1::ERROR_REASON_SNAPSHOT_GONE));
+}
+
+TEST_P(ReadTest, AReadThatMayAbortIsPaidWhereThereIsRoom) {
+  v1::ReadTensorsRequest request;
+  request.set_may_abort(true);
+  const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), request);
+  EXPECT_EQ(server_.used().read, ArrayBytes(*set_));
+  StepOn();
+  EXPECT_TRUE(SameBits(*Fetch(**reading, v1::SLOT_PARAMETER), Values(model_.parameter_count())));
+}
+
+TEST_P(ReadTest, AcquireGivesTheBlocksThatCoverTheRange) {
+  const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), ReadRequest());
+  const int64_t size = set_->schema().flat_size();
+  const BlockList all = *(*reading)->Acquire(v1::SLOT_PARAMETER, 0, size);
+  EXPECT_EQ(static_cast<int64_t>(all.size()), (size + kBlockElements - 1) / kBlockElements);
+  const BlockList last = *(*reading)->Acquire(v1::SLOT_PARAMETER, size - 1, size);
+  ASSERT_EQ(last.size(), 1u);
+  EXPECT_EQ(last[0].data(), all.back().data());
+}
+
+class ReadDuringCommitTest : public ::testing::Test {
+ protected:
+  // A step inside of the kernel.
+  void SetUp() override {
+    ASSERT_THAT(step_.Send(Cut(set_->schema(), kBlockElements), gradient_), IsOk());
+    ASSERT_THAT(step_.Complete(), IsOk());
+    backend_.AwaitHeld();
+  }
+  void TearDown() override { backend_.LetGo(); }
+
+  GatedBackend backend_;
+  TestServer server_{{.backend = &backend_}};
+  std::shared_ptr<ParameterSet> set_ = server_.MakeSet(Marked(LargeSpec()));
+  const Values gradient_ = Gradient(set_->schema().parameter_count(), 1);
+  StepDelivery step_ = BeginStep(set_.get(), Header());
+};
+
+TEST_F(ReadDuringCommitTest, ParametersAreThoseOfTheStepBefore) {
+  const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), ReadRequest());
+  ASSERT_THAT(reading, IsOk());
+  EXPECT_EQ((*reading)->header().step(), 0);
+  backend_.LetGo();
+  ASSERT_THAT(step_.Take(), IsOk());
+  EXPECT_TRUE(SameBits(*Fetch(**reading, v1::SLOT_PARAMETER), Values(gradient_.size())));
+}
+
+TEST_F(ReadDuringCommitTest, AReadOfMomentsWaitsForThePublish) {
+  PendingRead read(set_.get(), FullReadRequest());
+  EXPECT_FALSE(read.begun());
+  backend_.LetGo();
+  const absl::StatusOr<std::unique_ptr<Reading>> reading = read.Take();
+  ASSERT_THAT(reading, IsOk());
+  EXPECT_EQ((*reading)->header().step(), 1);
+  EXPECT_TRUE(SameBits(Fetch(**reading)->parameters, Parameters(*step_.Take())));
+}
+
+TEST_F(ReadDuringCommitTest, ADeleteWaitsForTheCommitAndTheWaitingReadGetsItsState) {
+  PendingRead read(set_.get(), FullReadRequest());
+  Gate deleted;
+  set_->Delete(
+      {}, [] {}, [&deleted](absl::Status) { deleted.Open(); });
+  backend_.LetGo();
+  deleted.Pass();
+  EXPECT_EQ((*read.Take())->header().step(), 1);
+  EXPECT_THAT(step_.Take(), IsOk());
+}
+
+}  // namespace
+}  // namespace adamant::core

@@ -1,0 +1,168 @@
+// tests/errors.textproto, row by row: each call ends with the error that the table says, changes nothing, and leaves a
+// server that works.
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/util/message_differencer.h>
+#include <grpcpp/impl/codegen/rpc_method.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "tests/e2e/errors_table.h"
+#include "tests/e2e/server_fixture.h"
+
+namespace adamant::e2e {
+namespace {
+
+const ErrorsTable& Table() {
+  static const auto* const table = new ErrorsTable(LoadErrorsTable(ADAMANT_ERRORS_TABLE));
+  return *table;
+}
+
+// Makes the call, whatever its method and its messages are, and returns how it ended. To gRPC the messages are bytes,
+// and a call with one message each way is a stream like any other.
+absl::Status Make(const Call& call, TestClient* client) {
+  using Stream = grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>;
+  const std::string path = absl::StrCat("/adamant.v1.OptimizerService/", MethodOf(call));
+  const grpc::internal::RpcMethod method(path.c_str(), grpc::internal::RpcMethod::BIDI_STREAMING, client->channel());
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + kHang));
+  const std::unique_ptr<Stream> stream(
+      grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(client->channel().get(),
+                                                                                           method, &context));
+  for (const std::string& message : MessagesOf(call)) {
+    const grpc::Slice slice(message);
+    if (!stream->Write(grpc::ByteBuffer(&slice, 1))) break;
+  }
+  stream->WritesDone();
+  for (grpc::ByteBuffer response; stream->Read(&response);) {
+  }
+  return wire::FromGrpcStatus(stream->Finish());
+}
+
+// All sets, with all that they hold.
+std::map<std::string, SetState> ReadEverything(TestClient* client) {
+  std::map<std::string, SetState> everything;
+  const absl::StatusOr<v1::ListParameterSetsResponse> sets =
+      client->Call(&v1::OptimizerService::Stub::ListParameterSets, v1::ListParameterSetsRequest());
+  EXPECT_TRUE(sets.ok()) << sets.status();
+  if (!sets.ok()) return everything;
+  for (const v1::ParameterSet& set : sets->parameter_sets()) {
+    v1::ListTensorsRequest request;
+    request.set_name(set.name());
+    const absl::StatusOr<v1::ListTensorsResponse> tensors =
+        client->Call(&v1::OptimizerService::Stub::ListTensors, request);
+    EXPECT_TRUE(tensors.ok()) << tensors.status();
+    if (!tensors.ok()) continue;
+    v1::ParameterSetSpec spec;
+    spec.set_name(set.name());
+    for (const v1::Tensor& tensor : tensors->tensors()) *spec.add_tensors()->mutable_shape() = tensor.shape();
+    const absl::StatusOr<SetState> state = client->ReadState(spec);
+    EXPECT_TRUE(state.ok()) << state.status();
+    if (state.ok()) everything[set.name()] = *state;
+  }
+  return everything;
+}
+
+const Reason* FindReason(v1::ErrorReason reason) {
+  for (const Reason& candidate : Table().reasons()) {
+    if (candidate.reason() == reason) return &candidate;
+  }
+  return nullptr;
+}
+
+class ErrorsTest : public ServerTest, public ::testing::WithParamInterface<Row> {};
+
+TEST_P(ErrorsTest, EndsTheCallAndChangesNothing) {
+  const Row& row = GetParam();
+  SCOPED_TRACE(row.rule());
+  for (const Call& call : Table().setup()) {
+    const absl::Status status = Make(call, &client_);
+    ASSERT_TRUE(status.ok()) << status;
+  }
+  const std::map<std::string, SetState> before = ReadEverything(&client_);
+  ASSERT_FALSE(before.empty());
+  std::map<std::string, int64_t> budgets = client_.UsedBudgets();
+  budgets["inflight"] = budgets["read"] = budgets["streams"] = 0;
+
+  const absl::Status status = Make(row.call(), &client_);
+
+  EXPECT_EQ(static_cast<int>(status.code()), static_cast<int>(row.code())) << status;
+  v1::ErrorDetail detail = GetErrorDetail(status);
+  detail.clear_incarnation();
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(detail, row.detail()))
+      << "expected " << row.detail().ShortDebugString() << "\ngot " << detail.ShortDebugString() << "\n" << status;
+  const Reason* reason = FindReason(row.detail().reason());
+  EXPECT_EQ(GetRetryDelay(status).has_value(), reason != nullptr && reason->retry_info());
+  EXPECT_TRUE(client_.ReturnsTo(budgets));
+  EXPECT_TRUE(ReadEverything(&client_) == before);
+  EXPECT_TRUE(client_.ReturnsTo(budgets));
+}
+
+// A rule as the name of a test: `A chunk's end` becomes AChunksEnd.
+std::string TestName(const ::testing::TestParamInfo<Row>& info) {
+  std::string name;
+  bool word_begins = true;
+  for (const char c : info.param.rule()) {
+    if (absl::ascii_isalnum(c)) name += word_begins ? absl::ascii_toupper(c) : c;
+    word_begins = !absl::ascii_isalnum(c) && c != '\'';
+  }
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryRule, ErrorsTest, ::testing::ValuesIn(Table().rows()), TestName);
+
+// Whether a test of this name, SUITE.NAME, stands in a source below tests/.
+bool TestExists(const std::string& name) {
+  const size_t dot = name.find('.');
+  const std::string suite_and_name = absl::StrCat("(", name.substr(0, dot), ", ", name.substr(dot + 1), ")");
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(ADAMANT_TESTS_DIRECTORY)) {
+    if (!absl::EndsWith(entry.path().string(), "_test.cc")) continue;
+    std::ifstream file(entry.path());
+    const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+    for (const char* macro : {"TEST", "TEST_F", "TEST_P"}) {
+      if (absl::StrContains(text, macro + suite_and_name)) return true;
+    }
+  }
+  return false;
+}
+
+TEST(ErrorsTableTest, HasEveryReasonOnceAndDrivesIt) {
+  std::map<int, int> reasons;
+  std::map<int, int> rows;
+  for (const Reason& reason : Table().reasons()) {
+    ++reasons[reason.reason()];
+    EXPECT_FALSE(reason.meaning().empty() || reason.remedy().empty()) << reason.ShortDebugString();
+    if (!reason.driven_by().empty()) {
+      EXPECT_TRUE(TestExists(reason.driven_by())) << "there is no test " << reason.driven_by();
+      ++rows[reason.reason()];
+    }
+  }
+  for (const Row& row : Table().rows()) ++rows[row.detail().reason()];
+  const google::protobuf::EnumDescriptor* all = v1::ErrorReason_descriptor();
+  for (int i = 0; i < all->value_count(); ++i) {
+    const google::protobuf::EnumValueDescriptor* reason = all->value(i);
+    if (reason->number() == v1::ERROR_REASON_UNSPECIFIED) continue;
+    EXPECT_EQ(reasons[reason->number()], 1) << reason->name();
+    EXPECT_GE(rows[reason->number()], 1) << reason->name() << " has neither a row nor a test";
+  }
+}
+
+TEST(ErrorsTableTest, GivesEachReasonOneCode) {
+  for (const Row& row : Table().rows()) {
+    if (!row.has_detail()) continue;
+    const Reason* reason = FindReason(row.detail().reason());
+    ASSERT_NE(reason, nullptr) << row.rule();
+    EXPECT_EQ(Code_Name(row.code()), Code_Name(reason->code())) << row.rule();
+  }
+}
+
+}  // namespace
+}  // namespace adamant::e2e

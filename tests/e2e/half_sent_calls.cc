@@ -1,0 +1,227 @@
+// nghttp2 on non-blocking sockets.
+#include "tests/e2e/half_sent_calls.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <grpcpp/support/status_code_enum.h>
+#include <netinet/in.h>
+#include <nghttp2/nghttp2.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace adamant::e2e {
+namespace {
+
+// What the server allows on a connection.
+constexpr size_t kCallsAConnection = 100;
+
+void Check(bool holds) {
+  if (!holds) std::abort();
+}
+
+absl::string_view View(const uint8_t* bytes, size_t n) { return {reinterpret_cast<const char*>(bytes), n}; }
+
+nghttp2_nv Field(const std::string& name, const std::string& value) {
+  const auto bytes = [](const std::string& text) {
+    return reinterpret_cast<uint8_t*>(const_cast<char*>(text.data()));
+  };
+  return {bytes(name), bytes(value), name.size(), value.size(), NGHTTP2_NV_FLAG_NONE};
+}
+
+}  // namespace
+
+struct HalfSentCalls::Call {
+  std::shared_ptr<const std::string> bytes;
+  size_t sent = 0;
+  absl::optional<int> code;  // its answer
+
+  bool stopped() const { return code.has_value() || sent == bytes->size(); }
+};
+
+class HalfSentCalls::Connection {
+ public:
+  explicit Connection(int port) : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    Check(connect(socket_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0);
+    fcntl(socket_, F_SETFL, O_NONBLOCK);
+
+    nghttp2_session_callbacks* callbacks;
+    nghttp2_session_callbacks_new(&callbacks);
+    nghttp2_session_callbacks_set_send_callback(callbacks, &Send);
+    nghttp2_session_callbacks_set_recv_callback(callbacks, &Receive);
+    nghttp2_session_callbacks_set_on_header_callback(callbacks, &OnHeader);
+    nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, &OnClose);
+    nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, &OnFrame);
+    nghttp2_option* options;
+    nghttp2_option_new(&options);
+    nghttp2_option_set_no_auto_window_update(options, 1);  // what comes is taken by nobody
+    nghttp2_session_client_new2(&session_, callbacks, this, options);
+    nghttp2_option_del(options);
+    nghttp2_session_callbacks_del(callbacks);
+    nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, nullptr, 0);
+  }
+
+  ~Connection() {
+    nghttp2_session_del(session_);
+    close(socket_);
+  }
+
+  const std::list<Call>& calls() const { return calls_; }
+
+  void Begin(absl::string_view method, std::shared_ptr<const std::string> bytes) {
+    Call& call = calls_.emplace_back(Call{std::move(bytes)});
+    const std::string path = absl::StrCat("/adamant.v1.OptimizerService/", method);
+    const nghttp2_nv fields[] = {Field(":method", "POST"), Field(":scheme", "http"), Field(":path", path),
+                                 Field(":authority", "test"), Field("content-type", "application/grpc"),
+                                 Field("te", "trailers")};
+    nghttp2_data_provider body;
+    body.source.ptr = &call;
+    body.read_callback = &ReadBody;
+    Check(nghttp2_submit_request(session_, nullptr, fields, std::size(fields), &body, &call) > 0);
+  }
+
+  // Asks for an answer that comes after the server has taken in everything sent before.
+  void Ping() {
+    answered_ = false;
+    nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);
+  }
+  bool answered() const { return answered_; }
+
+  pollfd Wish() const {
+    const int send = nghttp2_session_want_write(session_) ? POLLOUT : 0;
+    return {socket_, static_cast<short>(POLLIN | send), 0};
+  }
+
+  void Work() {
+    if (nghttp2_session_recv(session_) == 0) nghttp2_session_send(session_);
+  }
+
+ private:
+  static ssize_t Send(nghttp2_session*, const uint8_t* bytes, size_t n, int, void* self) {
+    const ssize_t sent = send(static_cast<Connection*>(self)->socket_, bytes, n, MSG_NOSIGNAL);
+    return sent >= 0 ? sent : errno == EAGAIN ? NGHTTP2_ERR_WOULDBLOCK : NGHTTP2_ERR_CALLBACK_FAILURE;
+  }
+
+  static ssize_t Receive(nghttp2_session*, uint8_t* bytes, size_t n, int, void* self) {
+    const ssize_t received = recv(static_cast<Connection*>(self)->socket_, bytes, n, 0);
+    if (received > 0) return received;
+    return received == 0 ? NGHTTP2_ERR_EOF : errno == EAGAIN ? NGHTTP2_ERR_WOULDBLOCK : NGHTTP2_ERR_CALLBACK_FAILURE;
+  }
+
+  static ssize_t ReadBody(nghttp2_session*, int32_t, uint8_t* to, size_t n, uint32_t*, nghttp2_data_source* source,
+                          void*) {
+    Call* const call = static_cast<Call*>(source->ptr);
+    const size_t count = std::min(n, call->bytes->size() - call->sent);
+    if (count == 0) return NGHTTP2_ERR_DEFERRED;  // for good
+    std::memcpy(to, call->bytes->data() + call->sent, count);
+    call->sent += count;
+    return static_cast<ssize_t>(count);
+  }
+
+  static int OnHeader(nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name, size_t name_size,
+                      const uint8_t* value, size_t value_size, uint8_t, void*) {
+    Call* const call = static_cast<Call*>(nghttp2_session_get_stream_user_data(session, frame->hd.stream_id));
+    int code;
+    if (call != nullptr && View(name, name_size) == "grpc-status" && absl::SimpleAtoi(View(value, value_size), &code)) {
+      call->code = code;
+    }
+    return 0;
+  }
+
+  static int OnClose(nghttp2_session* session, int32_t stream, uint32_t, void*) {
+    Call* const call = static_cast<Call*>(nghttp2_session_get_stream_user_data(session, stream));
+    if (call != nullptr && !call->code.has_value()) call->code = grpc::StatusCode::UNKNOWN;
+    return 0;
+  }
+
+  static int OnFrame(nghttp2_session*, const nghttp2_frame* frame, void* self) {
+    const bool answer = frame->hd.type == NGHTTP2_PING && (frame->hd.flags & NGHTTP2_FLAG_ACK) != 0;
+    if (answer) static_cast<Connection*>(self)->answered_ = true;
+    return 0;
+  }
+
+  const int socket_;
+  nghttp2_session* session_;
+  std::list<Call> calls_;
+  bool answered_ = false;
+};
+
+std::string Framed(absl::string_view message, size_t missing) {
+  const uint32_t size = htonl(static_cast<uint32_t>(message.size()));
+  const absl::string_view prefix(reinterpret_cast<const char*>(&size), sizeof(size));
+  return absl::StrCat(absl::string_view("\0", 1), prefix, message.substr(0, message.size() - missing));
+}
+
+HalfSentCalls::HalfSentCalls(const std::string& address)
+    : port_([&address] {
+        int port;
+        Check(absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
+        return port;
+      }()) {}
+
+HalfSentCalls::~HalfSentCalls() = default;
+
+void HalfSentCalls::Begin(absl::string_view method, std::shared_ptr<const std::string> bytes) {
+  if (connections_.empty() || connections_.back().calls().size() == kCallsAConnection) connections_.emplace_back(port_);
+  connections_.back().Begin(method, std::move(bytes));
+}
+
+void HalfSentCalls::Run(absl::FunctionRef<bool()> done) {
+  for (;;) {
+    for (Connection& connection : connections_) connection.Work();
+    if (done()) return;
+    std::vector<pollfd> wishes;
+    for (const Connection& connection : connections_) wishes.push_back(connection.Wish());
+    poll(wishes.data(), wishes.size(), /*timeout=*/-1);
+  }
+}
+
+void HalfSentCalls::RunUntilStopped() {
+  Run([this] {
+    return std::all_of(connections_.begin(), connections_.end(), [](const Connection& connection) {
+      return std::all_of(connection.calls().begin(), connection.calls().end(),
+                         [](const Call& call) { return call.stopped(); });
+    });
+  });
+  for (Connection& connection : connections_) connection.Ping();
+  Run([this] {
+    return std::all_of(connections_.begin(), connections_.end(),
+                       [](const Connection& connection) { return connection.answered(); });
+  });
+}
+
+int HalfSentCalls::open() const {
+  int count = 0;
+  for (const Connection& connection : connections_) {
+    for (const Call& call : connection.calls()) count += !call.code.has_value();
+  }
+  return count;
+}
+
+int HalfSentCalls::ended(int code) const {
+  int count = 0;
+  for (const Connection& connection : connections_) {
+    for (const Call& call : connection.calls()) count += call.code == code;
+  }
+  return count;
+}
+
+int HalfSentCalls::ended() const {
+  int count = 0;
+  for (const Connection& connection : connections_) count += static_cast<int>(connection.calls().size());
+  return count - open();
+}
+
+}  // namespace adamant::e2e

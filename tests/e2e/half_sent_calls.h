@@ -1,0 +1,54 @@
+// Calls whose client stops in the middle, where a gRPC client cannot be made to stop: behind any byte of a message.
+#ifndef ADAMANT_TESTS_E2E_HALF_SENT_CALLS_H_
+#define ADAMANT_TESTS_E2E_HALF_SENT_CALLS_H_
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+
+namespace adamant::e2e {
+
+// `message` as gRPC frames it, without its last `missing` bytes.
+std::string Framed(absl::string_view message, size_t missing = 0);
+
+// Any number of calls to one server, on as many connections as they need. HTTP/2 without gRPC: nothing happens but in
+// Run, nothing is retried, and what the server sends is taken by nobody. Thread-compatible.
+class HalfSentCalls {
+ public:
+  // The server's address, 127.0.0.1:PORT.
+  explicit HalfSentCalls(const std::string& address);
+  // Breaks the connections.
+  ~HalfSentCalls();
+  HalfSentCalls(const HalfSentCalls&) = delete;
+  HalfSentCalls& operator=(const HalfSentCalls&) = delete;
+
+  // Begins a call of a method of the optimizer service, such as `StepOnce`, which will send `bytes` and then nothing.
+  void Begin(absl::string_view method, std::shared_ptr<const std::string> bytes);
+
+  // Sends, and takes the server's answers, until `done()`.
+  void Run(absl::FunctionRef<bool()> done);
+  // Runs until every call has sent everything or was answered, and the server has taken in all that was sent.
+  void RunUntilStopped();
+
+  // Calls that have no answer.
+  int open() const;
+  // Calls that were answered with this gRPC code, or all that were; a call that was reset without trailers is UNKNOWN.
+  int ended(int code) const;
+  int ended() const;
+
+ private:
+  struct Call;
+  class Connection;
+
+  const int port_;
+  std::list<Connection> connections_;
+};
+
+}  // namespace adamant::e2e
+
+#endif  // ADAMANT_TESTS_E2E_HALF_SENT_CALLS_H_

@@ -1,0 +1,283 @@
+// The server as its user starts and stops it: addresses, flags, exit codes, log, health, signals.
+#include <gmock/gmock.h>
+#include <grpcpp/impl/client_unary_call.h>
+#include <grpcpp/impl/rpc_method.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/sync_stream.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "tests/e2e/server_fixture.h"
+#include "tests/e2e/server_process.h"
+
+namespace adamant::e2e {
+namespace {
+
+using ::grpc::internal::RpcMethod;
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr char kService[] = "adamant.v1.OptimizerService";
+
+std::vector<std::string> Lines(const std::string& text) { return absl::StrSplit(text, '\n', absl::SkipEmpty()); }
+
+grpc::ByteBuffer Bytes(const std::string& text) {
+  const grpc::Slice slice(text);
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+std::string Text(const grpc::ByteBuffer& buffer) {
+  grpc::Slice slice;
+  return buffer.DumpToSingleSlice(&slice).ok() ? std::string(slice.begin(), slice.end()) : "";
+}
+
+// Messages of grpc.health.v1, whose definition Debian's gRPC does not ship: field 1 of the request is the service,
+// field 1 of the response the status.
+grpc::ByteBuffer HealthRequest(const std::string& service) {
+  return Bytes(service.empty() ? "" : absl::StrCat("\x0a", std::string(1, static_cast<char>(service.size())), service));
+}
+constexpr char kServing[] = "\x08\x01";
+constexpr char kNotServing[] = "\x08\x02";
+
+// The response to a health check, or the status's code.
+std::string Health(const std::shared_ptr<grpc::Channel>& channel, const std::string& service) {
+  grpc::ClientContext context;
+  const RpcMethod method("/grpc.health.v1.Health/Check", RpcMethod::NORMAL_RPC, channel);
+  grpc::ByteBuffer response;
+  const grpc::Status status =
+      grpc::internal::BlockingUnaryCall(channel.get(), method, &context, HealthRequest(service), &response);
+  return status.ok() ? Text(response) : absl::StrCat("code ", status.error_code());
+}
+
+std::string ProbeFlag(const ServerProcess& server) { return absl::StrCat("--probe=", server.address()); }
+
+TEST(ProcessTest, ServesOnSeveralAddressesAtOnce) {
+  const std::string path = absl::StrCat("unix:", testing::TempDir(), "adamant-", getpid());
+  ServerProcess server({absl::StrCat("--listen=127.0.0.1:0,[::1]:0,", path)});
+  ASSERT_THAT(server.addresses(), SizeIs(3));
+  EXPECT_THAT(server.addresses()[0], ContainsRegex("^127\\.0\\.0\\.1:[1-9][0-9]*$"));
+  EXPECT_THAT(server.addresses()[1], ContainsRegex("^\\[::1\\]:[1-9][0-9]*$"));
+  EXPECT_EQ(server.addresses()[2], path);
+  // One server behind all of them: what is created through one can be stepped through the others.
+  const v1::ParameterSetSpec spec = SmallSpec("set");
+  ASSERT_TRUE(TestClient(server.addresses()[0]).Create(spec).ok());
+  int64_t step = 0;
+  for (const std::string& address : server.addresses()) {
+    const absl::StatusOr<StepReply> reply =
+        TestClient(address).Step(spec, StepHeader("set"), Gradient(ParameterCount(spec), 1));
+    ASSERT_TRUE(reply.ok()) << address << ": " << reply.status();
+    EXPECT_EQ(reply->result.step(), ++step) << address;
+  }
+}
+
+TEST(ProcessTest, AnswersHealthChecksOverallAndForTheService) {
+  ServerProcess server;
+  const std::shared_ptr<grpc::Channel> channel = TestClient(server.address()).channel();
+  EXPECT_EQ(Health(channel, ""), kServing);
+  EXPECT_EQ(Health(channel, kService), kServing);
+  EXPECT_EQ(Health(channel, "no.such.Service"), absl::StrCat("code ", grpc::StatusCode::NOT_FOUND));
+}
+
+TEST(ProcessTest, AnswersReflection) {
+  ServerProcess server;
+  const std::shared_ptr<grpc::Channel> channel = TestClient(server.address()).channel();
+  const RpcMethod method("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", RpcMethod::BIDI_STREAMING,
+                         channel);
+  grpc::ClientContext context;
+  const std::unique_ptr<grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>> stream(
+      grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(channel.get(), method,
+                                                                                            &context));
+  grpc::ByteBuffer response;
+  // list_services = 7.
+  ASSERT_TRUE(stream->Write(Bytes("\x3a\x01*")));
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_THAT(Text(response), HasSubstr(kService));
+  // file_containing_symbol = 4: the answer holds the service's file.
+  const std::string symbol = absl::StrCat(kService, ".Step");
+  ASSERT_TRUE(stream->Write(Bytes(absl::StrCat("\x22", std::string(1, static_cast<char>(symbol.size())), symbol))));
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_THAT(Text(response), HasSubstr("adamant/v1/service.proto"));
+  EXPECT_THAT(Text(response), HasSubstr("GetStepResult"));
+  stream->WritesDone();
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST(ProcessTest, ProbeSaysWhetherAServerServes) {
+  ServerProcess server;
+  ChildProgram probe({ADAMANT_SERVER, ProbeFlag(server)});
+  EXPECT_EQ(probe.Wait(), 0);
+  EXPECT_THAT(probe.standard_error().AwaitEnd(), IsEmpty());
+  EXPECT_THAT(probe.standard_output().AwaitEnd(), IsEmpty());
+
+  server.program().Signal(SIGKILL);
+  server.program().Wait();
+  ChildProgram late({ADAMANT_SERVER, ProbeFlag(server)});
+  EXPECT_EQ(late.Wait(), 1);
+  EXPECT_THAT(Lines(late.standard_error().AwaitEnd()), SizeIs(1));
+}
+
+class WrongStartTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(WrongStartTest, IsOneClearLineAndExitCodeOne) {
+  ChildProgram server({ADAMANT_SERVER, "--listen=127.0.0.1:0", GetParam()});
+  EXPECT_EQ(server.Wait(), 1);
+  const std::string flag = GetParam().substr(0, GetParam().find('='));
+  const std::string error = server.standard_error().AwaitEnd();
+  EXPECT_THAT(Lines(error), SizeIs(1)) << error;
+  EXPECT_THAT(error, HasSubstr(flag.substr(flag.find_first_not_of('-'))));
+  EXPECT_THAT(server.standard_output().AwaitEnd(), IsEmpty());
+}
+
+INSTANTIATE_TEST_SUITE_P(Flags, WrongStartTest,
+                         testing::Values("--no_such_flag", "--compute_threads=many", "--compute_threads=-1",
+                                         "--isa=abacus", "--log_level=loud", "--patience=0", "--patience=soon",
+                                         "--min_rate=0", "--admission_wait=-1s", "--drain_timeout=-1s",
+                                         "--listen=", "stray"));
+INSTANTIATE_TEST_SUITE_P(Addresses, WrongStartTest,
+                         testing::Values("--listen=nowhere", "--listen=127.0.0.1:99999",
+                                         "--listen=127.0.0.1:0,unix:/no/such/folder/socket"));
+
+TEST(ProcessTest, AddressInUseIsOneClearLineAndExitCodeOne) {
+  ServerProcess first;
+  ChildProgram second({ADAMANT_SERVER, absl::StrCat("--listen=", first.address())});
+  EXPECT_EQ(second.Wait(), 1);
+  const std::string error = second.standard_error().AwaitEnd();
+  EXPECT_THAT(Lines(error), SizeIs(1)) << error;
+  EXPECT_THAT(error, HasSubstr(first.address()));
+  EXPECT_THAT(second.standard_output().AwaitEnd(), IsEmpty());
+  EXPECT_EQ(Health(TestClient(first.address()).channel(), ""), kServing);
+}
+
+TEST(ProcessTest, BudgetsBeyondTheMemoryAreOneClearLineAndExitCodeOne) {
+  ChildProgram server({ADAMANT_SERVER, "--listen=127.0.0.1:0", absl::StrCat("--state_bytes=", int64_t{1} << 60)});
+  EXPECT_EQ(server.Wait(), 1);
+  const std::string error = server.standard_error().AwaitEnd();
+  EXPECT_THAT(Lines(error), SizeIs(1)) << error;
+  EXPECT_THAT(error, HasSubstr("memory budgets add up to"));
+}
+
+TEST(ProcessTest, LogsOneLineForEachEventOfItsLife) {
+  ServerProcess server;
+  const absl::optional<std::string> started = server.program().standard_error().AwaitLine("started");
+  ASSERT_TRUE(started.has_value());
+  EXPECT_THAT(*started, ContainsRegex("^[0-9T:.-]*Z INFO adamant-server .* started: kernels "));
+  server.program().Signal(SIGTERM);
+  EXPECT_EQ(server.program().Wait(), 0);
+  const std::vector<std::string> lines = Lines(server.program().standard_error().AwaitEnd());
+  ASSERT_THAT(lines, SizeIs(3));
+  EXPECT_THAT(lines[1], ContainsRegex("^[0-9T:.-]*Z INFO SIGTERM: draining$"));
+  EXPECT_THAT(lines[2], ContainsRegex("^[0-9T:.-]*Z INFO stopped$"));
+}
+
+TEST(ProcessTest, LogLevelErrorKeepsAWholeLifeSilent) {
+  ServerProcess server({"--log_level=error"});
+  server.program().Signal(SIGINT);
+  EXPECT_EQ(server.program().Wait(), 0);
+  EXPECT_THAT(server.program().standard_error().AwaitEnd(), IsEmpty());
+}
+
+TEST(ProcessTest, LogLevelDebugShowsWhatGrpcSays) {
+  // gRPC says why it could not have an address.
+  ServerProcess first;
+  ChildProgram second({ADAMANT_SERVER, absl::StrCat("--listen=", first.address()), "--log_level=debug"});
+  EXPECT_EQ(second.Wait(), 1);
+  EXPECT_THAT(second.standard_error().AwaitEnd(), ContainsRegex("Z DEBUG grpc: "));
+}
+
+class SignalTest : public testing::TestWithParam<int> {};
+
+INSTANTIATE_TEST_SUITE_P(Each, SignalTest, testing::Values(SIGTERM, SIGINT));
+
+TEST_P(SignalTest, EndsAnIdleServerWithExitCodeZero) {
+  ServerProcess server;
+  server.program().Signal(GetParam());
+  EXPECT_EQ(server.program().Wait(), 0);
+}
+
+// A step of which the first half has come, and been admitted.
+struct HalfStep {
+  explicit HalfStep(TestClient* client) : stream(client->stub()) {
+    const std::vector<v1::TensorChunk> chunks = Chunks(spec, Gradient(ParameterCount(spec), 1), 65536);
+    messages = StepMessages(StepHeader(spec.name()), chunks);
+    const auto middle = messages.begin() + messages.size() / 2;
+    stream.Send({messages.begin(), middle});
+    messages.erase(messages.begin(), middle);
+    EXPECT_TRUE(TestClient::Until([client] { return client->UsedBudgets()["inflight"] > 0; }));
+  }
+
+  const v1::ParameterSetSpec spec = LargeSpec();
+  std::vector<v1::StepRequest> messages;  // the rest
+  StepStream stream;
+};
+
+TEST_P(SignalTest, EndsIdleStreamsLetsAnAdmittedStepRunOnAndRefusesNewWork) {
+  ServerProcess server({"--drain_timeout=10m"});
+  TestClient client(server.address());
+  const v1::ParameterSetSpec small = SmallSpec();
+  ASSERT_TRUE(client.Create(small).ok());
+  ASSERT_TRUE(client.Create(LargeSpec()).ok());
+  const std::vector<v1::StepRequest> step =
+      StepMessages(StepHeader(small.name()), Chunks(small, Gradient(ParameterCount(small), 1), 65536));
+  // A stream that has made a step and may make another; one in the middle of a step; and somebody who watches.
+  StepStream idle(client.stub());
+  ASSERT_TRUE(idle.Send(step));
+  ASSERT_TRUE(idle.ReadReply(small).ok());
+  HalfStep half(&client);
+  grpc::ClientContext watch_context;
+  const RpcMethod watch("/grpc.health.v1.Health/Watch", RpcMethod::SERVER_STREAMING, client.channel());
+  const std::unique_ptr<grpc::ClientReader<grpc::ByteBuffer>> health(
+      grpc::internal::ClientReaderFactory<grpc::ByteBuffer>::Create(client.channel().get(), watch, &watch_context,
+                                                                    HealthRequest(kService)));
+  grpc::ByteBuffer status;
+  ASSERT_TRUE(health->Read(&status));
+  ASSERT_EQ(Text(status), kServing);
+
+  server.program().Signal(GetParam());
+
+  const absl::Status idle_end = idle.Finish();
+  EXPECT_EQ(idle_end.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ReasonOf(idle_end), v1::ERROR_REASON_DRAINING);
+  ASSERT_TRUE(health->Read(&status));
+  EXPECT_EQ(Text(status), kNotServing);
+  watch_context.TryCancel();
+  health->Finish();
+  StepStream late(client.stub());
+  late.Send(step);
+  EXPECT_EQ(late.Finish().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(client.Create(SmallSpec("new")).status().code(), absl::StatusCode::kUnavailable);
+
+  ASSERT_TRUE(half.stream.Send(half.messages));
+  const absl::StatusOr<StepReply> reply = half.stream.ReadReply(half.spec);
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->result.outcome(), v1::STEP_OUTCOME_APPLIED);
+  EXPECT_EQ(reply->result.step(), 1);
+  // Behind its reply the stream is idle.
+  EXPECT_EQ(ReasonOf(half.stream.Finish()), v1::ERROR_REASON_DRAINING);
+  EXPECT_EQ(server.program().Wait(), 0);
+}
+
+TEST(ProcessTest, DrainTimeoutCutsOffAStalledStep) {
+  ServerProcess server({"--drain_timeout=100ms"});
+  TestClient client(server.address());
+  ASSERT_TRUE(client.Create(LargeSpec()).ok());
+  HalfStep half(&client);
+
+  server.program().Signal(SIGTERM);
+
+  EXPECT_EQ(server.program().Wait(), 0);
+  EXPECT_FALSE(half.stream.Finish().ok());
+  EXPECT_THAT(server.program().standard_error().AwaitEnd(), HasSubstr("INFO stopped"));
+}
+
+}  // namespace
+}  // namespace adamant::e2e
