@@ -139,9 +139,9 @@ int Main(const std::vector<char*>& arguments) {
     absl::PrintF("The losses %s the reference.\n", matches ? "match" : "do not match");
     std::fflush(stdout);
   }
-  absl::FPrintF(stderr, "%d steps in %s: %.0f a second; median of a remote step %s\n", summary->steps,
-                absl::FormatDuration(summary->elapsed), summary->steps / absl::ToDoubleSeconds(summary->elapsed),
-                absl::FormatDuration(summary->median_step));
+  const double seconds = absl::ToDoubleSeconds(summary->elapsed);
+  absl::FPrintF(stderr, "%d steps in %.3f s: %.0f a second; median of a remote step %.1f us\n", summary->steps, seconds,
+                summary->steps / seconds, absl::ToDoubleMicroseconds(summary->median_step));
   return absl::GetFlag(FLAGS_check) && !matches ? 1 : 0;
 }
 

@@ -39,7 +39,12 @@ void GrpcByteStream::SetTimeout(absl::Duration timeout) {
 }
 
 absl::Status GrpcByteStream::Write(grpc::ByteBuffer message) {
-  Wait([this] { return broken_ || (!outstanding_[kStart] && !outstanding_[kWrite]); });
+  Wait([this] {
+    // The server may answer before it has everything, if it knows the step already. Neither may then wait for the other
+    // to read.
+    if (!messages_.empty() && !outstanding_[kRead] && !broken_) StartRead();
+    return broken_ || (!outstanding_[kStart] && !outstanding_[kWrite]);
+  });
   if (!broken_) {
     call_->Write(message, Begin(kWrite));
     return absl::OkStatus();
@@ -56,10 +61,11 @@ absl::Status GrpcByteStream::WritesDone() {
 }
 
 absl::StatusOr<absl::optional<grpc::ByteBuffer>> GrpcByteStream::Read() {
-  Wait([this] { return message_.has_value() || (broken_ && !outstanding_[kRead]); });
-  if (message_.has_value()) {
-    absl::optional<grpc::ByteBuffer> message = std::exchange(message_, absl::nullopt);
-    StartRead();
+  Wait([this] { return !messages_.empty() || (broken_ && !outstanding_[kRead]); });
+  if (!messages_.empty()) {
+    absl::optional<grpc::ByteBuffer> message = std::move(messages_.front());
+    messages_.pop_front();
+    if (messages_.empty() && !outstanding_[kRead] && !broken_) StartRead();
     return message;
   }
   absl::Status status = End();
@@ -104,7 +110,7 @@ bool GrpcByteStream::Poll(gpr_timespec deadline) {
   } else if (operation == kStart) {
     StartRead();
   } else if (operation == kRead) {
-    message_ = std::move(incoming_);
+    messages_.push_back(std::move(incoming_));
   }
   return true;
 }
@@ -126,8 +132,8 @@ absl::Status GrpcByteStream::End() {
   if (!finished_ && !outstanding_[kFinish]) {
     // A status is delivered only behind the messages that came before it.
     Wait([this] {
-      if (message_.has_value()) {
-        message_.reset();
+      if (!messages_.empty() && !outstanding_[kRead]) {
+        messages_.clear();
         StartRead();
       }
       return broken_ && !outstanding_[kStart] && !outstanding_[kRead] && !outstanding_[kWrite];

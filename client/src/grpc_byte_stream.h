@@ -12,6 +12,7 @@
 #include <grpcpp/completion_queue.h>
 #include <grpcpp/generic/generic_stub.h>
 
+#include <deque>
 #include <memory>
 #include <string>
 
@@ -40,7 +41,7 @@ class GrpcByteStream : public ByteStream {
 
  private:
   // What may be outstanding: each at most once, and write and writes-done not both. A read always is, from the start of
-  // the call until one fails, except while a message waits in `message_`: so the end of an idle call is seen.
+  // the call until one fails, except while a message waits in `messages_`: so the end of an idle call is seen.
   enum Operation { kStart, kRead, kWrite, kFinish, kOperationCount };
 
   // Operations complete as tags: the operation's number.
@@ -68,7 +69,7 @@ class GrpcByteStream : public ByteStream {
   bool finished_ = false;
   grpc::Status status_;
   grpc::ByteBuffer incoming_;
-  absl::optional<grpc::ByteBuffer> message_;
+  std::deque<grpc::ByteBuffer> messages_;
 };
 
 }  // namespace adamant

@@ -317,14 +317,17 @@ absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call,
 }
 
 std::unique_ptr<ByteStream> RetryingConnection::TakeStepStream() {
-  std::unique_ptr<ByteStream> stream;
-  do {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (idle_.empty()) return stub_->OpenStep();
-    stream = std::move(idle_.back());
-    idle_.pop_back();
-  } while (!stream->alive());
-  return stream;
+  while (true) {
+    std::unique_ptr<ByteStream> stream;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (idle_.empty()) break;
+      stream = std::move(idle_.back());
+      idle_.pop_back();
+    }
+    if (stream->alive()) return stream;
+  }
+  return stub_->OpenStep();
 }
 
 void RetryingConnection::KeepStepStream(std::unique_ptr<ByteStream> stream) {

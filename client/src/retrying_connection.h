@@ -8,7 +8,6 @@
 #include <mutex>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "adamant/connection.h"
 #include "adamant/options.h"
 #include "client/src/attempts.h"
@@ -54,8 +53,8 @@ class RetryingConnection : public Connection {
   const ClientOptions options_;
 
   std::mutex mutex_;
-  // Step calls between two steps: as many as steps were under way at the same time.
-  std::vector<std::unique_ptr<ByteStream>> idle_ ABSL_GUARDED_BY(mutex_);
+  // Step calls between two steps: as many as steps were under way at the same time. Guarded by `mutex_`.
+  std::vector<std::unique_ptr<ByteStream>> idle_;
 };
 
 }  // namespace adamant

@@ -75,11 +75,19 @@ WriteAttempt::WriteAttempt(std::shared_ptr<ParameterSet> set, const v1::WriteHea
                            std::shared_ptr<WriteListener> listener)
     : set_(std::move(set)), header_(header), listener_(std::move(listener)) {}
 
-WriteAttempt::~WriteAttempt() {
+WriteAttempt::~WriteAttempt() { LetNextBegin(); }
+
+void WriteAttempt::LetNextBegin() {
   MutexLock lock(&set_->mutex_);
   if (set_->write_ != this) return;
   set_->ReturnBlocks(this);
   set_->write_ = nullptr;
+}
+
+absl::Status WriteAttempt::Fail(absl::Status status) {
+  Cancel();
+  LetNextBegin();
+  return status;
 }
 
 void WriteAttempt::Start() { set_->BeginWrite(shared_from_this()); }
@@ -88,8 +96,7 @@ absl::Status WriteAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, in
   if (kind_ == Kind::kReplay) return absl::OkStatus();
   const int index = SlotIndex(slot);
   if (index < 0 || !slots_[index].has_value()) {
-    Cancel();
-    return InvalidField(absl::StrCat("slot: this write does not bring ", v1::Slot_Name(slot)), "chunks.slot");
+    return Fail(InvalidField(absl::StrCat("slot: this write does not bring ", v1::Slot_Name(slot)), "chunks.slot"));
   }
   const SlotLimits& limits = kLimits[index];
   int64_t position = offset;
@@ -103,17 +110,13 @@ absl::Status WriteAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, in
     position += n;
   });
   if (status.ok() && bad.has_value()) status = BadValue(*set_->schema_, tensor, bad->first, limits, bad->second);
-  if (!status.ok()) Cancel();
-  return status;
+  return status.ok() ? status : Fail(status);
 }
 
 absl::Status WriteAttempt::Complete() {
   for (const absl::optional<Staging>& slot : slots_) {
     if (!slot.has_value()) continue;
-    if (absl::Status status = slot->CheckComplete(); !status.ok()) {
-      Cancel();
-      return status;
-    }
+    if (absl::Status status = slot->CheckComplete(); !status.ok()) return Fail(status);
   }
   {
     MutexLock lock(&set_->mutex_);
@@ -278,6 +281,7 @@ void ParameterSet::ReturnBlocks(WriteAttempt* attempt) {
     exp_avg_ = attempt->slots_[1]->TakeBlocks();
     exp_avg_sq_ = attempt->slots_[2]->TakeBlocks();
   }
+  for (absl::optional<Staging>& slot : attempt->slots_) slot.reset();
 }
 
 void ParameterSet::StagedWriteAdmitted(const std::shared_ptr<WriteAttempt>& attempt, absl::StatusOr<Grant> grant) {
@@ -343,6 +347,7 @@ ParameterSet::TurnState ParameterSet::WriteCommitTurn(const std::shared_ptr<Writ
     response.set_step(step_);
   }
   if (!status.ok()) {
+    attempt->LetNextBegin();
     End(attempt.get(), status);
     return TurnState::kOver;
   }

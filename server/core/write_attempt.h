@@ -22,12 +22,12 @@ using WriteListener = Listener<v1::WriteTensorsResponse>;
 
 // Made by ParameterSet::NewWrite. There are two kinds. A staged write (parameters of a set that has some) collects
 // beside the state, like a step, and changes nothing before its turn. A direct write (the first, and every full one)
-// has taken the set's own blocks: the set is UNINITIALIZED until it commits, and stays so if it breaks.
+// has taken the set's own blocks: the set is UNINITIALIZED until it commits, and stays so if it breaks. The next write
+// may begin when this one has failed or committed, or when the last reference to it is gone.
 //
 // Calls as for StepAttempt.
 class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
  public:
-  // Gives a direct write's blocks back to the set, and lets the next write begin.
   ~WriteAttempt();
   WriteAttempt(const WriteAttempt&) = delete;
   WriteAttempt& operator=(const WriteAttempt&) = delete;
@@ -56,6 +56,11 @@ class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
 
   WriteAttempt(std::shared_ptr<ParameterSet> set, const v1::WriteHeader& header,
                std::shared_ptr<WriteListener> listener);
+
+  // Ends the write because of what it brought, and returns `status`.
+  absl::Status Fail(absl::Status status);
+  // Gives a direct write's blocks back to the set, and lets the next write begin. Requires: nothing is being added.
+  void LetNextBegin();
 
   const std::shared_ptr<ParameterSet> set_;
   const v1::WriteHeader header_;

@@ -10,7 +10,9 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "proto/wire/tensor_message.h"
 #include "server/core/block.h"
@@ -28,6 +30,18 @@ namespace {
 
 // Calls on one connection.
 constexpr int kMaxCallsAConnection = 100;
+
+bool IsUnixAddress(absl::string_view address) { return absl::StartsWith(address, "unix:"); }
+
+// gRPC takes a port modulo 65,536, and adds one of its choice where there is none.
+absl::Status CheckAddress(absl::string_view address) {
+  const size_t colon = address.rfind(':');
+  int port;
+  const bool has_port = colon != address.npos && absl::SimpleAtoi(address.substr(colon + 1), &port);
+  if (IsUnixAddress(address) || (has_port && port >= 0 && port <= 65535)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("cannot listen on ", address, ": expected HOST:PORT, with a port in [0, 65535], or unix:PATH"));
+}
 
 }  // namespace
 
@@ -96,15 +110,15 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 
   std::vector<int> ports(options.addresses.size(), 0);
   for (size_t i = 0; i < options.addresses.size(); ++i) {
+    if (absl::Status status = CheckAddress(options.addresses[i]); !status.ok()) return status;
     builder.AddListeningPort(options.addresses[i], grpc::InsecureServerCredentials(), &ports[i]);
   }
   server->server_ = builder.BuildAndStart();
   for (size_t i = 0; i < options.addresses.size(); ++i) {
     const std::string& address = options.addresses[i];
     if (ports[i] == 0) return absl::UnavailableError(absl::StrCat("cannot listen on ", address));
-    const bool has_port = !absl::StartsWith(address, "unix:");
-    server->addresses_.push_back(has_port ? absl::StrCat(address.substr(0, address.rfind(':') + 1), ports[i])
-                                          : address);
+    server->addresses_.push_back(
+        IsUnixAddress(address) ? address : absl::StrCat(address.substr(0, address.rfind(':') + 1), ports[i]));
   }
   if (server->server_ == nullptr) return absl::UnavailableError("gRPC could not start");
   server->server_->GetHealthCheckService()->SetServingStatus(v1::OptimizerService::service_full_name(), true);

@@ -171,7 +171,7 @@ absl::StatusOr<PairSamples> RunPair(const std::string& command) {
   if (command == "step" && server.empty()) {
     const absl::StatusOr<std::string> program = ServerProgram();
     if (!program.ok()) return program.status();
-    absl::StatusOr<std::unique_ptr<Listener>> started = Listener::Start({*program}, {});
+    absl::StatusOr<std::unique_ptr<Listener>> started = Listener::Start({*program, "--log_level=warning"}, {});
     if (!started.ok()) return started.status();
     server_process = *std::move(started);
     server = server_process->address();

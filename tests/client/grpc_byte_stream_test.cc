@@ -166,8 +166,8 @@ void Reply(RawServer::Call* call, const ReceivedStep& step) {
 
 class GrpcByteStreamTest : public ::testing::Test {
  protected:
-  // For good: gRPC 1.51, taken down by the last object of one test to be set up again by the first of the next, sometimes
-  // waits for its own threads for ever.
+  // For good: gRPC 1.51, taken down by the last object of one test to be set up again by the first of the next,
+  // sometimes waits for its own threads for ever.
   static void SetUpTestSuite() { grpc_init(); }
 
   GrpcByteStreamTest() {
@@ -265,6 +265,25 @@ TEST_F(GrpcByteStreamTest, SmallStepsAreOneMessageEachOnOneCall) {
   ASSERT_EQ(steps.size(), 2);
   EXPECT_THAT(steps[1].message_sizes, SizeIs(1));
   EXPECT_NE(steps[0].header.request_id(), steps[1].header.request_id());
+}
+
+TEST_F(GrpcByteStreamTest, ReplyThatComesBeforeTheGradientIsReadDoesNotBlockTheUpload) {
+  const std::vector<int64_t> sizes = {5'000'000};
+  MakeTensors(sizes);
+  absl::Notification received;
+  RawServer server(address_, [&](RawServer::Call* call) {
+    ReceivedStep known;
+    known.gradients = gradients_;
+    Reply(call, known);
+    EXPECT_TRUE(ReceiveStep(call, sizes).has_value());
+    received.Notify();
+    call->Finish(absl::OkStatus());
+  });
+  const std::shared_ptr<Connection> connection = Connect();
+  const absl::StatusOr<v1::StepResult> result = Step(connection.get());
+  received.WaitForNotification();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(parameters_, gradients_);
 }
 
 TEST_F(GrpcByteStreamTest, ErrorInTheMiddleOfAnUploadComesWithItsDetails) {

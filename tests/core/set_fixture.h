@@ -24,6 +24,7 @@
 #include "server/core/cpu_backend.h"
 #include "server/core/parameter_set.h"
 #include "server/core/registry.h"
+#include "tests/core/gate.h"
 #include "tests/core/manual_clock.h"
 #include "tests/core/sequential_model.h"
 
@@ -76,6 +77,13 @@ class TestServer {
   // A set that `spec` is right for.
   std::shared_ptr<ParameterSet> MakeSet(const v1::ParameterSetSpec& spec) {
     return *ParameterSet::Create(resources(), spec);
+  }
+
+  // Waits until the compute thread, which must be the only one, has let go of all that it had.
+  void AwaitIdle() {
+    Gate idle;
+    compute_->Run(1, [](int64_t) {}, [&idle] { idle.Open(); });
+    idle.Pass();
   }
 
   // Waits until the compute threads have let go of all that they had. Nothing can be computed after this.

@@ -219,6 +219,21 @@ TEST_P(WriteTest, OneWriteAtATime) {
   EXPECT_THAT(Write(set.get(), FullHeader(7), arrays_), IsOk());
 }
 
+TEST_P(WriteTest, AWriteThatHasFailedDoesNotHoldUpTheNext) {
+  const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
+  for (const v1::WriteHeader& header : {ParametersHeader(), FullHeader(3)}) {
+    WriteDelivery incomplete = BeginWrite(set.get(), header);
+    ASSERT_FALSE(incomplete.Complete().ok());
+    WriteDelivery malformed = BeginWrite(set.get(), header);
+    ASSERT_FALSE(malformed.Send({99, 0, 1, 0}, arrays_.parameters).ok());
+    EXPECT_THAT(Write(set.get(), FullHeader(1000), arrays_), IsOk());
+    // Nor does it harm it.
+    malformed.Send({0, 0, 1, 0}, Values(1, 77.0f)).IgnoreError();
+    malformed.Complete().IgnoreError();
+    EXPECT_TRUE(*FetchState(set.get()) == arrays_);
+  }
+}
+
 TEST_P(WriteTest, AStagedWriteIsAdmittedLikeAStep) {
   const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
   server_.StopComputing();

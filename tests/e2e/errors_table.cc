@@ -110,7 +110,7 @@ void Apply(const Call::Change& change, Call* call) {
 }
 
 void ApplyChanges(Call* call) {
-  for (const Call::Change& change : Call(*call).changes()) Apply(change, call);
+  for (const Call::Change& change : call->changes()) Apply(change, call);
 }
 
 // The field that has the call's messages, or null.

@@ -78,7 +78,18 @@ const Reason* FindReason(v1::ErrorReason reason) {
   return nullptr;
 }
 
-class ErrorsTest : public ServerTest, public ::testing::WithParamInterface<Row> {};
+// A server with room for the setup and for one set whose steps take as much as the budget for steps has.
+rpc::ServerOptions ServerOfTheTable() {
+  rpc::ServerOptions options = SmallServer();
+  options.inflight_bytes = int64_t{16} << 20;
+  options.state_bytes = int64_t{48} << 20;
+  return options;
+}
+
+class ErrorsTest : public ServerTest, public ::testing::WithParamInterface<Row> {
+ protected:
+  ErrorsTest() : ServerTest(ServerOfTheTable()) {}
+};
 
 TEST_P(ErrorsTest, EndsTheCallAndChangesNothing) {
   const Row& row = GetParam();

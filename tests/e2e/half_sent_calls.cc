@@ -31,9 +31,7 @@ void Check(bool holds) {
 absl::string_view View(const uint8_t* bytes, size_t n) { return {reinterpret_cast<const char*>(bytes), n}; }
 
 nghttp2_nv Field(const std::string& name, const std::string& value) {
-  const auto bytes = [](const std::string& text) {
-    return reinterpret_cast<uint8_t*>(const_cast<char*>(text.data()));
-  };
+  const auto bytes = [](const std::string& text) { return reinterpret_cast<uint8_t*>(const_cast<char*>(text.data())); };
   return {bytes(name), bytes(value), name.size(), value.size(), NGHTTP2_NV_FLAG_NONE};
 }
 
@@ -83,8 +81,11 @@ class HalfSentCalls::Connection {
   void Begin(absl::string_view method, std::shared_ptr<const std::string> bytes) {
     Call& call = calls_.emplace_back(Call{std::move(bytes)});
     const std::string path = absl::StrCat("/adamant.v1.OptimizerService/", method);
-    const nghttp2_nv fields[] = {Field(":method", "POST"), Field(":scheme", "http"), Field(":path", path),
-                                 Field(":authority", "test"), Field("content-type", "application/grpc"),
+    const nghttp2_nv fields[] = {Field(":method", "POST"),
+                                 Field(":scheme", "http"),
+                                 Field(":path", path),
+                                 Field(":authority", "test"),
+                                 Field("content-type", "application/grpc"),
                                  Field("te", "trailers")};
     nghttp2_data_provider body;
     body.source.ptr = &call;

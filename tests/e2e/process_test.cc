@@ -144,7 +144,7 @@ INSTANTIATE_TEST_SUITE_P(Flags, WrongStartTest,
                                          "--min_rate=0", "--admission_wait=-1s", "--drain_timeout=-1s",
                                          "--listen=", "stray"));
 INSTANTIATE_TEST_SUITE_P(Addresses, WrongStartTest,
-                         testing::Values("--listen=nowhere", "--listen=127.0.0.1:99999",
+                         testing::Values("--listen=localhost", "--listen=127.0.0.1:99999", "--listen=127.0.0.1:-1",
                                          "--listen=127.0.0.1:0,unix:/no/such/folder/socket"));
 
 TEST(ProcessTest, AddressInUseIsOneClearLineAndExitCodeOne) {

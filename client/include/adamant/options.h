@@ -49,7 +49,9 @@ struct ClientOptions {
 
   // One attempt of a call that moves no tensors. Positive, like the other two.
   absl::Duration unary_timeout = absl::Seconds(10);
-  // One attempt of a step: gradient up, parameters back. Model size over bandwidth, twice, with room to spare.
+  // One attempt of a step: gradient up, parameters back. Model size over bandwidth, twice, with room to spare. A peer
+  // whose socket takes nothing at all may hold on to the gradient, and so to the call, until TCP gives it up: 30 s
+  // more.
   absl::Duration step_timeout = absl::Minutes(1);
   // One attempt of a read or write of parameters or of the whole state.
   absl::Duration transfer_timeout = absl::Minutes(5);
