@@ -68,8 +68,8 @@ absl::StatusOr<v1::CreateParameterSetResponse> Registry::Create(const v1::Create
   return response;
 }
 
-absl::StatusOr<std::shared_ptr<ParameterSet>> Registry::Find(absl::string_view name) const {
-  if (absl::Status status = ValidateSetName(name, "name"); !status.ok()) return status;
+absl::StatusOr<std::shared_ptr<ParameterSet>> Registry::Find(absl::string_view name, absl::string_view field) const {
+  if (absl::Status status = ValidateSetName(name, field); !status.ok()) return status;
   MutexLock lock(&mutex_);
   const auto found = sets_.find(name);
   if (found == sets_.end()) {

@@ -28,8 +28,9 @@ class Registry {
   absl::StatusOr<v1::CreateParameterSetResponse> Create(const v1::CreateParameterSetRequest& request)
       ABSL_LOCKS_EXCLUDED(create_mutex_, mutex_);
 
-  // NOT_FOUND if there is none of that name; INVALID_ARGUMENT if there could be none.
-  absl::StatusOr<std::shared_ptr<ParameterSet>> Find(absl::string_view name) const;
+  // NOT_FOUND if there is none of that name; INVALID_ARGUMENT naming `field`, where the request has it, if there could
+  // be none.
+  absl::StatusOr<std::shared_ptr<ParameterSet>> Find(absl::string_view name, absl::string_view field = "name") const;
 
   absl::StatusOr<v1::ListParameterSetsResponse> List(const v1::ListParameterSetsRequest& request) const;
 

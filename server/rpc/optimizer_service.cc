@@ -106,7 +106,7 @@ grpc::ServerUnaryReactor* OptimizerService::GetStepResult(grpc::CallbackServerCo
                                                           const v1::GetStepResultRequest* request,
                                                           v1::GetStepResultResponse* response) {
   return Reply(context, response, [&]() -> absl::StatusOr<v1::GetStepResultResponse> {
-    absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = parts_.registry->Find(request->set());
+    absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = parts_.registry->Find(request->set(), "set");
     if (!set.ok()) return set.status();
     return (*set)->FindStepResult(*request);
   });

@@ -37,7 +37,7 @@ void ReadCall::OnHalfClose() {
 absl::Status ReadCall::Begin(grpc::ByteBuffer buffer) {
   v1::ReadTensorsRequest request;
   if (absl::Status status = Parse(std::move(buffer), &request); !status.ok()) return status;
-  absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = registry_->Find(request.set());
+  absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = registry_->Find(request.set(), "set");
   if (!set.ok()) return set.status();
   form_ = request.as_values() ? wire::ChunkForm::kValues : wire::ChunkForm::kData;
   BeginOperation((request.slots_size() + 1) * (*set)->schema().flat_size() * static_cast<int64_t>(sizeof(float)));

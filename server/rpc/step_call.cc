@@ -66,9 +66,13 @@ absl::Status StepCall::Begin(wire::TensorMessage message) {
   if (!set.ok()) return set.status();
   const int64_t array_bytes = (*set)->schema().flat_size() * static_cast<int64_t>(sizeof(float));
   if (shape_ == CallShape::kOnce && array_bytes > core::kSmallStepBytes) {
-    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
+    v1::ErrorDetail detail;
+    detail.set_reason(v1::ERROR_REASON_TOO_LARGE);
+    detail.set_set(header.set());
+    return Error(absl::StatusCode::kFailedPrecondition,
                  absl::StrCat(header.set(), ": the reply takes ", array_bytes, " bytes, and StepOnce sends at most ",
-                              core::kSmallStepBytes, "; use Step"));
+                              core::kSmallStepBytes, "; use Step"),
+                 detail);
   }
   if (shape_ == CallShape::kStream) BeginOperation(2 * array_bytes);
   form_.reset();
@@ -88,7 +92,7 @@ absl::Status StepCall::Begin(wire::TensorMessage message) {
 absl::StatusOr<std::shared_ptr<core::ParameterSet>> StepCall::FindSet(const std::string& name) {
   // The registry's mutex is shared by all sets, and most streams are for one.
   if (set_ == nullptr || set_->name() != name || set_->deleted()) {
-    absl::StatusOr<std::shared_ptr<core::ParameterSet>> found = registry_->Find(name);
+    absl::StatusOr<std::shared_ptr<core::ParameterSet>> found = registry_->Find(name, "header.set");
     if (!found.ok()) return found;
     set_ = *std::move(found);
   }

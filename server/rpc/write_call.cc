@@ -50,7 +50,7 @@ absl::Status WriteCall::Begin(wire::TensorMessage message) {
   if (!message.has_header()) return UnexpectedMessage("the first message of a write has no header");
   v1::WriteHeader header;
   if (absl::Status status = message.ParseHeader(&header); !status.ok()) return status;
-  absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = registry_->Find(header.set());
+  absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = registry_->Find(header.set(), "header.set");
   if (!set.ok()) return set.status();
   const int64_t arrays = header.mode() == v1::WRITE_MODE_FULL ? 3 : 1;
   BeginOperation(arrays * (*set)->schema().flat_size() * static_cast<int64_t>(sizeof(float)));

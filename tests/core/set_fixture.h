@@ -82,7 +82,8 @@ class TestServer {
   // Waits until the compute thread, which must be the only one, has let go of all that it had.
   void AwaitIdle() {
     Gate idle;
-    compute_->Run(1, [](int64_t) {}, [&idle] { idle.Open(); });
+    compute_->Run(
+        1, [](int64_t) {}, [&idle] { idle.Open(); });
     idle.Pass();
   }
 
@@ -193,6 +194,7 @@ class Recorder final : public Listener<Reply> {
   void OnAdmitted() override {
     MutexLock lock(&mutex_);
     ++admissions_;
+    changed_.NotifyAll();
   }
 
   void OnDone(absl::StatusOr<Reply> reply) override {
@@ -210,6 +212,12 @@ class Recorder final : public Listener<Reply> {
   bool done() const {
     MutexLock lock(&mutex_);
     return reply_.has_value();
+  }
+
+  // Returns once something was heard.
+  void Await() {
+    MutexLock lock(&mutex_);
+    while (admissions_ == 0 && !reply_.has_value()) changed_.Wait(&mutex_);
   }
 
   // What OnDone brought. Waits for it.
@@ -260,6 +268,7 @@ class Delivery {
 
   absl::Status Complete() { return attempt_->Complete(); }
   void Cancel() { attempt_->Cancel(); }
+  void Await() { recorder_->Await(); }
   bool admitted() const { return recorder_->admissions() > 0; }
   bool done() const { return recorder_->done(); }
   absl::StatusOr<Reply> Take() { return recorder_->Take(); }

@@ -130,6 +130,169 @@ std::string TestName(const ::testing::TestParamInfo<Row>& info) {
 
 INSTANTIATE_TEST_SUITE_P(EveryRule, ErrorsTest, ::testing::ValuesIn(Table().rows()), TestName);
 
+// What a status says, as far as a client acts on it.
+::testing::AssertionResult FailsWith(const absl::Status& status, absl::StatusCode code, v1::ErrorReason reason) {
+  const Reason* row = FindReason(reason);
+  if (status.code() == code && ReasonOf(status) == reason && row != nullptr &&
+      GetRetryDelay(status).has_value() == row->retry_info()) {
+    return ::testing::AssertionSuccess();
+  }
+  return ::testing::AssertionFailure() << "expected " << v1::ErrorReason_Name(reason) << ", got "
+                                       << v1::ErrorReason_Name(ReasonOf(status)) << ", " << status;
+}
+
+// Errors that take time, or another call that is under way.
+class ErrorsOverTimeTest : public ::testing::Test {
+ protected:
+  // Serves a set of 329,997 parameters, `large`.
+  void Serve(const rpc::ServerOptions& options) {
+    server_ = std::make_unique<TestServer>(options);
+    client_ = std::make_unique<TestClient>(server_->address());
+    const absl::StatusOr<v1::CreateParameterSetResponse> created = client_->Create(spec_);
+    ASSERT_TRUE(created.ok()) << created.status();
+  }
+
+  absl::StatusOr<StepReply> Step() { return client_->Step(spec_, StepHeader("large"), gradient_); }
+
+  // Until something that was sent has taken memory of that budget.
+  ::testing::AssertionResult Holds(const std::string& budget) {
+    if (TestClient::Until([&] { return client_->UsedBudgets()[budget] > 0; })) return ::testing::AssertionSuccess();
+    return ::testing::AssertionFailure() << "nothing is held of " << budget;
+  }
+
+  const v1::ParameterSetSpec spec_ = LargeSpec();
+  const Values gradient_ = Gradient(ParameterCount(spec_), 1);
+  std::unique_ptr<TestServer> server_;
+  std::unique_ptr<TestClient> client_;
+};
+
+TEST_F(ErrorsOverTimeTest, SecondWriteIsAborted) {
+  Serve(SmallServer());
+  grpc::ClientContext context;
+  v1::WriteTensorsResponse response;
+  const auto first = client_->stub()->WriteTensors(&context, &response);
+  v1::WriteTensorsRequest request;
+  request.mutable_header()->set_set("large");
+  request.mutable_header()->set_mode(v1::WRITE_MODE_PARAMETERS);
+  ASSERT_TRUE(first->Write(request));
+  ASSERT_TRUE(Holds("inflight"));
+
+  const absl::Status second =
+      client_->Write(spec_, core::ParametersHeader(), {.parameters = gradient_, .exp_avg = {}, .exp_avg_sq = {}})
+          .status();
+
+  EXPECT_TRUE(FailsWith(second, absl::StatusCode::kAborted, v1::ERROR_REASON_WRITE_IN_PROGRESS));
+  context.TryCancel();
+  EXPECT_EQ(first->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(ErrorsOverTimeTest, CallBeyondTheLastStreamIsRefused) {
+  rpc::ServerOptions options = SmallServer();
+  options.max_streams = 1;
+  Serve(options);
+  StepStream first(client_->stub());
+  ASSERT_TRUE(Holds("streams"));
+
+  const absl::Status second = Step().status();
+
+  EXPECT_TRUE(FailsWith(second, absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_TOO_MANY_STREAMS));
+  EXPECT_TRUE(first.Send(StepMessages(StepHeader("large"), Chunks(spec_, gradient_, 65536))));
+  EXPECT_TRUE(first.ReadReply(spec_).ok());
+}
+
+TEST_F(ErrorsOverTimeTest, StepThatStallsIsEnded) {
+  rpc::ServerOptions options = SmallServer();
+  options.patience = absl::Milliseconds(100);
+  options.min_rate = 1e9;
+  Serve(options);
+  const std::map<std::string, int64_t> budgets = client_->UsedBudgets();
+  StepStream stream(client_->stub());
+  ASSERT_TRUE(stream.Send(StepMessages(StepHeader("large"), Chunks(spec_, gradient_, 65536)).front()));
+
+  const absl::Status status = stream.Finish();
+
+  EXPECT_TRUE(FailsWith(status, absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STALLED));
+  EXPECT_EQ(client_->Get("large")->step(), 0);
+  EXPECT_TRUE(client_->ReturnsTo(budgets));
+}
+
+TEST_F(ErrorsOverTimeTest, StepThatFindsNoRoomInTimeIsRefused) {
+  rpc::ServerOptions options = SmallServer();
+  options.inflight_bytes = 3 * (int64_t{1} << 19);
+  options.admission_wait = absl::Milliseconds(50);
+  Serve(options);
+  StepStream first(client_->stub());
+  const std::vector<v1::StepRequest> messages = StepMessages(StepHeader("large"), Chunks(spec_, gradient_, 65536));
+  ASSERT_TRUE(first.Send(messages.front()));
+  ASSERT_TRUE(Holds("inflight"));
+
+  const absl::Status second = Step().status();
+
+  EXPECT_TRUE(FailsWith(second, absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUDGET_EXHAUSTED));
+  EXPECT_TRUE(first.Send({messages.begin() + 1, messages.end()}));
+  EXPECT_TRUE(first.ReadReply(spec_).ok());
+}
+
+TEST_F(ErrorsOverTimeTest, ReadThatFindsNoRoomIsRefused) {
+  rpc::ServerOptions options = SmallServer();
+  options.read_bytes = 3 * (int64_t{1} << 20);
+  Serve(options);
+  grpc::ClientContext context;
+  v1::ReadTensorsRequest request;
+  request.set_set("large");
+  request.add_slots(v1::SLOT_PARAMETER);
+  request.add_slots(v1::SLOT_EXP_AVG);
+  const auto first = client_->stub()->ReadTensors(&context, request);
+  v1::ReadTensorsResponse response;
+  ASSERT_TRUE(first->Read(&response));
+
+  const absl::Status second = client_->ReadArrays(spec_).status();
+
+  EXPECT_EQ(second.code(), absl::StatusCode::kFailedPrecondition) << "three arrays never fit";
+  grpc::ClientContext other_context;
+  const auto third = client_->stub()->ReadTensors(&other_context, request);
+  EXPECT_FALSE(third->Read(&response));
+  EXPECT_TRUE(FailsWith(wire::FromGrpcStatus(third->Finish()), absl::StatusCode::kResourceExhausted,
+                        v1::ERROR_REASON_BUDGET_EXHAUSTED));
+  while (first->Read(&response)) {
+  }
+  EXPECT_TRUE(first->Finish().ok());
+}
+
+TEST_F(ErrorsOverTimeTest, ReadWithoutRoomEndsAtTheNextStep) {
+  rpc::ServerOptions options = SmallServer();
+  options.read_bytes = 1;
+  Serve(options);
+  grpc::ClientContext context;
+  v1::ReadTensorsRequest request;
+  request.set_set("large");
+  for (const v1::Slot slot : {v1::SLOT_PARAMETER, v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ}) request.add_slots(slot);
+  request.set_may_abort(true);
+  const auto read = client_->stub()->ReadTensors(&context, request);
+  v1::ReadTensorsResponse response;
+  ASSERT_TRUE(read->Read(&response));
+  EXPECT_EQ(response.header().step(), 0);
+
+  // Four messages are to come; flow control keeps the server from having sent them all by now.
+  ASSERT_TRUE(Step().ok());
+  while (read->Read(&response)) {
+  }
+
+  EXPECT_TRUE(FailsWith(wire::FromGrpcStatus(read->Finish()), absl::StatusCode::kAborted,
+                        v1::ERROR_REASON_SNAPSHOT_GONE));
+}
+
+TEST_F(ErrorsOverTimeTest, IdleStreamEndsWhenTheServerDrains) {
+  Serve(SmallServer());
+  StepStream stream(client_->stub());
+  ASSERT_TRUE(stream.Send(StepMessages(StepHeader("large"), Chunks(spec_, gradient_, 65536))));
+  ASSERT_TRUE(stream.ReadReply(spec_).ok());
+
+  server_->Drain(absl::Seconds(10));
+
+  EXPECT_TRUE(FailsWith(stream.Finish(), absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING));
+}
+
 // Whether a test of this name, SUITE.NAME, stands in a source below tests/.
 bool TestExists(const std::string& name) {
   const size_t dot = name.find('.');

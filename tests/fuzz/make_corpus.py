@@ -70,7 +70,24 @@ TENSOR_MESSAGE = {
     "cut_short": UNEVEN + (HEADER + LAST + DATA)[:-2],
 }
 
-CORPORA = {"tensor_message": TENSOR_MESSAGE}
+# One choice a byte: see parameter_set_fuzz.cc, and set_schedule.cc for what each chooses. The first makes a set of zeros.
+ZEROS = b"\x01"
+# An action, then what it chooses: a client, a new request that expects the set's step, a gradient.
+NEW = b"\x01\x01\x01\x01\x01\x01\x01\x05\x01"
+RETRY = b"\x00\x00\x00\x01"
+FINISH = b"\x01\x01"
+PARAMETER_SET = {
+    "one_step": ZEROS + b"\x00\x00" + NEW + b"\x06\x00" + FINISH,
+    "cut_and_retry": ZEROS + b"\x00\x00" + NEW + b"\x03\x00\x01\x01\x10\x0d\x00\x00\x00" + RETRY + b"\x06\x00" + FINISH,
+    "superseded": ZEROS + b"\x00\x00" + NEW + b"\x00\x01" + RETRY + b"\x06\x01" + FINISH + b"\x06\x00" + FINISH,
+    "read_while_stepping": ZEROS + b"\x0e\x00\x01" + b"\x00\x00" + NEW + b"\x06\x00" + FINISH + b"\x0f\x00\x00",
+    "full_write": ZEROS + b"\x11\x07\x09\x01\x02\x00\x01" + b"\x11\x02\x01",
+    "forgotten": ZEROS + b"\x00\x00" + NEW + b"\x06\x00" + FINISH + b"\x12\x08\x00\x00" + RETRY + b"\x06\x00" + FINISH,
+    "deleted": ZEROS + b"\x00\x00" + NEW + b"\x13\x00\x10\x00\x13\x01\x00\x00" + NEW,
+    "noise": bytes(i * 97 % 251 for i in range(400)),
+}
+
+CORPORA = {"tensor_message": TENSOR_MESSAGE, "parameter_set": PARAMETER_SET}
 
 for name, inputs in CORPORA.items():
     folder = pathlib.Path(__file__).parent / "corpus" / name

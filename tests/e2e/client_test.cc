@@ -1,0 +1,294 @@
+// The C++ client library against the real server, over connections that break.
+#include <adamant/client.h>
+#include <adamant/error.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "tests/core/sequential_model.h"
+#include "tests/core/set_fixture.h"
+#include "tests/e2e/cutting_proxy.h"
+#include "tests/e2e/server_process.h"
+
+namespace adamant::e2e {
+namespace {
+
+using core::Arrays;
+using core::Gradient;
+using core::LargeSpec;
+using core::SameBits;
+using core::SequentialAdam;
+using core::SmallSpec;
+using core::Values;
+
+// 12 MB a direction, in a dozen messages; tensors begin and end inside of messages and blocks.
+v1::ParameterSetSpec HugeSpec() {
+  v1::ParameterSetSpec spec = SmallSpec("huge");
+  spec.mutable_tensors(0)->clear_shape();
+  spec.mutable_tensors(0)->add_shape(2500003);
+  spec.mutable_tensors(2)->clear_shape();
+  spec.mutable_tensors(2)->add_shape(500001);
+  return spec;
+}
+
+// `values` as one span a tensor.
+template <typename Element>
+std::vector<absl::Span<Element>> Split(const v1::ParameterSetSpec& spec, absl::Span<Element> values) {
+  std::vector<absl::Span<Element>> spans;
+  for (const v1::TensorSpec& tensor : spec.tensors()) {
+    int64_t size = 1;
+    for (const int64_t extent : tensor.shape()) size *= extent;
+    spans.push_back(values.first(size));
+    values.remove_prefix(size);
+  }
+  return spans;
+}
+
+std::vector<absl::Span<const float>> Split(const v1::ParameterSetSpec& spec, const Values& values) {
+  return Split<const float>(spec, absl::MakeConstSpan(values));
+}
+
+std::vector<absl::Span<float>> SplitMutable(const v1::ParameterSetSpec& spec, Values* values) {
+  return Split<float>(spec, absl::MakeSpan(*values));
+}
+
+// A client that retries for as long as a test may take, and never waits between two attempts.
+absl::StatusOr<Client> ConnectImpatiently(const std::string& target) {
+  ClientOptions options;
+  options.retry.max_attempts = std::numeric_limits<int>::max();
+  options.retry.total_timeout = absl::Minutes(1);
+  options.sleep = [](absl::Duration) {};
+  return Client::Connect(target, options);
+}
+
+absl::StatusOr<Arrays> ReadAll(Client* client, const v1::ParameterSetSpec& spec) {
+  Arrays arrays;
+  arrays.parameters.resize(SequentialAdam(spec).parameter_count());
+  arrays.exp_avg = arrays.exp_avg_sq = arrays.parameters;
+  const auto parameters = SplitMutable(spec, &arrays.parameters);
+  const auto exp_avg = SplitMutable(spec, &arrays.exp_avg);
+  const auto exp_avg_sq = SplitMutable(spec, &arrays.exp_avg_sq);
+  const absl::StatusOr<v1::ReadHeader> header =
+      client->ReadState(spec.name(), {.parameters = parameters, .exp_avg = exp_avg, .exp_avg_sq = exp_avg_sq});
+  if (!header.ok()) return header.status();
+  arrays.step = header->step();
+  return arrays;
+}
+
+// A trainer's view of a set: what it steps, and what must come of it.
+class Trainer {
+ public:
+  // A set of its own, at zero.
+  Trainer(Client client, const v1::ParameterSetSpec& spec)
+      : client_(std::move(client)), spec_(spec), model_(spec), parameters_(model_.parameter_count()) {
+    const auto created = client_.CreateParameterSet(spec_, v1::IF_EXISTS_USE_IF_SAME_SPEC);
+    EXPECT_TRUE(created.ok()) << created.status();
+    absl::StatusOr<StepStream> stream = client_.OpenStepStream(spec_.name());
+    EXPECT_TRUE(stream.ok()) << stream.status();
+    if (stream.ok()) stream_.emplace(*std::move(stream));
+  }
+
+  absl::StatusOr<v1::StepResult> Step() {
+    const Values gradient = Gradient(model_.parameter_count(), ++seed_);
+    absl::StatusOr<v1::StepResult> result = stream_->Step(Split(spec_, gradient), SplitMutable(spec_, &parameters_));
+    if (result.ok()) model_.Apply(gradient);
+    return result;
+  }
+
+  // Whether a step is applied, and brings what it must.
+  void ExpectStep() {
+    const absl::StatusOr<v1::StepResult> result = Step();
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->outcome(), v1::STEP_OUTCOME_APPLIED);
+    EXPECT_EQ(result->step(), model_.arrays().step);
+    EXPECT_EQ(result->parameters_step(), model_.arrays().step);
+    EXPECT_TRUE(SameBits(parameters_, model_.arrays().parameters));
+  }
+
+  void ExpectSameState() {
+    const absl::StatusOr<Arrays> arrays = ReadAll(&client_, spec_);
+    ASSERT_TRUE(arrays.ok()) << arrays.status();
+    EXPECT_TRUE(*arrays == model_.arrays());
+  }
+
+  StepStream& stream() { return *stream_; }
+  SequentialAdam& model() { return model_; }
+  Values& parameters() { return parameters_; }
+
+ private:
+  Client client_;
+  const v1::ParameterSetSpec spec_;
+  SequentialAdam model_;
+  Values parameters_;
+  uint64_t seed_ = 0;
+  absl::optional<StepStream> stream_;
+};
+
+TEST(ClientTest, CreatesWritesStepsReadsRestoresAndDeletes) {
+  ServerProcess server;
+  absl::StatusOr<Client> client = Client::Connect(server.address());
+  ASSERT_TRUE(client.ok()) << client.status();
+  const v1::ParameterSetSpec spec = LargeSpec("model", v1::INITIALIZATION_WRITTEN);
+  SequentialAdam model(spec);
+  ASSERT_TRUE(client->CreateParameterSet(spec).ok());
+  const Values first = Gradient(model.parameter_count(), 7);
+  model.mutable_arrays()->parameters = first;
+  const auto written = client->WriteParameters(spec.name(), Split(spec, first));
+  ASSERT_TRUE(written.ok()) << written.status();
+
+  absl::StatusOr<StepStream> stream = client->OpenStepStream(spec.name());
+  ASSERT_TRUE(stream.ok()) << stream.status();
+  Values parameters(model.parameter_count());
+  const auto step = [&](uint64_t seed) {
+    const Values gradient = Gradient(model.parameter_count(), seed);
+    const auto result = stream->Step(Split(spec, gradient), SplitMutable(spec, &parameters));
+    ASSERT_TRUE(result.ok()) << result.status();
+    model.Apply(gradient);
+    EXPECT_TRUE(SameBits(parameters, model.arrays().parameters));
+    EXPECT_EQ(result->grad_norm(), model.Norm(gradient));
+  };
+  step(1);
+  step(2);
+  const absl::StatusOr<Arrays> saved = ReadAll(&*client, spec);
+  ASSERT_TRUE(saved.ok()) << saved.status();
+  EXPECT_TRUE(*saved == model.arrays());
+  step(3);
+
+  // Back to what was saved, and the same step once more gives the same bits.
+  const Arrays after = model.arrays();
+  const auto saved_parameters = Split(spec, saved->parameters);
+  const auto saved_exp_avg = Split(spec, saved->exp_avg);
+  const auto saved_exp_avg_sq = Split(spec, saved->exp_avg_sq);
+  const auto restored = client->WriteState(
+      spec.name(),
+      {.step = saved->step, .parameters = saved_parameters, .exp_avg = saved_exp_avg, .exp_avg_sq = saved_exp_avg_sq});
+  ASSERT_TRUE(restored.ok()) << restored.status();
+  *model.mutable_arrays() = *saved;
+  EXPECT_TRUE(stream->Refresh(SplitMutable(spec, &parameters)).ok());
+  EXPECT_TRUE(SameBits(parameters, saved->parameters));
+  step(3);
+  EXPECT_TRUE(model.arrays() == after);
+
+  EXPECT_TRUE(client->DeleteParameterSet(spec.name(), stream->incarnation()).ok());
+  EXPECT_EQ(client->GetParameterSet(spec.name()).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(ClientTest, StepsOfManyMessagesHaveTheBitsOfTheScalarKernel) {
+  ServerProcess server;
+  Trainer trainer(*Client::Connect(server.address()), HugeSpec());
+  for (int i = 0; i < 5; ++i) trainer.ExpectStep();
+  trainer.ExpectSameState();
+}
+
+TEST(ClientTest, GradientThatIsNotFiniteIsSkippedAndBringsTheParametersAsTheyAre) {
+  ServerProcess server;
+  const v1::ParameterSetSpec spec = SmallSpec();
+  Trainer trainer(*Client::Connect(server.address()), spec);
+  trainer.ExpectStep();
+  Values gradient = Gradient(trainer.model().parameter_count(), 1);
+  gradient[40] = std::numeric_limits<float>::infinity();
+  const auto result = trainer.stream().Step(Split(spec, gradient), SplitMutable(spec, &trainer.parameters()));
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->outcome(), v1::STEP_OUTCOME_SKIPPED_NON_FINITE);
+  EXPECT_EQ(result->non_finite_tensor(), 1);
+  EXPECT_EQ(result->non_finite_offset(), 8);
+  EXPECT_TRUE(SameBits(trainer.parameters(), trainer.model().arrays().parameters));
+  trainer.ExpectStep();
+}
+
+TEST(ClientTest, StreamThatAnotherOneOvertookRefreshesAndGoesOn) {
+  ServerProcess server;
+  const v1::ParameterSetSpec spec = SmallSpec();
+  Trainer slow(*Client::Connect(server.address()), spec);
+  Trainer fast(*Client::Connect(server.address()), spec);
+  fast.ExpectStep();
+  const absl::Status overtaken = slow.Step().status();
+  EXPECT_EQ(overtaken.code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(GetErrorDetail(overtaken).reason(), v1::ERROR_REASON_STEP_MISMATCH) << overtaken;
+  ASSERT_TRUE(slow.stream().Refresh(SplitMutable(spec, &slow.parameters())).ok());
+  *slow.model().mutable_arrays() = fast.model().arrays();
+  EXPECT_TRUE(SameBits(slow.parameters(), fast.model().arrays().parameters));
+  slow.ExpectStep();
+}
+
+TEST(ClientTest, ServerThatWasRestartedHasLostTheSetAndSaysSo) {
+  const std::string path = absl::StrCat("unix:", testing::TempDir(), "adamant-restart-", getpid());
+  auto server = std::make_unique<ServerProcess>(std::vector<std::string>{absl::StrCat("--listen=", path)});
+  Trainer trainer(*ConnectImpatiently(path), SmallSpec());
+  trainer.ExpectStep();
+  server->program().Signal(SIGKILL);
+  server->program().Wait();
+  server = std::make_unique<ServerProcess>(std::vector<std::string>{absl::StrCat("--listen=", path)});
+  ASSERT_EQ(server->addresses().size(), 1u);
+  const absl::Status lost = trainer.Step().status();
+  EXPECT_EQ(lost.code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(GetErrorDetail(lost).reason(), v1::ERROR_REASON_SET_NOT_FOUND) << lost;
+}
+
+TEST(ClientTest, ServerThatIsGoneIsAnErrorWithinTheTimeThatIsAllowed) {
+  ServerProcess server;
+  ClientOptions options;
+  options.retry.total_timeout = absl::Seconds(1);
+  Trainer trainer(*Client::Connect(server.address(), options), SmallSpec());
+  trainer.ExpectStep();
+  server.program().Signal(SIGKILL);
+  server.program().Wait();
+  EXPECT_EQ(trainer.Step().status().code(), absl::StatusCode::kUnavailable);
+}
+
+struct CutCase {
+  const char* name;
+  CuttingProxy::Direction direction;
+};
+
+class CutTest : public testing::TestWithParam<CutCase> {
+ protected:
+  // Cuts a step of `trainer` behind each of `positions`.
+  void StepThroughCuts(const v1::ParameterSetSpec& spec, const std::vector<int64_t>& positions) {
+    ServerProcess server;
+    CuttingProxy proxy(server.address());
+    Trainer trainer(*ConnectImpatiently(proxy.address()), spec);
+    int happened = 0;
+    for (const int64_t bytes : positions) {
+      proxy.CutAfter(GetParam().direction, bytes);
+      trainer.ExpectStep();
+      if (testing::Test::HasFailure()) {
+        std::cout << "the cut was behind byte " << bytes << "\n";
+        return;
+      }
+      happened += !proxy.Disarm();
+    }
+    EXPECT_GT(happened, static_cast<int>(positions.size()) / 2) << "the positions lie behind the step's end";
+    // Directly, and so without what the proxy may do.
+    trainer.ExpectSameState();
+    const absl::StatusOr<v1::ParameterSet> set = Client::Connect(server.address())->GetParameterSet(spec.name());
+    ASSERT_TRUE(set.ok()) << set.status();
+    EXPECT_EQ(set->step(), static_cast<int64_t>(positions.size()));
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Each, CutTest,
+                         testing::Values(CutCase{"Up", CuttingProxy::Direction::kUp},
+                                         CutCase{"Down", CuttingProxy::Direction::kDown}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(CutTest, SmallStepIsAppliedOnceWhereverTheConnectionBreaks) {
+  std::vector<int64_t> positions;
+  for (int64_t bytes = 0; bytes < 300; bytes += 5) positions.push_back(bytes);
+  StepThroughCuts(SmallSpec(), positions);
+}
+
+TEST_P(CutTest, LargeStepIsAppliedOnceWhereverTheConnectionBreaks) {
+  std::vector<int64_t> positions = {0, 1, 9, 100, 1000, 10000, 65536};
+  for (int64_t bytes = 100000; bytes < 1300000; bytes += 100000) positions.push_back(bytes);
+  StepThroughCuts(LargeSpec(), positions);
+}
+
+}  // namespace
+}  // namespace adamant::e2e

@@ -1,0 +1,348 @@
+// What clients can make the server hold, however they stop: never more than its budgets, and nothing when they are
+// gone.
+#include <gtest/gtest.h>
+
+#include <iostream>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "tests/e2e/half_sent_calls.h"
+#include "tests/e2e/server_fixture.h"
+#include "tests/e2e/server_process.h"
+
+namespace adamant::e2e {
+namespace {
+
+constexpr int64_t kMiB = int64_t{1} << 20;
+constexpr int64_t kStateBytes = 256 * kMiB;
+constexpr int64_t kInflightBytes = 64 * kMiB;
+constexpr int64_t kReadBytes = 64 * kMiB;
+// For what is counted nowhere: connections, gRPC's own buffers, the allocator's fragments.
+constexpr int64_t kSlackBytes = 128 * kMiB;
+constexpr absl::string_view kBudgets[] = {"inflight", "read", "streams"};
+
+// A sanitizer's shadow memory and quarantine would be measured, not the server.
+constexpr bool kResidentMemoryIsTheServers = !ADAMANT_SANITIZED;
+
+class Server {
+ public:
+  // Has a small set and a large one.
+  explicit Server(int max_streams, std::vector<std::string> flags = {})
+      : process_(Flags(max_streams, std::move(flags))), client_(process_.address()) {
+    idle_bytes_ = process_.program().ResidentBytes();
+    for (const v1::ParameterSetSpec& spec : {SmallSpec(), LargeSpec()}) {
+      const auto created = client_.Create(spec);
+      EXPECT_TRUE(created.ok()) << created.status();
+    }
+    used_ = client_.UsedBudgets();
+  }
+
+  // Whether it has never held more than it may.
+  void ExpectBounded() {
+    int64_t budgets = client_.UsedBudgets()["state"];
+    for (const v1::MemoryBudget& budget : Info().budgets()) {
+      for (const absl::string_view name : kBudgets) budgets += budget.name() == name ? budget.capacity_bytes() : 0;
+    }
+    const int64_t peak = process_.program().PeakResidentBytes();
+    std::cout << "MiB in RAM: idle " << idle_bytes_ / kMiB << ", peak " << peak / kMiB << ", allowed "
+              << (idle_bytes_ + budgets + kSlackBytes) / kMiB << "\n";
+    if (kResidentMemoryIsTheServers) {
+      EXPECT_LE(peak, idle_bytes_ + budgets + kSlackBytes);
+    }
+  }
+
+  // Whether everything has come back, and a step succeeds.
+  void ExpectAsBefore() {
+    EXPECT_TRUE(client_.ReturnsTo(used_));
+    for (const v1::ParameterSetSpec& spec : {SmallSpec(), LargeSpec()}) {
+      const absl::StatusOr<StepReply> reply = Step(spec);
+      EXPECT_TRUE(reply.ok()) << reply.status();
+    }
+  }
+
+  absl::StatusOr<StepReply> Step(const v1::ParameterSetSpec& spec) {
+    return client_.Step(spec, StepHeader(spec.name()), Gradient(ParameterCount(spec), 1));
+  }
+
+  v1::GetServerInfoResponse Info() {
+    return *client_.Call(&v1::OptimizerService::Stub::GetServerInfo, v1::GetServerInfoRequest());
+  }
+
+  const std::string& address() const { return process_.address(); }
+  TestClient& client() { return client_; }
+  int64_t idle_bytes() const { return idle_bytes_; }
+
+ private:
+  static std::vector<std::string> Flags(int max_streams, std::vector<std::string> flags) {
+    flags.push_back(absl::StrCat("--state_bytes=", kStateBytes));
+    flags.push_back(absl::StrCat("--inflight_bytes=", kInflightBytes));
+    flags.push_back(absl::StrCat("--read_bytes=", kReadBytes));
+    flags.push_back(absl::StrCat("--max_streams=", max_streams));
+    flags.push_back("--admission_wait=100ms");
+    return flags;
+  }
+
+  ServerProcess process_;
+  TestClient client_;
+  int64_t idle_bytes_;
+  std::map<std::string, int64_t> used_;
+};
+
+std::shared_ptr<const std::string> Share(std::string text) {
+  return std::make_shared<const std::string>(std::move(text));
+}
+
+// The header and the first chunk of a step of the large set: it is admitted, and waits for the rest.
+std::shared_ptr<const std::string> HalfAStep() {
+  const v1::ParameterSetSpec spec = LargeSpec();
+  v1::StepRequest message;
+  *message.mutable_header() = StepHeader(spec.name());
+  *message.add_chunks() = Chunks(spec, Gradient(ParameterCount(spec), 1), 1000).front();
+  return Share(Framed(message.SerializeAsString()));
+}
+
+// The largest message that there may be, without its last byte.
+std::shared_ptr<const std::string> AlmostAMessage() { return Share(Framed(std::string(4 * kMiB, '\0'), 1)); }
+
+int LargeStepsThatFit() {
+  constexpr int64_t kLargeStepBytes = 1320128;  // 330,032 elements, padding included
+  return static_cast<int>(kInflightBytes / kLargeStepBytes);
+}
+
+TEST(MemoryTest, StreamsStoppedInTheMiddleOfAStepHoldTheInflightBudgetAndNoMore) {
+  Server server(/*max_streams=*/500);
+  const auto half = HalfAStep();
+  {
+    HalfSentCalls calls(server.address());
+    for (int i = 0; i < 500; ++i) calls.Begin("Step", half);
+    calls.Run([&] { return calls.open() <= LargeStepsThatFit(); });
+    calls.RunUntilStopped();
+    EXPECT_EQ(calls.open(), LargeStepsThatFit());
+    EXPECT_EQ(calls.ended(grpc::StatusCode::RESOURCE_EXHAUSTED), 500 - LargeStepsThatFit());
+    const absl::Status refused = server.Step(LargeSpec()).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_BUDGET_EXHAUSTED);
+    EXPECT_TRUE(GetRetryDelay(refused).has_value());
+    // Who needs no grant goes on.
+    EXPECT_TRUE(server.Step(SmallSpec()).ok());
+    server.ExpectBounded();
+  }
+  server.ExpectAsBefore();
+}
+
+struct HalfSent {
+  const char* name;
+  std::vector<const char*> methods;
+  int calls;
+};
+
+class HalfSentTest : public testing::TestWithParam<HalfSent> {};
+
+INSTANTIATE_TEST_SUITE_P(Each, HalfSentTest,
+                         testing::Values(HalfSent{"Streams", {"Step", "WriteTensors"}, 500},
+                                         HalfSent{"UnaryCalls", {"WriteTensorsOnce", "StepOnce"}, 2000}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(HalfSentTest, AreTakenWhileThereAreSlotsAndRefusedBeyond) {
+  constexpr int kSlots = 100;
+  Server server(kSlots);
+  const auto half = AlmostAMessage();
+  {
+    HalfSentCalls calls(server.address());
+    for (int i = 0; i < GetParam().calls; ++i) calls.Begin(GetParam().methods[i % GetParam().methods.size()], half);
+    calls.RunUntilStopped();
+    EXPECT_EQ(calls.open(), kSlots);
+    EXPECT_EQ(calls.ended(grpc::StatusCode::RESOURCE_EXHAUSTED), GetParam().calls - kSlots);
+    const absl::Status refused = server.Step(SmallSpec()).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_TOO_MANY_STREAMS);
+    EXPECT_TRUE(GetRetryDelay(refused).has_value());
+    server.ExpectBounded();
+  }
+  server.ExpectAsBefore();
+}
+
+TEST(MemoryTest, HalfSentCallsThatMoveNoTensorsAreBoundedToo) {
+  Server server(/*max_streams=*/20);
+  const auto half = AlmostAMessage();
+  {
+    HalfSentCalls calls(server.address());
+    for (int i = 0; i < 2000; ++i) calls.Begin(i % 2 == 0 ? "CreateParameterSet" : "GetServerInfo", half);
+    calls.RunUntilStopped();
+    std::cout << calls.open() << " open, " << calls.ended(grpc::StatusCode::RESOURCE_EXHAUSTED) << " refused of "
+              << calls.ended() << " ended\n";
+    server.ExpectBounded();
+  }
+  server.ExpectAsBefore();
+}
+
+TEST(MemoryTest, AllKindsOfStoppedCallsTogetherStayWithinTheBudgets) {
+  constexpr int kSlots = 400;
+  Server server(kSlots);
+  const auto half_step = HalfAStep();
+  const auto half_message = AlmostAMessage();
+  {
+    HalfSentCalls calls(server.address());
+    for (int i = 0; i < 500; ++i) calls.Begin("Step", half_step);
+    calls.Run([&] { return calls.open() <= LargeStepsThatFit(); });
+    for (int i = 0; i < 500; ++i) {
+      calls.Begin("Step", half_message);
+      calls.Begin("WriteTensorsOnce", half_message);
+      calls.Begin("WriteTensorsOnce", half_message);
+      calls.Begin("StepOnce", half_message);
+      calls.Begin("StepOnce", half_message);
+    }
+    calls.RunUntilStopped();
+    EXPECT_EQ(calls.open(), kSlots);
+    EXPECT_EQ(calls.ended(grpc::StatusCode::RESOURCE_EXHAUSTED), 3000 - kSlots);
+    server.ExpectBounded();
+  }
+  server.ExpectAsBefore();
+}
+
+TEST(MemoryTest, ManyConnectionsCostLittle) {
+  Server server(/*max_streams=*/20);
+  std::vector<std::unique_ptr<TestClient>> clients;
+  for (int i = 0; i < 200; ++i) {
+    clients.push_back(std::make_unique<TestClient>(server.address()));
+    ASSERT_FALSE(clients.back()->UsedBudgets().empty());
+  }
+  server.ExpectBounded();
+  clients.clear();
+  server.ExpectAsBefore();
+}
+
+// Chunks of one element take ten times their bytes once they are decoded.
+v1::StepOnceRequest StepOfSingleElements(const std::string& set, int chunks) {
+  v1::StepOnceRequest request;
+  *request.mutable_header() = StepHeader(set);
+  for (int i = 0; i < chunks; ++i) {
+    v1::TensorChunk* chunk = request.add_chunks();
+    chunk->set_offset(i);
+    chunk->add_values(1);
+  }
+  return request;
+}
+
+TEST(MemoryTest, ChunksOfOneElementAreTakenUpToTheLimit) {
+  Server server(/*max_streams=*/20);
+  v1::ParameterSetSpec spec = SmallSpec("chunks");
+  spec.clear_tensors();
+  spec.add_tensors()->set_name("weights");
+  const int most = server.Info().limits().max_chunks_per_message();
+  spec.mutable_tensors(0)->add_shape(most);
+  ASSERT_TRUE(server.client().Create(spec).ok());
+  const absl::StatusOr<v1::StepOnceResponse> taken = server.client().StepOnce(StepOfSingleElements(spec.name(), most));
+  EXPECT_TRUE(taken.ok()) << taken.status();
+  const absl::Status refused = server.client().StepOnce(StepOfSingleElements(spec.name(), most + 1)).status();
+  EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_MALFORMED_MESSAGE) << refused;
+  server.ExpectBounded();
+}
+
+v1::ReadTensorsRequest ReadEverything() {
+  v1::ReadTensorsRequest request;
+  request.set_set(LargeSpec().name());
+  for (const v1::Slot slot : {v1::SLOT_PARAMETER, v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ}) request.add_slots(slot);
+  return request;
+}
+
+// A whole step of the large set.
+std::shared_ptr<const std::string> WholeStep() {
+  const v1::ParameterSetSpec spec = LargeSpec();
+  std::string bytes;
+  for (const v1::StepRequest& message :
+       StepMessages(StepHeader(spec.name()), Chunks(spec, Gradient(ParameterCount(spec), 1), 65536))) {
+    bytes += Framed(message.SerializeAsString());
+  }
+  return Share(std::move(bytes));
+}
+
+TEST(MemoryTest, StalledReaderHoldsItsOneSnapshotWhileStepsGoOn) {
+  Server server(/*max_streams=*/20, {"--patience=1h"});
+  {
+    HalfSentCalls calls(server.address());
+    calls.Begin("ReadTensors", Share(Framed(ReadEverything().SerializeAsString())));
+    calls.RunUntilStopped();
+    ASSERT_TRUE(TestClient::Until([&] { return server.client().UsedBudgets()["read"] > 0; }));
+    const int64_t paid = server.client().UsedBudgets()["read"];
+    EXPECT_GE(paid, 3 * ParameterCount(LargeSpec()) * static_cast<int64_t>(sizeof(float)));
+    for (int step = 1; step <= 20; ++step) {
+      const absl::StatusOr<StepReply> reply = server.Step(LargeSpec());
+      ASSERT_TRUE(reply.ok()) << reply.status();
+      EXPECT_EQ(reply->result.step(), step);
+    }
+    EXPECT_EQ(server.client().UsedBudgets()["read"], paid);
+    EXPECT_EQ(calls.open(), 1);
+    server.ExpectBounded();
+  }
+  server.ExpectAsBefore();
+}
+
+TEST(MemoryTest, StalledReadersBeyondTheBudgetAreRefusedAndStepsGoOn) {
+  Server server(/*max_streams=*/100, {"--patience=1h"});
+  const auto request = Share(Framed(ReadEverything().SerializeAsString()));
+  constexpr int kFit = kReadBytes / (3 * 1320128);
+  {
+    HalfSentCalls calls(server.address());
+    for (int i = 0; i < 50; ++i) calls.Begin("ReadTensors", request);
+    calls.Run([&] { return calls.open() <= kFit; });
+    calls.RunUntilStopped();
+    EXPECT_EQ(calls.open(), kFit);
+    EXPECT_EQ(calls.ended(grpc::StatusCode::RESOURCE_EXHAUSTED), 50 - kFit);
+    const absl::Status refused = server.client().ReadArrays(LargeSpec()).status();
+    EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_BUDGET_EXHAUSTED) << refused;
+    EXPECT_TRUE(GetRetryDelay(refused).has_value());
+    EXPECT_TRUE(server.Step(LargeSpec()).ok());
+    server.ExpectBounded();
+  }
+  server.ExpectAsBefore();
+}
+
+TEST(MemoryTest, StalledReaderIsEndedWhenPatienceIsOver) {
+  Server server(/*max_streams=*/20, {"--patience=200ms", "--min_rate=1000000000"});
+  HalfSentCalls calls(server.address());
+  calls.Begin("ReadTensors", Share(Framed(ReadEverything().SerializeAsString())));
+  calls.Run([&] { return calls.open() == 0; });
+  EXPECT_EQ(calls.ended(grpc::StatusCode::DEADLINE_EXCEEDED), 1);
+  server.ExpectAsBefore();
+}
+
+TEST(MemoryTest, ClientThatNeverTakesTheReplyOfItsStepIsEndedWhenPatienceIsOver) {
+  Server server(/*max_streams=*/20, {"--patience=200ms", "--min_rate=1000000000"});
+  HalfSentCalls calls(server.address());
+  calls.Begin("Step", WholeStep());
+  calls.Run([&] { return calls.open() == 0; });
+  EXPECT_EQ(calls.ended(grpc::StatusCode::DEADLINE_EXCEEDED), 1);
+  // The step had been complete, and was applied.
+  EXPECT_EQ(server.client().Get(LargeSpec().name())->step(), 1);
+  server.ExpectAsBefore();
+}
+
+TEST(MemoryTest, ClientThatStopsInTheMiddleIsEndedWhenPatienceIsOver) {
+  Server server(/*max_streams=*/20, {"--patience=200ms", "--min_rate=1000000000"});
+  HalfSentCalls calls(server.address());
+  calls.Begin("Step", HalfAStep());
+  calls.Begin("StepOnce", AlmostAMessage());
+  calls.Begin("WriteTensors", AlmostAMessage());
+  calls.Begin("ReadTensors", AlmostAMessage());
+  calls.Run([&] { return calls.open() == 0; });
+  EXPECT_EQ(calls.ended(grpc::StatusCode::DEADLINE_EXCEEDED), 4);
+  server.ExpectAsBefore();
+}
+
+TEST(MemoryTest, StallIsNamedAsTheReason) {
+  Server server(/*max_streams=*/20, {"--patience=200ms", "--min_rate=1000000000"});
+  const v1::ParameterSetSpec spec = LargeSpec();
+  StepStream stream(server.client().stub());
+  ASSERT_TRUE(stream.Send(
+      StepMessages(StepHeader(spec.name()), Chunks(spec, Gradient(ParameterCount(spec), 1), 65536)).front()));
+  const absl::Status end = stream.Finish();
+  EXPECT_EQ(end.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(ReasonOf(end), v1::ERROR_REASON_STALLED) << end;
+}
+
+}  // namespace
+}  // namespace adamant::e2e

@@ -1,0 +1,179 @@
+// adamant-sanity-train against the real server, both as their users run them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "tests/e2e/server_fixture.h"
+#include "tests/e2e/server_process.h"
+
+namespace adamant::e2e {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::SizeIs;
+
+constexpr char kReferenceOutput[] =
+    "Epoch 05: loss = 0.809774\n"
+    "Epoch 10: loss = 0.721449\n"
+    "Epoch 15: loss = 0.638959\n"
+    "Epoch 20: loss = 0.562460\n"
+    "Epoch 25: loss = 0.491979\n"
+    "Epoch 30: loss = 0.428558\n"
+    "Epoch 35: loss = 0.372196\n"
+    "Epoch 40: loss = 0.320848\n"
+    "Epoch 45: loss = 0.274360\n"
+    "Epoch 50: loss = 0.232563\n"
+    "The losses match the reference.\n";
+
+std::unique_ptr<ChildProgram> Train(const std::string& target, std::vector<std::string> flags = {}) {
+  flags.insert(flags.begin(), {ADAMANT_SANITY_TRAIN, absl::StrCat("--target=", target)});
+  return std::make_unique<ChildProgram>(flags);
+}
+
+std::vector<std::string> Lines(const std::string& text) { return absl::StrSplit(text, '\n', absl::SkipEmpty()); }
+
+// The losses in lines such as `Epoch 05: loss = 0.809774`.
+std::vector<double> Losses(const std::string& output) {
+  std::vector<double> losses;
+  for (const std::string& line : Lines(output)) {
+    const std::vector<std::string> parts = absl::StrSplit(line, " = ");
+    double loss;
+    if (parts.size() == 2 && absl::SimpleAtod(parts[1], &loss)) losses.push_back(loss);
+  }
+  return losses;
+}
+
+// Waits until a trainer's set has been stepped.
+void AwaitStep(TestClient* client) {
+  ASSERT_TRUE(TestClient::Until([client] {
+    const auto sets = client->Call(&v1::OptimizerService::Stub::ListParameterSets, v1::ListParameterSetsRequest());
+    return sets.ok() && sets->parameter_sets_size() > 0 && sets->parameter_sets(0).step() > 0;
+  }));
+}
+
+TEST(SanityTrainTest, PrintsTheReferenceLossesAndThatTheyMatch) {
+  ServerProcess server;
+  const auto trainer = Train(server.address(), {"--check"});
+  EXPECT_EQ(trainer->Wait(), 0);
+  EXPECT_EQ(trainer->standard_output().AwaitEnd(), kReferenceOutput);
+  // No progress bar: nothing but the line at the end, and nothing drawn in place.
+  const std::string error = trainer->standard_error().AwaitEnd();
+  EXPECT_THAT(Lines(error), SizeIs(1)) << error;
+  EXPECT_THAT(error, HasSubstr("50 steps in "));
+  EXPECT_THAT(error, Not(HasSubstr("\r")));
+}
+
+TEST(SanityTrainTest, PrintsTheReferenceLossesOverAUnixSocketAndForEveryInstructionSet) {
+  for (const kernels::KernelTable* table : kernels::AllKernels()) {
+    if (!table->supported()) continue;
+    const std::string path = absl::StrCat("unix:", testing::TempDir(), "adamant-train-", table->name);
+    ServerProcess server({absl::StrCat("--listen=", path), absl::StrCat("--isa=", table->name)});
+    const auto trainer = Train(path, {"--check"});
+    EXPECT_EQ(trainer->Wait(), 0) << table->name;
+    EXPECT_EQ(trainer->standard_output().AwaitEnd(), kReferenceOutput) << table->name;
+  }
+}
+
+TEST(SanityTrainTest, LeavesNothingBehind) {
+  ServerProcess server;
+  TestClient client(server.address());
+  const std::map<std::string, int64_t> before = client.UsedBudgets();
+  EXPECT_EQ(Train(server.address())->Wait(), 0);
+  EXPECT_TRUE(client.ReturnsTo(before));
+}
+
+TEST(SanityTrainTest, SeveralTrainersAtOnceDoNotDisturbEachOther) {
+  ServerProcess server;
+  std::vector<std::unique_ptr<ChildProgram>> trainers;
+  for (int i = 0; i < 4; ++i) trainers.push_back(Train(server.address(), {"--check"}));
+  for (const auto& trainer : trainers) {
+    EXPECT_EQ(trainer->Wait(), 0);
+    EXPECT_EQ(trainer->standard_output().AwaitEnd(), kReferenceOutput);
+  }
+}
+
+TEST(SanityTrainTest, RunsOnWhenOtherFlagsChangeTheLosses) {
+  ServerProcess server;
+  const auto trainer = Train(server.address(), {"--lr=0.01"});
+  EXPECT_EQ(trainer->Wait(), 0);
+  EXPECT_THAT(Losses(trainer->standard_output().AwaitEnd()), SizeIs(10));
+  const auto checked = Train(server.address(), {"--lr=0.01", "--check"});
+  EXPECT_EQ(checked->Wait(), 1);
+  EXPECT_THAT(checked->standard_error().AwaitEnd(), HasSubstr("--check"));
+}
+
+TEST(SanityTrainTest, TrainsADeepNetworkToAFallingLoss) {
+  ServerProcess server;
+  const auto trainer =
+      Train(server.address(), {"--layers=2,64,64,1", "--samples=256", "--epochs=20", "--batch=32", "--lr=0.003"});
+  EXPECT_EQ(trainer->Wait(), 0) << trainer->standard_error().AwaitEnd();
+  const std::vector<double> losses = Losses(trainer->standard_output().AwaitEnd());
+  ASSERT_THAT(losses, SizeIs(10));
+  EXPECT_LT(losses.back(), losses.front() / 2);
+  const std::string error = trainer->standard_error().AwaitEnd();
+  EXPECT_THAT(error, HasSubstr("160 steps in "));
+  EXPECT_THAT(error, Not(HasSubstr("\r")));
+}
+
+TEST(SanityTrainTest, DeadTargetIsAClearErrorWithinTheDeadline) {
+  const absl::Time start = absl::Now();
+  const std::string target = absl::StrCat("unix:", testing::TempDir(), "nobody-listens-here");
+  const auto trainer = Train(target, {"--timeout=2s"});
+  EXPECT_EQ(trainer->Wait(), 1);
+  EXPECT_LT(absl::Now() - start, kHang);
+  const std::string error = trainer->standard_error().AwaitEnd();
+  EXPECT_THAT(Lines(error), SizeIs(1)) << error;
+  EXPECT_THAT(error, HasSubstr(target));
+  EXPECT_THAT(trainer->standard_output().AwaitEnd(), IsEmpty());
+}
+
+TEST(SanityTrainTest, ServerThatDiesInTheMiddleIsAClearErrorWithinTheDeadline) {
+  ServerProcess server;
+  const auto trainer = Train(server.address(), {"--timeout=2s", "--epochs=1000000000"});
+  TestClient client(server.address());
+  AwaitStep(&client);
+  server.program().Signal(SIGKILL);
+  EXPECT_EQ(trainer->Wait(), 1);
+  const std::string error = trainer->standard_error().AwaitEnd();
+  EXPECT_THAT(Lines(error), SizeIs(1)) << error;
+  EXPECT_THAT(error, HasSubstr(server.address()));
+}
+
+TEST(SanityTrainTest, InterruptedTrainerDeletesItsSet) {
+  ServerProcess server;
+  TestClient client(server.address());
+  const std::map<std::string, int64_t> before = client.UsedBudgets();
+  const auto trainer = Train(server.address(), {"--epochs=1000000000"});
+  AwaitStep(&client);
+  trainer->Signal(SIGINT);
+  EXPECT_EQ(trainer->Wait(), 1);
+  EXPECT_TRUE(client.ReturnsTo(before));
+}
+
+class WrongFlagTest : public testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(Each, WrongFlagTest,
+                         testing::Values("--no_such_flag", "--layers=2", "--layers=two", "--layers=3,4,1", "--epochs=0",
+                                         "--samples=-1", "--batch=-1", "--timeout=0", "stray"));
+
+TEST_P(WrongFlagTest, IsAnErrorAndExitCodeOne) {
+  const auto trainer = Train("127.0.0.1:1", {GetParam()});
+  EXPECT_EQ(trainer->Wait(), 1);
+  const std::string error = trainer->standard_error().AwaitEnd();
+  EXPECT_THAT(Lines(error), SizeIs(1)) << error;
+  EXPECT_THAT(trainer->standard_output().AwaitEnd(), IsEmpty());
+}
+
+}  // namespace
+}  // namespace adamant::e2e

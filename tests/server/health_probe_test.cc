@@ -1,0 +1,65 @@
+#include "server/health_probe.h"
+
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+
+namespace adamant {
+namespace {
+
+// A server with nothing but the standard health service.
+class HealthServer {
+ public:
+  HealthServer() {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+    server_ = builder.BuildAndStart();
+  }
+  ~HealthServer() { server_->Shutdown(); }
+
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+  void SetServing(bool serving) { server_->GetHealthCheckService()->SetServingStatus(serving); }
+
+ private:
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+TEST(HealthProbeTest, IsOkWhereTheServerServes) {
+  HealthServer server;
+  server.SetServing(true);
+  EXPECT_TRUE(ProbeHealth(server.address()).ok());
+}
+
+TEST(HealthProbeTest, FailsWhereTheServerDoesNotServe) {
+  HealthServer server;
+  server.SetServing(false);
+  const absl::Status status = ProbeHealth(server.address());
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(status.message().find(server.address()), absl::string_view::npos);
+}
+
+TEST(HealthProbeTest, FailsWhereThereIsNoServer) {
+  EXPECT_FALSE(ProbeHealth(absl::StrCat("unix:", testing::TempDir(), "nobody-listens-here")).ok());
+}
+
+TEST(HealthProbeTest, FailsWhereThereIsNoHealthService) {
+  grpc::EnableDefaultHealthCheckService(false);
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  EXPECT_EQ(ProbeHealth(absl::StrCat("127.0.0.1:", port)).code(), absl::StatusCode::kUnimplemented);
+  server->Shutdown();
+}
+
+}  // namespace
+}  // namespace adamant
