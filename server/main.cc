@@ -1,5 +1,6 @@
 // adamant-server: holds parameter sets, applies gradients.
 #include <google/protobuf/stubs/logging.h>
+#include <grpc/grpc.h>
 #include <grpc/support/log.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/create_channel.h>
@@ -117,6 +118,9 @@ int Main(const std::vector<char*>& arguments) {
 
   absl::StatusOr<rpc::ServerOptions> options = OptionsFromFlags();
   if (!options.ok()) return Fail(options.status().message());
+  // Never undone: whoever is the last to let go of gRPC waits for its pollers, which has taken 10 seconds, and Docker
+  // kills after that.
+  grpc_init();
   absl::StatusOr<std::unique_ptr<rpc::Server>> server = rpc::Server::Start(*options);
   if (!server.ok()) return Fail(server.status().message());
   for (const std::string& address : (*server)->addresses()) std::cout << "listening on " << address << std::endl;

@@ -111,9 +111,13 @@ int Main(const std::vector<char*>& arguments) {
   const absl::StatusOr<Client> client = Client::Connect(target, Options());
   if (!client.ok()) return Fail(absl::StrCat(target, ": ", client.status().ToString()));
 
-  // To end after this step, and leave no set behind.
-  std::signal(SIGINT, [](int) { interrupted = 1; });
-  std::signal(SIGTERM, [](int) { interrupted = 1; });
+  // The first ends the training after this step and leaves no set behind; a second one ends the program at once.
+  const auto interrupt = [](int number) {
+    interrupted = 1;
+    std::signal(number, SIG_DFL);
+  };
+  std::signal(SIGINT, interrupt);
+  std::signal(SIGTERM, interrupt);
   const TrainingPlan plan = Plan();
   const int interval = std::max(1, plan.epochs / kLines);
   std::vector<std::string> losses;

@@ -14,6 +14,9 @@ namespace {
 
 constexpr int kMaxSetsAPage = 1000;
 constexpr int kMaxTensorsAPage = 4096;
+// A page ends where it would become larger than this: sets may have much to say of labels and groups, and a message of
+// 4 MiB is all that a client takes by default.
+constexpr size_t kMaxPageBytes = size_t{1} << 20;
 
 absl::Status InvalidField(absl::string_view message, absl::string_view field) {
   return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD, message, field);
@@ -94,6 +97,7 @@ absl::StatusOr<v1::ListParameterSetsResponse> Registry::List(const v1::ListParam
     }
   }
   v1::ListParameterSetsResponse response;
+  size_t bytes = 0;
   for (const std::shared_ptr<ParameterSet>& set : candidates) {
     v1::ParameterSet description = set->Describe();
     const bool matches = absl::c_all_of(request.labels(), [&](const auto& label) {
@@ -101,7 +105,8 @@ absl::StatusOr<v1::ListParameterSetsResponse> Registry::List(const v1::ListParam
       return found != description.labels().end() && found->second == label.second;
     });
     if (!matches) continue;
-    if (response.parameter_sets_size() == *page_size) {
+    bytes += description.ByteSizeLong();
+    if (response.parameter_sets_size() == *page_size || (response.parameter_sets_size() > 0 && bytes > kMaxPageBytes)) {
       response.set_next_page_token(response.parameter_sets().rbegin()->name());
       break;
     }

@@ -18,7 +18,7 @@
 namespace adamant::core {
 namespace {
 
-constexpr int kActions = 150;    // of each thread
+constexpr int kActions = 300;    // of each thread
 constexpr int kKnownSteps = 60;  // no set gets further
 
 // All gradients are the same, so that every state of a set is that of one run: by its step a reader knows each bit of

@@ -344,5 +344,29 @@ TEST(WriteTurnTest, AFullWriteWaitsForTheCommitBeforeIt) {
   EXPECT_TRUE(*FetchState(set.get()) == arrays);
 }
 
+TEST(WriteTurnTest, AParametersWriteWaitsForTheCommitBeforeIt) {
+  GatedBackend backend;
+  TestServer server({.backend = &backend});
+  const std::shared_ptr<ParameterSet> set = server.MakeSet(Marked(LargeSpec()));
+  SequentialAdam model(LargeSpec());
+  const Values gradient = Gradient(model.parameter_count(), 1);
+  StepDelivery step = BeginStep(set.get(), Header("a", 0));
+  ASSERT_THAT(step.Send(Cut(set->schema(), kBlockElements), gradient), IsOk());
+  ASSERT_THAT(step.Complete(), IsOk());
+  backend.AwaitHeld();
+
+  const Arrays arrays = SomeArrays(model.parameter_count(), 7);
+  WriteDelivery write = BeginWrite(set.get(), ParametersHeader());
+  ASSERT_THAT(write.Send(Cut(set->schema(), kBlockElements), arrays.parameters), IsOk());
+  ASSERT_THAT(write.Complete(), IsOk());
+  EXPECT_FALSE(write.done());
+  backend.LetGo();
+  EXPECT_THAT(step.Take(), IsOk());
+  EXPECT_EQ(write.Take()->step(), 1);
+  model.Apply(gradient);
+  model.mutable_arrays()->parameters = arrays.parameters;
+  EXPECT_TRUE(*FetchState(set.get()) == model.arrays());
+}
+
 }  // namespace
 }  // namespace adamant::core

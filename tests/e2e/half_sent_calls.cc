@@ -11,8 +11,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -79,7 +82,8 @@ class HalfSentCalls::Connection {
   const std::list<Call>& calls() const { return calls_; }
 
   void Begin(absl::string_view method, std::shared_ptr<const std::string> bytes) {
-    Call& call = calls_.emplace_back(Call{std::move(bytes)});
+    Call& call = calls_.emplace_back();
+    call.bytes = std::move(bytes);
     const std::string path = absl::StrCat("/adamant.v1.OptimizerService/", method);
     const nghttp2_nv fields[] = {Field(":method", "POST"),
                                  Field(":scheme", "http"),
@@ -112,14 +116,17 @@ class HalfSentCalls::Connection {
  private:
   static ssize_t Send(nghttp2_session*, const uint8_t* bytes, size_t n, int, void* self) {
     const ssize_t sent = send(static_cast<Connection*>(self)->socket_, bytes, n, MSG_NOSIGNAL);
-    return sent >= 0 ? sent : errno == EAGAIN ? NGHTTP2_ERR_WOULDBLOCK : NGHTTP2_ERR_CALLBACK_FAILURE;
+    return sent >= 0 ? sent : Error();
   }
 
   static ssize_t Receive(nghttp2_session*, uint8_t* bytes, size_t n, int, void* self) {
     const ssize_t received = recv(static_cast<Connection*>(self)->socket_, bytes, n, 0);
-    if (received > 0) return received;
-    return received == 0 ? NGHTTP2_ERR_EOF : errno == EAGAIN ? NGHTTP2_ERR_WOULDBLOCK : NGHTTP2_ERR_CALLBACK_FAILURE;
+    if (received == 0) return NGHTTP2_ERR_EOF;
+    return received > 0 ? received : Error();
   }
+
+  // Of the socket operation that has just failed.
+  static ssize_t Error() { return errno == EAGAIN ? NGHTTP2_ERR_WOULDBLOCK : NGHTTP2_ERR_CALLBACK_FAILURE; }
 
   static ssize_t ReadBody(nghttp2_session*, int32_t, uint8_t* to, size_t n, uint32_t*, nghttp2_data_source* source,
                           void*) {
