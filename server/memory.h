@@ -31,10 +31,10 @@ struct MemoryShares {
 
 // What the user asked for; nothing: the default share.
 struct MemoryWishes {
-  absl::optional<int64_t> state;
-  absl::optional<int64_t> inflight;
-  absl::optional<int64_t> read;
-  absl::optional<int> max_streams;
+  absl::optional<int64_t> state = absl::nullopt;
+  absl::optional<int64_t> inflight = absl::nullopt;
+  absl::optional<int64_t> read = absl::nullopt;
+  absl::optional<int> max_streams = absl::nullopt;
 };
 
 // Divides `usable` less kReservedBytes: 1/2 for state, 3/16 for steps and writes under way, 3/16 for readers, and 1/16

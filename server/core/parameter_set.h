@@ -132,7 +132,7 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ComputeBlock(Commit* commit, int64_t block) const;
   void Publish(Commit* commit);
-  void GiveUp(Commit* commit, const absl::Status& status);
+  void GiveUp(Commit* commit, absl::Status status);
   StepReply MakeReply(const v1::StepResult& result, StepAttempt* attempt) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // A write's way (write_attempt.cc).

@@ -196,7 +196,7 @@ void ParameterSet::Admit(const std::shared_ptr<StepAttempt>& attempt) {
 
 void ParameterSet::Admitted(const std::shared_ptr<StepAttempt>& attempt, absl::StatusOr<Grant> grant) {
   if (!grant.ok()) {
-    End(attempt.get(), grant.status());
+    End(attempt.get(), std::move(grant).status());
     return;
   }
   bool replay;
@@ -207,7 +207,7 @@ void ParameterSet::Admitted(const std::shared_ptr<StepAttempt>& attempt, absl::S
   if (!replay) {
     absl::StatusOr<BlockList> blocks = resources_.pool->Take(schema_->flat_size());
     if (!blocks.ok()) {
-      End(attempt.get(), blocks.status());
+      End(attempt.get(), std::move(blocks).status());
       return;
     }
     attempt->staging_.emplace(schema_, *std::move(blocks), resources_.backend->measure());

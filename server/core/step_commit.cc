@@ -62,7 +62,7 @@ ParameterSet::TurnState ParameterSet::StepTurn(const std::shared_ptr<StepAttempt
     if (decision.ok() && !decision->has_value()) commit = BeginCommit(attempt, finding);
   }
   if (!decision.ok()) {
-    End(attempt.get(), decision.status());
+    End(attempt.get(), std::move(decision).status());
     return TurnState::kOver;
   }
   if (commit == nullptr) {
@@ -195,7 +195,7 @@ void ParameterSet::Publish(Commit* commit) {
   for (absl::AnyInvocable<void()>& read : reads) read();
 }
 
-void ParameterSet::GiveUp(Commit* commit, const absl::Status& status) {
+void ParameterSet::GiveUp(Commit* commit, absl::Status status) {
   std::vector<absl::AnyInvocable<void()>> reads;
   {
     MutexLock lock(&mutex_);
@@ -204,7 +204,7 @@ void ParameterSet::GiveUp(Commit* commit, const absl::Status& status) {
     exp_avg_sq_ = std::move(commit->exp_avg_sq_in);
     reads.swap(waiting_reads_);
   }
-  End(commit->attempt.get(), status);
+  End(commit->attempt.get(), std::move(status));
   for (absl::AnyInvocable<void()>& read : reads) read();
 }
 

@@ -218,7 +218,7 @@ ParameterSet::TurnState ParameterSet::DirectWriteTurn(const std::shared_ptr<Writ
     if (status.ok()) status = TakeBlocks(attempt.get(), &parameters, &exp_avg, &exp_avg_sq);
   }
   if (!status.ok()) {
-    End(attempt.get(), status);
+    End(attempt.get(), std::move(status));
     return TurnState::kOver;
   }
   attempt->slots_[0].emplace(schema_, std::move(parameters), nullptr);
@@ -292,7 +292,7 @@ void ParameterSet::StagedWriteAdmitted(const std::shared_ptr<WriteAttempt>& atte
     status = blocks.status();
   }
   if (!status.ok()) {
-    End(attempt.get(), status);
+    End(attempt.get(), std::move(status));
     return;
   }
   attempt->slots_[0].emplace(schema_, *std::move(blocks), nullptr);
@@ -348,7 +348,7 @@ ParameterSet::TurnState ParameterSet::WriteCommitTurn(const std::shared_ptr<Writ
   }
   if (!status.ok()) {
     attempt->LetNextBegin();
-    End(attempt.get(), status);
+    End(attempt.get(), std::move(status));
     return TurnState::kOver;
   }
   if (!response.replayed()) EndLate(rewritten);

@@ -296,6 +296,7 @@ TEST(InterruptedAdmissionTest, AStepThatEndsWhileItBeginsToWaitLosesItsPlace) {
   second = set->NewStep(Header(), std::make_shared<Recorder<StepReply>>());
   second->Start();
   first.reset();
+  second.reset();
   EXPECT_EQ(inflight.used(), 0);
   EXPECT_TRUE(BeginStep(set.get(), Header()).admitted());
 }

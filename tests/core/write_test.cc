@@ -348,7 +348,7 @@ TEST(WriteTurnTest, AParametersWriteWaitsForTheCommitBeforeIt) {
   GatedBackend backend;
   TestServer server({.backend = &backend});
   const std::shared_ptr<ParameterSet> set = server.MakeSet(Marked(LargeSpec()));
-  SequentialAdam model(LargeSpec());
+  SequentialAdam model(Marked(LargeSpec()));
   const Values gradient = Gradient(model.parameter_count(), 1);
   StepDelivery step = BeginStep(set.get(), Header("a", 0));
   ASSERT_THAT(step.Send(Cut(set->schema(), kBlockElements), gradient), IsOk());

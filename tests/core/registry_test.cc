@@ -1,0 +1,185 @@
+// The registry: creating, finding, listing page by page, deleting.
+#include "server/core/registry.h"
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/core/set_fixture.h"
+#include "tests/core/set_matchers.h"
+
+namespace adamant::core {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+class RegistryTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<v1::CreateParameterSetResponse> Create(const v1::ParameterSetSpec& spec,
+                                                        v1::IfExists if_exists = v1::IF_EXISTS_FAIL) {
+    v1::CreateParameterSetRequest request;
+    *request.mutable_spec() = spec;
+    request.set_if_exists(if_exists);
+    return registry_.Create(request);
+  }
+
+  // The names of all sets that `request` asks for, a page after the other, and how many pages it took.
+  std::pair<std::vector<std::string>, int> ListAll(v1::ListParameterSetsRequest request) {
+    std::vector<std::string> names;
+    for (int pages = 1;; ++pages) {
+      const v1::ListParameterSetsResponse response = *registry_.List(request);
+      for (const v1::ParameterSet& set : response.parameter_sets()) names.push_back(set.name());
+      if (response.next_page_token().empty()) return {names, pages};
+      request.set_page_token(response.next_page_token());
+    }
+  }
+
+  absl::Status Delete(const std::string& name) {
+    v1::DeleteParameterSetRequest request;
+    request.set_name(name);
+    absl::Status result;
+    registry_.Delete(request, [&result](absl::Status status) { result = std::move(status); });
+    return result;
+  }
+
+  TestServer server_;
+  Registry registry_{server_.resources()};
+};
+
+TEST_F(RegistryTest, FindsWhatWasCreatedUntilItIsDeleted) {
+  ASSERT_THAT(Create(SmallSpec("a/b")), IsOk());
+  EXPECT_THAT(registry_.Find("a/b"), IsOk());
+  ASSERT_THAT(Delete("a/b"), IsOk());
+  const auto not_found = FailsWith(absl::StatusCode::kNotFound, v1::ERROR_REASON_SET_NOT_FOUND);
+  EXPECT_THAT(registry_.Find("a/b"), not_found);
+  EXPECT_THAT(Delete("a/b"), not_found);
+  EXPECT_THAT(Create(SmallSpec("a/b")), IsOk());
+}
+
+TEST_F(RegistryTest, ASecondCreateFails) {
+  ASSERT_THAT(Create(SmallSpec("a")), IsOk());
+  EXPECT_THAT(Create(SmallSpec("a")), FailsWith(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SET_EXISTS));
+}
+
+TEST_F(RegistryTest, TheSameSpecificationMayBeUsedAgain) {
+  ASSERT_TRUE(Create(SmallSpec("a"))->created());
+  const auto again = Create(SmallSpec("a"), v1::IF_EXISTS_USE_IF_SAME_SPEC);
+  ASSERT_THAT(again, IsOk());
+  EXPECT_FALSE(again->created());
+
+  v1::ParameterSetSpec with_defaults_spelt_out = SmallSpec("a");
+  with_defaults_spelt_out.mutable_groups(0)->mutable_adam()->set_beta1(0.9);
+  EXPECT_THAT(Create(with_defaults_spelt_out, v1::IF_EXISTS_USE_IF_SAME_SPEC), IsOk());
+}
+
+TEST_F(RegistryTest, AnotherSpecificationMayNot) {
+  ASSERT_THAT(Create(SmallSpec("a")), IsOk());
+  const auto mismatch = FailsWith(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SPEC_MISMATCH);
+  v1::ParameterSetSpec other = SmallSpec("a");
+  other.mutable_groups(0)->set_learning_rate(0.5);
+  EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
+  other = SmallSpec("a");
+  other.mutable_tensors(0)->set_group("fast");
+  EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
+  other = SmallSpec("a");
+  other.mutable_tensors(0)->set_name("w3");
+  EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
+  other = SmallSpec("a");
+  (*other.mutable_labels())["run"] = "7";
+  EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
+  EXPECT_THAT(Create(SmallSpec("a", v1::INITIALIZATION_WRITTEN), v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
+}
+
+TEST_F(RegistryTest, OfManyWorkersWhoCreateOneMakesTheSet) {
+  std::vector<std::thread> workers;
+  std::atomic<int> created = 0;
+  std::atomic<int> found = 0;
+  for (int i = 0; i < 8; ++i) {
+    workers.emplace_back([&] {
+      const auto response = Create(SmallSpec("a"), v1::IF_EXISTS_USE_IF_SAME_SPEC);
+      (response->created() ? created : found)++;
+    });
+  }
+  for (std::thread& worker : workers) worker.join();
+  EXPECT_EQ(created, 1);
+  EXPECT_EQ(found, 7);
+}
+
+TEST_F(RegistryTest, ListsInOrderOfNamePageByPage) {
+  for (const char* name : {"b", "a", "d", "c", "e"}) ASSERT_THAT(Create(SmallSpec(name)), IsOk());
+  v1::ListParameterSetsRequest request;
+  request.set_page_size(2);
+  const auto [names, pages] = ListAll(request);
+  EXPECT_THAT(names, ElementsAre("a", "b", "c", "d", "e"));
+  EXPECT_EQ(pages, 3);
+}
+
+TEST_F(RegistryTest, ListsByPrefixAndLabels) {
+  v1::ParameterSetSpec labelled = SmallSpec("team/b");
+  (*labelled.mutable_labels())["run"] = "7";
+  ASSERT_THAT(Create(labelled), IsOk());
+  for (const char* name : {"other", "team/a", "team/c"}) ASSERT_THAT(Create(SmallSpec(name)), IsOk());
+  v1::ListParameterSetsRequest request;
+  request.set_name_prefix("team/");
+  EXPECT_THAT(ListAll(request).first, ElementsAre("team/a", "team/b", "team/c"));
+  (*request.mutable_labels())["run"] = "7";
+  EXPECT_THAT(ListAll(request).first, ElementsAre("team/b"));
+  (*request.mutable_labels())["run"] = "8";
+  EXPECT_THAT(ListAll(request).first, IsEmpty());
+}
+
+TEST_F(RegistryTest, APageStaysWellUnderAMessage) {
+  for (int i = 0; i < 200; ++i) {
+    v1::ParameterSetSpec talkative = SmallSpec(absl::StrCat("set", i));
+    for (int label = 0; label < 32; ++label) {
+      (*talkative.mutable_labels())[absl::StrCat("label", label)] = std::string(255, 'x');
+    }
+    ASSERT_THAT(Create(talkative), IsOk());
+  }
+  EXPECT_LT(registry_.List({})->ByteSizeLong(), size_t{2} << 20);
+  EXPECT_THAT(ListAll({}).first, SizeIs(200));
+}
+
+TEST_F(RegistryTest, ListsTensorsPageByPage) {
+  const std::shared_ptr<ParameterSet> set = server_.MakeSet(SmallSpec("a"));
+  v1::ListTensorsRequest request;
+  request.set_page_size(3);
+  v1::ListTensorsResponse response = *ListTensors(*set, request);
+  ASSERT_THAT(response.tensors(), SizeIs(3));
+  EXPECT_EQ(response.tensors(1).name(), "b1");
+  EXPECT_EQ(response.tensors(1).group(), "fast");
+  EXPECT_EQ(response.tensors(2).index(), 2);
+  EXPECT_EQ(response.tensors(2).element_count(), 16);
+  request.set_page_token(response.next_page_token());
+  response = *ListTensors(*set, request);
+  ASSERT_THAT(response.tensors(), SizeIs(1));
+  EXPECT_EQ(response.tensors(0).name(), "b2");
+  EXPECT_TRUE(response.next_page_token().empty());
+}
+
+TEST_F(RegistryTest, RefusesPagesThatItDidNotOffer) {
+  const std::shared_ptr<ParameterSet> set = server_.MakeSet(SmallSpec("a"));
+  v1::ListTensorsRequest tensors;
+  for (const char* token : {"4", "-1", "x"}) {
+    tensors.set_page_token(token);
+    EXPECT_THAT(ListTensors(*set, tensors),
+                FailsWith(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD));
+  }
+  v1::ListParameterSetsRequest sets;
+  sets.set_page_token("Not a name");
+  EXPECT_THAT(registry_.List(sets), FailsWith(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD));
+  sets.clear_page_token();
+  sets.set_page_size(1001);
+  EXPECT_THAT(registry_.List(sets), FailsWith(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD));
+}
+
+}  // namespace
+}  // namespace adamant::core
