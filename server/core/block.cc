@@ -31,13 +31,19 @@ struct Block {
 
 namespace {
 
-constexpr size_t kBlockBytes = kBlockElements * sizeof(float);
+constexpr int64_t kBlockBytes = kBlockElements * sizeof(float);
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr std::align_val_t kDataAlignment{64};
 
 absl::Status OutOfMemory(size_t bytes, absl::string_view cause) {
   return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUDGET_EXHAUSTED,
                absl::StrCat("the system has no memory for ", bytes, " bytes of blocks: ", cause));
+}
+
+// Has the system back memory, or returns false with errno set. An older kernel knows no such advice and does so on
+// first touch.
+bool Populate(void* address, size_t bytes) {
+  return madvise(address, bytes, MADV_POPULATE_WRITE) == 0 || errno == EINVAL;
 }
 
 // Memory from the system, populated, or null with errno set. What holds huge pages begins at one.
@@ -53,8 +59,7 @@ void* MapMemory(size_t bytes) {
     if (slack > before) munmap(address + bytes, slack - before);
     madvise(address, bytes, MADV_HUGEPAGE);
   }
-  // An older kernel knows no such advice and populates on first touch.
-  if (madvise(address, bytes, MADV_POPULATE_WRITE) != 0 && errno != EINVAL) {
+  if (!Populate(address, bytes)) {
     const int error = errno;
     munmap(address, bytes);
     errno = error;
@@ -101,16 +106,26 @@ absl::StatusOr<BlockList> BlockPool::Take(int64_t elements) {
   const int64_t rest = elements % kBlockElements;
 
   std::vector<Block*> taken;
-  {
+  int64_t empty = 0;  // of those taken, the first so many
+  if (full > 0) {
     MutexLock lock(&mutex_);
     // The block that came last is the likeliest to be in cache.
     const int64_t found = std::min<int64_t>(full, idle_.size());
     taken.assign(idle_.end() - found, idle_.end());
     idle_.resize(idle_.size() - found);
+    if (emptied_ > idle_.size()) {
+      empty = static_cast<int64_t>(emptied_ - idle_.size());
+      emptied_ = idle_.size();
+      held_ += empty * kBlockBytes;
+      peak_ = std::max(peak_.load(), held_.load());
+    }
   }
   // From here on the list gives back what was taken if the rest cannot be had.
   BlockList list;
   for (Block* block : taken) list.push_back(Refer(block));
+  for (int64_t i = 0; i < empty; ++i) {
+    if (!Populate(taken[i]->data, kBlockBytes)) return OutOfMemory(kBlockBytes, std::strerror(errno));
+  }
 
   const int64_t lacking = full - static_cast<int64_t>(list.size());
   if (lacking > 0) {
@@ -129,7 +144,7 @@ absl::StatusOr<BlockList> BlockPool::Take(int64_t elements) {
 
 int64_t BlockPool::idle_blocks() const {
   MutexLock lock(&mutex_);
-  return static_cast<int64_t>(idle_.size());
+  return static_cast<int64_t>(idle_.size() - emptied_);
 }
 
 BlockRef BlockPool::Refer(Block* block) {
@@ -139,6 +154,7 @@ BlockRef BlockPool::Refer(Block* block) {
 
 void BlockPool::Return(Block* block) {
   if (block->size < kBlockElements) {
+    held_ -= block->size * static_cast<int64_t>(sizeof(float));
     ::operator delete(block->data, kDataAlignment);
     delete block;
     return;
@@ -162,19 +178,35 @@ absl::StatusOr<Block*> BlockPool::Map(int64_t count) {
   extents_.push_back({address, bytes, std::move(blocks)});
   // So that Return, which a commit calls, does not allocate. Doubled, so that many small extents cost no more than one.
   mapped_ += count;
+  held_ += static_cast<int64_t>(bytes);
+  peak_ = std::max(peak_.load(), held_.load());
   if (idle_.capacity() < static_cast<size_t>(mapped_)) idle_.reserve(std::max<size_t>(mapped_, 2 * idle_.capacity()));
   return first;
 }
 
 absl::StatusOr<Block*> BlockPool::Allocate(int64_t elements) {
   const size_t bytes = elements * sizeof(float);
+  MakeRoom(static_cast<int64_t>(bytes));
   void* const data = ::operator new(bytes, kDataAlignment, std::nothrow);
-  if (data == nullptr) return OutOfMemory(bytes, "the allocator has none");
+  if (data == nullptr) {
+    held_ -= static_cast<int64_t>(bytes);
+    return OutOfMemory(bytes, "the allocator has none");
+  }
   Block* const block = new Block;
   block->size = elements;
   block->data = static_cast<float*>(data);
   block->pool = this;
   return block;
+}
+
+void BlockPool::MakeRoom(int64_t bytes) {
+  if (held_.fetch_add(bytes) + bytes <= peak_.load()) return;
+  MutexLock lock(&mutex_);
+  for (; held_.load() > peak_.load() && emptied_ < idle_.size(); ++emptied_) {
+    madvise(idle_[emptied_]->data, kBlockBytes, MADV_DONTNEED);
+    held_ -= kBlockBytes;
+  }
+  peak_ = std::max(peak_.load(), held_.load());
 }
 
 }  // namespace adamant::core

@@ -4,6 +4,7 @@
 #ifndef ADAMANT_SERVER_CORE_BLOCK_H_
 #define ADAMANT_SERVER_CORE_BLOCK_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -54,8 +55,9 @@ using BlockList = std::vector<BlockRef>;
 // Thread-safe. Outlives its blocks.
 //
 // Full blocks that nobody refers to any more are kept, mapped and populated, for the next taker, so that a step that
-// runs meets no page fault. They need no charge: a block is mapped only where none is idle, so there are never more
-// than were once in use, and paid for, at the same time. Shorter blocks go back to the allocator.
+// runs meets no page fault. They need no charge: the pool never holds more than was once in use, and paid for, at the
+// same time. A block is mapped only where none is idle; shorter blocks, which come from the allocator and go back to
+// it, drive memory out of idle ones where both together would be more.
 class BlockPool {
  public:
   BlockPool();
@@ -69,7 +71,7 @@ class BlockPool {
   // nothing was taken.
   absl::StatusOr<BlockList> Take(int64_t elements);
 
-  // Full blocks that wait for a taker.
+  // Full blocks that wait for a taker and have their memory.
   int64_t idle_blocks() const;
 
  private:
@@ -88,9 +90,17 @@ class BlockPool {
   absl::StatusOr<Block*> Map(int64_t count);
   // One shorter block.
   absl::StatusOr<Block*> Allocate(int64_t elements);
+  // Counts `bytes` more as held, and takes memory out of idle blocks as far as that is more than ever was in use.
+  void MakeRoom(int64_t bytes);
+
+  // Bytes of all blocks that have memory, in use or idle; and the most that there was for use. Atomic, so that a small
+  // step, which takes short blocks, meets no lock that other sets use.
+  std::atomic<int64_t> held_ = 0;
+  std::atomic<int64_t> peak_ = 0;
 
   mutable Mutex mutex_;
-  std::vector<Block*> idle_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Block*> idle_ ABSL_GUARDED_BY(mutex_);  // last in, first out; the first `emptied_` have no memory
+  size_t emptied_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<Extent> extents_ ABSL_GUARDED_BY(mutex_);
   int64_t mapped_ ABSL_GUARDED_BY(mutex_) = 0;  // full blocks in all extents
 };

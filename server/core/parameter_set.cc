@@ -13,7 +13,8 @@
 namespace adamant::core {
 namespace {
 
-// What a set takes beside its arrays: itself, what it knows of its tensors, and what it remembers of its steps.
+// What a set takes beside its arrays: itself, its configuration, what it knows of its tensors, and what it remembers of
+// its steps.
 int64_t OverheadBytes(const Schema& schema, const Configuration& configuration) {
   int64_t names = 0;
   for (const Schema::Tensor& tensor : schema.tensors()) {
@@ -23,7 +24,14 @@ int64_t OverheadBytes(const Schema& schema, const Configuration& configuration) 
   const int64_t remembered =
       kRememberedSteps * static_cast<int64_t>(sizeof(ReplayMemory::Entry) + kMaxRequestIdBytes +
                                               sizeof(v1::StepResult) + sizeof(double) * configuration.groups().size());
-  return static_cast<int64_t>(sizeof(ParameterSet)) + names + remembered;
+  int64_t configured = 0;
+  for (const v1::ParameterGroup& group : configuration.groups()) {
+    configured += static_cast<int64_t>(group.SpaceUsedLong());
+  }
+  for (const auto& [key, value] : configuration.labels()) {
+    configured += static_cast<int64_t>(2 * sizeof(std::string) + key.size() + value.size());
+  }
+  return static_cast<int64_t>(sizeof(ParameterSet)) + names + remembered + configured;
 }
 
 // The flat space by block, each as runs of one group. Padding goes with the tensor before it: a gradient of zero leaves

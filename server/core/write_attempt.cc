@@ -179,7 +179,8 @@ void ParameterSet::BeginWrite(const std::shared_ptr<WriteAttempt>& attempt) {
 absl::Status ParameterSet::CheckWrite(WriteAttempt* attempt) {
   const v1::WriteHeader& header = attempt->header_;
   if (absl::Status status = CheckExists(); !status.ok()) return status;
-  if (!header.request_id().empty() && header.request_id() == write_request_id_) {
+  // Not when what it wrote is lost: then it is to be written again.
+  if (!header.request_id().empty() && header.request_id() == write_request_id_ && CheckReady().ok()) {
     if (HashHeader(header) != write_header_hash_) {
       return MakeError(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_REQUEST_ID_REUSED,
                        absl::StrCat("request_id ", header.request_id(), " was applied before, with another header"));
@@ -318,7 +319,8 @@ ParameterSet::TurnState ParameterSet::WriteCommitTurn(const std::shared_ptr<Writ
     status = CheckExists();
     if (status.ok() && attempt->kind_ == WriteAttempt::Kind::kReplay) {
       response.set_replayed(true);
-      if (header.request_id() != write_request_id_) {
+      status = CheckReady();
+      if (status.ok() && header.request_id() != write_request_id_) {
         status = MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH,
                            "the set was written again meanwhile");
       }

@@ -42,6 +42,7 @@ absl::StatusOr<core::Grant> OpenCalls::Enter(TensorCall* call) {
 void OpenCalls::Leave(TensorCall* call) {
   core::MutexLock lock(&mutex_);
   calls_.erase(call);
+  left_.NotifyAll();
 }
 
 void OpenCalls::Drain() {
@@ -53,8 +54,12 @@ void OpenCalls::Drain() {
 }
 
 absl::Status OpenCalls::CheckServing() const {
-  core::MutexLock lock(&mutex_);
   return draining_ ? DrainingError() : absl::OkStatus();
+}
+
+void OpenCalls::AwaitNone(std::chrono::steady_clock::time_point deadline) {
+  core::MutexLock lock(&mutex_);
+  while (!calls_.empty() && !left_.WaitUntil(&mutex_, deadline)) continue;
 }
 
 void OpenCalls::Sweep() {

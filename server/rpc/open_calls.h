@@ -3,6 +3,8 @@
 #ifndef ADAMANT_SERVER_RPC_OPEN_CALLS_H_
 #define ADAMANT_SERVER_RPC_OPEN_CALLS_H_
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 
 #include "absl/container/flat_hash_set.h"
@@ -50,6 +52,8 @@ class OpenCalls {
   void Drain();
   // OK, or UNAVAILABLE (DRAINING).
   absl::Status CheckServing() const;
+  // Waits until no call is open, at most until `deadline`.
+  void AwaitNone(std::chrono::steady_clock::time_point deadline);
 
   core::Clock* clock() const { return clock_; }
   const PatienceTerms& terms() const { return terms_; }
@@ -64,9 +68,12 @@ class OpenCalls {
   core::Clock* const clock_;
   const PatienceTerms terms_;
 
-  mutable core::Mutex mutex_;
+  // Set under mutex_, so that nobody enters after; read without it, because every step of every set asks.
+  std::atomic<bool> draining_ = false;
+
+  core::Mutex mutex_;
+  core::CondVar left_;
   absl::flat_hash_set<TensorCall*> calls_ ABSL_GUARDED_BY(mutex_);
-  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   core::Clock::TimerId sweep_ ABSL_GUARDED_BY(mutex_) = core::Clock::kNoTimer;
 };
 

@@ -15,28 +15,34 @@
 #include "server/version.h"
 
 namespace adamant::rpc {
-namespace {
 
-absl::Status CheckFields(const google::protobuf::Message& request) {
+OptimizerService::OptimizerService(Parts parts) : parts_(std::move(parts)) {}
+
+absl::Status OptimizerService::CheckRequest(const google::protobuf::Message& request) const {
+  if (absl::Status status = parts_.open_calls->CheckServing(); !status.ok()) return status;
   std::string field = wire::FindUnknownField(request);
   if (field.empty()) return absl::OkStatus();
   return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNKNOWN_FIELD, "unknown field " + field, field);
 }
 
-}  // namespace
-
-OptimizerService::OptimizerService(Parts parts) : parts_(std::move(parts)) {}
-
 template <typename Response, typename Call>
-grpc::ServerUnaryReactor* OptimizerService::Reply(grpc::CallbackServerContext* context, Response* response, Call call) {
-  absl::Status status = parts_.open_calls->CheckServing();
+void OptimizerService::Answer(grpc::ServerUnaryReactor* reactor, const google::protobuf::Message& request,
+                              Response* response, Call call) const {
+  absl::Status status = CheckRequest(request);
   if (status.ok()) {
     absl::StatusOr<Response> result = call();
     status = result.status();
     if (result.ok()) *response = *std::move(result);
   }
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(wire::ToGrpcStatus(status));
+}
+
+template <typename Response, typename Call>
+grpc::ServerUnaryReactor* OptimizerService::Reply(grpc::CallbackServerContext* context,
+                                                  const google::protobuf::Message& request, Response* response,
+                                                  Call call) const {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  Answer(reactor, request, response, std::move(call));
   return reactor;
 }
 
@@ -44,20 +50,9 @@ grpc::ServerUnaryReactor* OptimizerService::CreateParameterSet(grpc::CallbackSer
                                                                const v1::CreateParameterSetRequest* request,
                                                                v1::CreateParameterSetResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  absl::Status status = parts_.open_calls->CheckServing();
-  if (status.ok()) status = CheckFields(*request);
-  if (!status.ok()) {
-    reactor->Finish(wire::ToGrpcStatus(status));
-    return reactor;
-  }
-  // Off gRPC's threads: a large set takes seconds to map.
-  parts_.compute->Run(
-      1,
-      [this, reactor, request, response](int64_t) {
-        absl::StatusOr<v1::CreateParameterSetResponse> created = parts_.registry->Create(*request);
-        if (created.ok()) *response = *std::move(created);
-        reactor->Finish(wire::ToGrpcStatus(created.status()));
-      },
+  // Off gRPC's threads and off those that compute: a large set takes seconds to map.
+  parts_.creation->Run(
+      1, [=, this](int64_t) { Answer(reactor, *request, response, [&] { return parts_.registry->Create(*request); }); },
       [] {});
   return reactor;
 }
@@ -65,7 +60,7 @@ grpc::ServerUnaryReactor* OptimizerService::CreateParameterSet(grpc::CallbackSer
 grpc::ServerUnaryReactor* OptimizerService::GetParameterSet(grpc::CallbackServerContext* context,
                                                             const v1::GetParameterSetRequest* request,
                                                             v1::GetParameterSetResponse* response) {
-  return Reply(context, response, [&]() -> absl::StatusOr<v1::GetParameterSetResponse> {
+  return Reply(context, *request, response, [&]() -> absl::StatusOr<v1::GetParameterSetResponse> {
     absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = parts_.registry->Find(request->name());
     if (!set.ok()) return set.status();
     v1::GetParameterSetResponse result;
@@ -77,13 +72,13 @@ grpc::ServerUnaryReactor* OptimizerService::GetParameterSet(grpc::CallbackServer
 grpc::ServerUnaryReactor* OptimizerService::ListParameterSets(grpc::CallbackServerContext* context,
                                                               const v1::ListParameterSetsRequest* request,
                                                               v1::ListParameterSetsResponse* response) {
-  return Reply(context, response, [&] { return parts_.registry->List(*request); });
+  return Reply(context, *request, response, [&] { return parts_.registry->List(*request); });
 }
 
 grpc::ServerUnaryReactor* OptimizerService::ListTensors(grpc::CallbackServerContext* context,
                                                         const v1::ListTensorsRequest* request,
                                                         v1::ListTensorsResponse* response) {
-  return Reply(context, response, [&]() -> absl::StatusOr<v1::ListTensorsResponse> {
+  return Reply(context, *request, response, [&]() -> absl::StatusOr<v1::ListTensorsResponse> {
     absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = parts_.registry->Find(request->name());
     if (!set.ok()) return set.status();
     return core::ListTensors(**set, *request);
@@ -94,8 +89,8 @@ grpc::ServerUnaryReactor* OptimizerService::DeleteParameterSet(grpc::CallbackSer
                                                                const v1::DeleteParameterSetRequest* request,
                                                                v1::DeleteParameterSetResponse* /*response*/) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (absl::Status serving = parts_.open_calls->CheckServing(); !serving.ok()) {
-    reactor->Finish(wire::ToGrpcStatus(serving));
+  if (absl::Status status = CheckRequest(*request); !status.ok()) {
+    reactor->Finish(wire::ToGrpcStatus(status));
     return reactor;
   }
   parts_.registry->Delete(*request, [reactor](absl::Status status) { reactor->Finish(wire::ToGrpcStatus(status)); });
@@ -105,7 +100,7 @@ grpc::ServerUnaryReactor* OptimizerService::DeleteParameterSet(grpc::CallbackSer
 grpc::ServerUnaryReactor* OptimizerService::GetStepResult(grpc::CallbackServerContext* context,
                                                           const v1::GetStepResultRequest* request,
                                                           v1::GetStepResultResponse* response) {
-  return Reply(context, response, [&]() -> absl::StatusOr<v1::GetStepResultResponse> {
+  return Reply(context, *request, response, [&]() -> absl::StatusOr<v1::GetStepResultResponse> {
     absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = parts_.registry->Find(request->set(), "set");
     if (!set.ok()) return set.status();
     return (*set)->FindStepResult(*request);
@@ -113,9 +108,9 @@ grpc::ServerUnaryReactor* OptimizerService::GetStepResult(grpc::CallbackServerCo
 }
 
 grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerContext* context,
-                                                          const v1::GetServerInfoRequest* /*request*/,
+                                                          const v1::GetServerInfoRequest* request,
                                                           v1::GetServerInfoResponse* response) {
-  return Reply(context, response, [&]() -> absl::StatusOr<v1::GetServerInfoResponse> {
+  return Reply(context, *request, response, [&]() -> absl::StatusOr<v1::GetServerInfoResponse> {
     v1::GetServerInfoResponse info;
     info.set_version(kVersion);
     v1::ServerLimits* limits = info.mutable_limits();

@@ -33,6 +33,7 @@ class OptimizerService final : public OptimizerServiceBase {
   struct Parts {
     core::Registry* registry;
     core::ComputePool* compute;
+    core::ComputePool* creation;  // one thread that makes the sets, one after the other
     core::Backend* backend;
     OpenCalls* open_calls;
     std::vector<const core::Budget*> budgets;
@@ -61,9 +62,16 @@ class OptimizerService final : public OptimizerServiceBase {
                                           v1::GetServerInfoResponse* response) override;
 
  private:
+  // UNAVAILABLE (DRAINING), or INVALID_ARGUMENT (UNKNOWN_FIELD): what this version does not know may be a condition.
+  absl::Status CheckRequest(const google::protobuf::Message& request) const;
   // Answers a call with `response = call()`, or with its error.
   template <typename Response, typename Call>
-  grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, Response* response, Call call);
+  void Answer(grpc::ServerUnaryReactor* reactor, const google::protobuf::Message& request, Response* response,
+              Call call) const;
+  // The same at once, for a handler to return.
+  template <typename Response, typename Call>
+  grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const google::protobuf::Message& request,
+                                  Response* response, Call call) const;
 
   const Parts parts_;
 };

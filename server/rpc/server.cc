@@ -7,6 +7,7 @@
 #include <grpcpp/server_builder.h>
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -55,11 +56,13 @@ struct Server::Parts {
         streams("streams", options.max_streams * kStreamBytes, clock.get()),
         backend(*options.kernels),
         compute(options.compute_threads),
+        creation(1),
         registry(std::make_unique<core::Registry>(
             core::Resources{clock.get(), &state, &inflight, &read, &pool, &compute, &backend, options.admission_wait})),
         open_calls(&streams, clock.get(), {options.patience, options.min_rate}),
         optimizer_service({registry.get(),
                            &compute,
+                           &creation,
                            &backend,
                            &open_calls,
                            {&state, &inflight, &read, &streams},
@@ -74,6 +77,7 @@ struct Server::Parts {
   core::BlockPool pool;
   core::CpuBackend backend;
   core::ComputePool compute;
+  core::ComputePool creation;
   std::unique_ptr<core::Registry> registry;
   OpenCalls open_calls;
   OptimizerService optimizer_service;
@@ -135,9 +139,13 @@ Server::~Server() {
 }
 
 void Server::Drain(absl::Duration timeout) {
+  const absl::Time deadline = absl::Now() + timeout;
   server_->GetHealthCheckService()->SetServingStatus(false);
   parts_->open_calls.Drain();
-  server_->Shutdown(absl::ToChronoTime(absl::Now() + timeout));
+  // What comes to gRPC after its own shutdown ends CANCELLED, which no client retries. So it has to wait: until the
+  // calls are over, new ones are refused here.
+  parts_->open_calls.AwaitNone(std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(timeout));
+  server_->Shutdown(absl::ToChronoTime(deadline));
 }
 
 }  // namespace adamant::rpc

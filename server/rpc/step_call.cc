@@ -91,12 +91,11 @@ absl::Status StepCall::Begin(wire::TensorMessage message) {
 
 absl::StatusOr<std::shared_ptr<core::ParameterSet>> StepCall::FindSet(const std::string& name) {
   // The registry's mutex is shared by all sets, and most streams are for one.
-  if (set_ == nullptr || set_->name() != name || set_->deleted()) {
-    absl::StatusOr<std::shared_ptr<core::ParameterSet>> found = registry_->Find(name, "header.set");
-    if (!found.ok()) return found;
-    set_ = *std::move(found);
-  }
-  return set_;
+  std::shared_ptr<core::ParameterSet> set = set_.lock();
+  if (set != nullptr && set->name() == name && !set->deleted()) return set;
+  absl::StatusOr<std::shared_ptr<core::ParameterSet>> found = registry_->Find(name, "header.set");
+  if (found.ok()) set_ = *found;
+  return found;
 }
 
 void StepCall::OnAdmitted() {

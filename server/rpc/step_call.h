@@ -49,8 +49,9 @@ class StepCall final : public TensorCall, public core::StepListener {
   const CallShape shape_;
 
   // Of the handlers, which run one at a time.
-  std::shared_ptr<core::ParameterSet> set_;  // that the last step was for
-  absl::optional<wire::ChunkForm> form_;     // of the step's first chunk
+  // That the last step was for. Weak: a stream may be idle for long, and would keep a deleted set's memory.
+  std::weak_ptr<core::ParameterSet> set_;
+  absl::optional<wire::ChunkForm> form_;  // of the step's first chunk
   std::shared_ptr<const core::StepReply> reply_;
   absl::optional<wire::TensorCutter> cutter_;
 

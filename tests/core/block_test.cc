@@ -61,6 +61,23 @@ TEST(BlockPoolTest, FullBlocksAreKeptAndUsedAgain) {
   EXPECT_EQ(std::count_if(again.begin(), again.end(), [&](const BlockRef& b) { return first.count(b.data()) > 0; }), 4);
 }
 
+TEST(BlockPoolTest, ShortBlocksDriveMemoryOutOfIdleOnes) {
+  BlockPool pool;
+  ASSERT_TRUE(pool.Take(4 * kBlockElements).ok());
+  ASSERT_EQ(pool.idle_blocks(), 4);
+  std::vector<BlockList> small;
+  for (int i = 0; i < 2; ++i) small.push_back(*pool.Take(kBlockElements - 16));
+  EXPECT_EQ(pool.idle_blocks(), 2);
+  small.clear();
+  // What came back makes room: nothing more is driven out.
+  small.push_back(*pool.Take(kBlockElements - 16));
+  EXPECT_EQ(pool.idle_blocks(), 2);
+
+  const BlockList all = *pool.Take(4 * kBlockElements);
+  EXPECT_EQ(pool.idle_blocks(), 0);
+  for (const BlockRef& block : all) std::fill_n(block.mutable_data(), block.size(), 1.0f);
+}
+
 TEST(BlockPoolTest, WhatCannotBeHadTakesNothing) {
   BlockPool pool;
   ASSERT_TRUE(pool.Take(3 * kBlockElements).ok());

@@ -1,7 +1,7 @@
 // A request is applied once: retries, attempts that supersede each other, and what the set remembers.
+#include <limits>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -140,6 +140,7 @@ TEST_F(ExactlyOnceTest, AnEqualAttemptEndsTheOneThatIsArriving) {
 TEST_F(ExactlyOnceTest, ALowerAttemptIsRefused) {
   StepDelivery second = BeginStep(set_.get(), Header("a", 0, 2));
   StepDelivery first = BeginStep(set_.get(), Header("a", 0, 1));
+  ASSERT_TRUE(first.done());
   EXPECT_THAT(first.Take(), FailsWith(kAborted, v1::ERROR_REASON_SUPERSEDED));
   EXPECT_FALSE(second.done());
   EXPECT_THAT(Finish(set_.get(), &second, gradient_), IsOk());

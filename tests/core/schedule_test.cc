@@ -37,7 +37,7 @@ void RunSchedules(SetSize size, uint64_t count, int length) {
 
 TEST(ScheduleTest, TenThousandSchedulesOfASmallSetEndAsTheModelDoes) { RunSchedules(SetSize::kSmall, 10000, 100); }
 
-TEST(ScheduleTest, SchedulesOfALargeSetEndAsTheModelDoes) { RunSchedules(SetSize::kLarge, 30, 60); }
+TEST(ScheduleTest, SchedulesOfALargeSetEndAsTheModelDoes) { RunSchedules(SetSize::kLarge, 20, 50); }
 
 }  // namespace
 }  // namespace adamant::core

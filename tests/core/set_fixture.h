@@ -4,11 +4,10 @@
 #define ADAMANT_TESTS_CORE_SET_FIXTURE_H_
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstdlib>
-#include <iostream>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -214,7 +213,7 @@ class Recorder final : public Listener<Reply> {
     return reply_.has_value();
   }
 
-  // Returns once something was heard.
+  // Returns once something was heard: a direct write may have to wait for the end of the turn before it.
   void Await() {
     MutexLock lock(&mutex_);
     while (admissions_ == 0 && !reply_.has_value()) changed_.Wait(&mutex_);
@@ -348,6 +347,7 @@ inline absl::Status SendAll(ParameterSet* set, WriteDelivery* delivery, const v1
 inline absl::StatusOr<v1::WriteTensorsResponse> Write(ParameterSet* set, const v1::WriteHeader& header,
                                                       const Arrays& arrays) {
   WriteDelivery delivery = BeginWrite(set, header);
+  delivery.Await();
   if (delivery.done()) return delivery.Take();
   if (absl::Status status = SendAll(set, &delivery, header, arrays); !status.ok()) return status;
   if (absl::Status status = delivery.Complete(); !status.ok()) return status;

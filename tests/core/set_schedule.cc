@@ -607,7 +607,9 @@ class Schedule {
     if (choices_.Choose(8) == 0) header.set_incarnation(model_->incarnation + choices_.Choose(2));
 
     v1::ErrorReason refusal = kNone;
-    const bool known = !header.request_id().empty() && header.request_id() == model_->write_request_id;
+    // What is lost is to be written again.
+    const bool known = !header.request_id().empty() && header.request_id() == model_->write_request_id &&
+                       model_->state == Model::State::kReady;
     if (model_->state == Model::State::kDeleted) {
       refusal = v1::ERROR_REASON_SET_NOT_FOUND;
     } else if (known) {
@@ -623,6 +625,10 @@ class Schedule {
     if (refusal != kNone) {
       if (!Expect(delivery.done(), true, "refused")) return;
       ExpectReason(ReasonOf(delivery.Take().status()), refusal, "what is said of a write");
+      return;
+    }
+    if (delivery.done()) {
+      ExpectReason(ReasonOf(delivery.Take().status()), kNone, "what is said of a write");
       return;
     }
     if (!Expect(delivery.admitted(), true, "admitted")) return;
@@ -661,6 +667,10 @@ class Schedule {
       return;
     }
     const absl::StatusOr<v1::WriteTensorsResponse> response = call.delivery.Take();
+    if (call.replay && model_->NotReady() != kNone) {
+      ExpectReason(ReasonOf(response.status()), model_->NotReady(), "what became of a write");
+      return;
+    }
     if (call.replay && call.header.request_id() != model_->write_request_id) {
       ExpectReason(ReasonOf(response.status()), v1::ERROR_REASON_INCARNATION_MISMATCH, "what became of a write");
       return;

@@ -16,7 +16,6 @@ namespace {
 using ::testing::DoubleEq;
 using ::testing::ElementsAre;
 
-constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
 constexpr absl::StatusCode kAborted = absl::StatusCode::kAborted;
 
 class StepTest : public ::testing::Test {

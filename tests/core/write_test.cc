@@ -2,6 +2,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -40,6 +41,7 @@ class WriteTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
       EXPECT_THAT(Step(set.get(), Header(absl::StrCat("step ", step), step), gradient_), IsOk());
       model_.Apply(gradient_);
     }
+    server_.AwaitIdle();
     return set;
   }
 
@@ -197,6 +199,16 @@ TEST_P(WriteTest, AWriteIsRepeatedByItsRequestId) {
   EXPECT_EQ(set->Describe().step(), 1001);
   EXPECT_THAT(Write(set.get(), FullHeader(1001, "w"), arrays_),
               FailsWith(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_REQUEST_ID_REUSED));
+}
+
+TEST_P(WriteTest, AWriteWhoseStateIsLostIsWrittenAgain) {
+  const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
+  ASSERT_THAT(Write(set.get(), FullHeader(1000, "w"), arrays_), IsOk());
+  { const WriteDelivery broken = BeginWrite(set.get(), FullHeader(7)); }
+  const absl::StatusOr<v1::WriteTensorsResponse> again = Write(set.get(), FullHeader(1000, "w"), arrays_);
+  ASSERT_THAT(again, IsOk());
+  EXPECT_FALSE(again->replayed());
+  EXPECT_TRUE(*FetchState(set.get()) == arrays_);
 }
 
 TEST_P(WriteTest, ARepeatedWriteThatIsOvertakenByAnotherIsAborted) {

@@ -73,7 +73,7 @@ absl::Status SendLastTooEarly(const std::string& /*address*/, TestClient* client
 
 absl::Status KillTheProcess(const std::string& address, TestClient* client,
                             const std::vector<v1::StepRequest>& messages) {
-  const std::string path = ::testing::TempDir() + "/messages";
+  const std::string path = ::testing::TempDir() + "/cut_client_messages";
   {
     std::ofstream file(path, std::ios::binary);
     for (const v1::StepRequest& message : messages) {

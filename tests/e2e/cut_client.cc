@@ -23,8 +23,10 @@ int main(int argc, char** argv) {
   const auto stub = OptimizerService::NewStub(grpc::CreateChannel(argv[1], grpc::InsecureChannelCredentials()));
   grpc::ClientContext context;
   const auto stream = stub->Step(&context);
-  for (StepRequest message; google::protobuf::util::ParseDelimitedFromZeroCopyStream(&message, &input, nullptr);) {
+  StepRequest message;
+  while (google::protobuf::util::ParseDelimitedFromZeroCopyStream(&message, &input, nullptr)) {
     if (!stream->Write(message)) return 1;
+    message.Clear();
   }
   std::cout << "sent" << std::endl;
   for (StepResponse response; stream->Read(&response);) {

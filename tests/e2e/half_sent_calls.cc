@@ -33,8 +33,9 @@ void Check(bool holds) {
 
 absl::string_view View(const uint8_t* bytes, size_t n) { return {reinterpret_cast<const char*>(bytes), n}; }
 
-nghttp2_nv Field(const std::string& name, const std::string& value) {
-  const auto bytes = [](const std::string& text) { return reinterpret_cast<uint8_t*>(const_cast<char*>(text.data())); };
+// Refers to both.
+nghttp2_nv Field(absl::string_view name, absl::string_view value) {
+  const auto bytes = [](absl::string_view text) { return reinterpret_cast<uint8_t*>(const_cast<char*>(text.data())); };
   return {bytes(name), bytes(value), name.size(), value.size(), NGHTTP2_NV_FLAG_NONE};
 }
 

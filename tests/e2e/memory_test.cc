@@ -179,6 +179,17 @@ TEST(MemoryTest, HalfSentCallsThatMoveNoTensorsAreBoundedToo) {
   server.ExpectAsBefore();
 }
 
+TEST(MemoryTest, MessageBeyondTheLimitIsNotTakenIn) {
+  Server server(/*max_streams=*/20);
+  HalfSentCalls calls(server.address());
+  for (const char* method : {"StepOnce", "WriteTensors", "ReadTensors"}) {
+    calls.Begin(method, Share(Framed(std::string(512 * kMiB, '\0'), 1)));
+  }
+  calls.Run([&] { return calls.open() == 0; });
+  server.ExpectBounded();
+  server.ExpectAsBefore();
+}
+
 TEST(MemoryTest, AllKindsOfStoppedCallsTogetherStayWithinTheBudgets) {
   constexpr int kSlots = 400;
   Server server(kSlots);

@@ -49,7 +49,7 @@ using core::Values;
 using wire::ChunkForm;
 
 // Within which every call and every wait must be over: long, so that only what hangs meets it.
-inline constexpr absl::Duration kHang = absl::Seconds(60);
+inline constexpr absl::Duration kHang = absl::Seconds(30);
 
 // A small server on a port of its own.
 inline rpc::ServerOptions SmallServer() {

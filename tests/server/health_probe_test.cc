@@ -1,5 +1,6 @@
 #include "server/health_probe.h"
 
+#include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
@@ -14,13 +15,14 @@
 namespace adamant {
 namespace {
 
-// A server with nothing but the standard health service.
+// A server with nothing but the standard health service, or without that.
 class HealthServer {
  public:
-  HealthServer() {
-    grpc::EnableDefaultHealthCheckService(true);
+  explicit HealthServer(bool has_health = true) {
+    grpc::EnableDefaultHealthCheckService(has_health);
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterCallbackGenericService(&nothing_else_);
     server_ = builder.BuildAndStart();
   }
   ~HealthServer() { server_->Shutdown(); }
@@ -30,6 +32,7 @@ class HealthServer {
 
  private:
   int port_ = 0;
+  grpc::CallbackGenericService nothing_else_;
   std::unique_ptr<grpc::Server> server_;
 };
 
@@ -52,13 +55,8 @@ TEST(HealthProbeTest, FailsWhereThereIsNoServer) {
 }
 
 TEST(HealthProbeTest, FailsWhereThereIsNoHealthService) {
-  grpc::EnableDefaultHealthCheckService(false);
-  grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
-  const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  EXPECT_EQ(ProbeHealth(absl::StrCat("127.0.0.1:", port)).code(), absl::StatusCode::kUnimplemented);
-  server->Shutdown();
+  HealthServer server(/*has_health=*/false);
+  EXPECT_EQ(ProbeHealth(server.address()).code(), absl::StatusCode::kUnimplemented);
 }
 
 }  // namespace
