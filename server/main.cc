@@ -76,9 +76,11 @@ absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
   options.patience = absl::GetFlag(FLAGS_patience);
   options.min_rate = static_cast<double>(absl::GetFlag(FLAGS_min_rate));
   if (options.admission_wait < absl::ZeroDuration() || options.patience <= absl::ZeroDuration() ||
-      options.min_rate <= 0 || absl::GetFlag(FLAGS_drain_timeout) < absl::ZeroDuration()) {
+      options.min_rate <= 0 || absl::GetFlag(FLAGS_drain_timeout) < absl::ZeroDuration() ||
+      absl::GetFlag(FLAGS_drain_timeout) > absl::Hours(24)) {
     return absl::InvalidArgumentError(
-        "--patience and --min_rate: expected more than 0; --admission_wait and --drain_timeout: not less than 0");
+        "--patience and --min_rate: expected more than 0; --admission_wait: not less than 0; --drain_timeout: in [0, "
+        "24h]");
   }
 
   absl::StatusOr<MemoryShares> shares =

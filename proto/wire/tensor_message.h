@@ -36,7 +36,7 @@ inline constexpr int64_t kMessageBytes = int64_t{1} << 20;
 // The largest message that anybody sends or takes.
 inline constexpr int64_t kMaxMessageBytes = int64_t{4} << 20;
 // Chunks of one message that are decoded. 4 MiB of chunks of one element each would take ten times that in memory.
-inline constexpr size_t kMaxChunks = 65536;
+inline constexpr size_t kMaxChunks = 32768;
 
 // How a chunk spells its elements: TensorChunk.data or TensorChunk.values.
 enum class ChunkForm { kData, kValues };

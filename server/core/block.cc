@@ -36,8 +36,9 @@ constexpr size_t kHugePage = size_t{2} << 20;
 constexpr std::align_val_t kDataAlignment{64};
 
 absl::Status OutOfMemory(size_t bytes, absl::string_view cause) {
-  return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUDGET_EXHAUSTED,
-               absl::StrCat("the system has no memory for ", bytes, " bytes of blocks: ", cause));
+  return WithRetryDelay(Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUDGET_EXHAUSTED,
+                              absl::StrCat("the system has no memory for ", bytes, " bytes of blocks: ", cause)),
+                        absl::Milliseconds(200));
 }
 
 // Has the system back memory, or returns false with errno set. An older kernel knows no such advice and does so on

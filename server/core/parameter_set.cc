@@ -268,17 +268,19 @@ void ParameterSet::EndLate(const absl::Status& status) {
 }
 
 absl::StatusOr<BlockList> ParameterSet::ReplaceHeld(const BlockList& blocks) const {
-  BlockList replaced;
-  replaced.reserve(blocks.size());
-  for (const BlockRef& block : blocks) {
-    if (block.unique()) {
-      replaced.push_back(block);
-      continue;
-    }
-    absl::StatusOr<BlockList> fresh = resources_.pool->Take(block.size());
-    if (!fresh.ok()) return fresh.status();
-    replaced.push_back(std::move(fresh->front()));
+  std::vector<size_t> held;
+  int64_t elements = 0;
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (blocks[i].unique()) continue;
+    held.push_back(i);
+    elements += blocks[i].size();
   }
+  // All at once, or what must be mapped would be mapped block by block. Only the last block may be short, as in a list
+  // from the pool.
+  absl::StatusOr<BlockList> fresh = resources_.pool->Take(elements);
+  if (!fresh.ok()) return fresh;
+  BlockList replaced = blocks;
+  for (size_t i = 0; i < held.size(); ++i) replaced[held[i]] = std::move((*fresh)[i]);
   return replaced;
 }
 

@@ -53,9 +53,7 @@ void OpenCalls::Drain() {
   ForEach([](TensorCall* call) { call->EndIfIdle(DrainingError()); });
 }
 
-absl::Status OpenCalls::CheckServing() const {
-  return draining_ ? DrainingError() : absl::OkStatus();
-}
+absl::Status OpenCalls::CheckServing() const { return draining_ ? DrainingError() : absl::OkStatus(); }
 
 void OpenCalls::AwaitNone(std::chrono::steady_clock::time_point deadline) {
   core::MutexLock lock(&mutex_);

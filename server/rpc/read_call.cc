@@ -18,7 +18,7 @@ struct MessageHold {
 
 }  // namespace
 
-ReadCall::ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context)
+ReadCall::ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context)
     : TensorCall(open_calls, context), registry_(registry) {}
 
 void ReadCall::OnOpen() {

@@ -17,7 +17,7 @@ namespace adamant::rpc {
 // One read: reads one message, and writes any number.
 class ReadCall final : public TensorCall {
  public:
-  ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context);
+  ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context);
 
  private:
   void OnOpen() override;

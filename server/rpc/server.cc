@@ -5,8 +5,12 @@
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <utility>
 
@@ -14,7 +18,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/clock.h"
+#include "absl/strings/strip.h"
 #include "proto/wire/tensor_message.h"
 #include "server/core/block.h"
 #include "server/core/budget.h"
@@ -22,9 +26,9 @@
 #include "server/core/compute_pool.h"
 #include "server/core/cpu_backend.h"
 #include "server/core/registry.h"
+#include "server/rpc/call_table.h"
 #include "server/rpc/open_calls.h"
 #include "server/rpc/optimizer_service.h"
-#include "server/rpc/tensor_service.h"
 
 namespace adamant::rpc {
 namespace {
@@ -32,14 +36,38 @@ namespace {
 // Calls on one connection.
 constexpr int kMaxCallsAConnection = 100;
 
+// Calls that move no tensors, at the same time. Half-sent they hold 4.4 MiB each, which is part of what the program
+// itself takes.
+constexpr int kMaxUnaryCalls = 24;
+
 bool IsUnixAddress(absl::string_view address) { return absl::StartsWith(address, "unix:"); }
 
-// gRPC takes a port modulo 65,536, and adds one of its choice where there is none.
+// Whether somebody takes connections at the socket `path`.
+bool IsServed(absl::string_view path) {
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof(address.sun_path)) return false;
+  path.copy(address.sun_path, path.size());
+  const int connection = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  const bool served =
+      connect(connection, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 || errno == EAGAIN;
+  close(connection);
+  return served;
+}
+
+// gRPC takes a port modulo 65,536, and adds one of its choice where there is none; and it takes a socket away from the
+// server that has it.
 absl::Status CheckAddress(absl::string_view address) {
+  if (absl::string_view path = address; absl::ConsumePrefix(&path, "unix:")) {
+    absl::ConsumePrefix(&path, "//");
+    if (path.empty()) return absl::InvalidArgumentError("cannot listen on unix:, expected unix:PATH");
+    if (IsServed(path)) return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": it is in use"));
+    return absl::OkStatus();
+  }
   const size_t colon = address.rfind(':');
   int port;
   const bool has_port = colon != address.npos && absl::SimpleAtoi(address.substr(colon + 1), &port);
-  if (IsUnixAddress(address) || (has_port && port >= 0 && port <= 65535)) return absl::OkStatus();
+  if (has_port && port >= 0 && port <= 65535) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("cannot listen on ", address, ": expected HOST:PORT, with a port in [0, 65535], or unix:PATH"));
 }
@@ -54,34 +82,35 @@ struct Server::Parts {
         inflight("inflight", options.inflight_bytes, clock.get()),
         read("read", options.read_bytes, clock.get()),
         streams("streams", options.max_streams * kStreamBytes, clock.get()),
+        unary_slots("unary", kMaxUnaryCalls * kStreamBytes, clock.get()),
         backend(*options.kernels),
         compute(options.compute_threads),
         creation(1),
         registry(std::make_unique<core::Registry>(
             core::Resources{clock.get(), &state, &inflight, &read, &pool, &compute, &backend, options.admission_wait})),
-        open_calls(&streams, clock.get(), {options.patience, options.min_rate}),
-        optimizer_service({registry.get(),
-                           &compute,
-                           &creation,
-                           &backend,
-                           &open_calls,
-                           {&state, &inflight, &read, &streams},
-                           options.max_streams}),
-        tensor_service(registry.get(), &open_calls) {}
+        tensor_calls(&streams, clock.get(), {options.patience, options.min_rate}),
+        unary_calls(&unary_slots, clock.get(), {options.patience, options.min_rate}),
+        optimizer_service(
+            {registry.get(), &compute, &creation, &backend, {&state, &inflight, &read, &streams}, options.max_streams}),
+        call_table(registry.get(), &optimizer_service, &tensor_calls, &unary_calls),
+        registered_methods(registry.get(), &tensor_calls) {}
 
   std::unique_ptr<core::Clock> clock;
   core::Budget state;
   core::Budget inflight;
   core::Budget read;
   core::Budget streams;
+  core::Budget unary_slots;
   core::BlockPool pool;
   core::CpuBackend backend;
   core::ComputePool compute;
   core::ComputePool creation;
   std::unique_ptr<core::Registry> registry;
-  OpenCalls open_calls;
+  OpenCalls tensor_calls;
+  OpenCalls unary_calls;
   OptimizerService optimizer_service;
-  TensorService tensor_service;
+  CallTable call_table;
+  RegisteredMethods registered_methods;
 };
 
 Server::Server() = default;
@@ -94,8 +123,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  builder.RegisterService(&server->parts_->optimizer_service);
-  builder.RegisterCallbackGenericService(&server->parts_->tensor_service);
+  builder.RegisterService(&server->parts_->registered_methods);
+  builder.RegisterCallbackGenericService(&server->parts_->call_table);
   builder.SetMaxReceiveMessageSize(wire::kMaxMessageBytes);
   builder.SetMaxSendMessageSize(wire::kMaxMessageBytes);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxCallsAConnection);
@@ -139,13 +168,13 @@ Server::~Server() {
 }
 
 void Server::Drain(absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
+  const auto deadline = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(timeout);
   server_->GetHealthCheckService()->SetServingStatus(false);
-  parts_->open_calls.Drain();
+  for (OpenCalls* calls : {&parts_->unary_calls, &parts_->tensor_calls}) calls->Drain();
   // What comes to gRPC after its own shutdown ends CANCELLED, which no client retries. So it has to wait: until the
   // calls are over, new ones are refused here.
-  parts_->open_calls.AwaitNone(std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(timeout));
-  server_->Shutdown(absl::ToChronoTime(deadline));
+  for (OpenCalls* calls : {&parts_->unary_calls, &parts_->tensor_calls}) calls->AwaitNone(deadline);
+  server_->Shutdown(std::chrono::system_clock::now());
 }
 
 }  // namespace adamant::rpc

@@ -14,7 +14,7 @@ absl::Status UnexpectedMessage(absl::string_view message) {
 
 }  // namespace
 
-StepCall::StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context,
+StepCall::StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context,
                    CallShape shape)
     : TensorCall(open_calls, context), registry_(registry), shape_(shape) {}
 

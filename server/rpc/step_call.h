@@ -19,8 +19,7 @@ namespace adamant::rpc {
 // One call, any number of steps, one after the other. A step goes through the states in order.
 class StepCall final : public TensorCall, public core::StepListener {
  public:
-  StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context,
-           CallShape shape);
+  StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context, CallShape shape);
 
  private:
   enum class State {

@@ -13,18 +13,20 @@
 
 namespace adamant::rpc {
 
-TensorCall::TensorCall(OpenCalls* open_calls, grpc::GenericCallbackServerContext* context)
+TensorCall::TensorCall(OpenCalls* open_calls, grpc::CallbackServerContext* context)
     : open_calls_(open_calls), context_(context) {}
 
 void TensorCall::Open() {
   self_ = shared_from_this();
+  Enter();  // so that a drain does not finish the call before it has its grant
   absl::StatusOr<core::Grant> grant = open_calls_->Enter(this);
-  if (!grant.ok()) {
+  if (grant.ok()) {
+    grant_ = *std::move(grant);
+    OnOpen();
+  } else {
     End(grant.status());
-    return;
   }
-  grant_ = *std::move(grant);
-  OnOpen();
+  Leave();
 }
 
 void TensorCall::EndIfIdle(const absl::Status& status) {
@@ -156,6 +158,7 @@ void TensorCall::Leave() {
     finished_ = true;
     status = *end_;
   }
+  grant_ = core::Grant();
   Finish(wire::ToGrpcStatus(status));
 }
 

@@ -1,9 +1,9 @@
-// What every call that moves tensors has in common: messages as they are on the wire, one read and one write
+// What every call has in common: messages as they are on the wire, one read and one write
 // outstanding at most, one end.
 //
-// These calls are served through gRPC's generic service, the unary ones among them, because only so the server decides
-// when a message is read: gRPC reads the request of a registered unary method before anybody is asked, and 2,000
-// half-sent writes would hold 8 GiB.
+// The unary ones among them are served as streams, through gRPC's generic service, because only so the server decides
+// when a message is read: gRPC reads the request of a registered unary method before anybody is asked. 2,000 half-sent
+// ones of 4 MiB held 7 GiB, whatever its ResourceQuota said; with slots for them, 0.1.
 #ifndef ADAMANT_SERVER_RPC_TENSOR_CALL_H_
 #define ADAMANT_SERVER_RPC_TENSOR_CALL_H_
 
@@ -29,7 +29,7 @@ enum class CallShape { kStream, kOnce };
 // Read, OnWritten after Write. OnOver and what the set reports may come at any time. No lock is held in any of them.
 class TensorCall : public grpc::ServerGenericBidiReactor, public std::enable_shared_from_this<TensorCall> {
  public:
-  TensorCall(OpenCalls* open_calls, grpc::GenericCallbackServerContext* context);
+  TensorCall(OpenCalls* open_calls, grpc::CallbackServerContext* context);
 
   // Lets the call in and begins it, or ends it. Keeps it alive until gRPC is done with it.
   void Open();
@@ -63,6 +63,12 @@ class TensorCall : public grpc::ServerGenericBidiReactor, public std::enable_sha
   // It is over: the call is idle.
   void EndOperation();
 
+  // Whatever may start an operation of gRPC's happens between these two, so that none is started after Finish: a call
+  // that has ended is over when everybody has left. Enter says whether it is still going on; if not, there is nothing
+  // to leave.
+  bool Enter();
+  void Leave();
+
   bool ended() const;
   OpenCalls* open_calls() const { return open_calls_; }
 
@@ -72,18 +78,13 @@ class TensorCall : public grpc::ServerGenericBidiReactor, public std::enable_sha
   void OnCancel() final;
   void OnDone() final;
 
-  // Whatever may start an operation of gRPC's happens between these two, so that none is started after Finish.
-  // Enter says whether the call is still going on; if not, there is nothing to leave.
-  bool Enter();
-  void Leave();
-
   void StartWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void StopWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   OpenCalls* const open_calls_;
-  grpc::GenericCallbackServerContext* const context_;
+  grpc::CallbackServerContext* const context_;
   std::shared_ptr<TensorCall> self_;  // until OnDone
-  core::Grant grant_;
+  core::Grant grant_;          // until everybody has left: the client may call again before gRPC is done with the call
   grpc::ByteBuffer incoming_;  // gRPC's between Read and OnReadDone
   grpc::ByteBuffer outgoing_;  // gRPC's between Write and OnWriteDone
 

@@ -14,7 +14,7 @@ absl::Status UnexpectedMessage(absl::string_view message) {
 
 }  // namespace
 
-WriteCall::WriteCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context,
+WriteCall::WriteCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context,
                      CallShape shape)
     : TensorCall(open_calls, context), registry_(registry), shape_(shape) {}
 

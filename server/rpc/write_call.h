@@ -17,8 +17,7 @@ namespace adamant::rpc {
 // One write: reads its messages, and writes one.
 class WriteCall final : public TensorCall, public core::WriteListener {
  public:
-  WriteCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context,
-            CallShape shape);
+  WriteCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context, CallShape shape);
 
  private:
   void OnOpen() override;

@@ -5,6 +5,7 @@
 
 #include <fstream>
 #include <functional>
+#include <ostream>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -94,11 +95,15 @@ const Cut kCuts[] = {{"HalfClose", absl::StatusCode::kInvalidArgument, &HalfClos
                      {"LastTooEarly", absl::StatusCode::kInvalidArgument, &SendLastTooEarly},
                      {"Kill", absl::StatusCode::kCancelled, &KillTheProcess}};
 
+void PrintTo(const Cut& cut, std::ostream* out) { *out << cut.name; }
+
 struct Size {
   std::string name;
   v1::ParameterSetSpec spec;
   int64_t chunk;  // elements, at most
 };
+
+void PrintTo(const Size& size, std::ostream* out) { *out << size.name; }
 
 const Size kSizes[] = {{"Small", SmallSpec(), 20}, {"Large", LargeSpec(), 65536}};
 
@@ -169,7 +174,8 @@ TEST_P(AtomicTest, CutAfterAnyMessageChangesNothingAndTheRetryCommits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryWay, AtomicTest, ::testing::Combine(::testing::ValuesIn(kSizes), ::testing::ValuesIn(kCuts)),
+INSTANTIATE_TEST_SUITE_P(EveryWay, AtomicTest,
+                         ::testing::Combine(::testing::ValuesIn(kSizes), ::testing::ValuesIn(kCuts)),
                          [](const auto& info) {
                            return std::get<Size>(info.param).name + std::get<Cut>(info.param).name;
                          });

@@ -36,7 +36,7 @@ absl::Status Make(const Call& call, TestClient* client) {
   context.set_deadline(absl::ToChronoTime(absl::Now() + kHang));
   const std::unique_ptr<Stream> stream(
       grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(client->channel().get(),
-                                                                                           method, &context));
+                                                                                            method, &context));
   for (const std::string& message : MessagesOf(call)) {
     const grpc::Slice slice(message);
     if (!stream->Write(grpc::ByteBuffer(&slice, 1))) break;
@@ -109,7 +109,8 @@ TEST_P(ErrorsTest, EndsTheCallAndChangesNothing) {
   v1::ErrorDetail detail = GetErrorDetail(status);
   detail.clear_incarnation();
   EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(detail, row.detail()))
-      << "expected " << row.detail().ShortDebugString() << "\ngot " << detail.ShortDebugString() << "\n" << status;
+      << "expected " << row.detail().ShortDebugString() << "\ngot " << detail.ShortDebugString() << "\n"
+      << status;
   const Reason* reason = FindReason(row.detail().reason());
   EXPECT_EQ(GetRetryDelay(status).has_value(), reason != nullptr && reason->retry_info());
   EXPECT_TRUE(client_.ReturnsTo(budgets));
@@ -278,8 +279,8 @@ TEST_F(ErrorsOverTimeTest, ReadWithoutRoomEndsAtTheNextStep) {
   while (read->Read(&response)) {
   }
 
-  EXPECT_TRUE(FailsWith(wire::FromGrpcStatus(read->Finish()), absl::StatusCode::kAborted,
-                        v1::ERROR_REASON_SNAPSHOT_GONE));
+  EXPECT_TRUE(
+      FailsWith(wire::FromGrpcStatus(read->Finish()), absl::StatusCode::kAborted, v1::ERROR_REASON_SNAPSHOT_GONE));
 }
 
 TEST_F(ErrorsOverTimeTest, IdleStreamEndsWhenTheServerDrains) {

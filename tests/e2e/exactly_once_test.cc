@@ -1,6 +1,7 @@
 // A step is applied once, however often it is sent; and streams carry steps in order.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <string>
 #include <thread>
 #include <vector>

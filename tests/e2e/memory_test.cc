@@ -165,17 +165,24 @@ TEST_P(HalfSentTest, AreTakenWhileThereAreSlotsAndRefusedBeyond) {
   server.ExpectAsBefore();
 }
 
-TEST(MemoryTest, HalfSentCallsThatMoveNoTensorsAreBoundedToo) {
+TEST(MemoryTest, HalfSentCallsThatMoveNoTensorsHaveSlotsOfTheirOwn) {
+  constexpr int kUnarySlots = 24;
   Server server(/*max_streams=*/20);
   const auto half = AlmostAMessage();
   {
     HalfSentCalls calls(server.address());
     for (int i = 0; i < 2000; ++i) calls.Begin(i % 2 == 0 ? "CreateParameterSet" : "GetServerInfo", half);
     calls.RunUntilStopped();
-    std::cout << calls.open() << " open, " << calls.ended(grpc::StatusCode::RESOURCE_EXHAUSTED) << " refused of "
-              << calls.ended() << " ended\n";
-    server.ExpectBounded();
+    EXPECT_EQ(calls.open(), kUnarySlots);
+    EXPECT_EQ(calls.ended(grpc::StatusCode::RESOURCE_EXHAUSTED), 2000 - kUnarySlots);
+    const absl::Status refused = server.client().Get(SmallSpec().name()).status();
+    EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_TOO_MANY_STREAMS) << refused;
+    EXPECT_TRUE(GetRetryDelay(refused).has_value());
+    // Those that move tensors are not concerned.
+    EXPECT_TRUE(server.Step(LargeSpec()).ok());
   }
+  EXPECT_TRUE(TestClient::Until([&] { return server.client().Get(SmallSpec().name()).ok(); }));
+  server.ExpectBounded();
   server.ExpectAsBefore();
 }
 

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -120,7 +121,7 @@ inline v1::StepHeader StepHeader(absl::string_view set, absl::string_view reques
   return header;
 }
 
-// A step: its header alone, and a message for each chunk; or all of it in one message if there is one chunk a tensor.
+// A step as its header alone, and a message for each chunk; and as one message.
 inline std::vector<v1::StepRequest> StepMessages(const v1::StepHeader& header,
                                                  const std::vector<v1::TensorChunk>& chunks) {
   std::vector<v1::StepRequest> messages(1);
@@ -278,8 +279,7 @@ class TestClient {
   absl::StatusOr<v1::ParameterSet> Get(absl::string_view set) {
     v1::GetParameterSetRequest request;
     request.set_name(std::string(set));
-    absl::StatusOr<v1::GetParameterSetResponse> response =
-        Call(&v1::OptimizerService::Stub::GetParameterSet, request);
+    absl::StatusOr<v1::GetParameterSetResponse> response = Call(&v1::OptimizerService::Stub::GetParameterSet, request);
     if (!response.ok()) return response.status();
     return response->parameter_set();
   }
@@ -302,8 +302,8 @@ class TestClient {
   }
 
   // A whole step on a stream of its own.
-  absl::StatusOr<StepReply> Step(const v1::ParameterSetSpec& spec, const v1::StepHeader& header,
-                                 const Values& gradient, int64_t most = 65536, ChunkForm form = ChunkForm::kData) {
+  absl::StatusOr<StepReply> Step(const v1::ParameterSetSpec& spec, const v1::StepHeader& header, const Values& gradient,
+                                 int64_t most = 65536, ChunkForm form = ChunkForm::kData) {
     StepStream stream(stub_.get());
     stream.Send(StepMessages(header, Chunks(spec, gradient, most, form)));
     absl::StatusOr<StepReply> reply = stream.ReadReply(spec);
@@ -430,8 +430,8 @@ class TestClient {
 
   // A unary call.
   template <typename Request, typename Response>
-  absl::StatusOr<Response> Call(grpc::Status (v1::OptimizerService::Stub::*method)(grpc::ClientContext*,
-                                                                                  const Request&, Response*),
+  absl::StatusOr<Response> Call(grpc::Status (v1::OptimizerService::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                                                   Response*),
                                 const Request& request) {
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(absl::Now() + kHang));
@@ -472,7 +472,8 @@ class TestServer {
 // Each test has a server and a client of its own.
 class ServerTest : public ::testing::Test {
  protected:
-  explicit ServerTest(const rpc::ServerOptions& options = SmallServer()) : server_(options), client_(server_.address()) {}
+  explicit ServerTest(const rpc::ServerOptions& options = SmallServer())
+      : server_(options), client_(server_.address()) {}
 
   // A set that `spec` is right for.
   v1::ParameterSet MakeSet(const v1::ParameterSetSpec& spec) {

@@ -1,0 +1,39 @@
+#include "server/rpc/unary_call.h"
+
+#include <memory>
+#include <utility>
+
+#include "proto/error/error.h"
+#include "proto/wire/tensor_message.h"
+
+namespace adamant::rpc {
+
+UnaryCall::UnaryCall(Handler handler, OpenCalls* open_calls, grpc::CallbackServerContext* context)
+    : TensorCall(open_calls, context), handler_(std::move(handler)) {}
+
+void UnaryCall::OnOpen() {
+  BeginOperation(wire::kMaxMessageBytes);
+  Read();
+}
+
+void UnaryCall::OnMessage(grpc::ByteBuffer buffer) {
+  // It is not over before it is answered, even if its client is gone: the server is not taken down under a handler.
+  if (!Enter()) return;
+  handler_(std::move(buffer),
+           [self = std::static_pointer_cast<UnaryCall>(shared_from_this())](absl::StatusOr<grpc::ByteBuffer> response) {
+             if (response.ok()) {
+               self->Write(*std::move(response));
+             } else {
+               self->End(response.status());
+             }
+             self->Leave();
+           });
+}
+
+void UnaryCall::OnHalfClose() {
+  End(Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNEXPECTED_MESSAGE, "the call has no message"));
+}
+
+void UnaryCall::OnWritten() { End(absl::OkStatus()); }
+
+}  // namespace adamant::rpc

@@ -1,0 +1,32 @@
+// The calls that move no tensors: one message in, one message out.
+#ifndef ADAMANT_SERVER_RPC_UNARY_CALL_H_
+#define ADAMANT_SERVER_RPC_UNARY_CALL_H_
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "server/rpc/tensor_call.h"
+
+namespace adamant::rpc {
+
+class UnaryCall final : public TensorCall {
+ public:
+  // Takes the answer, or what is wrong, once and from any thread.
+  using Done = absl::AnyInvocable<void(absl::StatusOr<grpc::ByteBuffer>)>;
+  // Answers a request; calls `done` once, perhaps before it returns. Called once.
+  using Handler = absl::AnyInvocable<void(grpc::ByteBuffer request, Done done)>;
+
+  UnaryCall(Handler handler, OpenCalls* open_calls, grpc::CallbackServerContext* context);
+
+ private:
+  void OnOpen() override;
+  void OnMessage(grpc::ByteBuffer buffer) override;
+  void OnHalfClose() override;
+  void OnWritten() override;
+  void OnOver() override {}
+
+  Handler handler_;
+};
+
+}  // namespace adamant::rpc
+
+#endif  // ADAMANT_SERVER_RPC_UNARY_CALL_H_
