@@ -24,6 +24,11 @@ Grant::~Grant() {
   if (budget_ != nullptr) budget_->Release(bytes_);
 }
 
+void Grant::ShrinkTo(int64_t bytes) {
+  if (bytes >= bytes_) return;
+  budget_->Release(std::exchange(bytes_, bytes) - bytes);
+}
+
 Budget::Budget(absl::string_view name, int64_t capacity, Clock* clock)
     : name_(name), capacity_(capacity), clock_(clock) {}
 

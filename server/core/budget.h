@@ -28,6 +28,8 @@ class Grant {
   ~Grant();
 
   int64_t bytes() const { return bytes_; }
+  // Gives back all but `bytes`, if it holds more.
+  void ShrinkTo(int64_t bytes);
 
  private:
   friend class Budget;

@@ -20,7 +20,7 @@ grpc::ServerGenericBidiReactor* RegisteredMethods::Step(grpc::CallbackServerCont
 
 grpc::ServerGenericBidiReactor* CallTable::CreateReactor(grpc::GenericCallbackServerContext* context) {
   absl::string_view method = context->method();
-  std::shared_ptr<TensorCall> call;
+  std::shared_ptr<Call> call;
   if (absl::ConsumePrefix(&method, "/adamant.v1.OptimizerService/")) {
     if (method == "StepOnce") call = std::make_shared<StepCall>(registry_, tensor_calls_, context, CallShape::kOnce);
     if (method == "WriteTensors") {

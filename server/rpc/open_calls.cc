@@ -6,7 +6,7 @@
 
 #include "absl/random/random.h"
 #include "proto/error/error.h"
-#include "server/rpc/tensor_call.h"
+#include "server/rpc/call.h"
 
 namespace adamant::rpc {
 
@@ -25,7 +25,7 @@ OpenCalls::~OpenCalls() {
   } while (!clock_->Cancel(sweep));
 }
 
-absl::StatusOr<core::Grant> OpenCalls::Enter(TensorCall* call) {
+absl::StatusOr<core::Grant> OpenCalls::Enter(Call* call) {
   core::MutexLock lock(&mutex_);
   if (draining_) return DrainingError();
   absl::StatusOr<core::Grant> grant = streams_->TryReserve(kStreamBytes);
@@ -39,7 +39,7 @@ absl::StatusOr<core::Grant> OpenCalls::Enter(TensorCall* call) {
   return grant;
 }
 
-void OpenCalls::Leave(TensorCall* call) {
+void OpenCalls::Leave(Call* call) {
   core::MutexLock lock(&mutex_);
   calls_.erase(call);
   left_.NotifyAll();
@@ -50,7 +50,7 @@ void OpenCalls::Drain() {
     core::MutexLock lock(&mutex_);
     draining_ = true;
   }
-  ForEach([](TensorCall* call) { call->EndIfIdle(DrainingError()); });
+  ForEach([](Call* call) { call->EndIfIdle(DrainingError()); });
 }
 
 absl::Status OpenCalls::CheckServing() const { return draining_ ? DrainingError() : absl::OkStatus(); }
@@ -61,21 +61,21 @@ void OpenCalls::AwaitNone(std::chrono::steady_clock::time_point deadline) {
 }
 
 void OpenCalls::Sweep() {
-  ForEach([](TensorCall* call) { call->CheckPatience(); });
+  ForEach([](Call* call) { call->CheckPatience(); });
   core::MutexLock lock(&mutex_);
   sweep_ = clock_->Schedule(std::min(terms_.patience / 4, absl::Seconds(1)), [this] { Sweep(); });
 }
 
 template <typename Visit>
 void OpenCalls::ForEach(Visit visit) {
-  std::vector<std::shared_ptr<TensorCall>> calls;
+  std::vector<std::shared_ptr<Call>> calls;
   {
     core::MutexLock lock(&mutex_);
-    for (TensorCall* call : calls_) {
-      if (std::shared_ptr<TensorCall> alive = call->weak_from_this().lock()) calls.push_back(std::move(alive));
+    for (Call* call : calls_) {
+      if (std::shared_ptr<Call> alive = call->weak_from_this().lock()) calls.push_back(std::move(alive));
     }
   }
-  for (const std::shared_ptr<TensorCall>& call : calls) visit(call.get());
+  for (const std::shared_ptr<Call>& call : calls) visit(call.get());
 }
 
 absl::Status DrainingError() {

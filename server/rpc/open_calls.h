@@ -16,7 +16,7 @@
 
 namespace adamant::rpc {
 
-class TensorCall;
+class Call;
 
 // What an open call may make the server hold beside its grants, and what it is charged: one message in, one message
 // out, and one small step.
@@ -45,8 +45,8 @@ class OpenCalls {
 
   // Lets a call in: its charge, held until it leaves. Errors: RESOURCE_EXHAUSTED (TOO_MANY_STREAMS, with RetryInfo);
   // UNAVAILABLE (DRAINING).
-  absl::StatusOr<core::Grant> Enter(TensorCall* call);
-  void Leave(TensorCall* call);
+  absl::StatusOr<core::Grant> Enter(Call* call);
+  void Leave(Call* call);
 
   // From now on nobody enters; calls that are idle end UNAVAILABLE, the others when they become idle.
   void Drain();
@@ -73,7 +73,7 @@ class OpenCalls {
 
   core::Mutex mutex_;
   core::CondVar left_;
-  absl::flat_hash_set<TensorCall*> calls_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<Call*> calls_ ABSL_GUARDED_BY(mutex_);
   core::Clock::TimerId sweep_ ABSL_GUARDED_BY(mutex_) = core::Clock::kNoTimer;
 };
 

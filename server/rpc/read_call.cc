@@ -19,7 +19,7 @@ struct MessageHold {
 }  // namespace
 
 ReadCall::ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context)
-    : TensorCall(open_calls, context), registry_(registry) {}
+    : Call(open_calls, context), registry_(registry) {}
 
 void ReadCall::OnOpen() {
   BeginOperation(wire::kMaxMessageBytes);

@@ -10,12 +10,12 @@
 #include "server/core/mutex.h"
 #include "server/core/reading.h"
 #include "server/core/registry.h"
-#include "server/rpc/tensor_call.h"
+#include "server/rpc/call.h"
 
 namespace adamant::rpc {
 
 // One read: reads one message, and writes any number.
-class ReadCall final : public TensorCall {
+class ReadCall final : public Call {
  public:
   ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context);
 

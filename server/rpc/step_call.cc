@@ -16,7 +16,7 @@ absl::Status UnexpectedMessage(absl::string_view message) {
 
 StepCall::StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context,
                    CallShape shape)
-    : TensorCall(open_calls, context), registry_(registry), shape_(shape) {}
+    : Call(open_calls, context), registry_(registry), shape_(shape) {}
 
 void StepCall::OnOpen() {
   // Of a unary call the whole is one operation; a stream may stay idle between two steps for as long as it likes.

@@ -12,12 +12,12 @@
 #include "server/core/parameter_set.h"
 #include "server/core/registry.h"
 #include "server/core/step_attempt.h"
-#include "server/rpc/tensor_call.h"
+#include "server/rpc/call.h"
 
 namespace adamant::rpc {
 
 // One call, any number of steps, one after the other. A step goes through the states in order.
-class StepCall final : public TensorCall, public core::StepListener {
+class StepCall final : public Call, public core::StepListener {
  public:
   StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context, CallShape shape);
 

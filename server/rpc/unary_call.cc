@@ -9,7 +9,7 @@
 namespace adamant::rpc {
 
 UnaryCall::UnaryCall(Handler handler, OpenCalls* open_calls, grpc::CallbackServerContext* context)
-    : TensorCall(open_calls, context), handler_(std::move(handler)) {}
+    : Call(open_calls, context), handler_(std::move(handler)) {}
 
 void UnaryCall::OnOpen() {
   BeginOperation(wire::kMaxMessageBytes);
@@ -19,6 +19,8 @@ void UnaryCall::OnOpen() {
 void UnaryCall::OnMessage(grpc::ByteBuffer buffer) {
   // It is not over before it is answered, even if its client is gone: the server is not taken down under a handler.
   if (!Enter()) return;
+  // Its request is whole: what it may still grow to is for others.
+  ShrinkCharge(static_cast<int64_t>(buffer.Length()));
   handler_(std::move(buffer),
            [self = std::static_pointer_cast<UnaryCall>(shared_from_this())](absl::StatusOr<grpc::ByteBuffer> response) {
              if (response.ok()) {

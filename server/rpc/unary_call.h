@@ -4,11 +4,11 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
-#include "server/rpc/tensor_call.h"
+#include "server/rpc/call.h"
 
 namespace adamant::rpc {
 
-class UnaryCall final : public TensorCall {
+class UnaryCall final : public Call {
  public:
   // Takes the answer, or what is wrong, once and from any thread.
   using Done = absl::AnyInvocable<void(absl::StatusOr<grpc::ByteBuffer>)>;

@@ -16,7 +16,7 @@ absl::Status UnexpectedMessage(absl::string_view message) {
 
 WriteCall::WriteCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context,
                      CallShape shape)
-    : TensorCall(open_calls, context), registry_(registry), shape_(shape) {}
+    : Call(open_calls, context), registry_(registry), shape_(shape) {}
 
 void WriteCall::OnOpen() {
   BeginOperation(wire::kMaxMessageBytes);

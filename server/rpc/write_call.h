@@ -10,12 +10,12 @@
 #include "server/core/mutex.h"
 #include "server/core/registry.h"
 #include "server/core/write_attempt.h"
-#include "server/rpc/tensor_call.h"
+#include "server/rpc/call.h"
 
 namespace adamant::rpc {
 
 // One write: reads its messages, and writes one.
-class WriteCall final : public TensorCall, public core::WriteListener {
+class WriteCall final : public Call, public core::WriteListener {
  public:
   WriteCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context, CallShape shape);
 

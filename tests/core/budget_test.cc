@@ -55,6 +55,19 @@ TEST_F(BudgetTest, AGrantHoldsItsBytesUntilItEnds) {
   EXPECT_EQ(budget_.used(), 0);
 }
 
+TEST_F(BudgetTest, AGrantThatShrinksGivesTheRestToThoseWhoWait) {
+  Grant grant = Take(100);
+  Outcome outcome;
+  Reserve(60, &outcome);
+  grant.ShrinkTo(200);
+  EXPECT_EQ(grant.bytes(), 100);
+  grant.ShrinkTo(30);
+  EXPECT_EQ(grant.bytes(), 30);
+  clock_.RunDue();
+  EXPECT_TRUE(Granted(outcome.result));
+  EXPECT_EQ(budget_.used(), 90);
+}
+
 TEST_F(BudgetTest, AMovedGrantHoldsItsBytesOnce) {
   Grant first = Take(60);
   Grant second(std::move(first));

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "proto/error/error.h"
-#include "server/rpc/tensor_call.h"
+#include "server/rpc/call.h"
 #include "tests/core/manual_clock.h"
 
 namespace adamant::rpc {
@@ -19,14 +19,14 @@ constexpr double kMinRate = 1000;
 constexpr int kSlots = 2;
 
 // A call that does nothing by itself.
-class QuietCall final : public TensorCall {
+class QuietCall final : public Call {
  public:
-  explicit QuietCall(OpenCalls* open_calls) : TensorCall(open_calls, nullptr) {}
+  explicit QuietCall(OpenCalls* open_calls) : Call(open_calls, nullptr) {}
 
-  using TensorCall::BeginOperation;
-  using TensorCall::End;
-  using TensorCall::EndOperation;
-  using TensorCall::Read;
+  using Call::BeginOperation;
+  using Call::End;
+  using Call::EndOperation;
+  using Call::Read;
 
   // What gRPC says when a message has come, and when it is done with the call.
   void HaveRead() { static_cast<grpc::ServerGenericBidiReactor*>(this)->OnReadDone(true); }

@@ -1,11 +1,10 @@
-// What every call has in common: messages as they are on the wire, one read and one write
-// outstanding at most, one end.
+// What every call has in common: messages as they are on the wire, one read and one write outstanding at most, one end.
 //
 // The unary ones among them are served as streams, through gRPC's generic service, because only so the server decides
 // when a message is read: gRPC reads the request of a registered unary method before anybody is asked. 2,000 half-sent
 // ones of 4 MiB held 7 GiB, whatever its ResourceQuota said; with slots for them, 0.1.
-#ifndef ADAMANT_SERVER_RPC_TENSOR_CALL_H_
-#define ADAMANT_SERVER_RPC_TENSOR_CALL_H_
+#ifndef ADAMANT_SERVER_RPC_CALL_H_
+#define ADAMANT_SERVER_RPC_CALL_H_
 
 #include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/support/byte_buffer.h>
@@ -27,9 +26,9 @@ enum class CallShape { kStream, kOnce };
 
 // The call's handlers (OnMessage and so on) run one at a time, as a consequence of what they start: OnMessage after
 // Read, OnWritten after Write. OnOver and what the set reports may come at any time. No lock is held in any of them.
-class TensorCall : public grpc::ServerGenericBidiReactor, public std::enable_shared_from_this<TensorCall> {
+class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_from_this<Call> {
  public:
-  TensorCall(OpenCalls* open_calls, grpc::CallbackServerContext* context);
+  Call(OpenCalls* open_calls, grpc::CallbackServerContext* context);
 
   // Lets the call in and begins it, or ends it. Keeps it alive until gRPC is done with it.
   void Open();
@@ -58,6 +57,9 @@ class TensorCall : public grpc::ServerGenericBidiReactor, public std::enable_sha
   // off.
   void End(const absl::Status& status);
 
+  // The call needs no more than `bytes` of its charge from here on.
+  void ShrinkCharge(int64_t bytes) { grant_.ShrinkTo(bytes); }
+
   // An operation begins, for which the client may keep the server waiting as long as `bytes` bytes allow.
   void BeginOperation(int64_t bytes);
   // It is over: the call is idle.
@@ -83,10 +85,10 @@ class TensorCall : public grpc::ServerGenericBidiReactor, public std::enable_sha
 
   OpenCalls* const open_calls_;
   grpc::CallbackServerContext* const context_;
-  std::shared_ptr<TensorCall> self_;  // until OnDone
-  core::Grant grant_;          // until everybody has left: the client may call again before gRPC is done with the call
-  grpc::ByteBuffer incoming_;  // gRPC's between Read and OnReadDone
-  grpc::ByteBuffer outgoing_;  // gRPC's between Write and OnWriteDone
+  std::shared_ptr<Call> self_;  // until OnDone
+  core::Grant grant_;           // until everybody has left: the client may call again before gRPC is done with the call
+  grpc::ByteBuffer incoming_;   // gRPC's between Read and OnReadDone
+  grpc::ByteBuffer outgoing_;   // gRPC's between Write and OnWriteDone
 
   mutable core::Mutex mutex_;
   int entered_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -107,4 +109,4 @@ absl::Status Parse(grpc::ByteBuffer buffer, google::protobuf::Message* message);
 
 }  // namespace adamant::rpc
 
-#endif  // ADAMANT_SERVER_RPC_TENSOR_CALL_H_
+#endif  // ADAMANT_SERVER_RPC_CALL_H_

@@ -1,4 +1,4 @@
-#include "server/rpc/tensor_call.h"
+#include "server/rpc/call.h"
 
 #include <grpc/grpc.h>
 #include <grpcpp/support/proto_buffer_reader.h>
@@ -13,10 +13,9 @@
 
 namespace adamant::rpc {
 
-TensorCall::TensorCall(OpenCalls* open_calls, grpc::CallbackServerContext* context)
-    : open_calls_(open_calls), context_(context) {}
+Call::Call(OpenCalls* open_calls, grpc::CallbackServerContext* context) : open_calls_(open_calls), context_(context) {}
 
-void TensorCall::Open() {
+void Call::Open() {
   self_ = shared_from_this();
   Enter();  // so that a drain does not finish the call before it has its grant
   absl::StatusOr<core::Grant> grant = open_calls_->Enter(this);
@@ -29,7 +28,7 @@ void TensorCall::Open() {
   Leave();
 }
 
-void TensorCall::EndIfIdle(const absl::Status& status) {
+void Call::EndIfIdle(const absl::Status& status) {
   {
     core::MutexLock lock(&mutex_);
     if (allowance_.has_value()) return;
@@ -37,7 +36,7 @@ void TensorCall::EndIfIdle(const absl::Status& status) {
   End(status);
 }
 
-void TensorCall::CheckPatience() {
+void Call::CheckPatience() {
   {
     core::MutexLock lock(&mutex_);
     if (!allowance_.has_value() || !waiting_since_.has_value()) return;
@@ -47,7 +46,7 @@ void TensorCall::CheckPatience() {
             "the client neither sent nor took data for longer than a call may"));
 }
 
-void TensorCall::Read() {
+void Call::Read() {
   if (!Enter()) return;
   {
     core::MutexLock lock(&mutex_);
@@ -57,7 +56,7 @@ void TensorCall::Read() {
   Leave();
 }
 
-void TensorCall::Write(grpc::ByteBuffer message) {
+void Call::Write(grpc::ByteBuffer message) {
   if (!Enter()) return;
   outgoing_ = std::move(message);
   {
@@ -69,7 +68,7 @@ void TensorCall::Write(grpc::ByteBuffer message) {
   Leave();
 }
 
-void TensorCall::End(const absl::Status& status) {
+void Call::End(const absl::Status& status) {
   bool cut_off;
   {
     core::MutexLock lock(&mutex_);
@@ -87,12 +86,12 @@ void TensorCall::End(const absl::Status& status) {
   Leave();
 }
 
-void TensorCall::BeginOperation(int64_t bytes) {
+void Call::BeginOperation(int64_t bytes) {
   core::MutexLock lock(&mutex_);
   allowance_ = open_calls_->terms().For(bytes);
 }
 
-void TensorCall::EndOperation() {
+void Call::EndOperation() {
   {
     core::MutexLock lock(&mutex_);
     allowance_.reset();
@@ -100,12 +99,12 @@ void TensorCall::EndOperation() {
   if (absl::Status serving = open_calls_->CheckServing(); !serving.ok()) End(serving);
 }
 
-bool TensorCall::ended() const {
+bool Call::ended() const {
   core::MutexLock lock(&mutex_);
   return end_.has_value();
 }
 
-void TensorCall::OnReadDone(bool ok) {
+void Call::OnReadDone(bool ok) {
   if (!Enter()) return;
   {
     core::MutexLock lock(&mutex_);
@@ -121,7 +120,7 @@ void TensorCall::OnReadDone(bool ok) {
   Leave();
 }
 
-void TensorCall::OnWriteDone(bool ok) {
+void Call::OnWriteDone(bool ok) {
   bool over;
   {
     core::MutexLock lock(&mutex_);
@@ -136,21 +135,21 @@ void TensorCall::OnWriteDone(bool ok) {
   Leave();
 }
 
-void TensorCall::OnCancel() { End(absl::CancelledError("the client cancelled the call")); }
+void Call::OnCancel() { End(absl::CancelledError("the client cancelled the call")); }
 
-void TensorCall::OnDone() {
+void Call::OnDone() {
   open_calls_->Leave(this);
   self_.reset();
 }
 
-bool TensorCall::Enter() {
+bool Call::Enter() {
   core::MutexLock lock(&mutex_);
   if (end_.has_value()) return false;
   ++entered_;
   return true;
 }
 
-void TensorCall::Leave() {
+void Call::Leave() {
   absl::Status status;
   {
     core::MutexLock lock(&mutex_);
@@ -162,11 +161,11 @@ void TensorCall::Leave() {
   Finish(wire::ToGrpcStatus(status));
 }
 
-void TensorCall::StartWaiting() {
+void Call::StartWaiting() {
   if (allowance_.has_value()) waiting_since_ = open_calls_->clock()->Now();
 }
 
-void TensorCall::StopWaiting() {
+void Call::StopWaiting() {
   if (allowance_.has_value() && waiting_since_.has_value()) {
     *allowance_ -= open_calls_->clock()->Now() - *waiting_since_;
   }
