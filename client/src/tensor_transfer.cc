@@ -50,6 +50,7 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
     TensorCutter cutter(sizes, source.slot, wire::ChunkForm::kData);
     const auto refer = [&](int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* message) {
       message->AddElements(source.tensors[tensor].data() + begin, end - begin);
+      return true;
     };
     while (!cutter.done()) {
       if (builder.size() + kChunkOverheadBytes > limit) {

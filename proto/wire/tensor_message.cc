@@ -403,7 +403,7 @@ void TensorCutter::Fill(int64_t limit, Source source, TensorMessageBuilder* buil
       count = 1;
     }
     builder->BeginChunk(tensor, offset_, slot_, form_, count);
-    source(tensor, offset_, offset_ + count, builder);
+    if (!source(tensor, offset_, offset_ + count, builder)) return;
     offset_ += count;
     if (offset_ == sizes_[tensor_]) {
       ++tensor_;

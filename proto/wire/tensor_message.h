@@ -173,8 +173,9 @@ class TensorMessageBuilder {
 // Cuts tensors into chunks and messages: all elements of tensor 0, then of tensor 1, and so on.
 class TensorCutter {
  public:
-  // Supplies elements [begin, end) of a tensor by AddElements on `builder`, in as many runs as they lie in.
-  using Source = absl::FunctionRef<void(int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* builder)>;
+  // Supplies elements [begin, end) of a tensor by AddElements on `builder`, in as many runs as they lie in, and returns
+  // true; or false if they are not to be had.
+  using Source = absl::FunctionRef<bool(int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* builder)>;
 
   // Cuts tensors of these sizes in elements, each at least 1, in one slot. `sizes` outlives the cutter.
   TensorCutter(absl::Span<const int64_t> sizes, v1::Slot slot, ChunkForm form);
@@ -182,7 +183,7 @@ class TensorCutter {
   // Whether all elements have been given out.
   bool done() const;
   // Adds chunks to `builder` until done(), or until another element would bring its size above `limit`. Adds at least
-  // one element, even if that alone goes above.
+  // one element, even if that alone goes above. Stops where `source` has nothing: then `builder` is good for nothing.
   void Fill(int64_t limit, Source source, TensorMessageBuilder* builder);
 
  private:

@@ -70,18 +70,19 @@ void ReadCall::WriteNext() {
     absl::StatusOr<core::BlockList> blocks = reading_->Acquire(slots[slot_], base + begin, base + end);
     if (!blocks.ok()) {
       status = blocks.status();
-      return;
+      return false;
     }
     const int64_t first = (base + begin) / core::kBlockElements;
     core::ForEachRun(base + begin, base + end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
       to->AddElements((*blocks)[block - first].data() + run_begin, run_end - run_begin);
     });
     hold->blocks.push_back(*std::move(blocks));
+    return true;
   };
   while (status.ok() && slot_ < slots.size() && builder.size() < wire::kMessageBytes) {
     if (!cutter_.has_value()) cutter_.emplace(schema.sizes(), slots[slot_], form_);
     cutter_->Fill(wire::kMessageBytes, source, &builder);
-    if (!cutter_->done()) break;
+    if (!status.ok() || !cutter_->done()) break;
     cutter_.reset();
     ++slot_;
   }

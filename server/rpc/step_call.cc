@@ -155,6 +155,7 @@ void StepCall::WriteNext() {
     core::ForEachRun(base + begin, base + end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
       to->AddElements(reply.snapshot->blocks()[block].data() + run_begin, run_end - run_begin);
     });
+    return true;
   };
   // One message for a unary call: Begin saw to it that everything fits.
   cutter_->Fill(shape_ == CallShape::kOnce ? wire::kMaxMessageBytes : wire::kMessageBytes, source, &builder);

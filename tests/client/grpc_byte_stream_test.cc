@@ -157,6 +157,7 @@ void Reply(RawServer::Call* call, const ReceivedStep& step) {
         wire::kMessageBytes,
         [&](int32_t tensor, int64_t begin, int64_t end, wire::TensorMessageBuilder* message) {
           message->AddElements((*copies)[tensor].data() + begin, end - begin);
+          return true;
         },
         &builder);
     if (cutter.done()) builder.SetHeader(result);

@@ -670,6 +670,7 @@ void ExpectCutsAllOf(const std::vector<int64_t>& sizes, v1::Slot slot, ChunkForm
       builder->AddElements(tensors[tensor].data() + begin, run);
       begin += run;
     }
+    return true;
   };
 
   TensorCutter cutter(sizes, slot, form);
@@ -734,11 +735,28 @@ TEST(TensorCutterTest, CutsWithinATensorThatIsLargerThanAMessage) {
   ExpectCutsAllOf({5, 3000000, 7}, v1::SLOT_PARAMETER, ChunkForm::kData, kMessageBytes, v1::StepHeader(), &random);
 }
 
+TEST(TensorCutterTest, StopsWhereTheSourceHasNothing) {
+  const std::vector<int64_t> sizes = {3, 3};
+  int asked = 0;
+  TensorCutter cutter(sizes, v1::SLOT_UNSPECIFIED, ChunkForm::kData);
+  TensorMessageBuilder builder(nullptr);
+  cutter.Fill(
+      kMessageBytes,
+      [&](int32_t, int64_t, int64_t, TensorMessageBuilder*) {
+        ++asked;
+        return false;
+      },
+      &builder);
+  EXPECT_EQ(asked, 1);
+  EXPECT_FALSE(cutter.done());
+}
+
 TEST(TensorCutterTest, MakesHeadwayWhereNothingFits) {
   const std::vector<int64_t> sizes = {3};
   const std::vector<float> elements = Ascending(3);
   const auto source = [&](int32_t, int64_t begin, int64_t end, TensorMessageBuilder* builder) {
     builder->AddElements(elements.data() + begin, end - begin);
+    return true;
   };
   TensorCutter cutter(sizes, v1::SLOT_UNSPECIFIED, ChunkForm::kData);
 
