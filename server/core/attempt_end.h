@@ -23,7 +23,7 @@ void ParameterSet::End(Attempt* attempt, Result result, Ending ending) {
   }
   // Outside of the mutex: both may destroy attempts, which take it.
   if (wait != Budget::kNoWait) resources_.inflight->Cancel(wait);
-  if (listener != nullptr) listener->OnDone(std::move(result));
+  if (listener != nullptr) listener->OnOutcome(std::move(result));
 }
 
 template <typename Attempt>

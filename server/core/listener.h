@@ -12,12 +12,12 @@ class Listener {
  public:
   virtual ~Listener() = default;
 
-  // Chunks may come. At most once; and by chance just after OnDone, when it is to be ignored.
+  // Chunks may come. At most once; and by chance just after OnOutcome, when it is to be ignored.
   virtual void OnAdmitted() = 0;
 
   // It is over: at most once, and not after the attempt was cancelled. An error may come at any time before Complete,
   // for instance because the set was deleted.
-  virtual void OnDone(absl::StatusOr<Reply> reply) = 0;
+  virtual void OnOutcome(absl::StatusOr<Reply> reply) = 0;
 };
 
 }  // namespace adamant::core

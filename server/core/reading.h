@@ -41,7 +41,7 @@ class Reading {
   const std::shared_ptr<ParameterSet> set_;
   const std::shared_ptr<const Schema> schema_;
 
-  // Constant from OnDone on.
+  // Constant from OnOutcome on.
   v1::ReadHeader header_;
   std::vector<v1::Slot> slots_;
   bool holds_ = false;

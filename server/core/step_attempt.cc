@@ -76,7 +76,7 @@ absl::Status StepAttempt::Complete() {
   }
   {
     MutexLock lock(&set_->mutex_);
-    if (state_ != State::kArriving) return absl::OkStatus();  // over: OnDone has said why
+    if (state_ != State::kArriving) return absl::OkStatus();  // over: OnOutcome has said why
     state_ = State::kComplete;
   }
   set_->Enqueue([set = set_, attempt = shared_from_this()] { return set->StepTurn(attempt); });

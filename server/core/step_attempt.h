@@ -43,7 +43,7 @@ class StepAttempt : public std::enable_shared_from_this<StepAttempt> {
   StepAttempt& operator=(const StepAttempt&) = delete;
 
   // Delivers the header. Answers through the listener, perhaps before this returns: OnAdmitted when the gradient may
-  // come, or OnDone with what is wrong with the header, or with RESOURCE_EXHAUSTED when there was no room in time.
+  // come, or OnOutcome with what is wrong with the header, or with RESOURCE_EXHAUSTED when there was no room in time.
   void Start();
 
   // Takes one chunk of the gradient; `copy` is called, if at all, before it returns. After an error (see Staging::Add)
@@ -51,7 +51,7 @@ class StepAttempt : public std::enable_shared_from_this<StepAttempt> {
   absl::Status Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
 
   // The last message has come. On OK this is the point of no return: the step takes its turn, whatever becomes of the
-  // client, and OnDone follows, perhaps before this returns. Error: INCOMPLETE; the attempt is over.
+  // client, and OnOutcome follows, perhaps before this returns. Error: INCOMPLETE; the attempt is over.
   absl::Status Complete();
 
   // Withdraws a step that is not complete; its memory returns when the last reference goes. After Complete the step

@@ -39,7 +39,7 @@ class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
   // written, INVALID_FIELD for a slot that this write does not bring. After an error the attempt is over.
   absl::Status Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
 
-  // The last message has come. On OK the write takes its turn and OnDone follows, perhaps before this returns.
+  // The last message has come. On OK the write takes its turn and OnOutcome follows, perhaps before this returns.
   // Error: INCOMPLETE; the attempt is over.
   absl::Status Complete();
 

@@ -132,7 +132,7 @@ void StepCall::Take(core::StepAttempt* attempt, wire::TensorMessage message) {
   if (absl::Status status = attempt->Complete(); !status.ok()) End(status);
 }
 
-void StepCall::OnDone(absl::StatusOr<core::StepReply> reply) {
+void StepCall::OnOutcome(absl::StatusOr<core::StepReply> reply) {
   if (!reply.ok()) {
     End(reply.status());
     return;

@@ -37,7 +37,7 @@ class StepCall final : public Call, public core::StepListener {
   void OnOver() override;
 
   void OnAdmitted() override;
-  void OnDone(absl::StatusOr<core::StepReply> reply) override;
+  void OnOutcome(absl::StatusOr<core::StepReply> reply) override;
 
   absl::Status Begin(wire::TensorMessage message);
   absl::StatusOr<std::shared_ptr<core::ParameterSet>> FindSet(const std::string& name);

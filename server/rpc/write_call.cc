@@ -94,7 +94,7 @@ void WriteCall::Take(core::WriteAttempt* attempt, wire::TensorMessage message) {
   }
 }
 
-void WriteCall::OnDone(absl::StatusOr<v1::WriteTensorsResponse> response) {
+void WriteCall::OnOutcome(absl::StatusOr<v1::WriteTensorsResponse> response) {
   if (!response.ok()) {
     End(response.status());
     return;

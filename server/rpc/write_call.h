@@ -27,7 +27,7 @@ class WriteCall final : public Call, public core::WriteListener {
   void OnOver() override;
 
   void OnAdmitted() override;
-  void OnDone(absl::StatusOr<v1::WriteTensorsResponse> response) override;
+  void OnOutcome(absl::StatusOr<v1::WriteTensorsResponse> response) override;
 
   absl::Status Begin(wire::TensorMessage message);
   void Take(core::WriteAttempt* attempt, wire::TensorMessage message);

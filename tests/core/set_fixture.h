@@ -196,7 +196,7 @@ class Recorder final : public Listener<Reply> {
     changed_.NotifyAll();
   }
 
-  void OnDone(absl::StatusOr<Reply> reply) override {
+  void OnOutcome(absl::StatusOr<Reply> reply) override {
     MutexLock lock(&mutex_);
     if (reply_.has_value()) std::abort();
     reply_ = std::move(reply);
@@ -219,7 +219,7 @@ class Recorder final : public Listener<Reply> {
     while (admissions_ == 0 && !reply_.has_value()) changed_.Wait(&mutex_);
   }
 
-  // What OnDone brought. Waits for it.
+  // What OnOutcome brought. Waits for it.
   absl::StatusOr<Reply> Take() {
     MutexLock lock(&mutex_);
     while (!reply_.has_value()) changed_.Wait(&mutex_);
