@@ -19,7 +19,9 @@ namespace adamant::core {
 using Values = std::vector<float>;
 
 inline bool SameBits(const Values& a, const Values& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  if (a.size() != b.size()) return false;
+  // Where there is nothing, data() may be null, which memcmp does not take.
+  return a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
 // All that steps change.
