@@ -87,8 +87,6 @@ struct Server::Parts {
         streams("streams", options.max_streams * kStreamBytes, clock.get()),
         unary_slots("unary", kMaxUnaryCalls * kStreamBytes, clock.get()),
         backend(*options.kernels),
-        compute(options.compute_threads),
-        creation(1),
         registry(std::make_unique<core::Registry>(
             core::Resources{clock.get(), &state, &inflight, &read, &pool, &compute, &backend, options.admission_wait})),
         tensor_calls(&streams, clock.get(), {options.patience, options.min_rate}),
@@ -96,7 +94,9 @@ struct Server::Parts {
         optimizer_service(
             {registry.get(), &compute, &creation, &backend, {&state, &inflight, &read, &streams}, options.max_streams}),
         call_table(registry.get(), &optimizer_service, &tensor_calls, &unary_calls),
-        registered_methods(registry.get(), &tensor_calls) {}
+        registered_methods(registry.get(), &tensor_calls),
+        compute(options.compute_threads),
+        creation(1) {}
 
   std::unique_ptr<core::Clock> clock;
   core::Budget state;
@@ -106,14 +106,15 @@ struct Server::Parts {
   core::Budget unary_slots;
   core::BlockPool pool;
   core::CpuBackend backend;
-  core::ComputePool compute;
-  core::ComputePool creation;
   std::unique_ptr<core::Registry> registry;
   OpenCalls tensor_calls;
   OpenCalls unary_calls;
   OptimizerService optimizer_service;
   CallTable call_table;
   RegisteredMethods registered_methods;
+  // Last, so that their threads start when everything that they may use is there, and are gone before any of it is.
+  core::ComputePool compute;
+  core::ComputePool creation;
 };
 
 Server::Server() = default;
