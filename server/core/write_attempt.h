@@ -69,8 +69,10 @@ class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
   Grant grant_;                                        // before what it pays for, which comes back first
   std::array<absl::optional<Staging>, kSlots> slots_;  // those that the write brings
 
-  // Guarded by the set's mutex_.
+  // Decided, under the set's mutex_, when the write begins; constant from OnAdmitted on.
   Kind kind_ = Kind::kStaged;
+
+  // Guarded by the set's mutex_.
   State state_ = State::kWaiting;
   Budget::WaitId wait_ = Budget::kNoWait;
   std::shared_ptr<WriteListener> listener_;
