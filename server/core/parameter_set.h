@@ -137,12 +137,16 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
 
   // A write's way (write_attempt.cc).
   void BeginWrite(const std::shared_ptr<WriteAttempt>& attempt);
-  absl::Status CheckWrite(WriteAttempt* attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckWrite(WriteAttempt* attempt, std::vector<std::shared_ptr<WriteAttempt>>* older)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status WaitToWrite(WriteAttempt* attempt, std::vector<std::shared_ptr<WriteAttempt>>* older)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   TurnState DirectWriteTurn(const std::shared_ptr<WriteAttempt>& attempt);
   absl::Status TakeBlocks(WriteAttempt* attempt, BlockList* parameters, BlockList* exp_avg, BlockList* exp_avg_sq)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReturnBlocks(WriteAttempt* attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void StagedWriteAdmitted(const std::shared_ptr<WriteAttempt>& attempt, absl::StatusOr<Grant> grant);
+  void TakeStaging(const std::shared_ptr<WriteAttempt>& attempt, absl::StatusOr<Grant> grant);
+  void WriteAdmitted(WriteAttempt* attempt) ABSL_LOCKS_EXCLUDED(mutex_);
   TurnState WriteCommitTurn(const std::shared_ptr<WriteAttempt>& attempt);
 
   // A read's way (reading.cc).
@@ -215,8 +219,9 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
 
   // Steps that are admitted or wait for it, whole or not, until they are over. They take themselves out.
   absl::flat_hash_set<StepAttempt*> attempts_ ABSL_GUARDED_BY(mutex_);
-  // The write under way, or null.
+  // The write under way, and the one that waits for its end; or null. They take themselves out.
   WriteAttempt* write_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  WriteAttempt* next_write_ ABSL_GUARDED_BY(mutex_) = nullptr;
   // Reads that wait for the commit to end.
   std::vector<absl::AnyInvocable<void()>> waiting_reads_ ABSL_GUARDED_BY(mutex_);
 

@@ -9,6 +9,22 @@
 #include "server/core/fingerprint.h"
 
 namespace adamant::core {
+namespace {
+
+uint64_t HashMessage(const google::protobuf::MessageLite& message) {
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream output(&stream);
+    output.SetSerializationDeterministic(true);
+    message.SerializeToCodedStream(&output);
+  }
+  Fingerprint fingerprint;
+  fingerprint.AddString(bytes);
+  return fingerprint.value();
+}
+
+}  // namespace
 
 void ReplayMemory::Remember(Entry entry) {
   entries_.push_back(std::move(entry));
@@ -25,16 +41,9 @@ const ReplayMemory::Entry* ReplayMemory::Find(absl::string_view request_id) cons
 uint64_t HashHeader(const v1::StepHeader& header) {
   v1::StepHeader request = header;
   request.clear_attempt();
-  std::string bytes;
-  {
-    google::protobuf::io::StringOutputStream stream(&bytes);
-    google::protobuf::io::CodedOutputStream output(&stream);
-    output.SetSerializationDeterministic(true);
-    request.SerializeToCodedStream(&output);
-  }
-  Fingerprint fingerprint;
-  fingerprint.AddString(bytes);
-  return fingerprint.value();
+  return HashMessage(request);
 }
+
+uint64_t HashHeader(const v1::WriteHeader& header) { return HashMessage(header); }
 
 }  // namespace adamant::core

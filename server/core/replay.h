@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "adamant/v1/service.pb.h"
 #include "adamant/v1/step.pb.h"
 
 namespace adamant::core {
@@ -40,6 +41,7 @@ class ReplayMemory {
 
 // Hash of what makes two attempts the same request: every field of the header but `attempt`.
 uint64_t HashHeader(const v1::StepHeader& header);
+uint64_t HashHeader(const v1::WriteHeader& header);
 
 }  // namespace adamant::core
 

@@ -3,8 +3,8 @@
 
 #include <cmath>
 #include <utility>
+#include <vector>
 
-#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
 #include "server/core/attempt_end.h"
@@ -56,8 +56,6 @@ absl::Status ValidateHeader(const v1::WriteHeader& header) {
   return absl::OkStatus();
 }
 
-uint64_t HashHeader(const v1::WriteHeader& header) { return absl::HashOf(header.SerializeAsString()); }
-
 absl::Status BadValue(const Schema& schema, int32_t tensor, int64_t offset, const SlotLimits& limits, float value) {
   v1::ErrorDetail detail;
   detail.set_reason(v1::ERROR_REASON_VALUE_OUT_OF_RANGE);
@@ -78,10 +76,20 @@ WriteAttempt::WriteAttempt(std::shared_ptr<ParameterSet> set, const v1::WriteHea
 WriteAttempt::~WriteAttempt() { LetNextBegin(); }
 
 void WriteAttempt::LetNextBegin() {
-  MutexLock lock(&set_->mutex_);
-  if (set_->write_ != this) return;
-  set_->ReturnBlocks(this);
-  set_->write_ = nullptr;
+  std::shared_ptr<WriteAttempt> next;
+  {
+    MutexLock lock(&set_->mutex_);
+    if (set_->next_write_ == this) set_->next_write_ = nullptr;
+    if (set_->write_ != this) return;
+    set_->ReturnBlocks(this);
+    if (set_->next_write_ != nullptr) next = set_->next_write_->weak_from_this().lock();
+    // At once, so that nobody comes between the two.
+    set_->write_ = next.get();
+    set_->next_write_ = nullptr;
+  }
+  if (next == nullptr) return;
+  // Whoever lets go of an attempt may hold locks.
+  set_->resources_.clock->Schedule(absl::ZeroDuration(), [next] { next->set_->BeginWrite(next); });
 }
 
 absl::Status WriteAttempt::Fail(absl::Status status) {
@@ -146,37 +154,51 @@ std::shared_ptr<WriteAttempt> ParameterSet::NewWrite(const v1::WriteHeader& head
 }
 
 void ParameterSet::BeginWrite(const std::shared_ptr<WriteAttempt>& attempt) {
-  std::shared_ptr<WriteListener> listener;
+  using Kind = WriteAttempt::Kind;
+  std::vector<std::shared_ptr<WriteAttempt>> older;
+  absl::Status superseded;
+  Kind kind = Kind::kUndecided;
   absl::Status status = ValidateHeader(attempt->header_);
-  WriteAttempt::Kind kind = WriteAttempt::Kind::kStaged;
   if (status.ok()) {
     MutexLock lock(&mutex_);
-    status = CheckWrite(attempt.get());
+    if (attempt->state_ != WriteAttempt::State::kWaiting) return;
+    status = CheckWrite(attempt.get(), &older);
     kind = attempt->kind_;
-    if (status.ok() && kind == WriteAttempt::Kind::kReplay) {
-      if (attempt->state_ != WriteAttempt::State::kWaiting) return;
-      attempt->state_ = WriteAttempt::State::kArriving;
-      listener = attempt->listener_;
-    }
+    superseded = MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SUPERSEDED,
+                           absl::StrCat("request_id ", attempt->header_.request_id(), ": a newer attempt took over"));
   }
+  // It may have waited for its turn to write, and not need it any more.
+  if (!status.ok() || kind == Kind::kReplay) attempt->LetNextBegin();
   if (!status.ok()) {
     End(attempt.get(), std::move(status));
-  } else if (kind == WriteAttempt::Kind::kReplay) {
-    listener->OnAdmitted();
-  } else if (kind == WriteAttempt::Kind::kDirect) {
-    Enqueue([self = shared_from_this(), attempt] { return self->DirectWriteTurn(attempt); });
-  } else if (IsSmall()) {
-    StagedWriteAdmitted(attempt, Grant());
-  } else {
-    const Budget::WaitId wait = resources_.inflight->Reserve(
-        ArrayBytes(), resources_.admission_wait,
-        [this, attempt](absl::StatusOr<Grant> grant) { StagedWriteAdmitted(attempt, std::move(grant)); });
-    SetWait(attempt.get(), wait);
+    return;
+  }
+  switch (kind) {
+    case Kind::kUndecided:
+      for (const std::shared_ptr<WriteAttempt>& one : older) End(one.get(), superseded, Ending::kUnlessComplete);
+      break;
+    case Kind::kReplay:
+      WriteAdmitted(attempt.get());
+      break;
+    case Kind::kDirect:
+      Enqueue([self = shared_from_this(), attempt] { return self->DirectWriteTurn(attempt); });
+      break;
+    case Kind::kStaged:
+      if (IsSmall()) {
+        TakeStaging(attempt, Grant());
+      } else {
+        const Budget::WaitId wait = resources_.inflight->Reserve(
+            ArrayBytes(), resources_.admission_wait,
+            [this, attempt](absl::StatusOr<Grant> grant) { TakeStaging(attempt, std::move(grant)); });
+        SetWait(attempt.get(), wait);
+      }
+      break;
   }
 }
 
-// Says what kind of write it is, and makes it the write under way.
-absl::Status ParameterSet::CheckWrite(WriteAttempt* attempt) {
+// Says what kind of write it is, and makes it the write under way. It stays undecided if it has to wait for others,
+// which it supersedes: those come to `older`, to be destroyed outside of the mutex.
+absl::Status ParameterSet::CheckWrite(WriteAttempt* attempt, std::vector<std::shared_ptr<WriteAttempt>>* older) {
   const v1::WriteHeader& header = attempt->header_;
   if (absl::Status status = CheckExists(); !status.ok()) return status;
   // Not when what it wrote is lost: then it is to be written again.
@@ -192,17 +214,31 @@ absl::Status ParameterSet::CheckWrite(WriteAttempt* attempt) {
   if (header.has_incarnation()) status = CheckIncarnation(header.incarnation());
   if (status.ok() && header.has_schema_fingerprint()) status = CheckFingerprint(header.schema_fingerprint());
   if (!status.ok()) return status;
-  if (write_ != nullptr) {
-    return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_WRITE_IN_PROGRESS, "another write is under way");
-  }
+  if (write_ != nullptr && write_ != attempt) return WaitToWrite(attempt, older);
+
   const bool full = header.mode() == v1::WRITE_MODE_FULL;
   if (!full && state_ == v1::PARAMETER_SET_STATE_POISONED) return CheckReady();
   if (!full && !moments_valid_) {
     return MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_UNINITIALIZED,
                      "a full write broke off and took the moments with it: the set awaits a full write");
   }
-  if (full || state_ == v1::PARAMETER_SET_STATE_UNINITIALIZED) attempt->kind_ = WriteAttempt::Kind::kDirect;
+  const bool direct = full || state_ == v1::PARAMETER_SET_STATE_UNINITIALIZED;
+  attempt->kind_ = direct ? WriteAttempt::Kind::kDirect : WriteAttempt::Kind::kStaged;
   write_ = attempt;
+  return absl::OkStatus();
+}
+
+// Makes `attempt` the one that writes next, if those before it are over already or of the same request.
+absl::Status ParameterSet::WaitToWrite(WriteAttempt* attempt, std::vector<std::shared_ptr<WriteAttempt>>* older) {
+  const std::string& request_id = attempt->header_.request_id();
+  for (WriteAttempt* one : {write_, next_write_}) {
+    if (one == nullptr || one->state_ == WriteAttempt::State::kOver) continue;
+    if (request_id.empty() || one->header_.request_id() != request_id) {
+      return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_WRITE_IN_PROGRESS, "another write is under way");
+    }
+    if (std::shared_ptr<WriteAttempt> alive = one->weak_from_this().lock()) older->push_back(std::move(alive));
+  }
+  next_write_ = attempt;
   return absl::OkStatus();
 }
 
@@ -210,7 +246,6 @@ ParameterSet::TurnState ParameterSet::DirectWriteTurn(const std::shared_ptr<Writ
   BlockList parameters;
   BlockList exp_avg;
   BlockList exp_avg_sq;
-  std::shared_ptr<WriteListener> listener;
   absl::Status status;
   {
     MutexLock lock(&mutex_);
@@ -227,13 +262,7 @@ ParameterSet::TurnState ParameterSet::DirectWriteTurn(const std::shared_ptr<Writ
     attempt->slots_[1].emplace(schema_, std::move(exp_avg), nullptr);
     attempt->slots_[2].emplace(schema_, std::move(exp_avg_sq), nullptr);
   }
-  {
-    MutexLock lock(&mutex_);
-    if (attempt->state_ != WriteAttempt::State::kWaiting) return TurnState::kOver;
-    attempt->state_ = WriteAttempt::State::kArriving;
-    listener = attempt->listener_;
-  }
-  listener->OnAdmitted();
+  WriteAdmitted(attempt.get());
   return TurnState::kOver;
 }
 
@@ -285,7 +314,7 @@ void ParameterSet::ReturnBlocks(WriteAttempt* attempt) {
   for (absl::optional<Staging>& slot : attempt->slots_) slot.reset();
 }
 
-void ParameterSet::StagedWriteAdmitted(const std::shared_ptr<WriteAttempt>& attempt, absl::StatusOr<Grant> grant) {
+void ParameterSet::TakeStaging(const std::shared_ptr<WriteAttempt>& attempt, absl::StatusOr<Grant> grant) {
   absl::Status status = grant.status();
   absl::StatusOr<BlockList> blocks;
   if (status.ok()) {
@@ -298,6 +327,10 @@ void ParameterSet::StagedWriteAdmitted(const std::shared_ptr<WriteAttempt>& atte
   }
   attempt->slots_[0].emplace(schema_, *std::move(blocks), nullptr);
   attempt->grant_ = *std::move(grant);
+  WriteAdmitted(attempt.get());
+}
+
+void ParameterSet::WriteAdmitted(WriteAttempt* attempt) {
   std::shared_ptr<WriteListener> listener;
   {
     MutexLock lock(&mutex_);
@@ -340,7 +373,7 @@ ParameterSet::TurnState ParameterSet::WriteCommitTurn(const std::shared_ptr<Writ
         replay_.Clear();
         write_request_id_ = header.request_id();
         write_header_hash_ = HashHeader(header);
-        write_ = nullptr;
+        for (absl::optional<Staging>& slot : attempt->slots_) slot.reset();
         rewritten = MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH,
                               "the set was written meanwhile");
       }
@@ -348,8 +381,8 @@ ParameterSet::TurnState ParameterSet::WriteCommitTurn(const std::shared_ptr<Writ
     response.set_incarnation(incarnation_);
     response.set_step(step_);
   }
+  attempt->LetNextBegin();
   if (!status.ok()) {
-    attempt->LetNextBegin();
     End(attempt.get(), std::move(status));
     return TurnState::kOver;
   }

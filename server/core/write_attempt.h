@@ -22,8 +22,11 @@ using WriteListener = Listener<v1::WriteTensorsResponse>;
 
 // Made by ParameterSet::NewWrite. There are two kinds. A staged write (parameters of a set that has some) collects
 // beside the state, like a step, and changes nothing before its turn. A direct write (the first, and every full one)
-// has taken the set's own blocks: the set is UNINITIALIZED until it commits, and stays so if it breaks. The next write
-// may begin when this one has failed or committed, or when the last reference to it is gone.
+// has taken the set's own blocks: the set is UNINITIALIZED until it commits, and stays so if it breaks.
+//
+// There is one write at a time. The next may begin when it has failed or committed, or when the last reference to it is
+// gone. Others are refused meanwhile, but the same request again is not: it ends the one under way (SUPERSEDED) unless
+// that is complete, waits until it is gone, and then begins, or finds that it was applied.
 //
 // Calls as for StepAttempt.
 class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
@@ -50,7 +53,7 @@ class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
  private:
   friend class ParameterSet;
   enum class State { kWaiting, kArriving, kComplete, kOver };
-  enum class Kind { kStaged, kDirect, kReplay };
+  enum class Kind { kUndecided, kStaged, kDirect, kReplay };
   // Arrays by slot: PARAMETER, EXP_AVG, EXP_AVG_SQ.
   static constexpr int kSlots = 3;
 
@@ -59,7 +62,8 @@ class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
 
   // Ends the write because of what it brought, and returns `status`.
   absl::Status Fail(absl::Status status);
-  // Gives a direct write's blocks back to the set, and lets the next write begin. Requires: nothing is being added.
+  // If this is the write under way, it is so no more: gives a direct one's blocks back to the set, and has the one that
+  // waits begin. Requires: nothing is being added.
   void LetNextBegin();
 
   const std::shared_ptr<ParameterSet> set_;
@@ -70,7 +74,7 @@ class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
   std::array<absl::optional<Staging>, kSlots> slots_;  // those that the write brings
 
   // Decided, under the set's mutex_, when the write begins; constant from OnAdmitted on.
-  Kind kind_ = Kind::kStaged;
+  Kind kind_ = Kind::kUndecided;
 
   // Guarded by the set's mutex_.
   State state_ = State::kWaiting;

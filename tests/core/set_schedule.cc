@@ -577,6 +577,8 @@ class Schedule {
         BeginAWrite(&other);
         return;
       }
+      case 2:
+        return RepeatTheWrite();
       default:
         return FinishTheWrite();
     }
@@ -595,8 +597,9 @@ class Schedule {
 
   void BeginAWrite(absl::optional<WriteCall>* call) {
     Arrays arrays = SomeArrays();
-    const std::string request_id =
+    std::string request_id =
         choices_.Choose(3) == 0 ? model_->write_request_id : absl::StrCat("w", choices_.Choose(1000));
+    if (write_.has_value() && request_id == write_->header.request_id()) request_id.append("'");
     const bool full = choices_.Choose(2) == 0;
     v1::WriteHeader header = full ? FullHeader(arrays.step, request_id) : ParametersHeader(request_id);
     if (request_id == model_->write_request_id && choices_.Choose(2) == 0) {
@@ -635,18 +638,41 @@ class Schedule {
     call->emplace(WriteCall{.delivery = std::move(delivery),
                             .header = header,
                             .arrays = arrays,
-                            .slots = {{v1::SLOT_PARAMETER, Arrival(set_->schema())}},
+                            .slots = NothingWritten(header),
                             .live = true,
                             .replay = known});
-    if (header.mode() == v1::WRITE_MODE_FULL) {
-      (*call)->slots.emplace_back(v1::SLOT_EXP_AVG, Arrival(set_->schema()));
-      (*call)->slots.emplace_back(v1::SLOT_EXP_AVG_SQ, Arrival(set_->schema()));
-    }
     if (known) return;
     if (header.mode() == v1::WRITE_MODE_FULL) {
       model_->state = Model::State::kUninitialized;
       model_->moments_lost = true;
     }
+  }
+
+  std::vector<std::pair<v1::Slot, Arrival>> NothingWritten(const v1::WriteHeader& header) const {
+    std::vector<std::pair<v1::Slot, Arrival>> slots = {{v1::SLOT_PARAMETER, Arrival(set_->schema())}};
+    if (header.mode() == v1::WRITE_MODE_FULL) {
+      slots.emplace_back(v1::SLOT_EXP_AVG, Arrival(set_->schema()));
+      slots.emplace_back(v1::SLOT_EXP_AVG_SQ, Arrival(set_->schema()));
+    }
+    return slots;
+  }
+
+  // The client has lost its connection, and the set does not know.
+  void RepeatTheWrite() {
+    if (write_->replay || write_->header.request_id().empty()) return FinishTheWrite();
+    WriteCall again = {.delivery = BeginWrite(set_.get(), write_->header),
+                       .header = write_->header,
+                       .arrays = write_->arrays,
+                       .slots = NothingWritten(write_->header),
+                       .live = true,
+                       .replay = false};
+    if (!Expect(write_->delivery.done(), true, "ended")) return;
+    ExpectReason(ReasonOf(write_->delivery.Take().status()), v1::ERROR_REASON_SUPERSEDED, "why a write ended");
+    Expect(again.delivery.admitted() || again.delivery.done(), false, "admitted beside its older attempt");
+    write_.reset();
+    server_.clock().RunDue();
+    again.delivery.Await();
+    if (Expect(again.delivery.admitted(), true, "admitted")) write_ = std::move(again);
   }
 
   void FinishTheWrite() {

@@ -2,11 +2,13 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/core/fake_backends.h"
+#include "tests/core/gate.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"
 
@@ -229,6 +231,107 @@ TEST_P(WriteTest, OneWriteAtATime) {
     first.reset();
   }
   EXPECT_THAT(Write(set.get(), FullHeader(7), arrays_), IsOk());
+}
+
+TEST_P(WriteTest, ARepeatedWriteTakesOverFromItsOlderAttempt) {
+  const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
+  for (const v1::WriteHeader& header : {ParametersHeader("first"), FullHeader(1000, "second")}) {
+    absl::optional<WriteDelivery> older = BeginWrite(set.get(), header);
+    older->Await();
+    ASSERT_THAT(older->Send({0, 0, 3, 0}, Values(3, 77.0f), v1::SLOT_PARAMETER), IsOk());
+    WriteDelivery newer = BeginWrite(set.get(), header);
+    EXPECT_THAT(older->Take(), FailsWith(kAborted, v1::ERROR_REASON_SUPERSEDED));
+    // Somebody may be filling the memory that both write to.
+    server_.clock().RunDue();
+    EXPECT_FALSE(newer.admitted() || newer.done());
+    older.reset();
+    server_.clock().RunDue();
+    newer.Await();
+    ASSERT_THAT(SendAll(set.get(), &newer, header, arrays_), IsOk());
+    ASSERT_THAT(newer.Complete(), IsOk());
+    const absl::StatusOr<v1::WriteTensorsResponse> response = newer.Take();
+    ASSERT_THAT(response, IsOk());
+    EXPECT_FALSE(response->replayed());
+  }
+  EXPECT_TRUE(*FetchState(set.get()) == arrays_);
+  EXPECT_EQ(server_.used().inflight, 0);
+}
+
+TEST_P(WriteTest, ARepeatedWriteFindsWhatItsOlderAttemptCompleted) {
+  const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
+  // A delete that is not for this incarnation holds the turn, and leaves the set as it is.
+  Gate deleting;
+  Gate go_on;
+  std::thread turn([&] {
+    set->Delete(
+        set->Describe().incarnation() + 1, [] {},
+        [&](const absl::Status&) {
+          deleting.Open();
+          go_on.Pass();
+        });
+  });
+  deleting.Pass();
+  WriteDelivery older = BeginWrite(set.get(), ParametersHeader("w"));
+  ASSERT_THAT(SendAll(set.get(), &older, ParametersHeader("w"), arrays_), IsOk());
+  ASSERT_THAT(older.Complete(), IsOk());
+  WriteDelivery newer = BeginWrite(set.get(), ParametersHeader("w"));
+  EXPECT_FALSE(older.done() || newer.admitted() || newer.done());
+  go_on.Open();
+  turn.join();
+  server_.clock().RunDue();
+  ASSERT_TRUE(newer.admitted());
+  EXPECT_THAT(Write(set.get(), ParametersHeader("x"), arrays_), IsOk())
+      << "a repeated write that has nothing to write holds others up";
+  EXPECT_THAT(older.Take(), IsOk());
+}
+
+TEST_P(WriteTest, OnlyTheNewestAttemptOfARepeatedWriteWaits) {
+  const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
+  absl::optional<WriteDelivery> first = BeginWrite(set.get(), FullHeader(1000, "w"));
+  first->Await();
+  WriteDelivery second = BeginWrite(set.get(), FullHeader(1000, "w"));
+  EXPECT_THAT(Write(set.get(), FullHeader(7, "x"), arrays_), FailsWith(kAborted, v1::ERROR_REASON_WRITE_IN_PROGRESS));
+  EXPECT_THAT(Write(set.get(), FullHeader(7), arrays_), FailsWith(kAborted, v1::ERROR_REASON_WRITE_IN_PROGRESS));
+  WriteDelivery third = BeginWrite(set.get(), FullHeader(1000, "w"));
+  EXPECT_THAT(second.Take(), FailsWith(kAborted, v1::ERROR_REASON_SUPERSEDED));
+  first.reset();
+  server_.clock().RunDue();
+  third.Await();
+  EXPECT_TRUE(third.admitted());
+}
+
+TEST_P(WriteTest, ARepeatedWriteThatGivesUpWaitingIsForgotten) {
+  const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
+  absl::optional<WriteDelivery> older = BeginWrite(set.get(), FullHeader(1000, "w"));
+  older->Await();
+  { const WriteDelivery newer = BeginWrite(set.get(), FullHeader(1000, "w")); }
+  older.reset();
+  server_.clock().RunDue();
+  EXPECT_THAT(Write(set.get(), FullHeader(1000), arrays_), IsOk());
+}
+
+TEST_P(WriteTest, AnyWriteWaitsForTheEndOfOneThatIsOver) {
+  const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
+  absl::optional<WriteDelivery> cancelled = BeginWrite(set.get(), FullHeader(7));
+  cancelled->Await();
+  cancelled->Cancel();
+  WriteDelivery next = BeginWrite(set.get(), FullHeader(1000));
+  EXPECT_FALSE(next.admitted() || next.done());
+  cancelled.reset();
+  server_.clock().RunDue();
+  next.Await();
+  EXPECT_TRUE(next.admitted());
+}
+
+TEST_P(WriteTest, AWriteThatWaitsEndsWithItsSet) {
+  const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
+  absl::optional<WriteDelivery> older = BeginWrite(set.get(), FullHeader(1000, "w"));
+  older->Await();
+  WriteDelivery newer = BeginWrite(set.get(), FullHeader(1000, "w"));
+  ASSERT_THAT(Delete(set.get()), IsOk());
+  older.reset();
+  server_.clock().RunDue();
+  EXPECT_THAT(newer.Take(), FailsWith(absl::StatusCode::kNotFound, v1::ERROR_REASON_SET_NOT_FOUND));
 }
 
 TEST_P(WriteTest, AWriteThatHasFailedDoesNotHoldUpTheNext) {

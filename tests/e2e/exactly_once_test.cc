@@ -87,6 +87,29 @@ TEST_F(ExactlyOnceTest, OlderAttemptGivesWayToANewerOneThatIsThere) {
   EXPECT_TRUE(newer.ReadReply(spec_).ok());
 }
 
+TEST_F(ExactlyOnceTest, RepeatedWriteTakesOverFromAConnectionThatTheServerStillBelievesIn) {
+  TestClient other(server_.address());
+  const Arrays arrays = {.step = 0, .parameters = GradientOf(7), .exp_avg = {}, .exp_avg_sq = {}};
+  grpc::ClientContext context;
+  v1::WriteTensorsResponse unused;
+  const auto older = client_.stub()->WriteTensors(&context, &unused);
+  v1::WriteTensorsRequest request;
+  *request.mutable_header() = core::ParametersHeader("w");
+  request.mutable_header()->set_set(spec_.name());
+  ASSERT_TRUE(older->Write(request));
+  ASSERT_TRUE(TestClient::Until([&] {
+    const absl::Status status = other.Write(spec_, core::ParametersHeader("x"), arrays).status();
+    return ReasonOf(status) == v1::ERROR_REASON_WRITE_IN_PROGRESS;
+  }));
+
+  const absl::StatusOr<v1::WriteTensorsResponse> newer = other.Write(spec_, core::ParametersHeader("w"), arrays);
+
+  ASSERT_TRUE(newer.ok()) << newer.status();
+  EXPECT_FALSE(newer->replayed());
+  EXPECT_EQ(ReasonOf(wire::FromGrpcStatus(older->Finish())), v1::ERROR_REASON_SUPERSEDED);
+  EXPECT_TRUE(SameBits(client_.ReadArrays(spec_)->parameters, arrays.parameters));
+}
+
 TEST_F(ExactlyOnceTest, TheLast64StepsAreRemembered) {
   for (int64_t step = 0; step < 65; ++step) ASSERT_TRUE(Step(absl::StrCat("step ", step), step).ok());
 
