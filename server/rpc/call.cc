@@ -3,6 +3,7 @@
 #include <grpc/grpc.h>
 #include <grpcpp/support/proto_buffer_reader.h>
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -40,7 +41,9 @@ void Call::CheckPatience() {
   {
     core::MutexLock lock(&mutex_);
     if (!allowance_.has_value() || !waiting_since_.has_value()) return;
-    if (open_calls_->clock()->Now() - *waiting_since_ <= *allowance_) return;
+    // One message at most is outstanding. Who is silent for longer than it may take has used up the whole call's time.
+    const absl::Duration limit = std::min(*allowance_, open_calls_->terms().For(wire::kMaxMessageBytes));
+    if (open_calls_->clock()->Now() - *waiting_since_ <= limit) return;
   }
   End(Error(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STALLED,
             "the client neither sent nor took data for longer than a call may"));

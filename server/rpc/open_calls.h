@@ -23,7 +23,7 @@ class Call;
 inline constexpr int64_t kStreamBytes = int64_t{9} << 20;
 
 // How long a step, write, reply or read may take, counted while the server waits for the client: `patience`, and the
-// time that its bytes take at `min_rate` bytes a second.
+// time that its bytes take at `min_rate` bytes a second. And how long one message of it may.
 struct PatienceTerms {
   absl::Duration patience;
   double min_rate;

@@ -6,17 +6,10 @@
 #include "proto/error/error.h"
 
 namespace adamant::rpc {
-namespace {
-
-absl::Status UnexpectedMessage(absl::string_view message) {
-  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNEXPECTED_MESSAGE, message);
-}
-
-}  // namespace
 
 StepCall::StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context,
                    CallShape shape)
-    : Call(open_calls, context), registry_(registry), shape_(shape) {}
+    : UploadCall("step", open_calls, context, shape), registry_(registry) {}
 
 void StepCall::OnOpen() {
   // Of a unary call the whole is one operation; a stream may stay idle between two steps for as long as it likes.
@@ -24,44 +17,9 @@ void StepCall::OnOpen() {
   Read();
 }
 
-void StepCall::OnMessage(grpc::ByteBuffer buffer) {
-  absl::StatusOr<wire::TensorMessage> message = wire::TensorMessage::Decode(buffer);
-  buffer.Clear();
-  if (!message.ok()) {
-    End(message.status());
-    return;
-  }
-  std::shared_ptr<core::StepAttempt> attempt;
-  {
-    core::MutexLock lock(&step_mutex_);
-    attempt = attempt_;
-  }
-  if (attempt == nullptr) {
-    if (absl::Status status = Begin(*std::move(message)); !status.ok()) End(status);
-  } else if (message->has_header()) {
-    End(UnexpectedMessage("a header before the last message of the step"));
-  } else {
-    Take(attempt.get(), *std::move(message));
-  }
-}
-
-void StepCall::OnHalfClose() {
-  bool idle;
-  {
-    core::MutexLock lock(&step_mutex_);
-    idle = state_ == State::kIdle;
-  }
-  if (shape_ == CallShape::kOnce) {
-    End(UnexpectedMessage("the call has no message"));
-  } else {
-    End(idle ? absl::OkStatus() : UnexpectedMessage("the stream ended before the last message of the step"));
-  }
-}
-
-absl::Status StepCall::Begin(wire::TensorMessage message) {
-  if (!message.has_header()) return UnexpectedMessage("the first message of a step has no header");
+absl::StatusOr<std::shared_ptr<core::StepAttempt>> StepCall::NewAttempt(const wire::TensorMessage& first) {
   v1::StepHeader header;
-  if (absl::Status status = message.ParseHeader(&header); !status.ok()) return status;
+  if (absl::Status status = first.ParseHeader(&header); !status.ok()) return status;
   absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = FindSet(header.set());
   if (!set.ok()) return set.status();
   const int64_t array_bytes = (*set)->schema().flat_size() * static_cast<int64_t>(sizeof(float));
@@ -75,18 +33,7 @@ absl::Status StepCall::Begin(wire::TensorMessage message) {
                  detail);
   }
   if (shape_ == CallShape::kStream) BeginOperation(2 * array_bytes);
-  form_.reset();
-  std::shared_ptr<core::StepAttempt> attempt =
-      (*set)->NewStep(header, std::static_pointer_cast<StepCall>(shared_from_this()));
-  {
-    core::MutexLock lock(&step_mutex_);
-    if (ended()) return absl::OkStatus();
-    state_ = State::kAdmitting;
-    attempt_ = attempt;
-    message_ = std::move(message);
-  }
-  attempt->Start();
-  return absl::OkStatus();
+  return (*set)->NewStep(header, std::static_pointer_cast<StepCall>(shared_from_this()));
 }
 
 absl::StatusOr<std::shared_ptr<core::ParameterSet>> StepCall::FindSet(const std::string& name) {
@@ -98,52 +45,14 @@ absl::StatusOr<std::shared_ptr<core::ParameterSet>> StepCall::FindSet(const std:
   return found;
 }
 
-void StepCall::OnAdmitted() {
-  std::shared_ptr<core::StepAttempt> attempt;
-  absl::optional<wire::TensorMessage> message;
-  {
-    core::MutexLock lock(&step_mutex_);
-    if (attempt_ == nullptr) return;
-    state_ = State::kArriving;
-    attempt = attempt_;
-    message = std::exchange(message_, absl::nullopt);
-  }
-  Take(attempt.get(), *std::move(message));
+absl::Status StepCall::AtHalfClose(bool between_uploads) {
+  if (shape_ == CallShape::kOnce) return UnexpectedMessage("no message with the ");
+  return between_uploads ? absl::OkStatus() : UnexpectedMessage("the stream ended before the last message of the ");
 }
 
-void StepCall::Take(core::StepAttempt* attempt, wire::TensorMessage message) {
-  for (wire::TensorMessage::Chunk& chunk : message.chunks()) {
-    if (!form_.has_value()) form_ = chunk.form();
-    absl::Status status = attempt->Add(chunk.slot(), chunk.tensor(), chunk.offset(), chunk.count(),
-                                       [&chunk](float* to, int64_t n) { chunk.Read(to, n); });
-    if (!status.ok()) {
-      End(status);
-      return;
-    }
-  }
-  if (!message.last() && shape_ == CallShape::kStream) {
-    Read();
-    return;
-  }
-  {
-    core::MutexLock lock(&step_mutex_);
-    state_ = State::kTurn;
-  }
-  if (absl::Status status = attempt->Complete(); !status.ok()) End(status);
-}
-
-void StepCall::OnOutcome(absl::StatusOr<core::StepReply> reply) {
-  if (!reply.ok()) {
-    End(reply.status());
-    return;
-  }
-  {
-    core::MutexLock lock(&step_mutex_);
-    state_ = State::kReplying;
-    attempt_.reset();
-  }
-  reply_ = std::make_shared<const core::StepReply>(*std::move(reply));
-  cutter_.emplace(reply_->schema->sizes(), v1::SLOT_UNSPECIFIED, form_.value_or(wire::ChunkForm::kData));
+void StepCall::OnReply(core::StepReply reply) {
+  reply_ = std::make_shared<const core::StepReply>(std::move(reply));
+  cutter_.emplace(reply_->schema->sizes(), v1::SLOT_UNSPECIFIED, form());
   WriteNext();
 }
 
@@ -157,7 +66,7 @@ void StepCall::WriteNext() {
     });
     return true;
   };
-  // One message for a unary call: Begin saw to it that everything fits.
+  // One message for a unary call: NewAttempt saw to it that everything fits.
   cutter_->Fill(shape_ == CallShape::kOnce ? wire::kMaxMessageBytes : wire::kMessageBytes, source, &builder);
   if (cutter_->done()) {
     builder.SetHeader(reply.result);
@@ -175,23 +84,8 @@ void StepCall::OnWritten() {
     End(absl::OkStatus());
     return;
   }
-  {
-    core::MutexLock lock(&step_mutex_);
-    state_ = State::kIdle;
-  }
   EndOperation();
   Read();
-}
-
-void StepCall::OnOver() {
-  std::shared_ptr<core::StepAttempt> attempt;
-  absl::optional<wire::TensorMessage> message;
-  {
-    core::MutexLock lock(&step_mutex_);
-    attempt = std::exchange(attempt_, nullptr);
-    message = std::exchange(message_, absl::nullopt);
-  }
-  if (attempt != nullptr) attempt->Cancel();
 }
 
 }  // namespace adamant::rpc

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "proto/error/error.h"
+#include "proto/wire/tensor_message.h"
 #include "server/rpc/call.h"
 #include "tests/core/manual_clock.h"
 
@@ -148,6 +149,22 @@ TEST_F(OpenCallsTest, BytesAddToPatienceAtTheLowestRate) {
   clock_.Advance(kPatience + absl::Seconds(5));
   EXPECT_EQ(call->overs(), 0);
   clock_.Advance(absl::Seconds(1));
+  EXPECT_EQ(call->overs(), 1);
+  call->BeDone();
+}
+
+TEST_F(OpenCallsTest, SilenceIsNoLongerThanOneMessageMayTake) {
+  const absl::Duration one_message = open_calls_.terms().For(wire::kMaxMessageBytes);
+  std::shared_ptr<QuietCall> call = Open();
+  call->BeginOperation(10 * wire::kMaxMessageBytes);
+  for (int i = 0; i < 2; ++i) {
+    call->Read();
+    clock_.Advance(one_message);
+    EXPECT_EQ(call->overs(), 0);
+    call->HaveRead();
+  }
+  call->Read();
+  clock_.Advance(one_message + absl::Seconds(1));
   EXPECT_EQ(call->overs(), 1);
   call->BeDone();
 }

@@ -1,0 +1,145 @@
+// What steps and writes have in common: a header, then tensors in any number of messages, then an answer.
+#ifndef ADAMANT_SERVER_RPC_UPLOAD_CALL_H_
+#define ADAMANT_SERVER_RPC_UPLOAD_CALL_H_
+
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/types/optional.h"
+#include "proto/error/error.h"
+#include "proto/wire/tensor_message.h"
+#include "server/core/listener.h"
+#include "server/core/mutex.h"
+#include "server/rpc/call.h"
+
+namespace adamant::rpc {
+
+// Reads uploads, one after the other, and delivers each to an attempt (core::StepAttempt or core::WriteAttempt). While
+// the set decides whether it admits the attempt, no read is posted. From its last message on the upload is the set's,
+// until OnReply.
+template <typename Attempt, typename Reply>
+class UploadCall : public Call, public core::Listener<Reply> {
+ protected:
+  // `thing` is what error messages call an upload.
+  UploadCall(absl::string_view thing, OpenCalls* open_calls, grpc::CallbackServerContext* context, CallShape shape)
+      : Call(open_calls, context), shape_(shape), thing_(thing) {}
+
+  // What `first`, which has a header, begins; yet to be started. Begins the operation, too.
+  virtual absl::StatusOr<std::shared_ptr<Attempt>> NewAttempt(const wire::TensorMessage& first) = 0;
+  // The client sends no more, between two uploads or in the middle of one.
+  virtual absl::Status AtHalfClose(bool between_uploads) = 0;
+  // The upload was applied. The answer is to be written.
+  virtual void OnReply(Reply reply) = 0;
+
+  // What the client sent its elements as, for an answer in kind.
+  wire::ChunkForm form() const { return form_.value_or(wire::ChunkForm::kData); }
+
+  absl::Status UnexpectedMessage(absl::string_view what) const {
+    return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNEXPECTED_MESSAGE, absl::StrCat(what, thing_));
+  }
+
+  const CallShape shape_;
+
+ private:
+  void OnMessage(grpc::ByteBuffer buffer) final {
+    absl::StatusOr<wire::TensorMessage> message = wire::TensorMessage::Decode(buffer);
+    buffer.Clear();
+    absl::Status status = message.status();
+    if (status.ok()) {
+      const std::shared_ptr<Attempt> attempt = this->attempt();
+      status = attempt == nullptr ? Begin(*std::move(message)) : Continue(attempt.get(), *std::move(message));
+    }
+    if (!status.ok()) End(status);
+  }
+
+  void OnHalfClose() final { End(AtHalfClose(attempt() == nullptr)); }
+
+  absl::Status Begin(wire::TensorMessage message) {
+    if (!message.has_header()) return UnexpectedMessage("no header in the first message of a ");
+    form_.reset();
+    absl::StatusOr<std::shared_ptr<Attempt>> attempt = NewAttempt(message);
+    if (!attempt.ok()) return attempt.status();
+    {
+      core::MutexLock lock(&upload_mutex_);
+      if (ended()) return absl::OkStatus();
+      attempt_ = *attempt;
+      message_ = std::move(message);
+    }
+    (*attempt)->Start();
+    return absl::OkStatus();
+  }
+
+  void OnAdmitted() final {
+    std::shared_ptr<Attempt> attempt;
+    absl::optional<wire::TensorMessage> message;
+    {
+      core::MutexLock lock(&upload_mutex_);
+      if (attempt_ == nullptr) return;
+      attempt = attempt_;
+      message = std::exchange(message_, absl::nullopt);
+    }
+    if (absl::Status status = Take(attempt.get(), *std::move(message)); !status.ok()) End(status);
+  }
+
+  absl::Status Continue(Attempt* attempt, wire::TensorMessage message) {
+    if (message.has_header()) return UnexpectedMessage("a header before the last message of the ");
+    return Take(attempt, std::move(message));
+  }
+
+  absl::Status Take(Attempt* attempt, wire::TensorMessage message) {
+    for (wire::TensorMessage::Chunk& chunk : message.chunks()) {
+      if (!form_.has_value()) form_ = chunk.form();
+      absl::Status status = attempt->Add(chunk.slot(), chunk.tensor(), chunk.offset(), chunk.count(),
+                                         [&chunk](float* to, int64_t n) { chunk.Read(to, n); });
+      if (!status.ok()) return status;
+    }
+    if (message.last() || shape_ == CallShape::kOnce) return attempt->Complete();
+    Read();
+    return absl::OkStatus();
+  }
+
+  void OnOutcome(absl::StatusOr<Reply> reply) final {
+    if (!reply.ok()) {
+      End(reply.status());
+      return;
+    }
+    DropAttempt();
+    OnReply(*std::move(reply));
+  }
+
+  void OnOver() final {
+    if (const std::shared_ptr<Attempt> attempt = DropAttempt()) attempt->Cancel();
+  }
+
+  std::shared_ptr<Attempt> attempt() const {
+    core::MutexLock lock(&upload_mutex_);
+    return attempt_;
+  }
+
+  // Attempts take locks of their set's when they are destroyed, and messages let go of much memory: not under the
+  // mutex.
+  std::shared_ptr<Attempt> DropAttempt() {
+    absl::optional<wire::TensorMessage> message;
+    core::MutexLock lock(&upload_mutex_);
+    message = std::exchange(message_, absl::nullopt);
+    return std::exchange(attempt_, nullptr);
+  }
+
+  const absl::string_view thing_;
+
+  // Of the handlers, which run one at a time.
+  absl::optional<wire::ChunkForm> form_;  // of the upload's first chunk
+
+  mutable core::Mutex upload_mutex_;
+  // The upload under way; null between two, and from its outcome on.
+  std::shared_ptr<Attempt> attempt_ ABSL_GUARDED_BY(upload_mutex_);
+  // Its first message, until it is admitted.
+  absl::optional<wire::TensorMessage> message_ ABSL_GUARDED_BY(upload_mutex_);
+};
+
+}  // namespace adamant::rpc
+
+#endif  // ADAMANT_SERVER_RPC_UPLOAD_CALL_H_
