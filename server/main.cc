@@ -74,6 +74,7 @@ absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
   }
   options.admission_wait = absl::GetFlag(FLAGS_admission_wait);
   options.patience = absl::GetFlag(FLAGS_patience);
+  options.release_free_memory = &ReleaseFreeMemory;
   options.min_rate = static_cast<double>(absl::GetFlag(FLAGS_min_rate));
   if (options.admission_wait < absl::ZeroDuration() || options.patience <= absl::ZeroDuration() ||
       options.min_rate <= 0 || absl::GetFlag(FLAGS_drain_timeout) < absl::ZeroDuration() ||

@@ -1,5 +1,9 @@
 #include "server/memory.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <algorithm>
 #include <fstream>
 #include <limits>
@@ -10,6 +14,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+
+// tcmalloc's, in programs that have it; there is a header for it only where its development files are.
+extern "C" void MallocExtension_ReleaseFreeMemory() __attribute__((weak));
 
 namespace adamant {
 namespace {
@@ -92,6 +99,16 @@ absl::StatusOr<MemoryShares> DivideMemory(int64_t usable, int64_t stream_bytes, 
                      stream_bytes, "), and there is room for ", static_cast<int64_t>(most)));
   }
   return shares;
+}
+
+void ReleaseFreeMemory() {
+  if (MallocExtension_ReleaseFreeMemory != nullptr) {
+    MallocExtension_ReleaseFreeMemory();
+    return;
+  }
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 }  // namespace adamant

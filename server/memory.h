@@ -1,4 +1,4 @@
-// How much memory this process may use, and how the server divides it.
+// How much memory this process may use, how the server divides it, and how the allocator gives some back.
 //
 // Thread-safe: free functions without state.
 #ifndef ADAMANT_SERVER_MEMORY_H_
@@ -41,6 +41,9 @@ struct MemoryWishes {
 // for calls, of `stream_bytes` each and at most kMostStreams. Error: INVALID_ARGUMENT if a wish is not positive, or
 // brings the sum above 95 % of what is divided.
 absl::StatusOr<MemoryShares> DivideMemory(int64_t usable, int64_t stream_bytes, const MemoryWishes& wishes);
+
+// Has the allocator, tcmalloc or the C library's, give the memory that it keeps for later back to the system.
+void ReleaseFreeMemory();
 
 }  // namespace adamant
 

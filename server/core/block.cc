@@ -96,7 +96,8 @@ float* BlockRef::mutable_data() const { return block_->data; }
 
 bool BlockRef::unique() const { return block_->references.load(std::memory_order_acquire) == 1; }
 
-BlockPool::BlockPool() = default;
+BlockPool::BlockPool(std::function<void()> release_free_memory)
+    : release_free_memory_(std::move(release_free_memory)) {}
 
 BlockPool::~BlockPool() {
   for (const Extent& extent : extents_) munmap(extent.address, extent.bytes);
@@ -165,6 +166,7 @@ void BlockPool::Return(Block* block) {
 }
 
 absl::StatusOr<Block*> BlockPool::Map(int64_t count) {
+  release_free_memory_();
   const size_t bytes = count * kBlockBytes;
   void* const address = MapMemory(bytes);
   if (address == nullptr) return OutOfMemory(bytes, std::strerror(errno));

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -60,7 +61,9 @@ using BlockList = std::vector<BlockRef>;
 // it, drive memory out of idle ones where both together would be more.
 class BlockPool {
  public:
-  BlockPool();
+  // `release_free_memory` has the allocator give what it keeps back to the system. It is called before blocks are
+  // mapped: what short blocks left there would be held a second time. Thread-safe, and without effect on anything else.
+  explicit BlockPool(std::function<void()> release_free_memory = [] {});
   // Requires: no reference is left.
   ~BlockPool();
   BlockPool(const BlockPool&) = delete;
@@ -92,6 +95,8 @@ class BlockPool {
   absl::StatusOr<Block*> Allocate(int64_t elements);
   // Counts `bytes` more as held, and takes memory out of idle blocks as far as that is more than ever was in use.
   void MakeRoom(int64_t bytes);
+
+  const std::function<void()> release_free_memory_;
 
   // Bytes of all blocks that have memory, in use or idle; and the most that there was for use. Atomic, so that a small
   // step, which takes short blocks, meets no lock that other sets use.

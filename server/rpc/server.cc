@@ -86,6 +86,7 @@ struct Server::Parts {
         read("read", options.read_bytes, clock.get()),
         streams("streams", options.max_streams * kStreamBytes, clock.get()),
         unary_slots("unary", kMaxUnaryCalls * kStreamBytes, clock.get()),
+        pool(options.release_free_memory),
         backend(*options.kernels),
         registry(std::make_unique<core::Registry>(
             core::Resources{clock.get(), &state, &inflight, &read, &pool, &compute, &backend, options.admission_wait})),

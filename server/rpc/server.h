@@ -2,6 +2,7 @@
 #ifndef ADAMANT_SERVER_RPC_SERVER_H_
 #define ADAMANT_SERVER_RPC_SERVER_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,6 +33,8 @@ struct ServerOptions {
   absl::Duration patience;
   // In bytes a second.
   double min_rate;
+  // As core::BlockPool has it.
+  std::function<void()> release_free_memory = [] {};
 };
 
 // Thread-safe, but for its construction and destruction.

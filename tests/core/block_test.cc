@@ -78,6 +78,18 @@ TEST(BlockPoolTest, ShortBlocksDriveMemoryOutOfIdleOnes) {
   for (const BlockRef& block : all) std::fill_n(block.mutable_data(), block.size(), 1.0f);
 }
 
+TEST(BlockPoolTest, TheAllocatorGivesBackWhatItKeepsBeforeMoreIsMapped) {
+  int releases = 0;
+  BlockPool pool([&releases] { ++releases; });
+  ASSERT_TRUE(pool.Take(kBlockElements - 16).ok());
+  EXPECT_EQ(releases, 0);
+  ASSERT_TRUE(pool.Take(2 * kBlockElements).ok());
+  EXPECT_EQ(releases, 1);
+  // Those are idle now.
+  ASSERT_TRUE(pool.Take(2 * kBlockElements).ok());
+  EXPECT_EQ(releases, 1);
+}
+
 TEST(BlockPoolTest, WhatCannotBeHadTakesNothing) {
   BlockPool pool;
   ASSERT_TRUE(pool.Take(3 * kBlockElements).ok());

@@ -77,12 +77,13 @@ class Server {
 
  private:
   static std::vector<std::string> Flags(int max_streams, std::vector<std::string> flags) {
-    flags.push_back(absl::StrCat("--state_bytes=", kStateBytes));
-    flags.push_back(absl::StrCat("--inflight_bytes=", kInflightBytes));
-    flags.push_back(absl::StrCat("--read_bytes=", kReadBytes));
-    flags.push_back(absl::StrCat("--max_streams=", max_streams));
-    flags.push_back("--admission_wait=100ms");
-    return flags;
+    std::vector<std::string> all = {absl::StrCat("--state_bytes=", kStateBytes),
+                                    absl::StrCat("--inflight_bytes=", kInflightBytes),
+                                    absl::StrCat("--read_bytes=", kReadBytes),
+                                    absl::StrCat("--max_streams=", max_streams), "--admission_wait=100ms"};
+    // Of a flag that comes twice the last counts.
+    all.insert(all.end(), flags.begin(), flags.end());
+    return all;
   }
 
   ServerProcess process_;
@@ -184,6 +185,34 @@ TEST(MemoryTest, HalfSentCallsThatMoveNoTensorsHaveSlotsOfTheirOwn) {
   EXPECT_TRUE(TestClient::Until([&] { return server.client().Get(SmallSpec().name()).ok(); }));
   server.ExpectBounded();
   server.ExpectAsBefore();
+}
+
+// A set of one tensor.
+v1::ParameterSetSpec SetOf(std::string name, int64_t elements) {
+  v1::ParameterSetSpec spec = SmallSpec(name);
+  spec.clear_tensors();
+  v1::TensorSpec* tensor = spec.add_tensors();
+  tensor->set_name("all");
+  tensor->add_shape(elements);
+  tensor->set_group(spec.groups(0).name());
+  return spec;
+}
+
+TEST(MemoryTest, WhatManySmallSetsHeldIsThereForLargeOnes) {
+  constexpr int64_t kBytesOfASet = 768 << 10;
+  constexpr int64_t kManyBytes = 720 * kMiB;
+  Server server(/*max_streams=*/4, {absl::StrCat("--state_bytes=", kManyBytes + 40 * kMiB)});
+  for (int i = 0; i < kManyBytes / kBytesOfASet; ++i) {
+    // Less than a block, and so of the allocator's.
+    ASSERT_TRUE(server.client().Create(SetOf(absl::StrCat("small-", i), kBytesOfASet / 12 - 16)).ok());
+  }
+  for (int i = 0; i < kManyBytes / kBytesOfASet; ++i) {
+    ASSERT_TRUE(server.client().Delete(absl::StrCat("small-", i)).ok());
+  }
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_TRUE(server.client().Create(SetOf(absl::StrCat("large-", i), kManyBytes / 12 / 4)).ok());
+  }
+  server.ExpectBounded();
 }
 
 TEST(MemoryTest, MessageBeyondTheLimitIsNotTakenIn) {
