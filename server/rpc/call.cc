@@ -29,12 +29,12 @@ void Call::Open() {
   Leave();
 }
 
-void Call::EndIfIdle(const absl::Status& status) {
+void Call::DrainIfIdle() {
   {
     core::MutexLock lock(&mutex_);
     if (allowance_.has_value()) return;
   }
-  End(status);
+  OnDrain();
 }
 
 void Call::CheckPatience() {
@@ -99,7 +99,7 @@ void Call::EndOperation() {
     core::MutexLock lock(&mutex_);
     allowance_.reset();
   }
-  if (absl::Status serving = open_calls_->CheckServing(); !serving.ok()) End(serving);
+  if (open_calls_->draining()) OnDrain();
 }
 
 bool Call::ended() const {

@@ -1,8 +1,8 @@
 // What every call has in common: messages as they are on the wire, one read and one write outstanding at most, one end.
 //
-// The unary ones among them are served as streams, through gRPC's generic service, because only so the server decides
-// when a message is read: gRPC reads the request of a registered unary method before anybody is asked. 2,000 half-sent
-// ones of 4 MiB held 7 GiB, whatever its ResourceQuota said; with slots for them, 0.1.
+// All are served as streams, through gRPC's generic service, because only so the server decides when a message is read:
+// gRPC reads the request of a registered unary method before anybody is asked. 2,000 half-sent ones of 4 MiB held 7 GiB,
+// whatever its ResourceQuota said; with slots for them, 0.1.
 #ifndef ADAMANT_SERVER_RPC_CALL_H_
 #define ADAMANT_SERVER_RPC_CALL_H_
 
@@ -25,7 +25,8 @@ namespace adamant::rpc {
 enum class CallShape { kStream, kOnce };
 
 // The call's handlers (OnMessage and so on) run one at a time, as a consequence of what they start: OnMessage after
-// Read, OnWritten after Write. OnOver and what the set reports may come at any time. No lock is held in any of them.
+// Read, OnWritten after Write. OnDrain, OnOver and what the set reports may come at any time. No lock is held in any of
+// them.
 class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_from_this<Call> {
  public:
   Call(OpenCalls* open_calls, grpc::CallbackServerContext* context);
@@ -33,8 +34,8 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   // Lets the call in and begins it, or ends it. Keeps it alive until gRPC is done with it.
   void Open();
 
-  // Ends the call if it is between two operations.
-  void EndIfIdle(const absl::Status& status);
+  // The server drains: tells the call so if it is between two operations.
+  void DrainIfIdle();
   // Ends the call, DEADLINE_EXCEEDED (STALLED), if its client has kept it waiting for longer than it may.
   void CheckPatience();
 
@@ -47,6 +48,8 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   virtual void OnHalfClose() = 0;
   // The last write is on its way.
   virtual void OnWritten() = 0;
+  // The server drains, and the call is idle.
+  virtual void OnDrain() { End(DrainingError()); }
   // The call has ended or was cancelled: drop everything. Once.
   virtual void OnOver() = 0;
 

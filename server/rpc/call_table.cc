@@ -1,42 +1,55 @@
 #include "server/rpc/call_table.h"
 
-#include <memory>
 #include <utility>
 
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "server/rpc/health.h"
 #include "server/rpc/read_call.h"
+#include "server/rpc/reflection.h"
 #include "server/rpc/step_call.h"
 #include "server/rpc/unary_call.h"
 #include "server/rpc/write_call.h"
 
 namespace adamant::rpc {
 
-grpc::ServerGenericBidiReactor* RegisteredMethods::Step(grpc::CallbackServerContext* context) {
-  const auto call = std::make_shared<StepCall>(registry_, tensor_calls_, context, CallShape::kStream);
+grpc::ServerGenericBidiReactor* CallTable::CreateReactor(grpc::GenericCallbackServerContext* context) {
+  const std::shared_ptr<Call> call = MakeCall(context);
+  if (call == nullptr) return grpc::CallbackGenericService::CreateReactor(context);
   call->Open();
   return call.get();
 }
 
-grpc::ServerGenericBidiReactor* CallTable::CreateReactor(grpc::GenericCallbackServerContext* context) {
+std::shared_ptr<Call> CallTable::MakeCall(grpc::GenericCallbackServerContext* context) {
   absl::string_view method = context->method();
-  std::shared_ptr<Call> call;
-  if (absl::ConsumePrefix(&method, "/adamant.v1.OptimizerService/")) {
-    if (method == "StepOnce") call = std::make_shared<StepCall>(registry_, tensor_calls_, context, CallShape::kOnce);
-    if (method == "WriteTensors") {
-      call = std::make_shared<WriteCall>(registry_, tensor_calls_, context, CallShape::kStream);
-    }
-    if (method == "WriteTensorsOnce") {
-      call = std::make_shared<WriteCall>(registry_, tensor_calls_, context, CallShape::kOnce);
-    }
-    if (method == "ReadTensors") call = std::make_shared<ReadCall>(registry_, tensor_calls_, context);
-    if (UnaryCall::Handler handler = service_->FindHandler(method)) {
-      call = std::make_shared<UnaryCall>(std::move(handler), unary_calls_, context);
-    }
+  if (absl::ConsumePrefix(&method, "/adamant.v1.OptimizerService/")) return MakeOptimizerCall(method, context);
+  if (absl::ConsumePrefix(&method, "/grpc.health.v1.Health/")) return MakeHealthCall(method, context);
+  if (method == "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" ||
+      method == "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo") {
+    return std::make_shared<ReflectionCall>(slots_.unary, context);
   }
-  if (call == nullptr) return grpc::CallbackGenericService::CreateReactor(context);
-  call->Open();
-  return call.get();
+  return nullptr;
+}
+
+std::shared_ptr<Call> CallTable::MakeOptimizerCall(absl::string_view method, grpc::CallbackServerContext* context) {
+  if (method == "Step") return std::make_shared<StepCall>(registry_, slots_.tensors, context, CallShape::kStream);
+  if (method == "StepOnce") return std::make_shared<StepCall>(registry_, slots_.tensors, context, CallShape::kOnce);
+  if (method == "WriteTensors") {
+    return std::make_shared<WriteCall>(registry_, slots_.tensors, context, CallShape::kStream);
+  }
+  if (method == "WriteTensorsOnce") {
+    return std::make_shared<WriteCall>(registry_, slots_.tensors, context, CallShape::kOnce);
+  }
+  if (method == "ReadTensors") return std::make_shared<ReadCall>(registry_, slots_.tensors, context);
+  UnaryCall::Handler handler = service_->FindHandler(method);
+  return handler != nullptr ? std::make_shared<UnaryCall>(std::move(handler), slots_.unary, context) : nullptr;
+}
+
+std::shared_ptr<Call> CallTable::MakeHealthCall(absl::string_view method, grpc::CallbackServerContext* context) {
+  if (method == "Watch") return std::make_shared<HealthWatchCall>(slots_.health, context);
+  if (method != "Check") return nullptr;
+  const auto check = [](grpc::ByteBuffer request, UnaryCall::Done done) { done(CheckHealth(std::move(request))); };
+  return std::make_shared<UnaryCall>(check, slots_.health, context);
 }
 
 }  // namespace adamant::rpc

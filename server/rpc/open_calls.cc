@@ -50,10 +50,8 @@ void OpenCalls::Drain() {
     core::MutexLock lock(&mutex_);
     draining_ = true;
   }
-  ForEach([](Call* call) { call->EndIfIdle(DrainingError()); });
+  ForEach([](Call* call) { call->DrainIfIdle(); });
 }
-
-absl::Status OpenCalls::CheckServing() const { return draining_ ? DrainingError() : absl::OkStatus(); }
 
 void OpenCalls::AwaitNone(std::chrono::steady_clock::time_point deadline) {
   core::MutexLock lock(&mutex_);

@@ -48,10 +48,9 @@ class OpenCalls {
   absl::StatusOr<core::Grant> Enter(Call* call);
   void Leave(Call* call);
 
-  // From now on nobody enters; calls that are idle end UNAVAILABLE, the others when they become idle.
+  // From now on nobody enters; calls that are idle are told so, the others when they become idle.
   void Drain();
-  // OK, or UNAVAILABLE (DRAINING).
-  absl::Status CheckServing() const;
+  bool draining() const { return draining_; }
   // Waits until no call is open, at most until `deadline`.
   void AwaitNone(std::chrono::steady_clock::time_point deadline);
 

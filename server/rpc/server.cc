@@ -1,7 +1,5 @@
 #include "server/rpc/server.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
@@ -42,6 +40,7 @@ constexpr int kKeepaliveTimeoutMs = 20000;
 // Calls that move no tensors, at the same time, whose request is not whole yet. They hold 4.4 MiB each, which is part
 // of what the program itself takes.
 constexpr int kMaxUnaryCalls = 24;
+constexpr int kMaxHealthCalls = 8;
 
 bool IsUnixAddress(absl::string_view address) { return absl::StartsWith(address, "unix:"); }
 
@@ -86,16 +85,17 @@ struct Server::Parts {
         read("read", options.read_bytes, clock.get()),
         streams("streams", options.max_streams * kStreamBytes, clock.get()),
         unary_slots("unary", kMaxUnaryCalls * kStreamBytes, clock.get()),
+        health_slots("health", kMaxHealthCalls * kStreamBytes, clock.get()),
         pool(options.release_free_memory),
         backend(*options.kernels),
         registry(std::make_unique<core::Registry>(
             core::Resources{clock.get(), &state, &inflight, &read, &pool, &compute, &backend, options.admission_wait})),
         tensor_calls(&streams, clock.get(), {options.patience, options.min_rate}),
         unary_calls(&unary_slots, clock.get(), {options.patience, options.min_rate}),
+        health_calls(&health_slots, clock.get(), {options.patience, options.min_rate}),
         optimizer_service(
             {registry.get(), &compute, &creation, &backend, {&state, &inflight, &read, &streams}, options.max_streams}),
-        call_table(registry.get(), &optimizer_service, &tensor_calls, &unary_calls),
-        registered_methods(registry.get(), &tensor_calls),
+        call_table(registry.get(), &optimizer_service, {&tensor_calls, &unary_calls, &health_calls}),
         compute(options.compute_threads),
         creation(1) {}
 
@@ -105,14 +105,15 @@ struct Server::Parts {
   core::Budget read;
   core::Budget streams;
   core::Budget unary_slots;
+  core::Budget health_slots;
   core::BlockPool pool;
   core::CpuBackend backend;
   std::unique_ptr<core::Registry> registry;
   OpenCalls tensor_calls;
   OpenCalls unary_calls;
+  OpenCalls health_calls;
   OptimizerService optimizer_service;
   CallTable call_table;
-  RegisteredMethods registered_methods;
   // Last, so that their threads start when everything that they may use is there, and are gone before any of it is.
   core::ComputePool compute;
   core::ComputePool creation;
@@ -125,10 +126,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   std::unique_ptr<Server> server(new Server);
   server->parts_ = std::make_unique<Parts>(options);
 
-  grpc::EnableDefaultHealthCheckService(true);
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  builder.RegisterService(&server->parts_->registered_methods);
   builder.RegisterCallbackGenericService(&server->parts_->call_table);
   builder.SetMaxReceiveMessageSize(wire::kMaxMessageBytes);
   builder.SetMaxSendMessageSize(wire::kMaxMessageBytes);
@@ -143,14 +141,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kKeepaliveTimeMs / 2);
-  // What gRPC reads whole before it asks anybody: health checks.
+  // A message that is too large is refused only when it is whole. This ends its call before: 60 of 512 MiB, at a quota
+  // of 900 MiB, held 1.3 GiB.
   grpc::ResourceQuota quota("adamant-server");
   quota.Resize(static_cast<size_t>(options.max_streams) * kStreamBytes);
   builder.SetResourceQuota(quota);
-  // Reflection is the only service that needs threads of its own.
-  builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
-  builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
-  builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
 
   std::vector<int> ports(options.addresses.size(), 0);
   for (size_t i = 0; i < options.addresses.size(); ++i) {
@@ -165,7 +160,6 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
         IsUnixAddress(address) ? address : absl::StrCat(address.substr(0, address.rfind(':') + 1), ports[i]));
   }
   if (server->server_ == nullptr) return absl::UnavailableError("gRPC could not start");
-  server->server_->GetHealthCheckService()->SetServingStatus(v1::OptimizerService::service_full_name(), true);
   return server;
 }
 
@@ -173,19 +167,19 @@ Server::~Server() {
   server_.reset();
   // gRPC may still hold slices of replies, and through them memory, grants and sets.
   parts_->registry.reset();
-  for (core::Budget* budget :
-       {&parts_->state, &parts_->inflight, &parts_->read, &parts_->streams, &parts_->unary_slots}) {
+  for (core::Budget* budget : {&parts_->state, &parts_->inflight, &parts_->read, &parts_->streams, &parts_->unary_slots,
+                               &parts_->health_slots}) {
     budget->AwaitUnused();
   }
 }
 
 void Server::Drain(absl::Duration timeout) {
   const auto deadline = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(timeout);
-  server_->GetHealthCheckService()->SetServingStatus(false);
-  for (OpenCalls* calls : {&parts_->unary_calls, &parts_->tensor_calls}) calls->Drain();
+  const auto all_calls = {&parts_->health_calls, &parts_->unary_calls, &parts_->tensor_calls};
+  for (OpenCalls* calls : all_calls) calls->Drain();
   // What comes to gRPC after its own shutdown ends CANCELLED, which no client retries. So it has to wait: until the
   // calls are over, new ones are refused here.
-  for (OpenCalls* calls : {&parts_->unary_calls, &parts_->tensor_calls}) calls->AwaitNone(deadline);
+  for (OpenCalls* calls : all_calls) calls->AwaitNone(deadline);
   server_->Shutdown(std::chrono::system_clock::now());
 }
 

@@ -85,7 +85,7 @@ class HalfSentCalls::Connection {
   void Begin(absl::string_view method, std::shared_ptr<const std::string> bytes) {
     Call& call = calls_.emplace_back();
     call.bytes = std::move(bytes);
-    const std::string path = absl::StrCat("/adamant.v1.OptimizerService/", method);
+    const std::string path = absl::StrCat(method[0] == '/' ? "" : "/adamant.v1.OptimizerService/", method);
     const nghttp2_nv fields[] = {Field(":method", "POST"),
                                  Field(":scheme", "http"),
                                  Field(":path", path),

@@ -27,7 +27,8 @@ class HalfSentCalls {
   HalfSentCalls(const HalfSentCalls&) = delete;
   HalfSentCalls& operator=(const HalfSentCalls&) = delete;
 
-  // Begins a call of a method of the optimizer service, such as `StepOnce`, which will send `bytes` and then nothing.
+  // Begins a call of a method of the optimizer service, such as `StepOnce`, or of any other, such as `/service/Method`,
+  // which will send `bytes` and then nothing.
   void Begin(absl::string_view method, std::shared_ptr<const std::string> bytes);
 
   // Sends, and takes the server's answers, until `done()`.

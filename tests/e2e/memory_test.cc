@@ -187,6 +187,43 @@ TEST(MemoryTest, HalfSentCallsThatMoveNoTensorsHaveSlotsOfTheirOwn) {
   server.ExpectAsBefore();
 }
 
+TEST(MemoryTest, HalfSentHealthChecksHaveSlotsOfTheirOwn) {
+  constexpr int kHealthSlots = 8;
+  Server server(/*max_streams=*/20);
+  const auto half = AlmostAMessage();
+  {
+    HalfSentCalls calls(server.address());
+    for (int i = 0; i < 1000; ++i)
+      calls.Begin(i % 2 == 0 ? "/grpc.health.v1.Health/Check" : "/grpc.health.v1.Health/Watch", half);
+    calls.RunUntilStopped();
+    EXPECT_EQ(calls.open(), kHealthSlots);
+    EXPECT_EQ(calls.ended(grpc::StatusCode::RESOURCE_EXHAUSTED), 1000 - kHealthSlots);
+    EXPECT_TRUE(server.client().Get(SmallSpec().name()).ok());
+    EXPECT_TRUE(server.Step(LargeSpec()).ok());
+  }
+  server.ExpectBounded();
+  server.ExpectAsBefore();
+}
+
+TEST(MemoryTest, HalfSentReflectionIsOneOfTheCallsThatMoveNoTensors) {
+  constexpr int kUnarySlots = 24;
+  Server server(/*max_streams=*/20);
+  const auto half = AlmostAMessage();
+  {
+    HalfSentCalls calls(server.address());
+    for (const char* version : {"v1", "v1alpha"}) {
+      const std::string method = absl::StrCat("/grpc.reflection.", version, ".ServerReflection/ServerReflectionInfo");
+      for (int i = 0; i < 500; ++i) calls.Begin(method, half);
+    }
+    calls.RunUntilStopped();
+    EXPECT_EQ(calls.open(), kUnarySlots);
+    EXPECT_EQ(calls.ended(grpc::StatusCode::RESOURCE_EXHAUSTED), 1000 - kUnarySlots);
+  }
+  server.ExpectBounded();
+  EXPECT_TRUE(TestClient::Until([&] { return server.client().Get(SmallSpec().name()).ok(); }));
+  server.ExpectAsBefore();
+}
+
 // A set of one tensor.
 v1::ParameterSetSpec SetOf(std::string name, int64_t elements) {
   v1::ParameterSetSpec spec = SmallSpec(name);

@@ -48,6 +48,7 @@ grpc::ByteBuffer HealthRequest(const std::string& service) {
 }
 constexpr char kServing[] = "\x08\x01";
 constexpr char kNotServing[] = "\x08\x02";
+constexpr char kServiceUnknown[] = "\x08\x03";
 
 // The response to a health check, or the status's code.
 std::string Health(const std::shared_ptr<grpc::Channel>& channel, const std::string& service) {
@@ -57,6 +58,15 @@ std::string Health(const std::shared_ptr<grpc::Channel>& channel, const std::str
   const grpc::Status status =
       grpc::internal::BlockingUnaryCall(channel.get(), method, &context, HealthRequest(service), &response);
   return status.ok() ? Text(response) : absl::StrCat("code ", status.error_code());
+}
+
+std::unique_ptr<grpc::ClientReader<grpc::ByteBuffer>> WatchHealth(const std::shared_ptr<grpc::Channel>& channel,
+                                                                  grpc::ClientContext* context,
+                                                                  const std::string& service) {
+  const RpcMethod method("/grpc.health.v1.Health/Watch", RpcMethod::SERVER_STREAMING, channel);
+  return std::unique_ptr<grpc::ClientReader<grpc::ByteBuffer>>(
+      grpc::internal::ClientReaderFactory<grpc::ByteBuffer>::Create(channel.get(), method, context,
+                                                                    HealthRequest(service)));
 }
 
 std::string ProbeFlag(const ServerProcess& server) { return absl::StrCat("--probe=", server.address()); }
@@ -86,6 +96,22 @@ TEST(ProcessTest, AnswersHealthChecksOverallAndForTheService) {
   EXPECT_EQ(Health(channel, ""), kServing);
   EXPECT_EQ(Health(channel, kService), kServing);
   EXPECT_EQ(Health(channel, "no.such.Service"), absl::StrCat("code ", grpc::StatusCode::NOT_FOUND));
+}
+
+TEST(ProcessTest, ManyMayWatchItsHealth) {
+  ServerProcess server;
+  TestClient client(server.address());
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<grpc::ByteBuffer>>> watches;
+  for (int i = 0; i < 50; ++i) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    watches.push_back(WatchHealth(client.channel(), contexts.back().get(), i % 2 == 0 ? kService : "no.such.Service"));
+    grpc::ByteBuffer status;
+    ASSERT_TRUE(watches.back()->Read(&status));
+    EXPECT_EQ(Text(status), i % 2 == 0 ? kServing : kServiceUnknown);
+  }
+  EXPECT_EQ(Health(client.channel(), ""), kServing);
+  for (const auto& context : contexts) context->TryCancel();
 }
 
 TEST(ProcessTest, AnswersReflection) {
@@ -234,10 +260,8 @@ TEST_P(SignalTest, EndsIdleStreamsLetsAnAdmittedStepRunOnAndRefusesNewWork) {
   ASSERT_TRUE(idle.ReadReply(small).ok());
   HalfStep half(&client);
   grpc::ClientContext watch_context;
-  const RpcMethod watch("/grpc.health.v1.Health/Watch", RpcMethod::SERVER_STREAMING, client.channel());
-  const std::unique_ptr<grpc::ClientReader<grpc::ByteBuffer>> health(
-      grpc::internal::ClientReaderFactory<grpc::ByteBuffer>::Create(client.channel().get(), watch, &watch_context,
-                                                                    HealthRequest(kService)));
+  const std::unique_ptr<grpc::ClientReader<grpc::ByteBuffer>> health =
+      WatchHealth(client.channel(), &watch_context, kService);
   grpc::ByteBuffer status;
   ASSERT_TRUE(health->Read(&status));
   ASSERT_EQ(Text(status), kServing);
@@ -249,8 +273,9 @@ TEST_P(SignalTest, EndsIdleStreamsLetsAnAdmittedStepRunOnAndRefusesNewWork) {
   EXPECT_EQ(ReasonOf(idle_end), v1::ERROR_REASON_DRAINING);
   ASSERT_TRUE(health->Read(&status));
   EXPECT_EQ(Text(status), kNotServing);
-  watch_context.TryCancel();
-  health->Finish();
+  EXPECT_FALSE(health->Read(&status));
+  EXPECT_EQ(health->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(Health(client.channel(), kService), absl::StrCat("code ", grpc::StatusCode::UNAVAILABLE));
   StepStream late(client.stub());
   late.Send(step);
   EXPECT_EQ(late.Finish().code(), absl::StatusCode::kUnavailable);

@@ -15,6 +15,9 @@ expect() {
 
 expect "list" "$(grpcurl -plaintext "$target" list)" adamant.v1.OptimizerService
 expect "describe" "$(grpcurl -plaintext "$target" describe adamant.v1.OptimizerService)" 'rpcStepOnce('
+expect "describe health" "$(grpcurl -plaintext "$target" describe grpc.health.v1.Health)" 'rpcCheck('
+expect "health" "$(grpcurl -plaintext -d '{"service": "adamant.v1.OptimizerService"}' "$target" grpc.health.v1.Health/Check)" \
+  '"status":"SERVING"'
 expect "describe a message" "$(grpcurl -plaintext "$target" describe adamant.v1.StepHeader)" 'int64expected_step=6;'
 
 name=interop/grpcurl-$$

@@ -108,10 +108,10 @@ TEST_F(OpenCallsTest, CallEndsOnce) {
 TEST_F(OpenCallsTest, DrainEndsIdleCallsAndLetsNobodyIn) {
   std::shared_ptr<QuietCall> idle = Open();
   idle->Read();
-  EXPECT_TRUE(open_calls_.CheckServing().ok());
+  EXPECT_FALSE(open_calls_.draining());
   open_calls_.Drain();
   EXPECT_EQ(idle->overs(), 1);
-  EXPECT_EQ(open_calls_.CheckServing().code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(open_calls_.draining());
   std::shared_ptr<QuietCall> late = Open();
   EXPECT_FALSE(late->opened());
   const absl::Status refused = open_calls_.Enter(late.get()).status();

@@ -1,0 +1,73 @@
+#include "server/rpc/health.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "adamant/v1/service.grpc.pb.h"
+#include "grpc/health/v1/health.pb.h"
+#include "proto/error/error.h"
+#include "proto/wire/tensor_message.h"
+
+namespace adamant::rpc {
+namespace {
+
+namespace health = ::grpc::health::v1;
+
+// What a call that waits for the drain keeps.
+constexpr int64_t kIdleCallBytes = int64_t{64} << 10;
+
+grpc::ByteBuffer Response(health::HealthCheckResponse::ServingStatus status) {
+  health::HealthCheckResponse response;
+  response.set_status(status);
+  return Serialize(response);
+}
+
+bool IsKnown(const std::string& service) {
+  return service.empty() || service == v1::OptimizerService::service_full_name();
+}
+
+}  // namespace
+
+absl::StatusOr<grpc::ByteBuffer> CheckHealth(grpc::ByteBuffer request) {
+  health::HealthCheckRequest check;
+  if (absl::Status status = Parse(std::move(request), &check); !status.ok()) return status;
+  if (!IsKnown(check.service())) return absl::NotFoundError(absl::StrCat("no service ", check.service()));
+  return Response(health::HealthCheckResponse::SERVING);
+}
+
+void HealthWatchCall::OnOpen() {
+  BeginOperation(wire::kMaxMessageBytes);
+  Read();
+}
+
+void HealthWatchCall::OnMessage(grpc::ByteBuffer buffer) {
+  health::HealthCheckRequest watch;
+  if (absl::Status status = Parse(std::move(buffer), &watch); !status.ok()) {
+    End(status);
+    return;
+  }
+  ShrinkCharge(kIdleCallBytes);
+  Write(Response(IsKnown(watch.service()) ? health::HealthCheckResponse::SERVING
+                                          : health::HealthCheckResponse::SERVICE_UNKNOWN));
+}
+
+void HealthWatchCall::OnHalfClose() {
+  End(Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNEXPECTED_MESSAGE, "the call has no message"));
+}
+
+void HealthWatchCall::OnWritten() {
+  if (draining_) {
+    End(DrainingError());
+  } else {
+    EndOperation();
+  }
+}
+
+void HealthWatchCall::OnDrain() {
+  // The end of an operation and the drain may both find that it is time.
+  if (draining_.exchange(true)) return;
+  BeginOperation(0);
+  Write(Response(health::HealthCheckResponse::NOT_SERVING));
+}
+
+}  // namespace adamant::rpc

@@ -1,0 +1,35 @@
+// grpc.health.v1.Health: whether the server serves, as a whole or its one service. Like all other calls, and not by
+// gRPC's own service: that reads requests before anybody is asked, and 1,000 half-sent ones held 4.3 GiB.
+#ifndef ADAMANT_SERVER_RPC_HEALTH_H_
+#define ADAMANT_SERVER_RPC_HEALTH_H_
+
+#include <atomic>
+
+#include "absl/status/statusor.h"
+#include "server/rpc/call.h"
+
+namespace adamant::rpc {
+
+// The answer to Check while the server serves; when it drains, no call gets as far. Errors: NOT_FOUND for another
+// service; as Parse. Thread-safe.
+absl::StatusOr<grpc::ByteBuffer> CheckHealth(grpc::ByteBuffer request);
+
+// Watch: says that the server serves, and at its drain that it serves no more.
+class HealthWatchCall final : public Call {
+ public:
+  using Call::Call;
+
+ private:
+  void OnOpen() override;
+  void OnMessage(grpc::ByteBuffer buffer) override;
+  void OnHalfClose() override;
+  void OnWritten() override;
+  void OnDrain() override;
+  void OnOver() override {}
+
+  std::atomic<bool> draining_ = false;
+};
+
+}  // namespace adamant::rpc
+
+#endif  // ADAMANT_SERVER_RPC_HEALTH_H_
