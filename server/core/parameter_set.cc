@@ -8,7 +8,7 @@
 #include "google/protobuf/util/message_differencer.h"
 #include "google/protobuf/util/time_util.h"
 #include "proto/error/error.h"
-#include "server/core/attempt_end.h"
+#include "server/core/attempt_life.h"
 
 namespace adamant::core {
 namespace {

@@ -146,7 +146,6 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReturnBlocks(WriteAttempt* attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeStaging(const std::shared_ptr<WriteAttempt>& attempt, absl::StatusOr<Grant> grant);
-  void WriteAdmitted(WriteAttempt* attempt) ABSL_LOCKS_EXCLUDED(mutex_);
   TurnState WriteCommitTurn(const std::shared_ptr<WriteAttempt>& attempt);
 
   // A read's way (reading.cc).
@@ -157,14 +156,25 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
   // Error: RESOURCE_EXHAUSTED if the system has no memory.
   absl::StatusOr<BlockList> ReplaceHeld(const BlockList& blocks) const;
 
-  // Attempts end through here, whoever ends them: `attempt` becomes over, and its listener is told unless it was
-  // before. Those who end the attempts of others leave what is complete to its turn.
+  // An attempt's life (attempt_life.h). It waits, arrives, is complete, and is over; or is over before.
+  //
+  // Notes what it waits for, so that its end ends the wait. If it is over already, so is the wait.
+  template <typename Attempt>
+  void SetWait(Attempt* attempt, Budget::WaitId wait) ABSL_LOCKS_EXCLUDED(mutex_);
+  // It may arrive, and its listener is told so, unless it is over.
+  template <typename Attempt>
+  void SetAdmitted(Attempt* attempt) ABSL_LOCKS_EXCLUDED(mutex_);
+  // It has arrived whole. Returns false if it is over, for which its listener has heard why.
+  template <typename Attempt>
+  bool SetComplete(Attempt* attempt) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Its listener wants to hear no more. It is over unless it is complete.
+  template <typename Attempt>
+  void Withdraw(Attempt* attempt) ABSL_LOCKS_EXCLUDED(mutex_);
+  // It is over, whoever ends it, and its listener is told unless it was before. Those who end the attempts of others
+  // leave what is complete to its turn.
   enum class Ending { kInAnyCase, kUnlessComplete };
   template <typename Attempt, typename Result>
   void End(Attempt* attempt, Result result, Ending ending = Ending::kInAnyCase) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Notes what `attempt` waits for, so that its end ends the wait. If it is over already, so is the wait.
-  template <typename Attempt>
-  void SetWait(Attempt* attempt, Budget::WaitId wait) ABSL_LOCKS_EXCLUDED(mutex_);
   // Ends what has not arrived whole and comes too late: everything of a set that was deleted, or else the steps of an
   // earlier incarnation.
   void EndLate(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);

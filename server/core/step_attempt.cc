@@ -6,7 +6,7 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
-#include "server/core/attempt_end.h"
+#include "server/core/attempt_life.h"
 #include "server/core/parameter_set.h"
 
 namespace adamant::core {
@@ -74,26 +74,12 @@ absl::Status StepAttempt::Complete() {
       return status;
     }
   }
-  {
-    MutexLock lock(&set_->mutex_);
-    if (state_ != State::kArriving) return absl::OkStatus();  // over: OnOutcome has said why
-    state_ = State::kComplete;
-  }
+  if (!set_->SetComplete(this)) return absl::OkStatus();
   set_->Enqueue([set = set_, attempt = shared_from_this()] { return set->StepTurn(attempt); });
   return absl::OkStatus();
 }
 
-void StepAttempt::Cancel() {
-  std::shared_ptr<StepListener> listener;  // destroyed outside of the mutex
-  Budget::WaitId wait;
-  {
-    MutexLock lock(&set_->mutex_);
-    listener = std::move(listener_);
-    wait = std::exchange(wait_, Budget::kNoWait);
-    if (state_ != State::kComplete) state_ = State::kOver;
-  }
-  if (wait != Budget::kNoWait) set_->resources_.inflight->Cancel(wait);
-}
+void StepAttempt::Cancel() { set_->Withdraw(this); }
 
 std::shared_ptr<StepAttempt> ParameterSet::NewStep(const v1::StepHeader& header,
                                                    std::shared_ptr<StepListener> listener) {
@@ -213,14 +199,7 @@ void ParameterSet::Admitted(const std::shared_ptr<StepAttempt>& attempt, absl::S
     attempt->staging_.emplace(schema_, *std::move(blocks), resources_.backend->measure());
   }
   attempt->grant_ = *std::move(grant);
-  std::shared_ptr<StepListener> listener;
-  {
-    MutexLock lock(&mutex_);
-    if (attempt->state_ != StepAttempt::State::kAdmitting) return;
-    attempt->state_ = StepAttempt::State::kArriving;
-    listener = attempt->listener_;
-  }
-  listener->OnAdmitted();
+  SetAdmitted(attempt.get());
 }
 
 }  // namespace adamant::core

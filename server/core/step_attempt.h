@@ -61,7 +61,7 @@ class StepAttempt : public std::enable_shared_from_this<StepAttempt> {
 
  private:
   friend class ParameterSet;
-  enum class State { kAdmitting, kArriving, kComplete, kOver };
+  enum class State { kWaiting, kArriving, kComplete, kOver };
 
   StepAttempt(std::shared_ptr<ParameterSet> set, const v1::StepHeader& header, std::shared_ptr<StepListener> listener);
 
@@ -75,7 +75,7 @@ class StepAttempt : public std::enable_shared_from_this<StepAttempt> {
 
   // Guarded by the set's mutex_.
   uint64_t incarnation_ = 0;  // the set's when the step began: it dies with it
-  State state_ = State::kAdmitting;
+  State state_ = State::kWaiting;
   Budget::WaitId wait_ = Budget::kNoWait;
   std::shared_ptr<StepListener> listener_;
 };

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
-#include "server/core/attempt_end.h"
+#include "server/core/attempt_life.h"
 #include "server/core/parameter_set.h"
 
 namespace adamant::core {

@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
-#include "server/core/attempt_end.h"
+#include "server/core/attempt_life.h"
 #include "server/core/parameter_set.h"
 
 namespace adamant::core {
@@ -126,26 +126,12 @@ absl::Status WriteAttempt::Complete() {
     if (!slot.has_value()) continue;
     if (absl::Status status = slot->CheckComplete(); !status.ok()) return Fail(status);
   }
-  {
-    MutexLock lock(&set_->mutex_);
-    if (state_ != State::kArriving) return absl::OkStatus();  // over: OnOutcome has said why
-    state_ = State::kComplete;
-  }
+  if (!set_->SetComplete(this)) return absl::OkStatus();
   set_->Enqueue([set = set_, attempt = shared_from_this()] { return set->WriteCommitTurn(attempt); });
   return absl::OkStatus();
 }
 
-void WriteAttempt::Cancel() {
-  std::shared_ptr<WriteListener> listener;  // destroyed outside of the mutex
-  Budget::WaitId wait;
-  {
-    MutexLock lock(&set_->mutex_);
-    listener = std::move(listener_);
-    wait = std::exchange(wait_, Budget::kNoWait);
-    if (state_ != State::kComplete) state_ = State::kOver;
-  }
-  if (wait != Budget::kNoWait) set_->resources_.inflight->Cancel(wait);
-}
+void WriteAttempt::Cancel() { set_->Withdraw(this); }
 
 std::shared_ptr<WriteAttempt> ParameterSet::NewWrite(const v1::WriteHeader& header,
                                                      std::shared_ptr<WriteListener> listener) {
@@ -178,7 +164,7 @@ void ParameterSet::BeginWrite(const std::shared_ptr<WriteAttempt>& attempt) {
       for (const std::shared_ptr<WriteAttempt>& one : older) End(one.get(), superseded, Ending::kUnlessComplete);
       break;
     case Kind::kReplay:
-      WriteAdmitted(attempt.get());
+      SetAdmitted(attempt.get());
       break;
     case Kind::kDirect:
       Enqueue([self = shared_from_this(), attempt] { return self->DirectWriteTurn(attempt); });
@@ -254,6 +240,7 @@ ParameterSet::TurnState ParameterSet::DirectWriteTurn(const std::shared_ptr<Writ
     if (status.ok()) status = TakeBlocks(attempt.get(), &parameters, &exp_avg, &exp_avg_sq);
   }
   if (!status.ok()) {
+    attempt->LetNextBegin();
     End(attempt.get(), std::move(status));
     return TurnState::kOver;
   }
@@ -262,7 +249,7 @@ ParameterSet::TurnState ParameterSet::DirectWriteTurn(const std::shared_ptr<Writ
     attempt->slots_[1].emplace(schema_, std::move(exp_avg), nullptr);
     attempt->slots_[2].emplace(schema_, std::move(exp_avg_sq), nullptr);
   }
-  WriteAdmitted(attempt.get());
+  SetAdmitted(attempt.get());
   return TurnState::kOver;
 }
 
@@ -322,23 +309,13 @@ void ParameterSet::TakeStaging(const std::shared_ptr<WriteAttempt>& attempt, abs
     status = blocks.status();
   }
   if (!status.ok()) {
+    attempt->LetNextBegin();
     End(attempt.get(), std::move(status));
     return;
   }
   attempt->slots_[0].emplace(schema_, *std::move(blocks), nullptr);
   attempt->grant_ = *std::move(grant);
-  WriteAdmitted(attempt.get());
-}
-
-void ParameterSet::WriteAdmitted(WriteAttempt* attempt) {
-  std::shared_ptr<WriteListener> listener;
-  {
-    MutexLock lock(&mutex_);
-    if (attempt->state_ != WriteAttempt::State::kWaiting) return;
-    attempt->state_ = WriteAttempt::State::kArriving;
-    listener = attempt->listener_;
-  }
-  listener->OnAdmitted();
+  SetAdmitted(attempt.get());
 }
 
 ParameterSet::TurnState ParameterSet::WriteCommitTurn(const std::shared_ptr<WriteAttempt>& attempt) {

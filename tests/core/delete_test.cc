@@ -96,6 +96,32 @@ TEST(DeleteTurnTest, StepsThatAreCompleteCommitBeforeTheDeleteAndThoseBehindItEn
   EXPECT_THAT(behind.Take(), FailsWith(kNotFound, v1::ERROR_REASON_SET_NOT_FOUND));
 }
 
+TEST(DeleteTurnTest, WritesBehindADeleteEnd) {
+  for (const v1::WriteHeader& header : {ParametersHeader(), FullHeader(7)}) {
+    GatedBackend backend;
+    TestServer server({.backend = &backend});
+    const std::shared_ptr<ParameterSet> set = server.MakeSet(Marked(LargeSpec()));
+    const Values values(set->schema().parameter_count());
+    const std::vector<Piece> pieces = Cut(set->schema(), kBlockElements);
+    StepDelivery before = BeginStep(set.get(), Header());
+    ASSERT_THAT(before.Send(pieces, values), IsOk());
+    ASSERT_THAT(before.Complete(), IsOk());
+    backend.AwaitHeld();
+
+    set->Delete(
+        {}, [] {}, [](absl::Status) {});
+    WriteDelivery behind = BeginWrite(set.get(), header);
+    // A staged write can be complete now; a direct one waits for its turn to begin.
+    if (behind.admitted()) {
+      ASSERT_THAT(behind.Send(pieces, values), IsOk());
+      ASSERT_THAT(behind.Complete(), IsOk());
+    }
+    backend.LetGo();
+    EXPECT_THAT(before.Take(), IsOk());
+    EXPECT_THAT(behind.Take(), FailsWith(kNotFound, v1::ERROR_REASON_SET_NOT_FOUND));
+  }
+}
+
 TEST(DeleteNameTest, ADeletedNameIsFreeAndTheOldSetIsAnother) {
   TestServer server;
   Registry registry(server.resources());

@@ -156,6 +156,15 @@ TEST_P(ReadTest, AReadThatMayAbortEndsWhenAFullWriteBegins) {
   EXPECT_THAT((*reading)->Acquire(v1::SLOT_PARAMETER, 0, 16), FailsWith(kAborted, v1::ERROR_REASON_SNAPSHOT_GONE));
 }
 
+TEST_P(ReadTest, AReadThatMayAbortEndsWhenItsSetIsDeleted) {
+  const Grant grant = FillReadBudget();
+  v1::ReadTensorsRequest request;
+  request.set_may_abort(true);
+  const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), request);
+  ASSERT_THAT(Delete(set_.get()), IsOk());
+  EXPECT_THAT((*reading)->Acquire(v1::SLOT_PARAMETER, 0, 16), FailsWith(kAborted, v1::ERROR_REASON_SNAPSHOT_GONE));
+}
+
 TEST_P(ReadTest, AReadThatMayAbortIsPaidWhereThereIsRoom) {
   v1::ReadTensorsRequest request;
   request.set_may_abort(true);
@@ -220,6 +229,27 @@ TEST_F(ReadDuringCommitTest, ADeleteWaitsForTheCommitAndTheWaitingReadGetsItsSta
   deleted.Pass();
   EXPECT_EQ((*read.Take())->header().step(), 1);
   EXPECT_THAT(step_.Take(), IsOk());
+}
+
+TEST(ReadThatMayAbortTest, ACommitTakesTheMomentsAtItsTurnAndTheParametersAtItsPublish) {
+  GatedBackend backend;
+  TestServer server({.read_bytes = 16, .backend = &backend});
+  const std::shared_ptr<ParameterSet> set = server.MakeSet(Marked(LargeSpec()));
+  v1::ReadTensorsRequest request = FullReadRequest();
+  request.set_may_abort(true);
+  const std::unique_ptr<Reading> reading = *Read(set.get(), request);
+  StepDelivery step = BeginStep(set.get(), Header());
+  ASSERT_THAT(step.Send(Cut(set->schema(), kBlockElements), Values(set->schema().parameter_count())), IsOk());
+  EXPECT_THAT(reading->Acquire(v1::SLOT_EXP_AVG, 0, 16), IsOk());
+  ASSERT_THAT(step.Complete(), IsOk());
+  backend.AwaitHeld();
+
+  const auto gone = FailsWith(kAborted, v1::ERROR_REASON_SNAPSHOT_GONE);
+  EXPECT_THAT(reading->Acquire(v1::SLOT_EXP_AVG, 0, 16), gone);
+  EXPECT_THAT(reading->Acquire(v1::SLOT_PARAMETER, 0, 16), IsOk());
+  backend.LetGo();
+  ASSERT_THAT(step.Take(), IsOk());
+  EXPECT_THAT(reading->Acquire(v1::SLOT_PARAMETER, 0, 16), gone);
 }
 
 }  // namespace

@@ -42,9 +42,10 @@ class RegistryTest : public ::testing::Test {
     }
   }
 
-  absl::Status Delete(const std::string& name) {
+  absl::Status Delete(const std::string& name, absl::optional<uint64_t> incarnation = {}) {
     v1::DeleteParameterSetRequest request;
     request.set_name(name);
+    if (incarnation.has_value()) request.set_incarnation(*incarnation);
     absl::Status result;
     registry_.Delete(request, [&result](absl::Status status) { result = std::move(status); });
     return result;
@@ -64,9 +65,31 @@ TEST_F(RegistryTest, FindsWhatWasCreatedUntilItIsDeleted) {
   EXPECT_THAT(Create(SmallSpec("a/b")), IsOk());
 }
 
+TEST_F(RegistryTest, ADeleteMaySayOfWhichIncarnation) {
+  const uint64_t incarnation = Create(SmallSpec("a"))->parameter_set().incarnation();
+  EXPECT_THAT(Delete("a", incarnation + 1),
+              FailsWith(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH));
+  EXPECT_THAT(registry_.Find("a"), IsOk());
+  EXPECT_THAT(Delete("a", incarnation), IsOk());
+}
+
 TEST_F(RegistryTest, ASecondCreateFails) {
   ASSERT_THAT(Create(SmallSpec("a")), IsOk());
   EXPECT_THAT(Create(SmallSpec("a")), FailsWith(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SET_EXISTS));
+}
+
+TEST_F(RegistryTest, ACreateThatCannotBeUnderstoodIsRefused) {
+  EXPECT_THAT(Create(SmallSpec("a"), static_cast<v1::IfExists>(99)), RefusesField("if_exists"));
+  EXPECT_THAT(Create(SmallSpec("Not a name")), RefusesField("spec.name"));
+  EXPECT_THAT(Create(SmallSpec("a", v1::INITIALIZATION_UNSPECIFIED)), RefusesField("spec.initialization"));
+  EXPECT_THAT(Create(SmallSpec("a", static_cast<v1::Initialization>(99))), RefusesField("spec.initialization"));
+  v1::ParameterSetSpec spec = SmallSpec("a");
+  spec.mutable_groups(0)->set_learning_rate(-1);
+  EXPECT_THAT(Create(spec), RefusesField("spec.groups[0].learning_rate"));
+  spec = SmallSpec("a");
+  spec.clear_tensors();
+  EXPECT_THAT(Create(spec), RefusesField("spec.tensors"));
+  EXPECT_THAT(ListAll({}).first, IsEmpty());
 }
 
 TEST_F(RegistryTest, TheSameSpecificationMayBeUsedAgain) {
@@ -94,6 +117,13 @@ TEST_F(RegistryTest, AnotherSpecificationMayNot) {
   EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
   other = SmallSpec("a");
   (*other.mutable_labels())["run"] = "7";
+  EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
+  // Nor one that no set could have.
+  other = SmallSpec("a");
+  other.mutable_groups(0)->set_learning_rate(-1);
+  EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
+  other = SmallSpec("a");
+  other.clear_tensors();
   EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
   EXPECT_THAT(Create(SmallSpec("a", v1::INITIALIZATION_WRITTEN), v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
 }
@@ -126,7 +156,7 @@ TEST_F(RegistryTest, ListsByPrefixAndLabels) {
   v1::ParameterSetSpec labelled = SmallSpec("team/b");
   (*labelled.mutable_labels())["run"] = "7";
   ASSERT_THAT(Create(labelled), IsOk());
-  for (const char* name : {"other", "team/a", "team/c"}) ASSERT_THAT(Create(SmallSpec(name)), IsOk());
+  for (const char* name : {"other", "team/a", "team/c", "team0"}) ASSERT_THAT(Create(SmallSpec(name)), IsOk());
   v1::ListParameterSetsRequest request;
   request.set_name_prefix("team/");
   EXPECT_THAT(ListAll(request).first, ElementsAre("team/a", "team/b", "team/c"));
@@ -173,6 +203,9 @@ TEST_F(RegistryTest, RefusesPagesThatItDidNotOffer) {
     EXPECT_THAT(ListTensors(*set, tensors),
                 FailsWith(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD));
   }
+  tensors.clear_page_token();
+  tensors.set_page_size(-1);
+  EXPECT_THAT(ListTensors(*set, tensors), RefusesField("page_size"));
   v1::ListParameterSetsRequest sets;
   sets.set_page_token("Not a name");
   EXPECT_THAT(registry_.List(sets), FailsWith(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD));

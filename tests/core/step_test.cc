@@ -52,6 +52,16 @@ TEST_F(StepTest, AStepIsAdamWithEachGroupsLearningRate) {
   EXPECT_TRUE(*FetchState(set_.get()) == model_.arrays());
 }
 
+TEST_F(StepTest, NeighboursOfOneGroupAreEachStepped) {
+  v1::ParameterSetSpec spec = SmallSpec();
+  for (const int tensor : {0, 1, 3}) spec.mutable_tensors(tensor)->set_group("fast");
+  const std::shared_ptr<ParameterSet> set = server_.MakeSet(spec);
+  SequentialAdam model(spec);
+  ASSERT_THAT(Step(set.get(), Header(), gradient_), IsOk());
+  model.Apply(gradient_);
+  EXPECT_TRUE(*FetchState(set.get()) == model.arrays());
+}
+
 TEST_F(StepTest, AStepWithoutRequestIdIsAppliedEachTimeThatItIsSent) {
   ASSERT_THAT(Step(set_.get(), Header(), gradient_), IsOk());
   ASSERT_THAT(Step(set_.get(), Header(), gradient_), IsOk());

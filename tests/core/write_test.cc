@@ -407,6 +407,11 @@ TEST_F(WriteHeaderTest, ASlotThatTheModeDoesNotWriteIsRefused) {
   EXPECT_THAT(write.Send({0, 0, 1, 0}, arrays_.exp_avg, v1::SLOT_EXP_AVG), RefusesField("chunks.slot"));
 }
 
+TEST_F(WriteHeaderTest, ASlotThatDoesNotExistIsRefused) {
+  WriteDelivery write = BeginWrite(set_.get(), FullHeader(0));
+  EXPECT_THAT(write.Send({0, 0, 1, 0}, arrays_.exp_avg, static_cast<v1::Slot>(99)), RefusesField("chunks.slot"));
+}
+
 TEST_F(WriteHeaderTest, ValuesOutOfRangeAreNamed) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -432,55 +437,126 @@ TEST_F(WriteHeaderTest, ValuesOutOfRangeAreNamed) {
   }
 }
 
-TEST(WriteTurnTest, AFullWriteWaitsForTheCommitBeforeIt) {
-  GatedBackend backend;
-  TestServer server({.backend = &backend});
-  const std::shared_ptr<ParameterSet> set = server.MakeSet(Marked(LargeSpec()));
-  const Values gradient = Gradient(set->schema().parameter_count(), 1);
-  StepDelivery step = BeginStep(set.get(), Header("a", 0));
-  ASSERT_THAT(step.Send(Cut(set->schema(), kBlockElements), gradient), IsOk());
-  ASSERT_THAT(step.Complete(), IsOk());
-  backend.AwaitHeld();
+// Room for one delivery of LargeSpec, which a step has.
+class WriteAdmissionTest : public ::testing::Test {
+ protected:
+  TestServer server_{{.inflight_bytes = int64_t{2} << 20}};
+  std::shared_ptr<ParameterSet> set_ = server_.MakeSet(LargeSpec());
+  absl::optional<StepDelivery> step_ = BeginStep(set_.get(), Header());
+};
 
-  const Arrays arrays = SomeArrays(set->schema().parameter_count(), 7);
-  WriteDelivery write = BeginWrite(set.get(), FullHeader(7));
+TEST_F(WriteAdmissionTest, AWriteThatWaitsTooLongIsToldWhenToComeBackAndDoesNotHoldUpTheNext) {
+  WriteDelivery write = BeginWrite(set_.get(), ParametersHeader());
   EXPECT_FALSE(write.admitted());
-  EXPECT_EQ(set->Describe().state(), v1::PARAMETER_SET_STATE_READY);
-  StepDelivery behind = BeginStep(set.get(), Header("b", 1));
-  ASSERT_THAT(behind.Send(Cut(set->schema(), kBlockElements), gradient), IsOk());
-  ASSERT_THAT(behind.Complete(), IsOk());
-  backend.LetGo();
-  EXPECT_THAT(step.Take(), IsOk());
-  EXPECT_THAT(behind.Take(), FailsWith(kPrecondition, v1::ERROR_REASON_UNINITIALIZED));
-  ASSERT_TRUE(write.admitted());
-  ASSERT_THAT(SendAll(set.get(), &write, FullHeader(7), arrays), IsOk());
-  ASSERT_THAT(write.Complete(), IsOk());
-  EXPECT_THAT(write.Take(), IsOk());
-  EXPECT_TRUE(*FetchState(set.get()) == arrays);
+  server_.clock().Advance(absl::Seconds(1));
+  ASSERT_TRUE(write.done());
+  const absl::Status status = write.Take().status();
+  EXPECT_THAT(status, FailsWith(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUDGET_EXHAUSTED));
+  EXPECT_TRUE(GetRetryDelay(status).has_value());
+  step_.reset();
+  EXPECT_TRUE(BeginWrite(set_.get(), ParametersHeader()).admitted());
 }
 
-TEST(WriteTurnTest, AParametersWriteWaitsForTheCommitBeforeIt) {
-  GatedBackend backend;
-  TestServer server({.backend = &backend});
-  const std::shared_ptr<ParameterSet> set = server.MakeSet(Marked(LargeSpec()));
-  SequentialAdam model(Marked(LargeSpec()));
-  const Values gradient = Gradient(model.parameter_count(), 1);
-  StepDelivery step = BeginStep(set.get(), Header("a", 0));
-  ASSERT_THAT(step.Send(Cut(set->schema(), kBlockElements), gradient), IsOk());
-  ASSERT_THAT(step.Complete(), IsOk());
-  backend.AwaitHeld();
+TEST_F(WriteAdmissionTest, AWriteThatIsCancelledWhileItWaitsLosesItsPlace) {
+  WriteDelivery write = BeginWrite(set_.get(), ParametersHeader());
+  StepDelivery behind = BeginStep(set_.get(), Header());
+  write.Cancel();
+  step_.reset();
+  server_.clock().RunDue();
+  EXPECT_FALSE(write.admitted());
+  EXPECT_TRUE(behind.admitted());
+}
 
-  const Arrays arrays = SomeArrays(model.parameter_count(), 7);
-  WriteDelivery write = BeginWrite(set.get(), ParametersHeader());
-  ASSERT_THAT(write.Send(Cut(set->schema(), kBlockElements), arrays.parameters), IsOk());
+class WriteTurnTest : public ::testing::Test {
+ protected:
+  // A step inside of the kernel.
+  void SetUp() override {
+    ASSERT_THAT(step_.Send(pieces_, gradient_), IsOk());
+    ASSERT_THAT(step_.Complete(), IsOk());
+    backend_.AwaitHeld();
+  }
+  void TearDown() override { backend_.LetGo(); }
+
+  // Lets the step go. Returns the state that it leaves, where nothing else does.
+  Arrays LetGo() {
+    backend_.LetGo();
+    SequentialAdam model(Marked(LargeSpec()));
+    model.Apply(gradient_);
+    const absl::StatusOr<StepReply> reply = step_.Take();
+    EXPECT_THAT(reply, IsOk());
+    model.mutable_arrays()->parameters = Parameters(*reply);
+    server_.AwaitIdle();
+    return model.arrays();
+  }
+
+  GatedBackend backend_;
+  TestServer server_{{.backend = &backend_}};
+  std::shared_ptr<ParameterSet> set_ = server_.MakeSet(Marked(LargeSpec()));
+  const std::vector<Piece> pieces_ = Cut(set_->schema(), kBlockElements);
+  const Values gradient_ = Gradient(set_->schema().parameter_count(), 1);
+  const Arrays arrays_ = SomeArrays(set_->schema().parameter_count(), 7);
+  StepDelivery step_ = BeginStep(set_.get(), Header("a", 0));
+};
+
+TEST_F(WriteTurnTest, AFullWriteWaitsForTheCommitBeforeIt) {
+  WriteDelivery write = BeginWrite(set_.get(), FullHeader(7));
+  EXPECT_FALSE(write.admitted());
+  EXPECT_EQ(set_->Describe().state(), v1::PARAMETER_SET_STATE_READY);
+  StepDelivery behind = BeginStep(set_.get(), Header("b", 1));
+  ASSERT_THAT(behind.Send(pieces_, gradient_), IsOk());
+  ASSERT_THAT(behind.Complete(), IsOk());
+  LetGo();
+  EXPECT_THAT(behind.Take(), FailsWith(kPrecondition, v1::ERROR_REASON_UNINITIALIZED));
+  ASSERT_TRUE(write.admitted());
+  ASSERT_THAT(SendAll(set_.get(), &write, FullHeader(7), arrays_), IsOk());
+  ASSERT_THAT(write.Complete(), IsOk());
+  EXPECT_THAT(write.Take(), IsOk());
+  EXPECT_TRUE(*FetchState(set_.get()) == arrays_);
+}
+
+TEST_F(WriteTurnTest, AFullWriteThatIsCancelledBeforeItsTurnChangesNothing) {
+  { const WriteDelivery write = BeginWrite(set_.get(), FullHeader(7)); }
+  const Arrays stepped = LetGo();
+  EXPECT_EQ(set_->Describe().state(), v1::PARAMETER_SET_STATE_READY);
+  EXPECT_TRUE(*FetchState(set_.get()) == stepped);
+  EXPECT_THAT(Write(set_.get(), FullHeader(7), arrays_), IsOk());
+}
+
+TEST_F(WriteTurnTest, AParametersWriteWaitsForTheCommitBeforeIt) {
+  WriteDelivery write = BeginWrite(set_.get(), ParametersHeader());
+  ASSERT_THAT(write.Send(pieces_, arrays_.parameters), IsOk());
   ASSERT_THAT(write.Complete(), IsOk());
   EXPECT_FALSE(write.done());
-  backend.LetGo();
-  EXPECT_THAT(step.Take(), IsOk());
+  Arrays expected = LetGo();
   EXPECT_EQ(write.Take()->step(), 1);
-  model.Apply(gradient);
-  model.mutable_arrays()->parameters = arrays.parameters;
-  EXPECT_TRUE(*FetchState(set.get()) == model.arrays());
+  expected.parameters = arrays_.parameters;
+  EXPECT_TRUE(*FetchState(set_.get()) == expected);
+}
+
+TEST_F(WriteTurnTest, AWriteThatIsCompleteCommitsThoughItsCallEnds) {
+  {
+    WriteDelivery write = BeginWrite(set_.get(), ParametersHeader("w"));
+    ASSERT_THAT(write.Send(pieces_, arrays_.parameters), IsOk());
+    ASSERT_THAT(write.Complete(), IsOk());
+  }
+  Arrays expected = LetGo();
+  expected.parameters = arrays_.parameters;
+  EXPECT_TRUE(*FetchState(set_.get()) == expected);
+  EXPECT_TRUE(Write(set_.get(), ParametersHeader("w"), arrays_)->replayed());
+}
+
+TEST_F(WriteTurnTest, AStepThatIsCompleteBehindAWriteIsOfAnotherIncarnation) {
+  WriteDelivery write = BeginWrite(set_.get(), ParametersHeader());
+  ASSERT_THAT(write.Send(pieces_, arrays_.parameters), IsOk());
+  StepDelivery behind = BeginStep(set_.get(), Header());
+  ASSERT_THAT(behind.Send(pieces_, gradient_), IsOk());
+  ASSERT_THAT(write.Complete(), IsOk());
+  ASSERT_THAT(behind.Complete(), IsOk());
+  Arrays expected = LetGo();
+  EXPECT_THAT(write.Take(), IsOk());
+  EXPECT_THAT(behind.Take(), FailsWith(kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH));
+  expected.parameters = arrays_.parameters;
+  EXPECT_TRUE(*FetchState(set_.get()) == expected);
 }
 
 }  // namespace

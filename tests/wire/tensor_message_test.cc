@@ -410,6 +410,19 @@ INSTANTIATE_TEST_SUITE_P(
         Unknown("SetAsANumberInTheHeader", Fields().Bytes(1, Fields().Varint(1, 1).bytes()).bytes(), "header.1")),
     [](const auto& info) { return info.param.name; });
 
+TEST(DecodeTest, AMessageHasUpTo32768Chunks) {
+  const std::string chunk = OneChunk(Fields().Floats(15, {1}));
+  std::string bytes;
+  for (int i = 0; i < 32768; ++i) bytes += chunk;
+  absl::StatusOr<TensorMessage> message = TensorMessage::Decode(InOneSlice(bytes));
+  ASSERT_TRUE(message.ok()) << message.status();
+  EXPECT_EQ(message->chunks().size(), 32768u);
+
+  message = TensorMessage::Decode(InOneSlice(bytes + chunk));
+  EXPECT_EQ(message.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(GetErrorDetail(message.status()).reason(), v1::ERROR_REASON_MALFORMED_MESSAGE);
+}
+
 TEST(DecodeTest, RefusesABufferThatHoldsNoMessage) {
   absl::StatusOr<TensorMessage> message = TensorMessage::Decode(grpc::ByteBuffer());
 

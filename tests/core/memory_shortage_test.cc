@@ -1,0 +1,225 @@
+// When the system has no memory: what needs some is refused and changes nothing, and all the rest goes on.
+//
+// The linker (CMakeLists.txt) leads the pool's calls of the system to the functions __wrap_* here.
+#include <errno.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <new>
+#include <utility>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/core/set_fixture.h"
+#include "tests/core/set_matchers.h"
+
+namespace {
+
+enum class Supply { kEnough, kNoAddresses, kNoPages };
+std::atomic<Supply> supply = Supply::kEnough;
+// Called when the system is asked for what there is none of.
+std::function<void()> at_refusal = [] {};
+
+int Refuse() {
+  at_refusal();
+  errno = ENOMEM;
+  return -1;
+}
+
+}  // namespace
+
+void* RealMap(void*, size_t, int, int, int, off_t) asm("__real_mmap");
+void* Map(void*, size_t, int, int, int, off_t) asm("__wrap_mmap");
+void* Map(void* address, size_t length, int protection, int flags, int file, off_t offset) {
+  if (supply == Supply::kNoAddresses) return reinterpret_cast<void*>(Refuse());
+  return RealMap(address, length, protection, flags, file, offset);
+}
+
+int RealAdvise(void*, size_t, int) asm("__real_madvise");
+int Advise(void*, size_t, int) asm("__wrap_madvise");
+int Advise(void* address, size_t length, int advice) {
+  if (supply == Supply::kNoPages && advice == MADV_POPULATE_WRITE) return Refuse();
+  return RealAdvise(address, length, advice);
+}
+
+// operator new(size_t, std::align_val_t, const std::nothrow_t&).
+void* RealNew(size_t, std::align_val_t, const std::nothrow_t&) asm("__real__ZnwmSt11align_val_tRKSt9nothrow_t");
+void* New(size_t, std::align_val_t, const std::nothrow_t&) asm("__wrap__ZnwmSt11align_val_tRKSt9nothrow_t");
+void* New(size_t size, std::align_val_t alignment, const std::nothrow_t& nothrow) {
+  if (supply == Supply::kEnough) return RealNew(size, alignment, nothrow);
+  Refuse();
+  return nullptr;
+}
+
+namespace adamant::core {
+namespace {
+
+class Shortage {
+ public:
+  explicit Shortage(Supply left) { supply = left; }
+  ~Shortage() {
+    supply = Supply::kEnough;
+    at_refusal = [] {};
+  }
+};
+
+MATCHER(IsOutOfMemory, "is out of memory, and says when to come back") {
+  const absl::Status& status = StatusOf(arg);
+  *result_listener << "which is " << status;
+  return absl::IsResourceExhausted(status) && ReasonOf(status) == v1::ERROR_REASON_BUDGET_EXHAUSTED &&
+         GetRetryDelay(status).has_value();
+}
+
+class MemoryShortageTest : public ::testing::TestWithParam<std::pair<v1::ParameterSetSpec, Supply>> {
+ protected:
+  // The state is written, not stepped to: nothing is idle in the pool then.
+  MemoryShortageTest() {
+    *model_.mutable_arrays() = {.step = 7,
+                                .parameters = Gradient(model_.parameter_count(), 2),
+                                .exp_avg = Gradient(model_.parameter_count(), 3),
+                                .exp_avg_sq = Values(model_.parameter_count(), 0.5f)};
+    EXPECT_THAT(Write(set_.get(), FullHeader(7), model_.arrays()), IsOk());
+    before_ = set_->Describe();
+    used_ = server_.used();
+  }
+
+  void ExpectUnchanged() {
+    EXPECT_EQ(set_->Describe().SerializeAsString(), before_.SerializeAsString());
+    EXPECT_TRUE(*FetchState(set_.get()) == model_.arrays());
+    EXPECT_EQ(server_.used(), used_);
+  }
+
+  // Takes the step that sets at 7 are ready for.
+  void ExpectStepIsApplied(const v1::StepHeader& header) {
+    EXPECT_THAT(Step(set_.get(), header, gradient_), IsOk());
+    model_.Apply(gradient_);
+    EXPECT_TRUE(*FetchState(set_.get()) == model_.arrays());
+  }
+
+  const Supply left_ = GetParam().second;
+  TestServer server_;
+  std::shared_ptr<ParameterSet> set_ = server_.MakeSet(GetParam().first);
+  SequentialAdam model_{GetParam().first};
+  const Values gradient_ = Gradient(model_.parameter_count(), 1);
+  v1::ParameterSet before_;
+  UsedBytes used_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Every, MemoryShortageTest,
+                         ::testing::Values(std::pair(SmallSpec(), Supply::kNoPages),
+                                           std::pair(LargeSpec(), Supply::kNoPages),
+                                           std::pair(LargeSpec(), Supply::kNoAddresses)),
+                         [](const auto& test) {
+                           return test.param.first.name() +
+                                  (test.param.second == Supply::kNoPages ? "WithoutPages" : "WithoutAddresses");
+                         });
+
+TEST_P(MemoryShortageTest, ASetIsNotCreatedAndNotChargedFor) {
+  v1::ParameterSetSpec spec = GetParam().first;
+  spec.set_name("other");
+  {
+    const Shortage shortage(left_);
+    EXPECT_THAT(ParameterSet::Create(server_.resources(), spec), IsOutOfMemory());
+  }
+  EXPECT_EQ(server_.used(), used_);
+  EXPECT_THAT(ParameterSet::Create(server_.resources(), spec), IsOk());
+}
+
+TEST_P(MemoryShortageTest, AStepIsRefusedBeforeItsGradientComes) {
+  {
+    const Shortage shortage(left_);
+    StepDelivery step = BeginStep(set_.get(), Header("a", 7));
+    EXPECT_FALSE(step.admitted());
+    EXPECT_THAT(step.Take(), IsOutOfMemory());
+  }
+  ExpectUnchanged();
+  ExpectStepIsApplied(Header("a", 7, 2));
+}
+
+TEST_P(MemoryShortageTest, AStepThatWasAdmittedNeedsNoMore) {
+  StepDelivery step = BeginStep(set_.get(), Header("a", 7));
+  const Shortage shortage(left_);
+  EXPECT_THAT(Finish(set_.get(), &step, gradient_), IsOk());
+  model_.Apply(gradient_);
+  EXPECT_TRUE(*FetchState(set_.get()) == model_.arrays());
+}
+
+TEST_P(MemoryShortageTest, AStepThatCannotReplaceWhatAReaderHoldsChangesNothing) {
+  for (const v1::Slot slot : {v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ}) {
+    const std::unique_ptr<Reading> reading = *Read(set_.get(), ReadRequest({slot}));
+    used_ = server_.used();
+    {
+      StepDelivery step = BeginStep(set_.get(), Header("a", 7));
+      const Shortage shortage(left_);
+      EXPECT_THAT(Finish(set_.get(), &step, gradient_), IsOutOfMemory());
+    }
+    ExpectUnchanged();
+  }
+  ExpectStepIsApplied(Header("a", 7, 2));
+}
+
+TEST_P(MemoryShortageTest, AReadThatWaitsForAStepGetsTheStateThatTheStepCouldNotChange) {
+  const std::unique_ptr<Reading> reading = *Read(set_.get(), FullReadRequest());
+  absl::optional<PendingRead> waiting;
+  {
+    StepDelivery step = BeginStep(set_.get(), Header("a", 7));
+    const Shortage shortage(left_);
+    at_refusal = [&] {
+      waiting.emplace(set_.get(), FullReadRequest());
+      EXPECT_FALSE(waiting->begun());
+    };
+    EXPECT_THAT(Finish(set_.get(), &step, gradient_), IsOutOfMemory());
+  }
+  ASSERT_TRUE(waiting.has_value());
+  ASSERT_TRUE(waiting->begun());
+  EXPECT_TRUE(*Fetch(**waiting->Take()) == model_.arrays());
+}
+
+TEST_P(MemoryShortageTest, AFullWriteThatCannotReplaceWhatAReaderHoldsChangesNothing) {
+  const std::unique_ptr<Reading> reading = *Read(set_.get(), FullReadRequest());
+  used_ = server_.used();
+  WriteDelivery write = [&] {
+    const Shortage shortage(left_);
+    return BeginWrite(set_.get(), FullHeader(0));
+  }();
+  EXPECT_FALSE(write.admitted());
+  EXPECT_THAT(write.Take(), IsOutOfMemory());
+  ExpectUnchanged();
+  EXPECT_TRUE(BeginWrite(set_.get(), FullHeader(0)).admitted()) << "the one that failed holds nothing up";
+}
+
+TEST_P(MemoryShortageTest, AFullWriteThatReplacesNothingNeedsNone) {
+  const Shortage shortage(left_);
+  EXPECT_THAT(Write(set_.get(), FullHeader(7), model_.arrays()), IsOk());
+}
+
+TEST_P(MemoryShortageTest, AParametersWriteIsRefusedBeforeItsValuesCome) {
+  WriteDelivery write = [&] {
+    const Shortage shortage(left_);
+    return BeginWrite(set_.get(), ParametersHeader());
+  }();
+  EXPECT_FALSE(write.admitted());
+  EXPECT_THAT(write.Take(), IsOutOfMemory());
+  ExpectUnchanged();
+  EXPECT_TRUE(BeginWrite(set_.get(), ParametersHeader()).admitted()) << "the one that failed holds nothing up";
+}
+
+TEST(EmptiedBlocksTest, BlocksWhoseMemoryDoesNotComeBackCanBeTakenLater) {
+  BlockPool pool;
+  ASSERT_TRUE(pool.Take(2 * kBlockElements).ok());
+  const BlockList driver = *pool.Take(kBlockElements - 16);
+  ASSERT_EQ(pool.idle_blocks(), 1);
+  {
+    const Shortage shortage(Supply::kNoPages);
+    EXPECT_THAT(pool.Take(2 * kBlockElements), IsOutOfMemory());
+  }
+  const absl::StatusOr<BlockList> blocks = pool.Take(2 * kBlockElements);
+  ASSERT_THAT(blocks, IsOk());
+  for (const BlockRef& block : *blocks) std::fill_n(block.mutable_data(), block.size(), 1.0f);
+}
+
+}  // namespace
+}  // namespace adamant::core
