@@ -29,6 +29,15 @@ void Call::Open() {
   Leave();
 }
 
+void Call::OnOpen() {
+  BeginOperation(wire::kMaxMessageBytes);
+  Read();
+}
+
+void Call::OnHalfClose() {
+  End(Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNEXPECTED_MESSAGE, "the call has no message"));
+}
+
 void Call::DrainIfIdle() {
   {
     core::MutexLock lock(&mutex_);

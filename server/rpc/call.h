@@ -1,8 +1,8 @@
 // What every call has in common: messages as they are on the wire, one read and one write outstanding at most, one end.
 //
 // All are served as streams, through gRPC's generic service, because only so the server decides when a message is read:
-// gRPC reads the request of a registered unary method before anybody is asked. 2,000 half-sent ones of 4 MiB held 7 GiB,
-// whatever its ResourceQuota said; with slots for them, 0.1.
+// gRPC reads the request of a registered unary method before anybody is asked. 2,000 half-sent ones of 4 MiB held 7
+// GiB, whatever its ResourceQuota said; with slots for them, 0.1.
 #ifndef ADAMANT_SERVER_RPC_CALL_H_
 #define ADAMANT_SERVER_RPC_CALL_H_
 
@@ -40,18 +40,18 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   void CheckPatience();
 
  protected:
-  // The call was let in. Starts the first read.
-  virtual void OnOpen() = 0;
+  // The call was let in. Starts the first read: of an operation, unless the call may be idle for as long as it likes.
+  virtual void OnOpen();
   // A message has come.
   virtual void OnMessage(grpc::ByteBuffer message) = 0;
-  // The client sends no more.
-  virtual void OnHalfClose() = 0;
+  // The client sends no more. Of most calls the first message is the last one, behind which nothing is read.
+  virtual void OnHalfClose();
   // The last write is on its way.
   virtual void OnWritten() = 0;
   // The server drains, and the call is idle.
   virtual void OnDrain() { End(DrainingError()); }
   // The call has ended or was cancelled: drop everything. Once.
-  virtual void OnOver() = 0;
+  virtual void OnOver() {}
 
   // These do nothing once the call has ended. Read and Write start one operation each, which must not be outstanding.
   void Read();

@@ -5,8 +5,6 @@
 #include "absl/strings/str_cat.h"
 #include "adamant/v1/service.grpc.pb.h"
 #include "grpc/health/v1/health.pb.h"
-#include "proto/error/error.h"
-#include "proto/wire/tensor_message.h"
 
 namespace adamant::rpc {
 namespace {
@@ -35,11 +33,6 @@ absl::StatusOr<grpc::ByteBuffer> CheckHealth(grpc::ByteBuffer request) {
   return Response(health::HealthCheckResponse::SERVING);
 }
 
-void HealthWatchCall::OnOpen() {
-  BeginOperation(wire::kMaxMessageBytes);
-  Read();
-}
-
 void HealthWatchCall::OnMessage(grpc::ByteBuffer buffer) {
   health::HealthCheckRequest watch;
   if (absl::Status status = Parse(std::move(buffer), &watch); !status.ok()) {
@@ -49,10 +42,6 @@ void HealthWatchCall::OnMessage(grpc::ByteBuffer buffer) {
   ShrinkCharge(kIdleCallBytes);
   Write(Response(IsKnown(watch.service()) ? health::HealthCheckResponse::SERVING
                                           : health::HealthCheckResponse::SERVICE_UNKNOWN));
-}
-
-void HealthWatchCall::OnHalfClose() {
-  End(Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNEXPECTED_MESSAGE, "the call has no message"));
 }
 
 void HealthWatchCall::OnWritten() {

@@ -20,12 +20,9 @@ class HealthWatchCall final : public Call {
   using Call::Call;
 
  private:
-  void OnOpen() override;
   void OnMessage(grpc::ByteBuffer buffer) override;
-  void OnHalfClose() override;
   void OnWritten() override;
   void OnDrain() override;
-  void OnOver() override {}
 
   std::atomic<bool> draining_ = false;
 };

@@ -3,7 +3,6 @@
 #include <utility>
 #include <vector>
 
-#include "proto/error/error.h"
 #include "server/core/parameter_set.h"
 #include "server/core/staging.h"
 
@@ -21,17 +20,8 @@ struct MessageHold {
 ReadCall::ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context)
     : Call(open_calls, context), registry_(registry) {}
 
-void ReadCall::OnOpen() {
-  BeginOperation(wire::kMaxMessageBytes);
-  Read();
-}
-
 void ReadCall::OnMessage(grpc::ByteBuffer buffer) {
   if (absl::Status status = Begin(std::move(buffer)); !status.ok()) End(status);
-}
-
-void ReadCall::OnHalfClose() {
-  End(Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNEXPECTED_MESSAGE, "the call has no message"));
 }
 
 absl::Status ReadCall::Begin(grpc::ByteBuffer buffer) {
@@ -101,7 +91,5 @@ void ReadCall::OnWritten() {
     End(absl::OkStatus());
   }
 }
-
-void ReadCall::OnOver() {}
 
 }  // namespace adamant::rpc

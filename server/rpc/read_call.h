@@ -20,11 +20,8 @@ class ReadCall final : public Call {
   ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context);
 
  private:
-  void OnOpen() override;
   void OnMessage(grpc::ByteBuffer buffer) override;
-  void OnHalfClose() override;
   void OnWritten() override;
-  void OnOver() override;
 
   absl::Status Begin(grpc::ByteBuffer buffer);
   void Begun(absl::StatusOr<std::unique_ptr<core::Reading>> reading);

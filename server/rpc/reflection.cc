@@ -10,7 +10,6 @@
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/descriptor.pb.h"
 #include "grpc/health/v1/health.pb.h"
-#include "proto/wire/tensor_message.h"
 
 namespace adamant::rpc {
 namespace {
@@ -108,11 +107,6 @@ ServerReflectionResponse Reflect(const ServerReflectionRequest& request) {
       break;
   }
   return response;
-}
-
-void ReflectionCall::OnOpen() {
-  BeginOperation(wire::kMaxMessageBytes);
-  Read();
 }
 
 void ReflectionCall::OnMessage(grpc::ByteBuffer buffer) {

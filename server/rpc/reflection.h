@@ -18,11 +18,9 @@ class ReflectionCall final : public Call {
   using Call::Call;
 
  private:
-  void OnOpen() override;
   void OnMessage(grpc::ByteBuffer buffer) override;
   void OnHalfClose() override;
   void OnWritten() override;
-  void OnOver() override {}
 };
 
 }  // namespace adamant::rpc

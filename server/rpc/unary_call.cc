@@ -3,18 +3,10 @@
 #include <memory>
 #include <utility>
 
-#include "proto/error/error.h"
-#include "proto/wire/tensor_message.h"
-
 namespace adamant::rpc {
 
 UnaryCall::UnaryCall(Handler handler, OpenCalls* open_calls, grpc::CallbackServerContext* context)
     : Call(open_calls, context), handler_(std::move(handler)) {}
-
-void UnaryCall::OnOpen() {
-  BeginOperation(wire::kMaxMessageBytes);
-  Read();
-}
 
 void UnaryCall::OnMessage(grpc::ByteBuffer buffer) {
   // It is not over before it is answered, even if its client is gone: the server is not taken down under a handler.
@@ -30,10 +22,6 @@ void UnaryCall::OnMessage(grpc::ByteBuffer buffer) {
              }
              self->Leave();
            });
-}
-
-void UnaryCall::OnHalfClose() {
-  End(Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNEXPECTED_MESSAGE, "the call has no message"));
 }
 
 void UnaryCall::OnWritten() { End(absl::OkStatus()); }

@@ -18,11 +18,8 @@ class UnaryCall final : public Call {
   UnaryCall(Handler handler, OpenCalls* open_calls, grpc::CallbackServerContext* context);
 
  private:
-  void OnOpen() override;
   void OnMessage(grpc::ByteBuffer buffer) override;
-  void OnHalfClose() override;
   void OnWritten() override;
-  void OnOver() override {}
 
   Handler handler_;
 };

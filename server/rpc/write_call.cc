@@ -8,11 +8,6 @@ WriteCall::WriteCall(core::Registry* registry, OpenCalls* open_calls, grpc::Call
                      CallShape shape)
     : UploadCall("write", open_calls, context, shape), registry_(registry) {}
 
-void WriteCall::OnOpen() {
-  BeginOperation(wire::kMaxMessageBytes);
-  Read();
-}
-
 absl::StatusOr<std::shared_ptr<core::WriteAttempt>> WriteCall::NewAttempt(const wire::TensorMessage& first) {
   v1::WriteHeader header;
   if (absl::Status status = first.ParseHeader(&header); !status.ok()) return status;

@@ -18,7 +18,6 @@ class WriteCall final : public UploadCall<core::WriteAttempt, v1::WriteTensorsRe
   WriteCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context, CallShape shape);
 
  private:
-  void OnOpen() override;
   absl::StatusOr<std::shared_ptr<core::WriteAttempt>> NewAttempt(const wire::TensorMessage& first) override;
   absl::Status AtHalfClose(bool between_uploads) override;
   void OnReply(v1::WriteTensorsResponse response) override;
