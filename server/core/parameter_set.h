@@ -101,6 +101,7 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
   friend class Reading;
   struct Commit;
   struct Finding;
+  struct TakenState;
 
   // A turn does all its work and returns kOver, or returns kGoesOn and calls RunTurns when it is over.
   enum class TurnState { kOver, kGoesOn };
@@ -142,8 +143,8 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
   absl::Status WaitToWrite(WriteAttempt* attempt, std::vector<std::shared_ptr<WriteAttempt>>* older)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   TurnState DirectWriteTurn(const std::shared_ptr<WriteAttempt>& attempt);
-  absl::Status TakeBlocks(WriteAttempt* attempt, BlockList* parameters, BlockList* exp_avg, BlockList* exp_avg_sq)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  TakenState TakeState(bool with_moments) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void PutBack(TakenState taken) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReturnBlocks(WriteAttempt* attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeStaging(const std::shared_ptr<WriteAttempt>& attempt, absl::StatusOr<Grant> grant);
   TurnState WriteCommitTurn(const std::shared_ptr<WriteAttempt>& attempt);

@@ -228,66 +228,82 @@ absl::Status ParameterSet::WaitToWrite(WriteAttempt* attempt, std::vector<std::s
   return absl::OkStatus();
 }
 
-ParameterSet::TurnState ParameterSet::DirectWriteTurn(const std::shared_ptr<WriteAttempt>& attempt) {
+// What a direct write takes out of the set, and what puts it back.
+struct ParameterSet::TakenState {
   BlockList parameters;
   BlockList exp_avg;
   BlockList exp_avg_sq;
+  bool published;
+  v1::ParameterSetState state;
+  bool moments_valid;
+};
+
+ParameterSet::TurnState ParameterSet::DirectWriteTurn(const std::shared_ptr<WriteAttempt>& attempt) {
+  const bool full = attempt->header_.mode() == v1::WRITE_MODE_FULL;
+  TakenState taken;
   absl::Status status;
   {
     MutexLock lock(&mutex_);
     if (attempt->state_ != WriteAttempt::State::kWaiting) return TurnState::kOver;
     status = CheckExists();
-    if (status.ok()) status = TakeBlocks(attempt.get(), &parameters, &exp_avg, &exp_avg_sq);
+    if (status.ok()) taken = TakeState(full);
   }
   if (!status.ok()) {
-    attempt->LetNextBegin();
     End(attempt.get(), std::move(status));
     return TurnState::kOver;
   }
-  attempt->slots_[0].emplace(schema_, std::move(parameters), nullptr);
-  if (attempt->header_.mode() == v1::WRITE_MODE_FULL) {
-    attempt->slots_[1].emplace(schema_, std::move(exp_avg), nullptr);
-    attempt->slots_[2].emplace(schema_, std::move(exp_avg_sq), nullptr);
+  // Without the mutex: where readers hold the state, other memory may have to be mapped, which takes long.
+  absl::StatusOr<BlockList> parameters = ReplaceHeld(taken.parameters);
+  absl::StatusOr<BlockList> exp_avg = ReplaceHeld(taken.exp_avg);
+  absl::StatusOr<BlockList> exp_avg_sq = ReplaceHeld(taken.exp_avg_sq);
+  for (const absl::StatusOr<BlockList>* blocks : {&parameters, &exp_avg, &exp_avg_sq}) {
+    if (blocks->ok()) continue;
+    {
+      MutexLock lock(&mutex_);
+      PutBack(std::move(taken));
+    }
+    End(attempt.get(), blocks->status());
+    return TurnState::kOver;
+  }
+  taken = {};  // or it would count as a holder
+  attempt->slots_[0].emplace(schema_, *std::move(parameters), nullptr);
+  if (full) {
+    attempt->slots_[1].emplace(schema_, *std::move(exp_avg), nullptr);
+    attempt->slots_[2].emplace(schema_, *std::move(exp_avg_sq), nullptr);
   }
   SetAdmitted(attempt.get());
   return TurnState::kOver;
 }
 
-// Takes what a direct write fills out of the set, which is UNINITIALIZED from here on. On error nothing has changed.
-absl::Status ParameterSet::TakeBlocks(WriteAttempt* attempt, BlockList* parameters, BlockList* exp_avg,
-                                      BlockList* exp_avg_sq) {
-  const bool full = attempt->header_.mode() == v1::WRITE_MODE_FULL;
-  BlockList published;
-  if (snapshot_ != nullptr) {
-    published = snapshot_->blocks();
-    snapshot_.reset();  // or it would count as a holder
-  } else {
-    published = std::move(unpublished_);
-  }
-  absl::StatusOr<BlockList> fresh[3] = {ReplaceHeld(published), BlockList(), BlockList()};
-  if (full) {
-    fresh[1] = ReplaceHeld(exp_avg_);
-    fresh[2] = ReplaceHeld(exp_avg_sq_);
-  }
-  for (const absl::StatusOr<BlockList>& blocks : fresh) {
-    if (blocks.ok()) continue;
-    if (state_ == v1::PARAMETER_SET_STATE_UNINITIALIZED) {
-      unpublished_ = std::move(published);
-    } else {
-      snapshot_ = std::make_shared<const Snapshot>(incarnation_, step_, std::move(published));
-    }
-    return blocks.status();
-  }
-  *parameters = *std::move(fresh[0]);
-  if (full) {
-    *exp_avg = *std::move(fresh[1]);
-    *exp_avg_sq = *std::move(fresh[2]);
-    exp_avg_.clear();
-    exp_avg_sq_.clear();
+// The set is UNINITIALIZED from here on.
+ParameterSet::TakenState ParameterSet::TakeState(bool with_moments) {
+  TakenState taken;
+  taken.published = snapshot_ != nullptr;
+  taken.state = state_;
+  taken.moments_valid = moments_valid_;
+  taken.parameters = taken.published ? snapshot_->blocks() : std::move(unpublished_);
+  snapshot_.reset();  // or it would count as a holder
+  if (with_moments) {
+    taken.exp_avg = std::move(exp_avg_);
+    taken.exp_avg_sq = std::move(exp_avg_sq_);
     moments_valid_ = false;
   }
   state_ = v1::PARAMETER_SET_STATE_UNINITIALIZED;
-  return absl::OkStatus();
+  return taken;
+}
+
+void ParameterSet::PutBack(TakenState taken) {
+  if (taken.published) {
+    snapshot_ = std::make_shared<const Snapshot>(incarnation_, step_, std::move(taken.parameters));
+  } else {
+    unpublished_ = std::move(taken.parameters);
+  }
+  if (!taken.exp_avg.empty()) {
+    exp_avg_ = std::move(taken.exp_avg);
+    exp_avg_sq_ = std::move(taken.exp_avg_sq);
+  }
+  moments_valid_ = taken.moments_valid;
+  state_ = taken.state;
 }
 
 // A direct write broke off: the set keeps its memory, and stays as it is, UNINITIALIZED.
