@@ -122,12 +122,20 @@ absl::StatusOr<BlockList> BlockPool::Take(int64_t elements) {
       peak_ = std::max(peak_.load(), held_.load());
     }
   }
+  for (int64_t i = 0; i < empty; ++i) {
+    if (Populate(taken[i]->data, kBlockBytes)) continue;
+    const int error = errno;
+    MutexLock lock(&mutex_);
+    idle_.insert(idle_.begin(), taken.begin() + i, taken.begin() + empty);
+    emptied_ += empty - i;
+    held_ -= (empty - i) * kBlockBytes;
+    idle_.insert(idle_.end(), taken.begin(), taken.begin() + i);
+    idle_.insert(idle_.end(), taken.begin() + empty, taken.end());
+    return OutOfMemory(kBlockBytes, std::strerror(error));
+  }
   // From here on the list gives back what was taken if the rest cannot be had.
   BlockList list;
   for (Block* block : taken) list.push_back(Refer(block));
-  for (int64_t i = 0; i < empty; ++i) {
-    if (!Populate(taken[i]->data, kBlockBytes)) return OutOfMemory(kBlockBytes, std::strerror(errno));
-  }
 
   const int64_t lacking = full - static_cast<int64_t>(list.size());
   if (lacking > 0) {

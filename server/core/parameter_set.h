@@ -147,6 +147,8 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
   void PutBack(TakenState taken) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReturnBlocks(WriteAttempt* attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeStaging(const std::shared_ptr<WriteAttempt>& attempt, absl::StatusOr<Grant> grant);
+  // Ends a write to which nothing is being added, and lets the next one begin.
+  void FailWrite(WriteAttempt* attempt, absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
   TurnState WriteCommitTurn(const std::shared_ptr<WriteAttempt>& attempt);
 
   // A read's way (reading.cc).

@@ -104,7 +104,8 @@ absl::Status WriteAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, in
   if (kind_ == Kind::kReplay) return absl::OkStatus();
   const int index = SlotIndex(slot);
   if (index < 0 || !slots_[index].has_value()) {
-    return Fail(InvalidField(absl::StrCat("slot: this write does not bring ", v1::Slot_Name(slot)), "chunks.slot"));
+    return Fail(InvalidField(absl::StrCat("slot: this write does not bring ", v1::Slot_Name(slot), " (", slot, ")"),
+                             "chunks.slot"));
   }
   const SlotLimits& limits = kLimits[index];
   int64_t position = offset;
@@ -153,10 +154,8 @@ void ParameterSet::BeginWrite(const std::shared_ptr<WriteAttempt>& attempt) {
     superseded = MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SUPERSEDED,
                            absl::StrCat("request_id ", attempt->header_.request_id(), ": a newer attempt took over"));
   }
-  // It may have waited for its turn to write, and not need it any more.
-  if (!status.ok() || kind == Kind::kReplay) attempt->LetNextBegin();
   if (!status.ok()) {
-    End(attempt.get(), std::move(status));
+    FailWrite(attempt.get(), std::move(status));
     return;
   }
   switch (kind) {
@@ -164,6 +163,8 @@ void ParameterSet::BeginWrite(const std::shared_ptr<WriteAttempt>& attempt) {
       for (const std::shared_ptr<WriteAttempt>& one : older) End(one.get(), superseded, Ending::kUnlessComplete);
       break;
     case Kind::kReplay:
+      // It may have waited for its turn to write, and does not need it any more.
+      attempt->LetNextBegin();
       SetAdmitted(attempt.get());
       break;
     case Kind::kDirect:
@@ -249,7 +250,7 @@ ParameterSet::TurnState ParameterSet::DirectWriteTurn(const std::shared_ptr<Writ
     if (status.ok()) taken = TakeState(full);
   }
   if (!status.ok()) {
-    End(attempt.get(), std::move(status));
+    FailWrite(attempt.get(), std::move(status));
     return TurnState::kOver;
   }
   // Without the mutex: where readers hold the state, other memory may have to be mapped, which takes long.
@@ -262,7 +263,7 @@ ParameterSet::TurnState ParameterSet::DirectWriteTurn(const std::shared_ptr<Writ
       MutexLock lock(&mutex_);
       PutBack(std::move(taken));
     }
-    End(attempt.get(), blocks->status());
+    FailWrite(attempt.get(), blocks->status());
     return TurnState::kOver;
   }
   taken = {};  // or it would count as a holder
@@ -325,13 +326,17 @@ void ParameterSet::TakeStaging(const std::shared_ptr<WriteAttempt>& attempt, abs
     status = blocks.status();
   }
   if (!status.ok()) {
-    attempt->LetNextBegin();
-    End(attempt.get(), std::move(status));
+    FailWrite(attempt.get(), std::move(status));
     return;
   }
   attempt->slots_[0].emplace(schema_, *std::move(blocks), nullptr);
   attempt->grant_ = *std::move(grant);
   SetAdmitted(attempt.get());
+}
+
+void ParameterSet::FailWrite(WriteAttempt* attempt, absl::Status status) {
+  attempt->LetNextBegin();
+  End(attempt, std::move(status));
 }
 
 ParameterSet::TurnState ParameterSet::WriteCommitTurn(const std::shared_ptr<WriteAttempt>& attempt) {
@@ -374,11 +379,11 @@ ParameterSet::TurnState ParameterSet::WriteCommitTurn(const std::shared_ptr<Writ
     response.set_incarnation(incarnation_);
     response.set_step(step_);
   }
-  attempt->LetNextBegin();
   if (!status.ok()) {
-    End(attempt.get(), std::move(status));
+    FailWrite(attempt.get(), std::move(status));
     return TurnState::kOver;
   }
+  attempt->LetNextBegin();
   if (!response.replayed()) EndLate(rewritten);
   End(attempt.get(), std::move(response));
   return TurnState::kOver;

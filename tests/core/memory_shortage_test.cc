@@ -216,6 +216,7 @@ TEST(EmptiedBlocksTest, BlocksWhoseMemoryDoesNotComeBackCanBeTakenLater) {
     const Shortage shortage(Supply::kNoPages);
     EXPECT_THAT(pool.Take(2 * kBlockElements), IsOutOfMemory());
   }
+  EXPECT_EQ(pool.idle_blocks(), 1);
   const absl::StatusOr<BlockList> blocks = pool.Take(2 * kBlockElements);
   ASSERT_THAT(blocks, IsOk());
   for (const BlockRef& block : *blocks) std::fill_n(block.mutable_data(), block.size(), 1.0f);
