@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/wire/tensor_cutter.h"
+#include "proto/wire/tensor_message_builder.h"
 
 namespace adamant {
 namespace {

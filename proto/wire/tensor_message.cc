@@ -16,38 +16,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "proto/error/error.h"
+#include "proto/wire/tensor_message_tags.h"
 
 namespace adamant::wire {
 namespace {
 
 using google::protobuf::FieldDescriptor;
-using google::protobuf::internal::WireFormatLite;
-using google::protobuf::io::CodedOutputStream;
-
-constexpr uint32_t Tag(int number, WireFormatLite::WireType type) { return WireFormatLite::MakeTag(number, type); }
-
-// The outline that all messages of this file share.
-constexpr uint32_t kHeaderTag = Tag(v1::StepRequest::kHeaderFieldNumber, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
-constexpr uint32_t kLastTag = Tag(v1::StepRequest::kLastFieldNumber, WireFormatLite::WIRETYPE_VARINT);
-constexpr uint32_t kChunksTag = Tag(v1::StepRequest::kChunksFieldNumber, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
-
-constexpr uint32_t kTensorTag = Tag(v1::TensorChunk::kTensorFieldNumber, WireFormatLite::WIRETYPE_VARINT);
-constexpr uint32_t kOffsetTag = Tag(v1::TensorChunk::kOffsetFieldNumber, WireFormatLite::WIRETYPE_VARINT);
-constexpr uint32_t kSlotTag = Tag(v1::TensorChunk::kSlotFieldNumber, WireFormatLite::WIRETYPE_VARINT);
-// `values` is packed, but every parser must take it unpacked as well.
-constexpr uint32_t kPackedValuesTag =
-    Tag(v1::TensorChunk::kValuesFieldNumber, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
-constexpr uint32_t kOneValueTag = Tag(v1::TensorChunk::kValuesFieldNumber, WireFormatLite::WIRETYPE_FIXED32);
-constexpr uint32_t kDataTag = Tag(v1::TensorChunk::kDataFieldNumber, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
-
-constexpr int64_t kElementBytes = sizeof(float);
-// Field 2, tag and value.
-constexpr int64_t kLastBytes = 2;
-
-// Shorter runs are copied: a slice of its own costs allocations, a reference to `hold` and the transport's work. Over
-// loopback, 64 MiB in 1 MiB messages take, copied against referred to: 24 and 86 ms in runs of 256 bytes, 28 and 36 of
-// 1 KiB, 22 and 26 of 4 KiB; from 8 KiB on they are alike.
-constexpr int64_t kCopyBelowBytes = 8192;
 
 absl::Status MalformedMessage(absl::string_view field = "") {
   return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_MALFORMED_MESSAGE,
@@ -66,32 +40,6 @@ absl::Status MalformedChunk(int32_t tensor, int64_t offset, absl::string_view wh
   detail.set_offset(offset);
   return Error(absl::StatusCode::kInvalidArgument,
                absl::StrCat("the chunk of tensor ", tensor, " at offset ", offset, " ", what), detail);
-}
-
-void AppendVarint(uint64_t value, std::string* to) {
-  uint8_t bytes[10];
-  uint8_t* end = CodedOutputStream::WriteVarint64ToArray(value, bytes);
-  to->append(bytes, end);
-}
-
-// A chunk as an element of field 15, up to its first element.
-std::string ChunkStart(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count) {
-  v1::TensorChunk fields;
-  fields.set_tensor(tensor);
-  fields.set_offset(offset);
-  fields.set_slot(slot);
-  std::string body = fields.SerializeAsString();
-  AppendVarint(form == ChunkForm::kData ? kDataTag : kPackedValuesTag, &body);
-  AppendVarint(count * kElementBytes, &body);
-
-  std::string start;
-  AppendVarint(kChunksTag, &start);
-  AppendVarint(body.size() + count * kElementBytes, &start);
-  return start + body;
-}
-
-int64_t ChunkBytes(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count) {
-  return ChunkStart(tensor, offset, slot, form, count).size() + count * kElementBytes;
 }
 
 }  // namespace
@@ -326,90 +274,6 @@ std::string FindUnknownField(const google::protobuf::Message& message) {
     }
   }
   return "";
-}
-
-TensorMessageBuilder::TensorMessageBuilder(std::shared_ptr<const void> hold) : hold_(std::move(hold)) {}
-
-void TensorMessageBuilder::SetHeader(const google::protobuf::MessageLite& header) {
-  assert(header_.empty());
-  AppendVarint(kHeaderTag, &header_);
-  AppendVarint(header.ByteSizeLong(), &header_);
-  header.AppendToString(&header_);
-}
-
-void TensorMessageBuilder::SetLast() { last_ = true; }
-
-void TensorMessageBuilder::BeginChunk(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count) {
-  assert(awaited_ == 0 && count > 0);
-  const std::string start = ChunkStart(tensor, offset, slot, form, count);
-  copied_ += start;
-  chunk_bytes_ += start.size();
-  awaited_ = count;
-}
-
-void TensorMessageBuilder::AddElements(const float* elements, int64_t n) {
-  assert(n >= 0 && n <= awaited_);
-  const int64_t bytes = n * kElementBytes;
-  if (bytes < kCopyBelowBytes) {
-    copied_.append(reinterpret_cast<const char*>(elements), bytes);
-  } else {
-    FlushCopied();
-    const auto release = [](void* hold) { delete static_cast<std::shared_ptr<const void>*>(hold); };
-    chunks_.emplace_back(const_cast<float*>(elements), bytes, release, new std::shared_ptr<const void>(hold_));
-  }
-  chunk_bytes_ += bytes;
-  awaited_ -= n;
-}
-
-int64_t TensorMessageBuilder::size() const { return header_.size() + (last_ ? kLastBytes : 0) + chunk_bytes_; }
-
-grpc::ByteBuffer TensorMessageBuilder::Finish() {
-  assert(awaited_ == 0);
-  FlushCopied();
-  std::vector<grpc::Slice> slices;
-  slices.reserve(chunks_.size() + 1);
-  std::string front = std::move(header_);
-  if (last_) {
-    AppendVarint(kLastTag, &front);
-    AppendVarint(1, &front);
-  }
-  if (!front.empty()) slices.emplace_back(front);
-  std::move(chunks_.begin(), chunks_.end(), std::back_inserter(slices));
-  hold_.reset();
-  return grpc::ByteBuffer(slices.data(), slices.size());
-}
-
-void TensorMessageBuilder::FlushCopied() {
-  if (copied_.empty()) return;
-  auto* bytes = new std::string(std::move(copied_));
-  copied_.clear();
-  const auto release = [](void* bytes) { delete static_cast<std::string*>(bytes); };
-  chunks_.emplace_back(bytes->data(), bytes->size(), release, bytes);
-}
-
-TensorCutter::TensorCutter(absl::Span<const int64_t> sizes, v1::Slot slot, ChunkForm form)
-    : sizes_(sizes), slot_(slot), form_(form) {}
-
-bool TensorCutter::done() const { return tensor_ == sizes_.size(); }
-
-void TensorCutter::Fill(int64_t limit, Source source, TensorMessageBuilder* builder) {
-  for (bool first = true; !done(); first = false) {
-    const int32_t tensor = static_cast<int32_t>(tensor_);
-    const int64_t room = limit - builder->size();
-    int64_t count = std::min(sizes_[tensor_] - offset_, room / kElementBytes);
-    while (count > 0 && ChunkBytes(tensor, offset_, slot_, form_, count) > room) --count;
-    if (count <= 0) {
-      if (!first) return;
-      count = 1;
-    }
-    builder->BeginChunk(tensor, offset_, slot_, form_, count);
-    if (!source(tensor, offset_, offset_ + count, builder)) return;
-    offset_ += count;
-    if (offset_ == sizes_[tensor_]) {
-      ++tensor_;
-      offset_ = 0;
-    }
-  }
 }
 
 }  // namespace adamant::wire

@@ -1,12 +1,12 @@
-// The seam between the bulk messages of the protocol and memory: StepRequest, StepResponse, StepOnceRequest,
-// StepOnceResponse, WriteTensorsRequest, WriteTensorsOnceRequest and ReadTensorsResponse. They all have the same
-// outline, which this file is built on:
+// The seam between memory and the bulk messages of the protocol, as they are received: StepRequest, StepResponse,
+// StepOnceRequest, StepOnceResponse, WriteTensorsRequest, WriteTensorsOnceRequest and ReadTensorsResponse. They all
+// have the same outline, which this file is built on:
 //
 //   <a header message> = 1;   bool last = 2;   repeated TensorChunk chunks = 15;
 //
-// Elements are copied once, between the slices of a grpc::ByteBuffer and the caller's floats: decoding walks the wire
-// format over the slices (gRPC 1.51 delivers them in pieces of at most 64 KiB, anywhere cut), encoding refers to the
-// caller's memory. Everything else is left to the protobuf library. Requires a little-endian host.
+// Elements are copied once, from the slices of a grpc::ByteBuffer to the caller's floats: decoding walks the wire
+// format over the slices (gRPC 1.51 delivers them in pieces of at most 64 KiB, anywhere cut). Everything else is left
+// to the protobuf library. Requires a little-endian host. For what is sent see tensor_message_builder.h.
 //
 // Thread-compatible. No input can make these functions crash or read out of bounds.
 #ifndef ADAMANT_PROTO_WIRE_TENSOR_MESSAGE_H_
@@ -18,11 +18,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -37,6 +35,9 @@ inline constexpr int64_t kMessageBytes = int64_t{1} << 20;
 inline constexpr int64_t kMaxMessageBytes = int64_t{4} << 20;
 // Chunks of one message that are decoded. 4 MiB of chunks of one element each would take ten times that in memory.
 inline constexpr size_t kMaxChunks = 32768;
+
+// Of one element, in bytes.
+inline constexpr int64_t kElementBytes = sizeof(float);
 
 // How a chunk spells its elements: TensorChunk.data or TensorChunk.values.
 enum class ChunkForm { kData, kValues };
@@ -129,70 +130,6 @@ class TensorMessage {
 // The number of the first field, in `message` or in any message within it, that this version does not know; with the
 // path to the message that has it, such as `spec.tensors[2].9`. Empty if there is none.
 std::string FindUnknownField(const google::protobuf::Message& message);
-
-// A message to be sent.
-class TensorMessageBuilder {
- public:
-  // `hold` is released when gRPC has let go of the last slice that refers to the elements added here, which may be
-  // after the message counts as written. It keeps alive whatever has to outlive that.
-  explicit TensorMessageBuilder(std::shared_ptr<const void> hold);
-
-  // Puts `header` into field 1. At most once.
-  void SetHeader(const google::protobuf::MessageLite& header);
-  void SetLast();
-
-  // Begins a chunk of `count` elements, at least 1; they follow by AddElements, in order and all of them. A slot of
-  // UNSPECIFIED, an offset or tensor of 0 are left out, as proto3 does.
-  void BeginChunk(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count);
-  // Refers to [elements, elements + n), unchanged until `hold` is released. Short runs are copied instead, where that
-  // is cheaper than a slice; if all are, `hold` is released by Finish.
-  void AddElements(const float* elements, int64_t n);
-
-  // Size so far, in bytes.
-  int64_t size() const;
-
-  // The message. The builder is spent.
-  grpc::ByteBuffer Finish();
-
- private:
-  // Makes a slice of `copied_`.
-  void FlushCopied();
-
-  std::shared_ptr<const void> hold_;
-  // Field 1.
-  std::string header_;
-  bool last_ = false;
-  // Field 15: `chunks_`, then `copied_`; `chunk_bytes_` in all.
-  std::vector<grpc::Slice> chunks_;
-  std::string copied_;
-  int64_t chunk_bytes_ = 0;
-  // Elements of the last chunk that are still to come.
-  int64_t awaited_ = 0;
-};
-
-// Cuts tensors into chunks and messages: all elements of tensor 0, then of tensor 1, and so on.
-class TensorCutter {
- public:
-  // Supplies elements [begin, end) of a tensor by AddElements on `builder`, in as many runs as they lie in, and returns
-  // true; or false if they are not to be had.
-  using Source = absl::FunctionRef<bool(int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* builder)>;
-
-  // Cuts tensors of these sizes in elements, each at least 1, in one slot. `sizes` outlives the cutter.
-  TensorCutter(absl::Span<const int64_t> sizes, v1::Slot slot, ChunkForm form);
-
-  // Whether all elements have been given out.
-  bool done() const;
-  // Adds chunks to `builder` until done(), or until another element would bring its size above `limit`. Adds at least
-  // one element, even if that alone goes above. Stops where `source` has nothing: then `builder` is good for nothing.
-  void Fill(int64_t limit, Source source, TensorMessageBuilder* builder);
-
- private:
-  absl::Span<const int64_t> sizes_;
-  v1::Slot slot_;
-  ChunkForm form_;
-  size_t tensor_ = 0;
-  int64_t offset_ = 0;
-};
 
 }  // namespace adamant::wire
 

@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "proto/wire/tensor_message_builder.h"
 #include "server/core/parameter_set.h"
 #include "server/core/staging.h"
 

@@ -6,6 +6,7 @@
 
 #include "absl/types/optional.h"
 #include "adamant/v1/service.pb.h"
+#include "proto/wire/tensor_cutter.h"
 #include "proto/wire/tensor_message.h"
 #include "server/core/mutex.h"
 #include "server/core/reading.h"

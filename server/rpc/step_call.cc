@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
+#include "proto/wire/tensor_message_builder.h"
 
 namespace adamant::rpc {
 

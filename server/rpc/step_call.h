@@ -7,6 +7,7 @@
 
 #include "absl/types/optional.h"
 #include "adamant/v1/step.pb.h"
+#include "proto/wire/tensor_cutter.h"
 #include "proto/wire/tensor_message.h"
 #include "server/core/parameter_set.h"
 #include "server/core/registry.h"

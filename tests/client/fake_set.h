@@ -18,6 +18,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/wire/tensor_message.h"
+#include "proto/wire/tensor_message_builder.h"
 
 namespace adamant {
 

@@ -1,0 +1,43 @@
+// How tensors are divided among chunks and messages.
+//
+// Thread-compatible.
+#ifndef ADAMANT_PROTO_WIRE_TENSOR_CUTTER_H_
+#define ADAMANT_PROTO_WIRE_TENSOR_CUTTER_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/functional/function_ref.h"
+#include "absl/types/span.h"
+#include "adamant/v1/parameter_set.pb.h"
+#include "proto/wire/tensor_message_builder.h"
+
+namespace adamant::wire {
+
+// Cuts tensors into chunks and messages: all elements of tensor 0, then of tensor 1, and so on.
+class TensorCutter {
+ public:
+  // Supplies elements [begin, end) of a tensor by AddElements on `builder`, in as many runs as they lie in, and returns
+  // true; or false if they are not to be had.
+  using Source = absl::FunctionRef<bool(int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* builder)>;
+
+  // Cuts tensors of these sizes in elements, each at least 1, in one slot. `sizes` outlives the cutter.
+  TensorCutter(absl::Span<const int64_t> sizes, v1::Slot slot, ChunkForm form);
+
+  // Whether all elements have been given out.
+  bool done() const;
+  // Adds chunks to `builder` until done(), or until another element would bring its size above `limit`. Adds at least
+  // one element, even if that alone goes above. Stops where `source` has nothing: then `builder` is good for nothing.
+  void Fill(int64_t limit, Source source, TensorMessageBuilder* builder);
+
+ private:
+  absl::Span<const int64_t> sizes_;
+  v1::Slot slot_;
+  ChunkForm form_;
+  size_t tensor_ = 0;
+  int64_t offset_ = 0;
+};
+
+}  // namespace adamant::wire
+
+#endif  // ADAMANT_PROTO_WIRE_TENSOR_CUTTER_H_

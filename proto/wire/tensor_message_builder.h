@@ -1,0 +1,66 @@
+// The bulk messages of the protocol (see tensor_message.h) as they are sent: elements are not copied, but referred to
+// in the caller's memory.
+//
+// Thread-compatible.
+#ifndef ADAMANT_PROTO_WIRE_TENSOR_MESSAGE_BUILDER_H_
+#define ADAMANT_PROTO_WIRE_TENSOR_MESSAGE_BUILDER_H_
+
+#include <google/protobuf/message_lite.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/slice.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "adamant/v1/parameter_set.pb.h"
+#include "proto/wire/tensor_message.h"
+
+namespace adamant::wire {
+
+// A message to be sent.
+class TensorMessageBuilder {
+ public:
+  // `hold` is released when gRPC has let go of the last slice that refers to the elements added here, which may be
+  // after the message counts as written. It keeps alive whatever has to outlive that.
+  explicit TensorMessageBuilder(std::shared_ptr<const void> hold);
+
+  // Puts `header` into field 1. At most once.
+  void SetHeader(const google::protobuf::MessageLite& header);
+  void SetLast();
+
+  // Begins a chunk of `count` elements, at least 1; they follow by AddElements, in order and all of them. A slot of
+  // UNSPECIFIED, an offset or tensor of 0 are left out, as proto3 does.
+  void BeginChunk(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count);
+  // Refers to [elements, elements + n), unchanged until `hold` is released. Short runs are copied instead, where that
+  // is cheaper than a slice; if all are, `hold` is released by Finish.
+  void AddElements(const float* elements, int64_t n);
+
+  // Size so far, in bytes.
+  int64_t size() const;
+  // What such a chunk adds to it.
+  static int64_t ChunkBytes(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count);
+
+  // The message. The builder is spent.
+  grpc::ByteBuffer Finish();
+
+ private:
+  // Makes a slice of `copied_`.
+  void FlushCopied();
+
+  std::shared_ptr<const void> hold_;
+  // Field 1.
+  std::string header_;
+  bool last_ = false;
+  // Field 15: `chunks_`, then `copied_`; `chunk_bytes_` in all.
+  std::vector<grpc::Slice> chunks_;
+  std::string copied_;
+  int64_t chunk_bytes_ = 0;
+  // Elements of the last chunk that are still to come.
+  int64_t awaited_ = 0;
+};
+
+}  // namespace adamant::wire
+
+#endif  // ADAMANT_PROTO_WIRE_TENSOR_MESSAGE_BUILDER_H_

@@ -1,0 +1,141 @@
+// Every element once and in order, in messages that keep to their limit and use it.
+#include "proto/wire/tensor_cutter.h"
+
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/wire/byte_buffers.h"
+#include "tests/wire/sample_messages.h"
+
+namespace adamant::wire {
+namespace {
+
+// Sends tensors through a cutter, decodes the messages, and expects every element once, in order, in messages that keep
+// to the limit and use it. `element(tensor, index)` is what a tensor holds.
+void ExpectCutsAllOf(const std::vector<int64_t>& sizes, v1::Slot slot, ChunkForm form, int64_t limit,
+                     const google::protobuf::MessageLite& header, std::mt19937* random) {
+  const auto element = [](int32_t tensor, int64_t index) { return static_cast<float>(tensor * 1000003 + index); };
+  std::vector<std::vector<float>> tensors;
+  for (size_t tensor = 0; tensor < sizes.size(); ++tensor) {
+    tensors.emplace_back(sizes[tensor]);
+    for (int64_t i = 0; i < sizes[tensor]; ++i) tensors[tensor][i] = element(tensor, i);
+  }
+  // In runs of random lengths, as blocks of a flat space would be.
+  const auto source = [&](int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* builder) {
+    while (begin < end) {
+      const int64_t run = std::min<int64_t>(end - begin, 1 + (*random)() % 3000);
+      builder->AddElements(tensors[tensor].data() + begin, run);
+      begin += run;
+    }
+    return true;
+  };
+
+  TensorCutter cutter(sizes, slot, form);
+  size_t tensor = 0;
+  int64_t offset = 0;
+  while (!cutter.done()) {
+    TensorMessageBuilder builder(nullptr);
+    builder.SetHeader(header);
+    cutter.Fill(limit, source, &builder);
+    ASSERT_LE(builder.size(), limit);
+    // What is left is less than a chunk of one element can take: 31 bytes at most.
+    if (!cutter.done()) {
+      ASSERT_GT(builder.size(), limit - 31);
+    }
+
+    absl::StatusOr<TensorMessage> message = TensorMessage::Decode(builder.Finish());
+    ASSERT_TRUE(message.ok()) << message.status();
+    ASSERT_FALSE(message->chunks().empty());
+    for (TensorMessage::Chunk chunk : message->chunks()) {
+      ASSERT_EQ(chunk.tensor(), static_cast<int32_t>(tensor));
+      ASSERT_EQ(chunk.offset(), offset);
+      ASSERT_EQ(chunk.slot(), slot);
+      ASSERT_EQ(chunk.form(), form);
+      const std::vector<float> elements = ReadAll(chunk);
+      for (int64_t i = 0; i < chunk.count(); ++i) ASSERT_EQ(elements[i], element(tensor, offset + i));
+      offset += chunk.count();
+      if (offset == sizes[tensor]) {
+        ++tensor;
+        offset = 0;
+      }
+    }
+  }
+  EXPECT_EQ(tensor, sizes.size());
+}
+
+TEST(TensorCutterTest, GivesEveryElementOnceInOrderWithinTheLimit) {
+  std::mt19937 random(TestSeed());
+  v1::StepHeader header;
+  header.set_set("run/a");
+  for (int i = 0; i < 300; ++i) {
+    std::vector<int64_t> sizes(random() % 8);
+    for (int64_t& size : sizes) size = 1 + random() % (random() % 2 ? 5 : 5000);
+    SCOPED_TRACE(testing::Message() << "case " << i);
+
+    ExpectCutsAllOf(sizes, i % 2 ? v1::SLOT_UNSPECIFIED : v1::SLOT_EXP_AVG_SQ,
+                    i % 3 ? ChunkForm::kData : ChunkForm::kValues, 64 + random() % 8000, header, &random);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(TensorCutterTest, KeepsToEveryLimit) {
+  std::mt19937 random(TestSeed());
+  for (int64_t limit = 32; limit < 700; ++limit) {
+    ExpectCutsAllOf({3, 1, 200, 40}, v1::SLOT_PARAMETER, ChunkForm::kData, limit, v1::StepHeader(), &random);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(TensorCutterTest, CutsWithinATensorThatIsLargerThanAMessage) {
+  std::mt19937 random(TestSeed());
+
+  ExpectCutsAllOf({5, 3000000, 7}, v1::SLOT_PARAMETER, ChunkForm::kData, kMessageBytes, v1::StepHeader(), &random);
+}
+
+TEST(TensorCutterTest, StopsWhereTheSourceHasNothing) {
+  const std::vector<int64_t> sizes = {3, 3};
+  int asked = 0;
+  TensorCutter cutter(sizes, v1::SLOT_UNSPECIFIED, ChunkForm::kData);
+  TensorMessageBuilder builder(nullptr);
+  cutter.Fill(
+      kMessageBytes,
+      [&](int32_t, int64_t, int64_t, TensorMessageBuilder*) {
+        ++asked;
+        return false;
+      },
+      &builder);
+  EXPECT_EQ(asked, 1);
+  EXPECT_FALSE(cutter.done());
+}
+
+TEST(TensorCutterTest, MakesHeadwayWhereNothingFits) {
+  const std::vector<int64_t> sizes = {3};
+  const std::vector<float> elements = Ascending(3);
+  const auto source = [&](int32_t, int64_t begin, int64_t end, TensorMessageBuilder* builder) {
+    builder->AddElements(elements.data() + begin, end - begin);
+    return true;
+  };
+  TensorCutter cutter(sizes, v1::SLOT_UNSPECIFIED, ChunkForm::kData);
+
+  for (int64_t offset = 0; offset < 3; ++offset) {
+    ASSERT_FALSE(cutter.done());
+    TensorMessageBuilder builder(nullptr);
+    cutter.Fill(0, source, &builder);
+    absl::StatusOr<TensorMessage> message = TensorMessage::Decode(builder.Finish());
+    ASSERT_EQ(message->chunks().size(), 1u);
+    EXPECT_EQ(message->chunks()[0].offset(), offset);
+    EXPECT_EQ(message->chunks()[0].count(), 1);
+  }
+  EXPECT_TRUE(cutter.done());
+}
+
+TEST(TensorCutterTest, NoTensorsAreDoneAtOnce) {
+  EXPECT_TRUE(TensorCutter({}, v1::SLOT_UNSPECIFIED, ChunkForm::kData).done());
+}
+
+}  // namespace
+}  // namespace adamant::wire
