@@ -10,8 +10,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/e2e/half_sent_calls.h"
-#include "tests/e2e/server_fixture.h"
 #include "tests/e2e/server_process.h"
+#include "tests/e2e/test_client.h"
 
 namespace adamant::e2e {
 namespace {
@@ -219,8 +219,8 @@ TEST(MemoryTest, HalfSentReflectionIsOneOfTheCallsThatMoveNoTensors) {
     EXPECT_EQ(calls.open(), kUnarySlots);
     EXPECT_EQ(calls.ended(grpc::StatusCode::RESOURCE_EXHAUSTED), 1000 - kUnarySlots);
   }
-  server.ExpectBounded();
   EXPECT_TRUE(TestClient::Until([&] { return server.client().Get(SmallSpec().name()).ok(); }));
+  server.ExpectBounded();
   server.ExpectAsBefore();
 }
 

@@ -15,8 +15,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "tests/e2e/server_fixture.h"
 #include "tests/e2e/server_process.h"
+#include "tests/e2e/test_client.h"
 
 namespace adamant::e2e {
 namespace {

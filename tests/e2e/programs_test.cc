@@ -12,8 +12,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
-#include "tests/e2e/server_fixture.h"
 #include "tests/e2e/server_process.h"
+#include "tests/e2e/test_client.h"
 
 namespace adamant::e2e {
 namespace {

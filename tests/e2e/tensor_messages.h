@@ -1,0 +1,148 @@
+// Values as the messages of steps and writes bring them.
+#ifndef ADAMANT_TESTS_E2E_TENSOR_MESSAGES_H_
+#define ADAMANT_TESTS_E2E_TENSOR_MESSAGES_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+#include "adamant/v1/parameter_set.pb.h"
+#include "adamant/v1/service.pb.h"
+#include "adamant/v1/step.pb.h"
+#include "proto/wire/tensor_message.h"
+#include "tests/core/set_fixture.h"
+
+namespace adamant::e2e {
+
+using core::Arrays;
+using core::Gradient;
+using core::LargeSpec;
+using core::ReasonOf;
+using core::SameBits;
+using core::SequentialAdam;
+using core::SmallSpec;
+using core::Values;
+using wire::ChunkForm;
+
+// Elements of each tensor.
+inline std::vector<int64_t> TensorSizes(const v1::ParameterSetSpec& spec) {
+  std::vector<int64_t> sizes;
+  for (const v1::TensorSpec& tensor : spec.tensors()) {
+    int64_t size = 1;
+    for (const int64_t extent : tensor.shape()) size *= extent;
+    sizes.push_back(size);
+  }
+  return sizes;
+}
+
+inline int64_t ParameterCount(const v1::ParameterSetSpec& spec) {
+  int64_t count = 0;
+  for (const int64_t size : TensorSizes(spec)) count += size;
+  return count;
+}
+
+inline void SetElements(const float* elements, int64_t n, ChunkForm form, v1::TensorChunk* chunk) {
+  if (form == ChunkForm::kData) {
+    chunk->set_data(elements, n * sizeof(float));
+  } else {
+    chunk->mutable_values()->Add(elements, elements + n);
+  }
+}
+
+// One slot of a set, all tensors in order, in chunks of at most `most` elements.
+inline std::vector<v1::TensorChunk> Chunks(const v1::ParameterSetSpec& spec, const Values& values, int64_t most,
+                                           ChunkForm form = ChunkForm::kData, v1::Slot slot = v1::SLOT_UNSPECIFIED) {
+  std::vector<v1::TensorChunk> chunks;
+  const float* next = values.data();
+  const std::vector<int64_t> sizes = TensorSizes(spec);
+  for (size_t tensor = 0; tensor < sizes.size(); ++tensor) {
+    for (int64_t offset = 0; offset < sizes[tensor]; offset += most) {
+      v1::TensorChunk& chunk = chunks.emplace_back();
+      chunk.set_tensor(static_cast<int32_t>(tensor));
+      chunk.set_offset(offset);
+      chunk.set_slot(slot);
+      const int64_t n = std::min(most, sizes[tensor] - offset);
+      SetElements(next, n, form, &chunk);
+      next += n;
+    }
+  }
+  return chunks;
+}
+
+inline v1::StepHeader StepHeader(absl::string_view set, absl::string_view request_id = "",
+                                 absl::optional<int64_t> expected_step = {}, absl::optional<int32_t> attempt = {}) {
+  v1::StepHeader header;
+  header.set_set(std::string(set));
+  header.set_request_id(std::string(request_id));
+  if (expected_step.has_value()) header.set_expected_step(*expected_step);
+  if (attempt.has_value()) header.set_attempt(*attempt);
+  return header;
+}
+
+// A step as its header alone, and a message for each chunk; and as one message.
+inline std::vector<v1::StepRequest> StepMessages(const v1::StepHeader& header,
+                                                 const std::vector<v1::TensorChunk>& chunks) {
+  std::vector<v1::StepRequest> messages(1);
+  *messages.front().mutable_header() = header;
+  for (const v1::TensorChunk& chunk : chunks) *messages.emplace_back().add_chunks() = chunk;
+  messages.back().set_last(true);
+  return messages;
+}
+
+inline v1::StepRequest StepMessage(const v1::StepHeader& header, const std::vector<v1::TensorChunk>& chunks) {
+  v1::StepRequest message;
+  *message.mutable_header() = header;
+  for (const v1::TensorChunk& chunk : chunks) *message.add_chunks() = chunk;
+  message.set_last(true);
+  return message;
+}
+
+// The elements of one array as its chunks bring them, tensors ascending.
+class ChunkCollector {
+ public:
+  explicit ChunkCollector(std::vector<int64_t> sizes, v1::Slot slot = v1::SLOT_UNSPECIFIED)
+      : sizes_(std::move(sizes)), slot_(slot) {}
+
+  // Takes the next chunk; false if it is not the one that must come.
+  bool Add(const v1::TensorChunk& chunk) {
+    if (done() || chunk.slot() != slot_ || chunk.tensor() != static_cast<int32_t>(tensor_) ||
+        chunk.offset() != offset_) {
+      return false;
+    }
+    const bool data = !chunk.data().empty();
+    form_ = data ? ChunkForm::kData : ChunkForm::kValues;
+    const int64_t n = data ? chunk.data().size() / sizeof(float) : chunk.values_size();
+    if (n == 0 || n > sizes_[tensor_] - offset_) return false;
+    values_.resize(values_.size() + n);
+    std::memcpy(values_.data() + values_.size() - n,
+                data ? static_cast<const void*>(chunk.data().data()) : chunk.values().data(), n * sizeof(float));
+    offset_ += n;
+    if (offset_ == sizes_[tensor_]) {
+      ++tensor_;
+      offset_ = 0;
+    }
+    return true;
+  }
+
+  bool done() const { return tensor_ == sizes_.size(); }
+  const Values& values() const { return values_; }
+  // Of the last chunk.
+  ChunkForm form() const { return form_; }
+
+ private:
+  const std::vector<int64_t> sizes_;
+  const v1::Slot slot_;
+  size_t tensor_ = 0;
+  int64_t offset_ = 0;
+  Values values_;
+  ChunkForm form_ = ChunkForm::kData;
+};
+
+}  // namespace adamant::e2e
+
+#endif  // ADAMANT_TESTS_E2E_TENSOR_MESSAGES_H_
