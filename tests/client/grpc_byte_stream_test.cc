@@ -28,7 +28,9 @@
 #include "gtest/gtest.h"
 #include "proto/error/error.h"
 #include "proto/wire/status.h"
+#include "proto/wire/tensor_cutter.h"
 #include "proto/wire/tensor_message.h"
+#include "proto/wire/tensor_message_builder.h"
 
 namespace adamant {
 namespace {
@@ -214,13 +216,15 @@ TEST_F(GrpcByteStreamTest, LargeStepSendsItsHeaderAheadAndSplitsTensorsIntoMessa
   const std::vector<int64_t> sizes = {700'000, 1, 300'001};
   MakeTensors(sizes);
   ReceivedStep step;
-  RawServer server(address_, [&](RawServer::Call* call) {
-    step = ReceiveStep(call, sizes).value_or(ReceivedStep());
-    Reply(call, step);
-    call->Finish(absl::OkStatus());
-  });
-
-  const absl::StatusOr<v1::StepResult> result = Step(Connect().get());
+  absl::StatusOr<v1::StepResult> result;
+  {
+    RawServer server(address_, [&](RawServer::Call* call) {
+      step = ReceiveStep(call, sizes).value_or(ReceivedStep());
+      Reply(call, step);
+      call->Finish(absl::OkStatus());
+    });
+    result = Step(Connect().get());
+  }  // the server's thread, which wrote `step`, has ended
 
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->step(), 1);
@@ -247,21 +251,21 @@ TEST_F(GrpcByteStreamTest, LargestMessagesAreTaken) {
 TEST_F(GrpcByteStreamTest, SmallStepsAreOneMessageEachOnOneCall) {
   const std::vector<int64_t> sizes = {32, 16, 16, 1};
   MakeTensors(sizes);
-  std::atomic<int> calls = 0;
+  int calls = 0;
   std::vector<ReceivedStep> steps;
-  RawServer server(address_, [&](RawServer::Call* call) {
-    ++calls;
-    while (absl::optional<ReceivedStep> step = ReceiveStep(call, sizes)) {
-      steps.push_back(*step);
-      Reply(call, *step);
-    }
-    call->Finish(absl::OkStatus());
-  });
   {
+    RawServer server(address_, [&](RawServer::Call* call) {
+      ++calls;
+      while (absl::optional<ReceivedStep> step = ReceiveStep(call, sizes)) {
+        steps.push_back(*step);
+        Reply(call, *step);
+      }
+      call->Finish(absl::OkStatus());
+    });
     const std::shared_ptr<Connection> connection = Connect();
     ASSERT_TRUE(Step(connection.get()).ok());
     ASSERT_TRUE(Step(connection.get()).ok());
-  }
+  }  // the server's thread, which wrote `steps`, has ended
   EXPECT_EQ(calls, 1);
   ASSERT_EQ(steps.size(), 2);
   EXPECT_THAT(steps[1].message_sizes, SizeIs(1));

@@ -1,5 +1,5 @@
 # What a stranger does: installs the client, builds the quickstart and a test with the mock on it, runs the test.
-# -DBUILD_DIR, -DCONFIG, -DSOURCE_DIR: this project's. -DWORK_DIR: emptied, and used.
+# -DBUILD_DIR, -DCONFIG, -DGENERATOR, -DSOURCE_DIR: this project's. -DWORK_DIR: emptied, and used.
 function(run)
   execute_process(COMMAND ${ARGV} COMMAND_ECHO STDOUT COMMAND_ERROR_IS_FATAL ANY)
 endfunction()
@@ -17,7 +17,7 @@ foreach(header ${headers})
 endforeach()
 
 foreach(project client/quickstart tests/client/package)
-  run(${CMAKE_COMMAND} -S ${SOURCE_DIR}/${project} -B ${WORK_DIR}/${project}
+  run(${CMAKE_COMMAND} -S ${SOURCE_DIR}/${project} -B ${WORK_DIR}/${project} -G ${GENERATOR}
       -DCMAKE_PREFIX_PATH=${WORK_DIR}/installed -DCMAKE_BUILD_TYPE=Debug)
   run(${CMAKE_COMMAND} --build ${WORK_DIR}/${project})
 endforeach()

@@ -89,25 +89,23 @@ TEST_F(ExactlyOnceTest, OlderAttemptGivesWayToANewerOneThatIsThere) {
 
 TEST_F(ExactlyOnceTest, RepeatedWriteTakesOverFromAConnectionThatTheServerStillBelievesIn) {
   TestClient other(server_.address());
-  const Arrays arrays = {.step = 0, .parameters = GradientOf(7), .exp_avg = {}, .exp_avg_sq = {}};
+  const Arrays arrays = After(3);
   grpc::ClientContext context;
   v1::WriteTensorsResponse unused;
   const auto older = client_.stub()->WriteTensors(&context, &unused);
   v1::WriteTensorsRequest request;
-  *request.mutable_header() = core::ParametersHeader("w");
+  *request.mutable_header() = core::FullHeader(arrays.step, "w");
   request.mutable_header()->set_set(spec_.name());
   ASSERT_TRUE(older->Write(request));
-  ASSERT_TRUE(TestClient::Until([&] {
-    const absl::Status status = other.Write(spec_, core::ParametersHeader("x"), arrays).status();
-    return ReasonOf(status) == v1::ERROR_REASON_WRITE_IN_PROGRESS;
-  }));
+  ASSERT_TRUE(
+      TestClient::Until([&] { return other.Get(spec_.name())->state() == v1::PARAMETER_SET_STATE_UNINITIALIZED; }));
 
-  const absl::StatusOr<v1::WriteTensorsResponse> newer = other.Write(spec_, core::ParametersHeader("w"), arrays);
+  const absl::StatusOr<v1::WriteTensorsResponse> newer = other.Write(spec_, core::FullHeader(arrays.step, "w"), arrays);
 
   ASSERT_TRUE(newer.ok()) << newer.status();
   EXPECT_FALSE(newer->replayed());
   EXPECT_EQ(ReasonOf(wire::FromGrpcStatus(older->Finish())), v1::ERROR_REASON_SUPERSEDED);
-  EXPECT_TRUE(SameBits(client_.ReadArrays(spec_)->parameters, arrays.parameters));
+  EXPECT_TRUE(*client_.ReadArrays(spec_) == arrays);
 }
 
 TEST_F(ExactlyOnceTest, TheLast64StepsAreRemembered) {
