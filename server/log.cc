@@ -4,7 +4,6 @@
 
 #include <array>
 #include <atomic>
-#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <fstream>
 #include <limits>
-#include <sstream>
 #include <vector>
 
 #include "absl/strings/numbers.h"

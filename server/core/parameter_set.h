@@ -167,7 +167,7 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
   // It may arrive, and its listener is told so, unless it is over.
   template <typename Attempt>
   void SetAdmitted(Attempt* attempt) ABSL_LOCKS_EXCLUDED(mutex_);
-  // It has arrived whole. Returns false if it is over, for which its listener has heard why.
+  // It has arrived whole. Returns false if it is over: its listener has heard why.
   template <typename Attempt>
   bool SetComplete(Attempt* attempt) ABSL_LOCKS_EXCLUDED(mutex_);
   // Its listener wants to hear no more. It is over unless it is complete.

@@ -11,7 +11,6 @@
 #include "adamant/v1/step.pb.h"
 #include "server/core/budget.h"
 #include "server/core/listener.h"
-#include "server/core/mutex.h"
 #include "server/core/schema.h"
 #include "server/core/snapshot.h"
 #include "server/core/staging.h"
@@ -55,8 +54,7 @@ class StepAttempt : public std::enable_shared_from_this<StepAttempt> {
   absl::Status Complete();
 
   // Withdraws a step that is not complete; its memory returns when the last reference goes. After Complete the step
-  // commits all the same. The listener hears nothing after this but what another thread was about
-  // to tell it.
+  // commits all the same. The listener hears nothing after this but what another thread was about to tell it.
   void Cancel();
 
  private:

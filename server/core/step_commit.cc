@@ -4,8 +4,6 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "proto/error/error.h"
 #include "server/core/attempt_life.h"
 #include "server/core/parameter_set.h"
 

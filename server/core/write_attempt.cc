@@ -1,7 +1,6 @@
 // A write, staged or direct, from its header to its commit.
 #include "server/core/write_attempt.h"
 
-#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -282,8 +281,12 @@ ParameterSet::TakenState ParameterSet::TakeState(bool with_moments) {
   taken.published = snapshot_ != nullptr;
   taken.state = state_;
   taken.moments_valid = moments_valid_;
-  taken.parameters = taken.published ? snapshot_->blocks() : std::move(unpublished_);
-  snapshot_.reset();  // or it would count as a holder
+  if (taken.published) {
+    taken.parameters = snapshot_->blocks();
+    snapshot_.reset();  // or it would count as a holder
+  } else {
+    taken.parameters = std::move(unpublished_);
+  }
   if (with_moments) {
     taken.exp_avg = std::move(exp_avg_);
     taken.exp_avg_sq = std::move(exp_avg_sq_);

@@ -11,7 +11,6 @@
 #include "adamant/v1/service.pb.h"
 #include "server/core/budget.h"
 #include "server/core/listener.h"
-#include "server/core/mutex.h"
 #include "server/core/staging.h"
 
 namespace adamant::core {
@@ -46,8 +45,8 @@ class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
   // Error: INCOMPLETE; the attempt is over.
   absl::Status Complete();
 
-  // Withdraws a write that is not complete. The listener hears nothing after this but what another thread
-  // was about to tell it.
+  // Withdraws a write that is not complete. The listener hears nothing after this but what another thread was about to
+  // tell it.
   void Cancel();
 
  private:

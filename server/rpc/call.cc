@@ -68,9 +68,9 @@ void Call::Read() {
   Leave();
 }
 
-void Call::Write(grpc::ByteBuffer message) {
+void Call::Write(const grpc::ByteBuffer& message) {
   if (!Enter()) return;
-  outgoing_ = std::move(message);
+  outgoing_ = message;
   {
     core::MutexLock lock(&mutex_);
     writing_ = true;
@@ -125,7 +125,7 @@ void Call::OnReadDone(bool ok) {
   if (ok) {
     grpc::ByteBuffer message;
     message.Swap(&incoming_);
-    OnMessage(std::move(message));
+    OnMessage(message);
   } else {
     OnHalfClose();
   }
@@ -189,8 +189,9 @@ grpc::ByteBuffer Serialize(const google::protobuf::MessageLite& message) {
   return grpc::ByteBuffer(&slice, 1);
 }
 
-absl::Status Parse(grpc::ByteBuffer buffer, google::protobuf::Message* message) {
-  grpc::ProtoBufferReader reader(&buffer);
+absl::Status Parse(const grpc::ByteBuffer& buffer, google::protobuf::Message* message) {
+  grpc::ByteBuffer bytes = buffer;  // the slices, not what is in them
+  grpc::ProtoBufferReader reader(&bytes);
   if (!reader.status().ok() || !message->ParseFromZeroCopyStream(&reader)) {
     return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_MALFORMED_MESSAGE,
                  absl::StrCat("not a valid ", message->GetDescriptor()->full_name()));

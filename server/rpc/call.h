@@ -43,7 +43,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   // The call was let in. Starts the first read: of an operation, unless the call may be idle for as long as it likes.
   virtual void OnOpen();
   // A message has come.
-  virtual void OnMessage(grpc::ByteBuffer message) = 0;
+  virtual void OnMessage(const grpc::ByteBuffer& message) = 0;
   // The client sends no more. Of most calls the first message is the last one, behind which nothing is read.
   virtual void OnHalfClose();
   // The last write is on its way.
@@ -55,7 +55,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
 
   // These do nothing once the call has ended. Read and Write start one operation each, which must not be outstanding.
   void Read();
-  void Write(grpc::ByteBuffer message);
+  void Write(const grpc::ByteBuffer& message);
   // Ends the call. The client gets `status`, after what was written if it is OK; a write that is outstanding is cut
   // off.
   void End(const absl::Status& status);
@@ -108,7 +108,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
 // `message` as gRPC sends it.
 grpc::ByteBuffer Serialize(const google::protobuf::MessageLite& message);
 // Parses a whole message. Errors, INVALID_ARGUMENT: MALFORMED_MESSAGE, UNKNOWN_FIELD.
-absl::Status Parse(grpc::ByteBuffer buffer, google::protobuf::Message* message);
+absl::Status Parse(const grpc::ByteBuffer& buffer, google::protobuf::Message* message);
 
 }  // namespace adamant::rpc
 

@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "server/rpc/health.h"
 #include "server/rpc/read_call.h"
@@ -48,7 +47,7 @@ std::shared_ptr<Call> CallTable::MakeOptimizerCall(absl::string_view method, grp
 std::shared_ptr<Call> CallTable::MakeHealthCall(absl::string_view method, grpc::CallbackServerContext* context) {
   if (method == "Watch") return std::make_shared<HealthWatchCall>(slots_.health, context);
   if (method != "Check") return nullptr;
-  const auto check = [](grpc::ByteBuffer request, UnaryCall::Done done) { done(CheckHealth(std::move(request))); };
+  const auto check = [](const grpc::ByteBuffer& request, UnaryCall::Done done) { done(CheckHealth(request)); };
   return std::make_shared<UnaryCall>(check, slots_.health, context);
 }
 

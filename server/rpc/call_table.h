@@ -6,6 +6,7 @@
 
 #include <memory>
 
+#include "absl/strings/string_view.h"
 #include "server/core/registry.h"
 #include "server/rpc/call.h"
 #include "server/rpc/open_calls.h"

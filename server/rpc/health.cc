@@ -26,16 +26,16 @@ bool IsKnown(const std::string& service) {
 
 }  // namespace
 
-absl::StatusOr<grpc::ByteBuffer> CheckHealth(grpc::ByteBuffer request) {
+absl::StatusOr<grpc::ByteBuffer> CheckHealth(const grpc::ByteBuffer& request) {
   health::HealthCheckRequest check;
-  if (absl::Status status = Parse(std::move(request), &check); !status.ok()) return status;
+  if (absl::Status status = Parse(request, &check); !status.ok()) return status;
   if (!IsKnown(check.service())) return absl::NotFoundError(absl::StrCat("no service ", check.service()));
   return Response(health::HealthCheckResponse::SERVING);
 }
 
-void HealthWatchCall::OnMessage(grpc::ByteBuffer buffer) {
+void HealthWatchCall::OnMessage(const grpc::ByteBuffer& buffer) {
   health::HealthCheckRequest watch;
-  if (absl::Status status = Parse(std::move(buffer), &watch); !status.ok()) {
+  if (absl::Status status = Parse(buffer, &watch); !status.ok()) {
     End(status);
     return;
   }

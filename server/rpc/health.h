@@ -12,7 +12,7 @@ namespace adamant::rpc {
 
 // The answer to Check while the server serves; when it drains, no call gets as far. Errors: NOT_FOUND for another
 // service; as Parse. Thread-safe.
-absl::StatusOr<grpc::ByteBuffer> CheckHealth(grpc::ByteBuffer request);
+absl::StatusOr<grpc::ByteBuffer> CheckHealth(const grpc::ByteBuffer& request);
 
 // Watch: says that the server serves, and at its drain that it serves no more.
 class HealthWatchCall final : public Call {
@@ -20,7 +20,7 @@ class HealthWatchCall final : public Call {
   using Call::Call;
 
  private:
-  void OnMessage(grpc::ByteBuffer buffer) override;
+  void OnMessage(const grpc::ByteBuffer& buffer) override;
   void OnWritten() override;
   void OnDrain() override;
 

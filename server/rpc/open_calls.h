@@ -1,5 +1,5 @@
-// The calls that move tensors and are open now: how many there may be, how long each may stall, and how they end when
-// the server drains.
+// The calls of one kind that are open now: how many there may be, how long each may stall, and how they end when the
+// server drains.
 #ifndef ADAMANT_SERVER_RPC_OPEN_CALLS_H_
 #define ADAMANT_SERVER_RPC_OPEN_CALLS_H_
 

@@ -5,8 +5,6 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
-#include "proto/error/error.h"
-#include "proto/wire/status.h"
 #include "proto/wire/tensor_message.h"
 #include "server/core/configuration.h"
 #include "server/core/parameter_set.h"
@@ -31,12 +29,12 @@ OptimizerService::OptimizerService(Parts parts) : parts_(std::move(parts)) {}
 UnaryCall::Handler OptimizerService::FindHandler(absl::string_view method) {
   if (method == "CreateParameterSet") {
     // Decoded there, too: of what is small on the wire and large in memory there is one at a time.
-    return [this](grpc::ByteBuffer buffer, UnaryCall::Done done) {
-      auto call = std::make_shared<Creation>(
-          Creation{Handle(&OptimizerService::CreateParameterSet), std::move(buffer), std::move(done)});
+    return [this](const grpc::ByteBuffer& buffer, UnaryCall::Done done) {
+      auto call =
+          std::make_shared<Creation>(Creation{Handle(&OptimizerService::CreateParameterSet), buffer, std::move(done)});
       // Off gRPC's threads and off those that compute: a large set takes seconds to map.
       parts_.creation->Run(
-          1, [call](int64_t) { call->handler(std::move(call->request), std::move(call->done)); }, [] {});
+          1, [call](int64_t) { call->handler(call->request, std::move(call->done)); }, [] {});
     };
   }
   if (method == "GetParameterSet") return Handle(&OptimizerService::GetParameterSet);
@@ -50,10 +48,10 @@ UnaryCall::Handler OptimizerService::FindHandler(absl::string_view method) {
 
 template <typename Request, typename Response>
 UnaryCall::Handler OptimizerService::Handle(void (OptimizerService::*function)(const Request&, Answer<Response>)) {
-  return [this, function](grpc::ByteBuffer buffer, UnaryCall::Done done) {
+  return [this, function](const grpc::ByteBuffer& buffer, UnaryCall::Done done) {
     Request request;
     // What this version does not know may be a condition: an error, too.
-    if (absl::Status status = Parse(std::move(buffer), &request); !status.ok()) {
+    if (absl::Status status = Parse(buffer, &request); !status.ok()) {
       done(status);
       return;
     }

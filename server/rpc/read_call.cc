@@ -21,13 +21,13 @@ struct MessageHold {
 ReadCall::ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context)
     : Call(open_calls, context), registry_(registry) {}
 
-void ReadCall::OnMessage(grpc::ByteBuffer buffer) {
-  if (absl::Status status = Begin(std::move(buffer)); !status.ok()) End(status);
+void ReadCall::OnMessage(const grpc::ByteBuffer& buffer) {
+  if (absl::Status status = Begin(buffer); !status.ok()) End(status);
 }
 
-absl::Status ReadCall::Begin(grpc::ByteBuffer buffer) {
+absl::Status ReadCall::Begin(const grpc::ByteBuffer& buffer) {
   v1::ReadTensorsRequest request;
-  if (absl::Status status = Parse(std::move(buffer), &request); !status.ok()) return status;
+  if (absl::Status status = Parse(buffer, &request); !status.ok()) return status;
   absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = registry_->Find(request.set(), "set");
   if (!set.ok()) return set.status();
   form_ = request.as_values() ? wire::ChunkForm::kValues : wire::ChunkForm::kData;

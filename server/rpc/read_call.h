@@ -8,7 +8,6 @@
 #include "adamant/v1/service.pb.h"
 #include "proto/wire/tensor_cutter.h"
 #include "proto/wire/tensor_message.h"
-#include "server/core/mutex.h"
 #include "server/core/reading.h"
 #include "server/core/registry.h"
 #include "server/rpc/call.h"
@@ -21,10 +20,10 @@ class ReadCall final : public Call {
   ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context);
 
  private:
-  void OnMessage(grpc::ByteBuffer buffer) override;
+  void OnMessage(const grpc::ByteBuffer& buffer) override;
   void OnWritten() override;
 
-  absl::Status Begin(grpc::ByteBuffer buffer);
+  absl::Status Begin(const grpc::ByteBuffer& buffer);
   void Begun(absl::StatusOr<std::unique_ptr<core::Reading>> reading);
   void WriteNext();
 

@@ -109,9 +109,9 @@ ServerReflectionResponse Reflect(const ServerReflectionRequest& request) {
   return response;
 }
 
-void ReflectionCall::OnMessage(grpc::ByteBuffer buffer) {
+void ReflectionCall::OnMessage(const grpc::ByteBuffer& buffer) {
   ServerReflectionRequest request;
-  if (absl::Status status = Parse(std::move(buffer), &request); !status.ok()) {
+  if (absl::Status status = Parse(buffer, &request); !status.ok()) {
     End(status);
     return;
   }

@@ -18,7 +18,7 @@ class ReflectionCall final : public Call {
   using Call::Call;
 
  private:
-  void OnMessage(grpc::ByteBuffer buffer) override;
+  void OnMessage(const grpc::ByteBuffer& buffer) override;
   void OnHalfClose() override;
   void OnWritten() override;
 };

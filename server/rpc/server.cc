@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -37,8 +36,8 @@ constexpr int kMaxCallsAConnection = 100;
 constexpr int kKeepaliveTimeMs = 20000;
 constexpr int kKeepaliveTimeoutMs = 20000;
 
-// Calls that move no tensors, at the same time, whose request is not whole yet. They hold 4.4 MiB each, which is part
-// of what the program itself takes.
+// Calls that move no tensors, at the same time, whose request is not whole yet; reflection's until they end. They hold
+// 4.4 MiB each, which is part of what the program itself takes.
 constexpr int kMaxUnaryCalls = 24;
 constexpr int kMaxHealthCalls = 8;
 

@@ -8,12 +8,12 @@ namespace adamant::rpc {
 UnaryCall::UnaryCall(Handler handler, OpenCalls* open_calls, grpc::CallbackServerContext* context)
     : Call(open_calls, context), handler_(std::move(handler)) {}
 
-void UnaryCall::OnMessage(grpc::ByteBuffer buffer) {
+void UnaryCall::OnMessage(const grpc::ByteBuffer& buffer) {
   // It is not over before it is answered, even if its client is gone: the server is not taken down under a handler.
   if (!Enter()) return;
   // Its request is whole: what it may still grow to is for others.
   ShrinkCharge(static_cast<int64_t>(buffer.Length()));
-  handler_(std::move(buffer),
+  handler_(buffer,
            [self = std::static_pointer_cast<UnaryCall>(shared_from_this())](absl::StatusOr<grpc::ByteBuffer> response) {
              if (response.ok()) {
                self->Write(*std::move(response));

@@ -13,12 +13,12 @@ class UnaryCall final : public Call {
   // Takes the answer, or what is wrong, once and from any thread.
   using Done = absl::AnyInvocable<void(absl::StatusOr<grpc::ByteBuffer>)>;
   // Answers a request; calls `done` once, perhaps before it returns. Called once.
-  using Handler = absl::AnyInvocable<void(grpc::ByteBuffer request, Done done)>;
+  using Handler = absl::AnyInvocable<void(const grpc::ByteBuffer& request, Done done)>;
 
   UnaryCall(Handler handler, OpenCalls* open_calls, grpc::CallbackServerContext* context);
 
  private:
-  void OnMessage(grpc::ByteBuffer buffer) override;
+  void OnMessage(const grpc::ByteBuffer& buffer) override;
   void OnWritten() override;
 
   Handler handler_;

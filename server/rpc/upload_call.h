@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "proto/error/error.h"
 #include "proto/wire/tensor_message.h"
@@ -44,9 +45,8 @@ class UploadCall : public Call, public core::Listener<Reply> {
   const CallShape shape_;
 
  private:
-  void OnMessage(grpc::ByteBuffer buffer) final {
+  void OnMessage(const grpc::ByteBuffer& buffer) final {
     absl::StatusOr<wire::TensorMessage> message = wire::TensorMessage::Decode(buffer);
-    buffer.Clear();
     absl::Status status = message.status();
     if (status.ok()) {
       const std::shared_ptr<Attempt> attempt = this->attempt();

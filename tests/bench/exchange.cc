@@ -1,7 +1,6 @@
 // Both sides of the exchange.
 #include "tests/bench/exchange.h"
 
-#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>

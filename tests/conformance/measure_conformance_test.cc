@@ -1,7 +1,6 @@
 // Every instruction set's measure gives the scalar reference's bits, whatever the input, and reads nothing else.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <limits>
 #include <numeric>
 #include <vector>

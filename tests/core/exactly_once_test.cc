@@ -1,7 +1,6 @@
 // A request is applied once: retries, attempts that supersede each other, and what the set remembers.
 #include <limits>
 #include <memory>
-#include <string>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

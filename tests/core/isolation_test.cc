@@ -1,5 +1,4 @@
 // A set that is busy does not hold up another.
-#include <algorithm>
 #include <memory>
 #include <vector>
 

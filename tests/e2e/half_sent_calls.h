@@ -2,14 +2,13 @@
 #ifndef ADAMANT_TESTS_E2E_HALF_SENT_CALLS_H_
 #define ADAMANT_TESTS_E2E_HALF_SENT_CALLS_H_
 
-#include <cstdint>
+#include <cstddef>
 #include <list>
 #include <memory>
 #include <string>
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 
 namespace adamant::e2e {
 

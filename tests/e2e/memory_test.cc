@@ -193,8 +193,9 @@ TEST(MemoryTest, HalfSentHealthChecksHaveSlotsOfTheirOwn) {
   const auto half = AlmostAMessage();
   {
     HalfSentCalls calls(server.address());
-    for (int i = 0; i < 1000; ++i)
+    for (int i = 0; i < 1000; ++i) {
       calls.Begin(i % 2 == 0 ? "/grpc.health.v1.Health/Check" : "/grpc.health.v1.Health/Watch", half);
+    }
     calls.RunUntilStopped();
     EXPECT_EQ(calls.open(), kHealthSlots);
     EXPECT_EQ(calls.ended(grpc::StatusCode::RESOURCE_EXHAUSTED), 1000 - kHealthSlots);
@@ -225,7 +226,7 @@ TEST(MemoryTest, HalfSentReflectionIsOneOfTheCallsThatMoveNoTensors) {
 }
 
 // A set of one tensor.
-v1::ParameterSetSpec SetOf(std::string name, int64_t elements) {
+v1::ParameterSetSpec SetOf(const std::string& name, int64_t elements) {
   v1::ParameterSetSpec spec = SmallSpec(name);
   spec.clear_tensors();
   v1::TensorSpec* tensor = spec.add_tensors();

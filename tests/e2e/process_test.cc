@@ -5,7 +5,9 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/sync_stream.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <memory>
@@ -26,6 +28,7 @@ using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
+using ::testing::StartsWith;
 
 constexpr char kService[] = "adamant.v1.OptimizerService";
 
@@ -71,12 +74,26 @@ std::unique_ptr<grpc::ClientReader<grpc::ByteBuffer>> WatchHealth(const std::sha
 
 std::string ProbeFlag(const ServerProcess& server) { return absl::StrCat("--probe=", server.address()); }
 
+// Whether this machine has ::1, which many containers have not.
+bool HasIpv6() {
+  const int file = socket(AF_INET6, SOCK_STREAM, 0);
+  if (file < 0) return false;
+  sockaddr_in6 address = {};
+  address.sin6_family = AF_INET6;
+  address.sin6_addr = in6addr_loopback;
+  const bool bound = bind(file, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+  close(file);
+  return bound;
+}
+
 TEST(ProcessTest, ServesOnSeveralAddressesAtOnce) {
+  const std::string second = HasIpv6() ? "[::1]:" : "127.0.0.2:";
   const std::string path = absl::StrCat("unix:", testing::TempDir(), "adamant-", getpid());
-  ServerProcess server({absl::StrCat("--listen=127.0.0.1:0,[::1]:0,", path)});
+  ServerProcess server({absl::StrCat("--listen=127.0.0.1:0,", second, "0,", path)});
   ASSERT_THAT(server.addresses(), SizeIs(3));
   EXPECT_THAT(server.addresses()[0], ContainsRegex("^127\\.0\\.0\\.1:[1-9][0-9]*$"));
-  EXPECT_THAT(server.addresses()[1], ContainsRegex("^\\[::1\\]:[1-9][0-9]*$"));
+  EXPECT_THAT(server.addresses()[1], StartsWith(second));
+  EXPECT_THAT(server.addresses()[1], ContainsRegex(":[1-9][0-9]*$"));
   EXPECT_EQ(server.addresses()[2], path);
   // One server behind all of them: what is created through one can be stepped through the others.
   const v1::ParameterSetSpec spec = SmallSpec("set");

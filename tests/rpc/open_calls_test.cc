@@ -38,7 +38,7 @@ class QuietCall final : public Call {
 
  private:
   void OnOpen() override { opened_ = true; }
-  void OnMessage(grpc::ByteBuffer) override {}
+  void OnMessage(const grpc::ByteBuffer&) override {}
   void OnHalfClose() override {}
   void OnWritten() override {}
   void OnOver() override { ++overs_; }

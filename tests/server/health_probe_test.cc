@@ -1,3 +1,4 @@
+// The probe's answer for servers that serve, that do not, and that are not there.
 #include "server/health_probe.h"
 
 #include <grpcpp/generic/async_generic_service.h>

@@ -1,3 +1,4 @@
+// What a line of the log looks like, and which are left out.
 #include "server/log.h"
 
 #include <gmock/gmock.h>

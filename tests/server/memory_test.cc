@@ -1,3 +1,4 @@
+// How much memory there is, where limits of several kinds meet, and its division into budgets.
 #include "server/memory.h"
 
 #include <gtest/gtest.h>

@@ -136,8 +136,8 @@ ABSL_NAMESPACE_END
 
 namespace grpc::internal {
 
-// All calls of the server and of the tests are of this kind. The library has a copy, in which nothing is visible; a
-// program's own comes before it.
+// All calls that the server, or a server of the tests, answers by callbacks of ours are of this kind. The library has a
+// copy, in which nothing is visible; a program's own comes before it.
 template class CallbackBidiHandler<ByteBuffer, ByteBuffer>;
 
 namespace {

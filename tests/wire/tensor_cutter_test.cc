@@ -2,9 +2,7 @@
 #include "proto/wire/tensor_cutter.h"
 
 #include <algorithm>
-#include <memory>
 #include <random>
-#include <string>
 #include <vector>
 
 #include "gtest/gtest.h"

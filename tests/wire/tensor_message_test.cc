@@ -6,11 +6,8 @@
 #include <google/protobuf/stubs/logging.h>
 #include <google/protobuf/wire_format_lite.h>
 
-#include <cmath>
 #include <cstring>
 #include <limits>
-#include <memory>
-#include <numeric>
 #include <random>
 #include <string>
 #include <utility>
