@@ -6,7 +6,6 @@
 
 #include <chrono>
 #include <memory>
-#include <utility>
 
 #include "adamant/v1/service.grpc.pb.h"
 #include "client/src/grpc_byte_stream.h"

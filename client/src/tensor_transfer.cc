@@ -2,7 +2,6 @@
 #include "client/src/tensor_transfer.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/wire/tensor_cutter.h"

@@ -3,14 +3,11 @@
 #include "proto/wire/tensor_message.h"
 
 #include <google/protobuf/descriptor.h>
-#include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/unknown_field_set.h>
 #include <google/protobuf/wire_format_lite.h>
 
 #include <algorithm>
-#include <cassert>
 #include <cstring>
-#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,6 +19,7 @@ namespace adamant::wire {
 namespace {
 
 using google::protobuf::FieldDescriptor;
+using google::protobuf::internal::WireFormatLite;
 
 absl::Status MalformedMessage(absl::string_view field = "") {
   return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_MALFORMED_MESSAGE,
@@ -135,16 +133,16 @@ absl::StatusOr<TensorMessage> TensorMessage::Decode(const grpc::ByteBuffer& buff
     uint64_t value;
     if (!reader.ReadTag(&tag)) return MalformedMessage();
     switch (tag) {
-      case kHeaderTag:
+      case tag::kHeader:
         if (!reader.ReadLength(&length)) return MalformedMessage();
         message.headers_.emplace_back(length, '\0');
         reader.Take(length).Read(message.headers_.back().data(), length);
         break;
-      case kLastTag:
+      case tag::kLast:
         if (!reader.ReadVarint(&value)) return MalformedMessage();
         message.last_ = value != 0;
         break;
-      case kChunksTag: {
+      case tag::kChunks: {
         if (!reader.ReadLength(&length)) return MalformedMessage();
         const absl::Status status = message.DecodeChunk(FieldReader(reader.Take(length), length));
         if (!status.ok()) return status;
@@ -193,27 +191,27 @@ absl::Status TensorMessage::DecodeChunk(FieldReader reader) {
     uint64_t value;
     if (!reader.ReadTag(&tag)) return MalformedMessage();
     switch (tag) {
-      case kTensorTag:
+      case tag::kTensor:
         if (!reader.ReadVarint(&value)) return MalformedMessage();
         chunk.tensor_ = static_cast<int32_t>(value);
         break;
-      case kOffsetTag:
+      case tag::kOffset:
         if (!reader.ReadVarint(&value)) return MalformedMessage();
         chunk.offset_ = static_cast<int64_t>(value);
         break;
-      case kSlotTag:
+      case tag::kSlot:
         if (!reader.ReadVarint(&value)) return MalformedMessage();
         chunk.slot_ = static_cast<v1::Slot>(static_cast<int32_t>(value));
         break;
-      case kPackedValuesTag:
+      case tag::kPackedValues:
         if (!reader.ReadLength(&length)) return MalformedMessage();
         add_values(length);
         break;
-      case kOneValueTag:
+      case tag::kOneValue:
         if (reader.left() < kElementBytes) return MalformedMessage();
         add_values(kElementBytes);
         break;
-      case kDataTag:
+      case tag::kData:
         // The last one counts, as in every protobuf parser.
         if (!reader.ReadLength(&length)) return MalformedMessage();
         data = reader.Take(length);

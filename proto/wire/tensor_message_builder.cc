@@ -3,6 +3,7 @@
 #include <google/protobuf/io/coded_stream.h>
 
 #include <cassert>
+#include <iterator>
 #include <utility>
 
 #include "proto/wire/tensor_message_tags.h"
@@ -33,11 +34,11 @@ std::string ChunkStart(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm 
   fields.set_offset(offset);
   fields.set_slot(slot);
   std::string body = fields.SerializeAsString();
-  AppendVarint(form == ChunkForm::kData ? kDataTag : kPackedValuesTag, &body);
+  AppendVarint(form == ChunkForm::kData ? tag::kData : tag::kPackedValues, &body);
   AppendVarint(count * kElementBytes, &body);
 
   std::string start;
-  AppendVarint(kChunksTag, &start);
+  AppendVarint(tag::kChunks, &start);
   AppendVarint(body.size() + count * kElementBytes, &start);
   return start + body;
 }
@@ -48,7 +49,7 @@ TensorMessageBuilder::TensorMessageBuilder(std::shared_ptr<const void> hold) : h
 
 void TensorMessageBuilder::SetHeader(const google::protobuf::MessageLite& header) {
   assert(header_.empty());
-  AppendVarint(kHeaderTag, &header_);
+  AppendVarint(tag::kHeader, &header_);
   AppendVarint(header.ByteSizeLong(), &header_);
   header.AppendToString(&header_);
 }
@@ -90,7 +91,7 @@ grpc::ByteBuffer TensorMessageBuilder::Finish() {
   slices.reserve(chunks_.size() + 1);
   std::string front = std::move(header_);
   if (last_) {
-    AppendVarint(kLastTag, &front);
+    AppendVarint(tag::kLast, &front);
     AppendVarint(1, &front);
   }
   if (!front.empty()) slices.emplace_back(front);

@@ -40,8 +40,8 @@ void HealthWatchCall::OnMessage(const grpc::ByteBuffer& buffer) {
     return;
   }
   ShrinkCharge(kIdleCallBytes);
-  Write(Response(IsKnown(watch.service()) ? health::HealthCheckResponse::SERVING
-                                          : health::HealthCheckResponse::SERVICE_UNKNOWN));
+  known_ = IsKnown(watch.service());
+  Write(Response(known_ ? health::HealthCheckResponse::SERVING : health::HealthCheckResponse::SERVICE_UNKNOWN));
 }
 
 void HealthWatchCall::OnWritten() {
@@ -55,6 +55,10 @@ void HealthWatchCall::OnWritten() {
 void HealthWatchCall::OnDrain() {
   // The end of an operation and the drain may both find that it is time.
   if (draining_.exchange(true)) return;
+  if (!known_) {
+    End(DrainingError());
+    return;
+  }
   BeginOperation(0);
   Write(Response(health::HealthCheckResponse::NOT_SERVING));
 }

@@ -24,6 +24,7 @@ class HealthWatchCall final : public Call {
   void OnWritten() override;
   void OnDrain() override;
 
+  bool known_ = false;  // whether it watches what there is; constant once the call is idle
   std::atomic<bool> draining_ = false;
 };
 

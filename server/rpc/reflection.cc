@@ -21,6 +21,9 @@ using google::protobuf::FileDescriptor;
 using ::grpc::reflection::v1::ServerReflectionRequest;
 using ::grpc::reflection::v1::ServerReflectionResponse;
 
+// Names are short, and a response repeats its request.
+constexpr size_t kMaxRequestBytes = 65536;
+
 void SetError(grpc::StatusCode code, const std::string& message, ServerReflectionResponse* response) {
   response->mutable_error_response()->set_error_code(code);
   response->mutable_error_response()->set_error_message(message);
@@ -110,6 +113,11 @@ ServerReflectionResponse Reflect(const ServerReflectionRequest& request) {
 }
 
 void ReflectionCall::OnMessage(const grpc::ByteBuffer& buffer) {
+  if (buffer.Length() > kMaxRequestBytes) {
+    End(absl::InvalidArgumentError(
+        absl::StrCat("a request of ", buffer.Length(), " bytes: expected at most ", kMaxRequestBytes)));
+    return;
+  }
   ServerReflectionRequest request;
   if (absl::Status status = Parse(buffer, &request); !status.ok()) {
     End(status);

@@ -2,6 +2,7 @@
 #ifndef ADAMANT_SERVER_RPC_SERVER_H_
 #define ADAMANT_SERVER_RPC_SERVER_H_
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>

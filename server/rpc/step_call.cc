@@ -14,7 +14,7 @@ StepCall::StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::Callba
 
 void StepCall::OnOpen() {
   // Of a unary call the whole is one operation; a stream may stay idle between two steps for as long as it likes.
-  if (shape_ == CallShape::kOnce) BeginOperation(wire::kMaxMessageBytes);
+  if (shape() == CallShape::kOnce) BeginOperation(wire::kMaxMessageBytes);
   Read();
 }
 
@@ -24,7 +24,7 @@ absl::StatusOr<std::shared_ptr<core::StepAttempt>> StepCall::NewAttempt(const wi
   absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = FindSet(header.set());
   if (!set.ok()) return set.status();
   const int64_t array_bytes = (*set)->schema().flat_size() * static_cast<int64_t>(sizeof(float));
-  if (shape_ == CallShape::kOnce && array_bytes > core::kSmallStepBytes) {
+  if (shape() == CallShape::kOnce && array_bytes > core::kSmallStepBytes) {
     v1::ErrorDetail detail;
     detail.set_reason(v1::ERROR_REASON_TOO_LARGE);
     detail.set_set(header.set());
@@ -33,7 +33,7 @@ absl::StatusOr<std::shared_ptr<core::StepAttempt>> StepCall::NewAttempt(const wi
                               core::kSmallStepBytes, "; use Step"),
                  detail);
   }
-  if (shape_ == CallShape::kStream) BeginOperation(2 * array_bytes);
+  if (shape() == CallShape::kStream) BeginOperation(2 * array_bytes);
   return (*set)->NewStep(header, std::static_pointer_cast<StepCall>(shared_from_this()));
 }
 
@@ -44,11 +44,6 @@ absl::StatusOr<std::shared_ptr<core::ParameterSet>> StepCall::FindSet(const std:
   absl::StatusOr<std::shared_ptr<core::ParameterSet>> found = registry_->Find(name, "header.set");
   if (found.ok()) set_ = *found;
   return found;
-}
-
-absl::Status StepCall::AtHalfClose(bool between_uploads) {
-  if (shape_ == CallShape::kOnce) return UnexpectedMessage("no message with the ");
-  return between_uploads ? absl::OkStatus() : UnexpectedMessage("the stream ended before the last message of the ");
 }
 
 void StepCall::OnReply(core::StepReply reply) {
@@ -68,7 +63,7 @@ void StepCall::WriteNext() {
     return true;
   };
   // One message for a unary call: NewAttempt saw to it that everything fits.
-  cutter_->Fill(shape_ == CallShape::kOnce ? wire::kMaxMessageBytes : wire::kMessageBytes, source, &builder);
+  cutter_->Fill(shape() == CallShape::kOnce ? wire::kMaxMessageBytes : wire::kMessageBytes, source, &builder);
   if (cutter_->done()) {
     builder.SetHeader(reply.result);
     reply_.reset();  // its memory returns when gRPC has let go of it
@@ -81,7 +76,7 @@ void StepCall::OnWritten() {
     WriteNext();
     return;
   }
-  if (shape_ == CallShape::kOnce) {
+  if (shape() == CallShape::kOnce) {
     End(absl::OkStatus());
     return;
   }

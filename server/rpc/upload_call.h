@@ -2,6 +2,7 @@
 #ifndef ADAMANT_SERVER_RPC_UPLOAD_CALL_H_
 #define ADAMANT_SERVER_RPC_UPLOAD_CALL_H_
 
+#include <cstdint>
 #include <memory>
 #include <utility>
 
@@ -30,21 +31,23 @@ class UploadCall : public Call, public core::Listener<Reply> {
 
   // What `first`, which has a header, begins; yet to be started. Begins the operation, too.
   virtual absl::StatusOr<std::shared_ptr<Attempt>> NewAttempt(const wire::TensorMessage& first) = 0;
-  // The client sends no more, between two uploads or in the middle of one.
-  virtual absl::Status AtHalfClose(bool between_uploads) = 0;
+  // How a stream ends whose client sends no more before its first upload or between two.
+  virtual absl::Status EndBetweenUploads() const = 0;
   // The upload was applied. The answer is to be written.
   virtual void OnReply(Reply reply) = 0;
 
   // What the client sent its elements as, for an answer in kind.
   wire::ChunkForm form() const { return form_.value_or(wire::ChunkForm::kData); }
 
+  absl::Status EndedEarly() const { return UnexpectedMessage("the stream ended before the last message of the "); }
+
+  CallShape shape() const { return shape_; }
+
+ private:
   absl::Status UnexpectedMessage(absl::string_view what) const {
     return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNEXPECTED_MESSAGE, absl::StrCat(what, thing_));
   }
 
-  const CallShape shape_;
-
- private:
   void OnMessage(const grpc::ByteBuffer& buffer) final {
     absl::StatusOr<wire::TensorMessage> message = wire::TensorMessage::Decode(buffer);
     absl::Status status = message.status();
@@ -55,7 +58,13 @@ class UploadCall : public Call, public core::Listener<Reply> {
     if (!status.ok()) End(status);
   }
 
-  void OnHalfClose() final { End(AtHalfClose(attempt() == nullptr)); }
+  void OnHalfClose() final {
+    if (shape_ == CallShape::kOnce) {
+      Call::OnHalfClose();
+    } else {
+      End(attempt() == nullptr ? EndBetweenUploads() : EndedEarly());
+    }
+  }
 
   absl::Status Begin(wire::TensorMessage message) {
     if (!message.has_header()) return UnexpectedMessage("no header in the first message of a ");
@@ -128,6 +137,7 @@ class UploadCall : public Call, public core::Listener<Reply> {
     return std::exchange(attempt_, nullptr);
   }
 
+  const CallShape shape_;
   const absl::string_view thing_;
 
   // Of the handlers, which run one at a time.

@@ -18,10 +18,6 @@ absl::StatusOr<std::shared_ptr<core::WriteAttempt>> WriteCall::NewAttempt(const 
   return (*set)->NewWrite(header, std::static_pointer_cast<WriteCall>(shared_from_this()));
 }
 
-absl::Status WriteCall::AtHalfClose(bool /*between_uploads*/) {
-  return UnexpectedMessage("the stream ended before the last message of the ");
-}
-
 // WriteTensorsOnceResponse has the same fields.
 void WriteCall::OnReply(v1::WriteTensorsResponse response) { Write(Serialize(response)); }
 

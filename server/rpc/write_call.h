@@ -19,7 +19,7 @@ class WriteCall final : public UploadCall<core::WriteAttempt, v1::WriteTensorsRe
 
  private:
   absl::StatusOr<std::shared_ptr<core::WriteAttempt>> NewAttempt(const wire::TensorMessage& first) override;
-  absl::Status AtHalfClose(bool between_uploads) override;
+  absl::Status EndBetweenUploads() const override { return EndedEarly(); }
   void OnReply(v1::WriteTensorsResponse response) override;
   void OnWritten() override;
 

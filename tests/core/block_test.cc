@@ -104,7 +104,7 @@ TEST(BlockPoolTest, WhatCannotBeHadTakesNothing) {
 TEST(BlockRefTest, AnEmptyReferenceRefersToNothing) {
   const BlockRef none;
   EXPECT_FALSE(none);
-  const BlockRef copy = none;
+  const BlockRef copy = none;  // NOLINT(performance-unnecessary-copy-initialization)
   EXPECT_FALSE(copy);
 }
 
@@ -131,7 +131,7 @@ TEST(BlockRefTest, MovesDoNotCount) {
   BlockRef& same = second;
   second = std::move(same);
   EXPECT_TRUE(second.unique());
-  second = same;
+  second = same;  // NOLINT(bugprone-use-after-move): a move to itself changes nothing
   EXPECT_TRUE(second.unique());
 }
 

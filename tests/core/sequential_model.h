@@ -48,9 +48,11 @@ class SequentialAdam {
       Tensor added = {.begin = parameter_count_, .size = size, .flat_begin = flat_size_, .hyperparameters = {}};
       added.hyperparameters = {.learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8};
       for (const v1::ParameterGroup& group : spec.groups()) {
-        if (group.name() == tensor.group() && group.has_learning_rate()) {
-          added.hyperparameters.learning_rate = group.learning_rate();
-        }
+        if (group.name() != tensor.group()) continue;
+        if (group.has_learning_rate()) added.hyperparameters.learning_rate = group.learning_rate();
+        if (group.adam().has_beta1()) added.hyperparameters.beta1 = group.adam().beta1();
+        if (group.adam().has_beta2()) added.hyperparameters.beta2 = group.adam().beta2();
+        if (group.adam().has_eps()) added.hyperparameters.eps = group.adam().eps();
       }
       tensors_.push_back(added);
       parameter_count_ += size;

@@ -241,8 +241,8 @@ class Delivery {
       : attempt_(std::move(attempt)), recorder_(std::move(recorder)) {
     attempt_->Start();
   }
-  Delivery(Delivery&&) = default;
-  Delivery& operator=(Delivery&& other) {
+  Delivery(Delivery&&) noexcept = default;
+  Delivery& operator=(Delivery&& other) noexcept {
     End();
     attempt_ = std::move(other.attempt_);
     recorder_ = std::move(other.recorder_);
@@ -399,7 +399,7 @@ class PendingRead {
   std::shared_ptr<Outcome> outcome_;
 };
 
-inline v1::ReadTensorsRequest ReadRequest(std::vector<v1::Slot> slots = {}) {
+inline v1::ReadTensorsRequest ReadRequest(const std::vector<v1::Slot>& slots = {}) {
   v1::ReadTensorsRequest request;
   for (const v1::Slot slot : slots) request.add_slots(slot);
   return request;

@@ -749,8 +749,8 @@ class Schedule {
     if (model_->state != Model::State::kReady) return;
     Expect(description.step(), model_->step(), "the step");
     const absl::StatusOr<Arrays> arrays = FetchState(set_.get());
-    if (Expect(arrays.ok(), true, "read"))
-      Expect(*arrays == model_->adam.arrays(), true, "the state's being the model's");
+    if (!Expect(arrays.ok(), true, "read")) return;
+    Expect(*arrays == model_->adam.arrays(), true, "the state's being the model's");
   }
 
   void CheckAll() {

@@ -9,7 +9,7 @@
 namespace adamant::core {
 namespace {
 
-using ::std::string_literals::operator""s;
+using ::std::string_literals::operator""s;  // NOLINT(misc-unused-using-decls): a suffix, which the check does not see
 
 TEST(Utf8Test, WellFormedTextOfEveryLengthIsUtf8) {
   for (const std::string& text :

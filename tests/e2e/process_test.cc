@@ -131,15 +131,26 @@ TEST(ProcessTest, ManyMayWatchItsHealth) {
   for (const auto& context : contexts) context->TryCancel();
 }
 
-TEST(ProcessTest, AnswersReflection) {
-  ServerProcess server;
-  const std::shared_ptr<grpc::Channel> channel = TestClient(server.address()).channel();
-  const RpcMethod method("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", RpcMethod::BIDI_STREAMING,
-                         channel);
-  grpc::ClientContext context;
-  const std::unique_ptr<grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>> stream(
+using ReflectionStream = grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>;
+
+std::unique_ptr<ReflectionStream> OpenReflection(const std::shared_ptr<grpc::Channel>& channel,
+                                                 grpc::ClientContext* context, const std::string& version) {
+  const std::string name = absl::StrCat("/grpc.reflection.", version, ".ServerReflection/ServerReflectionInfo");
+  const RpcMethod method(name.c_str(), RpcMethod::BIDI_STREAMING, channel);
+  return std::unique_ptr<ReflectionStream>(
       grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(channel.get(), method,
-                                                                                            &context));
+                                                                                            context));
+}
+
+class ReflectionTest : public testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(Versions, ReflectionTest, testing::Values("v1", "v1alpha"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_P(ReflectionTest, AnswersOneRequestAfterTheOther) {
+  ServerProcess server;
+  grpc::ClientContext context;
+  const auto stream = OpenReflection(TestClient(server.address()).channel(), &context, GetParam());
   grpc::ByteBuffer response;
   // list_services = 7.
   ASSERT_TRUE(stream->Write(Bytes("\x3a\x01*")));
@@ -153,6 +164,15 @@ TEST(ProcessTest, AnswersReflection) {
   EXPECT_THAT(Text(response), HasSubstr("GetStepResult"));
   stream->WritesDone();
   EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST(ProcessTest, ReflectionTakesNoLongRequests) {
+  ServerProcess server;
+  grpc::ClientContext context;
+  const auto stream = OpenReflection(TestClient(server.address()).channel(), &context, "v1");
+  // file_by_filename = 3, of 65,536 bytes.
+  stream->Write(Bytes(absl::StrCat("\x1a\x80\x80\x04", std::string(65536, 'x'))));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST(ProcessTest, ProbeSaysWhetherAServerServes) {
@@ -283,6 +303,10 @@ TEST_P(SignalTest, EndsIdleStreamsLetsAnAdmittedStepRunOnAndRefusesNewWork) {
   ASSERT_TRUE(health->Read(&status));
   ASSERT_EQ(Text(status), kServing);
 
+  grpc::ClientContext unknown_context;
+  const auto unknown = WatchHealth(client.channel(), &unknown_context, "no.such.Service");
+  ASSERT_TRUE(unknown->Read(&status));
+
   server.program().Signal(GetParam());
 
   const absl::Status idle_end = idle.Finish();
@@ -291,6 +315,8 @@ TEST_P(SignalTest, EndsIdleStreamsLetsAnAdmittedStepRunOnAndRefusesNewWork) {
   ASSERT_TRUE(health->Read(&status));
   EXPECT_EQ(Text(status), kNotServing);
   EXPECT_FALSE(health->Read(&status));
+  EXPECT_FALSE(unknown->Read(&status));
+  EXPECT_EQ(unknown->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_EQ(health->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_EQ(Health(client.channel(), kService), absl::StrCat("code ", grpc::StatusCode::UNAVAILABLE));
   StepStream late(client.stub());
