@@ -254,17 +254,20 @@ absl::StatusOr<v1::GetStepResultResponse> ParameterSet::FindStepResult(const v1:
 
 void ParameterSet::EndLate(const absl::Status& status) {
   std::vector<std::shared_ptr<StepAttempt>> steps;
-  std::shared_ptr<WriteAttempt> write;
+  std::vector<std::shared_ptr<WriteAttempt>> writes;
   {
     MutexLock lock(&mutex_);
     for (StepAttempt* attempt : attempts_) {
       if (!deleted_ && attempt->incarnation_ == incarnation_) continue;
       if (std::shared_ptr<StepAttempt> alive = attempt->weak_from_this().lock()) steps.push_back(std::move(alive));
     }
-    if (deleted_ && write_ != nullptr) write = write_->weak_from_this().lock();
+    for (WriteAttempt* attempt : writes_) {
+      if (!deleted_) break;
+      if (std::shared_ptr<WriteAttempt> alive = attempt->weak_from_this().lock()) writes.push_back(std::move(alive));
+    }
   }
   for (const std::shared_ptr<StepAttempt>& step : steps) End(step.get(), status, Ending::kUnlessComplete);
-  if (write != nullptr) End(write.get(), status, Ending::kUnlessComplete);
+  for (const std::shared_ptr<WriteAttempt>& write : writes) End(write.get(), status, Ending::kUnlessComplete);
 }
 
 absl::StatusOr<BlockList> ParameterSet::ReplaceHeld(const BlockList& blocks) const {

@@ -232,7 +232,9 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
 
   // Steps that are admitted or wait for it, whole or not, until they are over. They take themselves out.
   absl::flat_hash_set<StepAttempt*> attempts_ ABSL_GUARDED_BY(mutex_);
-  // The write under way, and the one that waits for its end; or null. They take themselves out.
+  // Writes, repeated ones among them, until they are over. They take themselves out, here and below.
+  absl::flat_hash_set<WriteAttempt*> writes_ ABSL_GUARDED_BY(mutex_);
+  // The write under way, and the one that waits for its end; or null.
   WriteAttempt* write_ ABSL_GUARDED_BY(mutex_) = nullptr;
   WriteAttempt* next_write_ ABSL_GUARDED_BY(mutex_) = nullptr;
   // Reads that wait for the commit to end.

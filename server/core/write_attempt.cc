@@ -72,7 +72,11 @@ WriteAttempt::WriteAttempt(std::shared_ptr<ParameterSet> set, const v1::WriteHea
                            std::shared_ptr<WriteListener> listener)
     : set_(std::move(set)), header_(header), listener_(std::move(listener)) {}
 
-WriteAttempt::~WriteAttempt() { LetNextBegin(); }
+WriteAttempt::~WriteAttempt() {
+  LetNextBegin();
+  MutexLock lock(&set_->mutex_);
+  set_->writes_.erase(this);
+}
 
 void WriteAttempt::LetNextBegin() {
   std::shared_ptr<WriteAttempt> next;
@@ -149,6 +153,7 @@ void ParameterSet::BeginWrite(const std::shared_ptr<WriteAttempt>& attempt) {
     MutexLock lock(&mutex_);
     if (attempt->state_ != WriteAttempt::State::kWaiting) return;
     status = CheckWrite(attempt.get(), &older);
+    if (status.ok()) writes_.insert(attempt.get());
     kind = attempt->kind_;
     superseded = MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SUPERSEDED,
                            absl::StrCat("request_id ", attempt->header_.request_id(), ": a newer attempt took over"));
@@ -221,6 +226,10 @@ absl::Status ParameterSet::WaitToWrite(WriteAttempt* attempt, std::vector<std::s
     if (one == nullptr || one->state_ == WriteAttempt::State::kOver) continue;
     if (request_id.empty() || one->header_.request_id() != request_id) {
       return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_WRITE_IN_PROGRESS, "another write is under way");
+    }
+    if (HashHeader(one->header_) != HashHeader(attempt->header_)) {
+      return MakeError(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_REQUEST_ID_REUSED,
+                       absl::StrCat("request_id ", request_id, " is under way, with another header"));
     }
     if (std::shared_ptr<WriteAttempt> alive = one->weak_from_this().lock()) older->push_back(std::move(alive));
   }

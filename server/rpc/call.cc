@@ -41,7 +41,7 @@ void Call::OnHalfClose() {
 void Call::DrainIfIdle() {
   {
     core::MutexLock lock(&mutex_);
-    if (allowance_.has_value()) return;
+    if (!idle_) return;
   }
   OnDrain();
 }
@@ -100,13 +100,16 @@ void Call::End(const absl::Status& status) {
 
 void Call::BeginOperation(int64_t bytes) {
   core::MutexLock lock(&mutex_);
+  idle_ = false;
   allowance_ = open_calls_->terms().For(bytes);
 }
 
-void Call::EndOperation() {
+void Call::EndOperation(absl::optional<int64_t> bytes) {
   {
     core::MutexLock lock(&mutex_);
+    idle_ = true;
     allowance_.reset();
+    if (bytes.has_value()) allowance_ = open_calls_->terms().For(*bytes);
   }
   if (open_calls_->draining()) OnDrain();
 }

@@ -66,8 +66,9 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
 
   // An operation begins, for which the client may keep the server waiting as long as `bytes` bytes allow.
   void BeginOperation(int64_t bytes);
-  // It is over: the call is idle.
-  void EndOperation();
+  // It is over, or the call opens with none: the call is idle, for as long as its client likes, or as `bytes` bytes
+  // allow.
+  void EndOperation(absl::optional<int64_t> bytes = absl::nullopt);
 
   // Whatever may start an operation of gRPC's happens between these two, so that none is started after Finish: a call
   // that has ended is over when everybody has left. Enter says whether it is still going on; if not, there is nothing
@@ -98,9 +99,11 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   int entered_ ABSL_GUARDED_BY(mutex_) = 0;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  // Whether the call is between two operations.
+  bool idle_ ABSL_GUARDED_BY(mutex_) = false;
   // How the call ends, once that is decided.
   absl::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
-  // What is left of the operation's time; nothing while the call is idle.
+  // What is left of the time that the client has; nothing if it has all the time that it likes.
   absl::optional<absl::Duration> allowance_ ABSL_GUARDED_BY(mutex_);
   // Since when the server waits for the client.
   absl::optional<absl::Duration> waiting_since_ ABSL_GUARDED_BY(mutex_);

@@ -25,7 +25,7 @@ std::shared_ptr<Call> CallTable::MakeCall(grpc::GenericCallbackServerContext* co
   if (absl::ConsumePrefix(&method, "/grpc.health.v1.Health/")) return MakeHealthCall(method, context);
   if (method == "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" ||
       method == "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo") {
-    return std::make_shared<ReflectionCall>(slots_.unary, context);
+    return std::make_shared<ReflectionCall>(slots_.reflections, context);
   }
   return nullptr;
 }
@@ -45,10 +45,10 @@ std::shared_ptr<Call> CallTable::MakeOptimizerCall(absl::string_view method, grp
 }
 
 std::shared_ptr<Call> CallTable::MakeHealthCall(absl::string_view method, grpc::CallbackServerContext* context) {
-  if (method == "Watch") return std::make_shared<HealthWatchCall>(slots_.health, context);
+  if (method == "Watch") return std::make_shared<HealthWatchCall>(slots_.health_watches, context);
   if (method != "Check") return nullptr;
   const auto check = [](const grpc::ByteBuffer& request, UnaryCall::Done done) { done(CheckHealth(request)); };
-  return std::make_shared<UnaryCall>(check, slots_.health, context);
+  return std::make_shared<UnaryCall>(check, slots_.health_checks, context);
 }
 
 }  // namespace adamant::rpc

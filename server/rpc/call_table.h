@@ -17,12 +17,14 @@ namespace adamant::rpc {
 // All that gRPC is told of. Thread-safe.
 class CallTable final : public grpc::CallbackGenericService {
  public:
-  // The calls that move tensors, health checks, and all others have slots of their own: clients that fill the ones
-  // still get an answer from the others. Everything outlives the table.
+  // Kinds of calls have slots of their own: clients that fill the ones still get an answer from the others. Everything
+  // outlives the table.
   struct Slots {
     OpenCalls* tensors;
-    OpenCalls* unary;
-    OpenCalls* health;
+    OpenCalls* unary;  // those that move no tensors
+    OpenCalls* health_checks;
+    OpenCalls* health_watches;
+    OpenCalls* reflections;
   };
   CallTable(core::Registry* registry, OptimizerService* service, Slots slots)
       : registry_(registry), service_(service), slots_(slots) {}

@@ -10,6 +10,7 @@
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/descriptor.pb.h"
 #include "grpc/health/v1/health.pb.h"
+#include "proto/wire/tensor_message.h"
 
 namespace adamant::rpc {
 namespace {
@@ -21,8 +22,9 @@ using google::protobuf::FileDescriptor;
 using ::grpc::reflection::v1::ServerReflectionRequest;
 using ::grpc::reflection::v1::ServerReflectionResponse;
 
-// Names are short, and a response repeats its request.
-constexpr size_t kMaxRequestBytes = 65536;
+// Names are short. The time that protobuf takes to say that there is no such name grows with the square of its dots: 10
+// s for 200 KB of them.
+constexpr size_t kMaxRequestBytes = 1024;
 
 void SetError(grpc::StatusCode code, const std::string& message, ServerReflectionResponse* response) {
   response->mutable_error_response()->set_error_code(code);
@@ -112,7 +114,13 @@ ServerReflectionResponse Reflect(const ServerReflectionRequest& request) {
   return response;
 }
 
+void ReflectionCall::OnOpen() {
+  EndOperation(wire::kMaxMessageBytes);
+  Read();
+}
+
 void ReflectionCall::OnMessage(const grpc::ByteBuffer& buffer) {
+  BeginOperation(wire::kMaxMessageBytes);
   if (buffer.Length() > kMaxRequestBytes) {
     End(absl::InvalidArgumentError(
         absl::StrCat("a request of ", buffer.Length(), " bytes: expected at most ", kMaxRequestBytes)));

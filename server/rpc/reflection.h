@@ -18,6 +18,7 @@ class ReflectionCall final : public Call {
   using Call::Call;
 
  private:
+  void OnOpen() override;
   void OnMessage(const grpc::ByteBuffer& buffer) override;
   void OnHalfClose() override;
   void OnWritten() override;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 
@@ -36,10 +37,12 @@ constexpr int kMaxCallsAConnection = 100;
 constexpr int kKeepaliveTimeMs = 20000;
 constexpr int kKeepaliveTimeoutMs = 20000;
 
-// Calls that move no tensors, at the same time, whose request is not whole yet; reflection's until they end. They hold
-// 4.4 MiB each, which is part of what the program itself takes.
-constexpr int kMaxUnaryCalls = 24;
-constexpr int kMaxHealthCalls = 8;
+// Calls that move no tensors, by kind, at the same time. Most hold their slot only until their request is whole. Until
+// then they hold 4.4 MiB each, which is part of what the program itself takes.
+constexpr int kMaxUnaryCalls = 20;
+constexpr int kMaxHealthChecks = 4;
+constexpr int kMaxHealthWatches = 4;
+constexpr int kMaxReflections = 4;
 
 bool IsUnixAddress(absl::string_view address) { return absl::StartsWith(address, "unix:"); }
 
@@ -73,49 +76,65 @@ absl::Status CheckAddress(absl::string_view address) {
       absl::StrCat("cannot listen on ", address, ": expected HOST:PORT, with a port in [0, 65535], or unix:PATH"));
 }
 
+// So many calls of a kind.
+struct Slots {
+  Slots(absl::string_view name, int count, core::Clock* clock, PatienceTerms terms)
+      : budget(name, count * kStreamBytes, clock), calls(&budget, clock, terms) {}
+
+  core::Budget budget;
+  OpenCalls calls;
+};
+
 }  // namespace
 
 // In the order in which each needs those before it.
 struct Server::Parts {
   explicit Parts(const ServerOptions& options)
-      : clock(core::NewSteadyClock()),
+      : terms{options.patience, options.min_rate},
+        clock(core::NewSteadyClock()),
         state("state", options.state_bytes, clock.get()),
         inflight("inflight", options.inflight_bytes, clock.get()),
         read("read", options.read_bytes, clock.get()),
-        streams("streams", options.max_streams * kStreamBytes, clock.get()),
-        unary_slots("unary", kMaxUnaryCalls * kStreamBytes, clock.get()),
-        health_slots("health", kMaxHealthCalls * kStreamBytes, clock.get()),
         pool(options.release_free_memory),
         backend(*options.kernels),
         registry(std::make_unique<core::Registry>(
             core::Resources{clock.get(), &state, &inflight, &read, &pool, &compute, &backend, options.admission_wait})),
-        tensor_calls(&streams, clock.get(), {options.patience, options.min_rate}),
-        unary_calls(&unary_slots, clock.get(), {options.patience, options.min_rate}),
-        health_calls(&health_slots, clock.get(), {options.patience, options.min_rate}),
-        optimizer_service(
-            {registry.get(), &compute, &creation, &backend, {&state, &inflight, &read, &streams}, options.max_streams}),
-        call_table(registry.get(), &optimizer_service, {&tensor_calls, &unary_calls, &health_calls}),
+        streams("streams", options.max_streams, clock.get(), terms),
+        unary("unary", kMaxUnaryCalls, clock.get(), terms),
+        health_checks("health checks", kMaxHealthChecks, clock.get(), terms),
+        health_watches("health watches", kMaxHealthWatches, clock.get(), terms),
+        reflections("reflections", kMaxReflections, clock.get(), terms),
+        optimizer_service({registry.get(),
+                           &compute,
+                           &creation,
+                           &backend,
+                           {&state, &inflight, &read, &streams.budget},
+                           options.max_streams}),
+        call_table(registry.get(), &optimizer_service,
+                   {&streams.calls, &unary.calls, &health_checks.calls, &health_watches.calls, &reflections.calls}),
         compute(options.compute_threads),
         creation(1) {}
 
+  const PatienceTerms terms;
   std::unique_ptr<core::Clock> clock;
   core::Budget state;
   core::Budget inflight;
   core::Budget read;
-  core::Budget streams;
-  core::Budget unary_slots;
-  core::Budget health_slots;
   core::BlockPool pool;
   core::CpuBackend backend;
   std::unique_ptr<core::Registry> registry;
-  OpenCalls tensor_calls;
-  OpenCalls unary_calls;
-  OpenCalls health_calls;
+  Slots streams;
+  Slots unary;
+  Slots health_checks;
+  Slots health_watches;
+  Slots reflections;
   OptimizerService optimizer_service;
   CallTable call_table;
   // Last, so that their threads start when everything that they may use is there, and are gone before any of it is.
   core::ComputePool compute;
   core::ComputePool creation;
+
+  const std::array<Slots*, 5> all_slots = {&streams, &unary, &health_checks, &health_watches, &reflections};
 };
 
 Server::Server() = default;
@@ -129,6 +148,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   builder.RegisterCallbackGenericService(&server->parts_->call_table);
   builder.SetMaxReceiveMessageSize(wire::kMaxMessageBytes);
   builder.SetMaxSendMessageSize(wire::kMaxMessageBytes);
+  // A compressed message is inflated whole before its size is looked at: 0.3 MB of one became 300.
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxCallsAConnection);
   // Two servers on one port would each have half of the sets.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -166,19 +188,16 @@ Server::~Server() {
   server_.reset();
   // gRPC may still hold slices of replies, and through them memory, grants and sets.
   parts_->registry.reset();
-  for (core::Budget* budget : {&parts_->state, &parts_->inflight, &parts_->read, &parts_->streams, &parts_->unary_slots,
-                               &parts_->health_slots}) {
-    budget->AwaitUnused();
-  }
+  for (core::Budget* budget : {&parts_->state, &parts_->inflight, &parts_->read}) budget->AwaitUnused();
+  for (Slots* slots : parts_->all_slots) slots->budget.AwaitUnused();
 }
 
 void Server::Drain(absl::Duration timeout) {
   const auto deadline = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(timeout);
-  const auto all_calls = {&parts_->health_calls, &parts_->unary_calls, &parts_->tensor_calls};
-  for (OpenCalls* calls : all_calls) calls->Drain();
+  for (Slots* slots : parts_->all_slots) slots->calls.Drain();
   // What comes to gRPC after its own shutdown ends CANCELLED, which no client retries. So it has to wait: until the
   // calls are over, new ones are refused here.
-  for (OpenCalls* calls : all_calls) calls->AwaitNone(deadline);
+  for (Slots* slots : parts_->all_slots) slots->calls.AwaitNone(deadline);
   server_->Shutdown(std::chrono::system_clock::now());
 }
 

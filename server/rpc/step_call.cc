@@ -14,7 +14,11 @@ StepCall::StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::Callba
 
 void StepCall::OnOpen() {
   // Of a unary call the whole is one operation; a stream may stay idle between two steps for as long as it likes.
-  if (shape() == CallShape::kOnce) BeginOperation(wire::kMaxMessageBytes);
+  if (shape() == CallShape::kOnce) {
+    BeginOperation(wire::kMaxMessageBytes);
+  } else {
+    EndOperation();
+  }
   Read();
 }
 

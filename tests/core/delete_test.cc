@@ -52,6 +52,16 @@ TEST_P(DeleteTest, StepsAndWritesThatHaveNotArrivedEnd) {
   EXPECT_THAT(write.Take(), FailsWith(kNotFound, v1::ERROR_REASON_SET_NOT_FOUND));
 }
 
+TEST_P(DeleteTest, ARepeatedWriteEnds) {
+  const Arrays arrays = *FetchState(set_.get());
+  ASSERT_THAT(Write(set_.get(), FullHeader(7, "w"), arrays), IsOk());
+  WriteDelivery repeated = BeginWrite(set_.get(), FullHeader(7, "w"));
+  ASSERT_TRUE(repeated.admitted());
+  ASSERT_THAT(Delete(set_.get()), IsOk());
+  ASSERT_TRUE(repeated.done());
+  EXPECT_THAT(repeated.Take(), FailsWith(kNotFound, v1::ERROR_REASON_SET_NOT_FOUND));
+}
+
 TEST_P(DeleteTest, BytesStayChargedUntilTheLastReferenceIsGone) {
   absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), FullReadRequest());
   absl::StatusOr<StepReply> reply = Step(set_.get(), Header(), gradient_);

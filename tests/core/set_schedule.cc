@@ -735,7 +735,7 @@ class Schedule {
     Expect(Delete(set_.get(), model_->incarnation).ok(), true, "deleted");
     model_->state = Model::State::kDeleted;
     EndSteps(v1::ERROR_REASON_SET_NOT_FOUND);
-    if (write_.has_value() && !write_->replay && Expect(write_->delivery.done(), true, "ended")) {
+    if (write_.has_value() && Expect(write_->delivery.done(), true, "ended")) {
       ExpectReason(ReasonOf(write_->delivery.Take().status()), v1::ERROR_REASON_SET_NOT_FOUND, "why a write ended");
     }
     write_.reset();

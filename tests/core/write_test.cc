@@ -285,6 +285,17 @@ TEST_P(WriteTest, ARepeatedWriteFindsWhatItsOlderAttemptCompleted) {
   EXPECT_THAT(older.Take(), IsOk());
 }
 
+TEST_P(WriteTest, AnotherHeaderUnderTheSameNameEndsNothing) {
+  const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
+  WriteDelivery first = BeginWrite(set.get(), FullHeader(1000, "w"));
+  first.Await();
+  EXPECT_THAT(Write(set.get(), ParametersHeader("w"), arrays_),
+              FailsWith(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_REQUEST_ID_REUSED));
+  ASSERT_THAT(SendAll(set.get(), &first, FullHeader(1000, "w"), arrays_), IsOk());
+  ASSERT_THAT(first.Complete(), IsOk());
+  EXPECT_THAT(first.Take(), IsOk());
+}
+
 TEST_P(WriteTest, OnlyTheNewestAttemptOfARepeatedWriteWaits) {
   const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
   absl::optional<WriteDelivery> first = BeginWrite(set.get(), FullHeader(1000, "w"));

@@ -170,8 +170,8 @@ TEST(ProcessTest, ReflectionTakesNoLongRequests) {
   ServerProcess server;
   grpc::ClientContext context;
   const auto stream = OpenReflection(TestClient(server.address()).channel(), &context, "v1");
-  // file_by_filename = 3, of 65,536 bytes.
-  stream->Write(Bytes(absl::StrCat("\x1a\x80\x80\x04", std::string(65536, 'x'))));
+  // file_by_filename = 3, of 1,100 bytes.
+  stream->Write(Bytes(absl::StrCat("\x1a\xcc\x08", std::string(1100, 'x'))));
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
@@ -306,6 +306,10 @@ TEST_P(SignalTest, EndsIdleStreamsLetsAnAdmittedStepRunOnAndRefusesNewWork) {
   grpc::ClientContext unknown_context;
   const auto unknown = WatchHealth(client.channel(), &unknown_context, "no.such.Service");
   ASSERT_TRUE(unknown->Read(&status));
+  grpc::ClientContext reflection_context;
+  const auto reflection = OpenReflection(client.channel(), &reflection_context, "v1");
+  ASSERT_TRUE(reflection->Write(Bytes("\x3a\x01*")));
+  ASSERT_TRUE(reflection->Read(&status));
 
   server.program().Signal(GetParam());
 
@@ -315,6 +319,7 @@ TEST_P(SignalTest, EndsIdleStreamsLetsAnAdmittedStepRunOnAndRefusesNewWork) {
   ASSERT_TRUE(health->Read(&status));
   EXPECT_EQ(Text(status), kNotServing);
   EXPECT_FALSE(health->Read(&status));
+  EXPECT_EQ(reflection->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_FALSE(unknown->Read(&status));
   EXPECT_EQ(unknown->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_EQ(health->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);

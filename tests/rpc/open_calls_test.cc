@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <utility>
 
@@ -22,7 +23,8 @@ constexpr int kSlots = 2;
 // A call that does nothing by itself.
 class QuietCall final : public Call {
  public:
-  explicit QuietCall(OpenCalls* open_calls) : Call(open_calls, nullptr) {}
+  explicit QuietCall(OpenCalls* open_calls, std::function<void()> at_open = nullptr)
+      : Call(open_calls, nullptr), at_open_(std::move(at_open)) {}
 
   using Call::BeginOperation;
   using Call::End;
@@ -37,12 +39,17 @@ class QuietCall final : public Call {
   int overs() const { return overs_; }
 
  private:
-  void OnOpen() override { opened_ = true; }
+  void OnOpen() override {
+    opened_ = true;
+    if (at_open_) at_open_();
+    EndOperation();
+  }
   void OnMessage(const grpc::ByteBuffer&) override {}
   void OnHalfClose() override {}
   void OnWritten() override {}
   void OnOver() override { ++overs_; }
 
+  const std::function<void()> at_open_;
   bool opened_ = false;
   int overs_ = 0;
 };
@@ -119,6 +126,19 @@ TEST_F(OpenCallsTest, DrainEndsIdleCallsAndLetsNobodyIn) {
   EXPECT_EQ(GetErrorDetail(refused).reason(), v1::ERROR_REASON_DRAINING);
   idle->BeDone();
   late->BeDone();
+}
+
+TEST_F(OpenCallsTest, DrainWaitsForACallThatIsJustOpening) {
+  int overs = -1;
+  std::shared_ptr<QuietCall> call;
+  call = std::make_shared<QuietCall>(&open_calls_, [&] {
+    open_calls_.Drain();
+    overs = call->overs();
+  });
+  call->Open();
+  EXPECT_EQ(overs, 0);
+  EXPECT_EQ(call->overs(), 1);
+  call->BeDone();
 }
 
 TEST_F(OpenCallsTest, DrainEndsABusyCallWhenItsOperationIsOver) {
@@ -202,6 +222,23 @@ TEST_F(OpenCallsTest, IdleCallMayWaitForAsLongAsItLikes) {
   clock_.Advance(100 * kPatience);
   EXPECT_EQ(call->overs(), 0);
   Close(std::move(call));
+}
+
+TEST_F(OpenCallsTest, IdleCallMayBeGivenATime) {
+  std::shared_ptr<QuietCall> call = Open();
+  call->EndOperation(0);
+  call->Read();
+  clock_.Advance(kPatience);
+  EXPECT_EQ(call->overs(), 0);
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_EQ(call->overs(), 1);
+  call->BeDone();
+
+  std::shared_ptr<QuietCall> other = Open();
+  other->EndOperation(0);
+  open_calls_.Drain();
+  EXPECT_EQ(other->overs(), 1);
+  other->BeDone();
 }
 
 TEST_F(OpenCallsTest, OperationThatIsOverLeavesItsPatienceBehind) {
