@@ -105,8 +105,9 @@ std::string UniqueName() {
 
 int Main(const std::vector<char*>& arguments) {
   if (const std::string error = FlagError(arguments); !error.empty()) return Fail(error);
-  if (absl::GetFlag(FLAGS_check) && !IsReferenceRun())
+  if (absl::GetFlag(FLAGS_check) && !IsReferenceRun()) {
     return Fail("--check is for the reference run: leave the training flags");
+  }
   const std::string target = absl::GetFlag(FLAGS_target);
   const absl::StatusOr<Client> client = Client::Connect(target, Options());
   if (!client.ok()) return Fail(absl::StrCat(target, ": ", client.status().ToString()));

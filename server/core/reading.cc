@@ -53,7 +53,7 @@ void ParameterSet::BeginRead(const v1::ReadTensorsRequest& request, ReadDone don
       // What was published before a commit failed stays readable.
       if (state_ != v1::PARAMETER_SET_STATE_POISONED || moments) status = CheckReady();
       if (status.ok() && moments && committing_) {
-        waiting_reads_.push_back([self = shared_from_this(), request, done = std::move(done)]() mutable {
+        waiting_reads_.emplace_back([self = shared_from_this(), request, done = std::move(done)]() mutable {
           self->BeginRead(request, std::move(done));
         });
         return;

@@ -250,7 +250,7 @@ absl::Status Listen() {
 
 absl::Status Run(const std::vector<char*>& arguments) {
   const std::string command = arguments.size() == 2 ? arguments[1] : "";
-  if (const absl::Status flags = CheckFlags(command); !flags.ok()) return flags;
+  if (absl::Status flags = CheckFlags(command); !flags.ok()) return flags;
   if (command == "peer") return Listen();
   if (command == "worker") return Work();
   if (command == "echo") absl::SetFlag(&FLAGS_params, kEchoBytes / static_cast<int64_t>(sizeof(float)));

@@ -79,7 +79,7 @@ class RemoteSet {
 
 absl::Status Time(std::vector<double>* samples, const std::function<absl::Status()>& round) {
   const int64_t begin = absl::GetCurrentTimeNanos();
-  const absl::Status status = round();
+  absl::Status status = round();
   samples->push_back(1e-9 * static_cast<double>(absl::GetCurrentTimeNanos() - begin));
   return status;
 }

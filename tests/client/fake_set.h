@@ -219,7 +219,7 @@ class FakeReadStream : public FakeStream {
     grpc::ByteBuffer bytes = buffer;
     grpc::ProtoBufferReader reader(&bytes);
     ASSERT_TRUE(request.ParseFromZeroCopyStream(&reader));
-    set_->log.push_back("Read");
+    set_->log.emplace_back("Read");
     v1::ReadHeader header;
     header.set_incarnation(7);
     header.set_step(set_->step);
@@ -260,7 +260,7 @@ class FakeStub : public Stub {
               (const v1::GetServerInfoRequest&, absl::Duration), (override));
 
   std::unique_ptr<ByteStream> OpenStep() override {
-    set_->log.push_back("Open");
+    set_->log.emplace_back("Open");
     auto stream = std::make_unique<FakeStepStream>(set_);
     last_step_stream = stream.get();
     return stream;

@@ -35,7 +35,6 @@ namespace adamant {
 namespace {
 
 using ::testing::Each;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Le;
 using ::testing::SizeIs;

@@ -235,7 +235,8 @@ TEST_P(AdamConformanceTest, MomentsOfADeadUnitReachZeroAndAreNeverDenormal) {
 
 TEST_P(AdamConformanceTest, TinyGradientsNeverMakeADenormalMoment) {
   for (float scale : {1.0f, 0x1p-40f, -0x1p40f}) {
-    for (double magnitude = 0x1p-149; magnitude < 1e-12; magnitude *= 1.7) {
+    double magnitude = 0x1p-149;
+    for (; magnitude < 1e-12; magnitude *= 1.7) {
       const float g = static_cast<float>(magnitude);
       State state = {{1, 1, 1}, {g, -g, g}, {0, 0, 0}, {0, 0, 0}};
       for (int64_t t = 1; t <= 50; ++t) {

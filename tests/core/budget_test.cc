@@ -71,7 +71,7 @@ TEST_F(BudgetTest, AGrantThatShrinksGivesTheRestToThoseWhoWait) {
 TEST_F(BudgetTest, AMovedGrantHoldsItsBytesOnce) {
   Grant first = Take(60);
   Grant second(std::move(first));
-  EXPECT_EQ(first.bytes(), 0);  // NOLINT(bugprone-use-after-move): a moved grant is empty
+  EXPECT_EQ(first.bytes(), 0);  // NOLINT: a moved grant is empty
   EXPECT_EQ(second.bytes(), 60);
   EXPECT_EQ(budget_.used(), 60);
 

@@ -76,7 +76,7 @@ TEST(ComputePoolTest, AJobThatComesLaterTakesTheNextTurnButOne) {
         [] {});
     running.Pass();
     pool.Run(
-        1, [&](int64_t) { order.push_back("small"); }, [] {});
+        1, [&](int64_t) { order.emplace_back("small"); }, [] {});
     submitted.Open();
   }
   EXPECT_THAT(order, ElementsAre("large0", "large1", "small", "large2", "large3"));
@@ -161,9 +161,10 @@ TEST(ComputePoolTest, ThreadsMaySubmitAtTheSameTime) {
     std::vector<std::thread> threads;
     for (int t = 0; t < 4; ++t) {
       threads.emplace_back([&] {
-        for (int job = 1; job <= 50; ++job)
+        for (int job = 1; job <= 50; ++job) {
           pool.Run(
               job, [&](int64_t) { ++items; }, [&] { ++ends; });
+        }
       });
     }
     for (std::thread& thread : threads) thread.join();

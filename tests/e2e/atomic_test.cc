@@ -2,6 +2,7 @@
 #include <google/protobuf/util/delimited_message_util.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <functional>
@@ -10,6 +11,7 @@
 #include <tuple>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "tests/e2e/child_program.h"
 #include "tests/e2e/server_fixture.h"
 
@@ -74,7 +76,7 @@ absl::Status SendLastTooEarly(const std::string& /*address*/, TestClient* client
 
 absl::Status KillTheProcess(const std::string& address, TestClient* client,
                             const std::vector<v1::StepRequest>& messages) {
-  const std::string path = ::testing::TempDir() + "/cut_client_messages";
+  const std::string path = absl::StrCat(::testing::TempDir(), "cut_client_messages-", getpid());
   {
     std::ofstream file(path, std::ios::binary);
     for (const v1::StepRequest& message : messages) {

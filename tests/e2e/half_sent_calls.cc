@@ -13,7 +13,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <iterator>
 #include <utility>
 #include <vector>
@@ -107,8 +106,9 @@ class HalfSentCalls::Connection {
   bool answered() const { return answered_; }
 
   pollfd Wish() const {
-    const int send = nghttp2_session_want_write(session_) ? POLLOUT : 0;
-    return {socket_, static_cast<short>(POLLIN | send), 0};
+    pollfd wish = {socket_, POLLIN, 0};
+    if (nghttp2_session_want_write(session_)) wish.events |= POLLOUT;
+    return wish;
   }
 
   void Work() {
@@ -135,7 +135,7 @@ class HalfSentCalls::Connection {
     Call* const call = static_cast<Call*>(source->ptr);
     const size_t count = std::min(n, call->bytes->size() - call->sent);
     if (count == 0) return NGHTTP2_ERR_DEFERRED;  // for good
-    std::memcpy(to, call->bytes->data() + call->sent, count);
+    std::copy_n(call->bytes->data() + call->sent, count, to);
     call->sent += count;
     return static_cast<ssize_t>(count);
   }

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <map>
 #include <memory>
@@ -77,7 +78,7 @@ TEST(SanityTrainTest, PrintsTheReferenceLossesAndThatTheyMatch) {
 TEST(SanityTrainTest, PrintsTheReferenceLossesOverAUnixSocketAndForEveryInstructionSet) {
   for (const kernels::KernelTable* table : kernels::AllKernels()) {
     if (!table->supported()) continue;
-    const std::string path = absl::StrCat("unix:", testing::TempDir(), "adamant-train-", table->name);
+    const std::string path = absl::StrCat("unix:", testing::TempDir(), "adamant-train-", table->name, "-", getpid());
     ServerProcess server({absl::StrCat("--listen=", path), absl::StrCat("--isa=", table->name)});
     const auto trainer = Train(path, {"--check"});
     EXPECT_EQ(trainer->Wait(), 0) << table->name;

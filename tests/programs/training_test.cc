@@ -154,7 +154,7 @@ TEST_F(TrainingTest, WeighsTheLossesOfAnEpochsBatchesBySamples) {
   // Without updates the loss over batches is that over all samples at once.
   ON_CALL(*connection_, Step).WillByDefault([this](const StepCall& call) {
     const std::vector<float> kept = parameters_;
-    const v1::StepResult result = Descend(call);
+    v1::StepResult result = Descend(call);
     parameters_ = kept;
     size_t i = 0;
     for (absl::Span<float> tensor : call.parameters) {
