@@ -110,8 +110,8 @@ void ChildProgram::Signal(int signal) {
 int ChildProgram::Wait() {
   int status = 0;
   while (!exit_code_.has_value()) {
-    if (waitpid(pid_, &status, 0) == pid_)
-      exit_code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    if (waitpid(pid_, &status, 0) != pid_) continue;
+    exit_code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
   return *exit_code_;
 }

@@ -486,7 +486,7 @@ TEST(FindUnknownFieldTest, NamesThePathAndTheNumber) {
 
   const auto with_unknown_in = [&](google::protobuf::Message* message, int number) {
     message->GetReflection()->MutableUnknownFields(message)->AddVarint(number, 1);
-    const std::string path = FindUnknownField(request);
+    std::string path = FindUnknownField(request);
     message->DiscardUnknownFields();
     return path;
   };
