@@ -27,7 +27,7 @@ GrpcByteStream::GrpcByteStream(grpc::GenericStub* stub, const std::string& metho
 }
 
 GrpcByteStream::~GrpcByteStream() {
-  Close();
+  GrpcByteStream::Close();
   queue_.Shutdown();
   while (Poll(gpr_inf_future(GPR_CLOCK_MONOTONIC))) {
   }

@@ -126,7 +126,7 @@ TEST(ManualClockTest, AdvanceRunsWhatIsDueInOrderOfTimeAndThenOfScheduling) {
   std::vector<absl::Duration> times;
   const auto call = [&](const char* name) {
     return [&, name] {
-      calls.push_back(name);
+      calls.emplace_back(name);
       times.push_back(clock.Now() - start);
     };
   };
