@@ -12,7 +12,6 @@
 namespace adamant {
 namespace {
 
-using ::testing::_;
 using ::testing::HasSubstr;
 using ::testing::Return;
 

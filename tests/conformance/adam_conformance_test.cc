@@ -235,9 +235,9 @@ TEST_P(AdamConformanceTest, MomentsOfADeadUnitReachZeroAndAreNeverDenormal) {
 
 TEST_P(AdamConformanceTest, TinyGradientsNeverMakeADenormalMoment) {
   for (float scale : {1.0f, 0x1p-40f, -0x1p40f}) {
-    double magnitude = 0x1p-149;
-    for (; magnitude < 1e-12; magnitude *= 1.7) {
-      const float g = static_cast<float>(magnitude);
+    // From the smallest denormal to 1e-12.
+    for (int power = 0; power <= 142; ++power) {
+      const float g = static_cast<float>(0x1p-149 * std::pow(1.7, power));
       State state = {{1, 1, 1}, {g, -g, g}, {0, 0, 0}, {0, 0, 0}};
       for (int64_t t = 1; t <= 50; ++t) {
         const AdamScalars scalars =
