@@ -17,6 +17,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "tests/e2e/half_sent_calls.h"
 #include "tests/e2e/server_process.h"
 #include "tests/e2e/test_client.h"
 
@@ -129,6 +130,17 @@ TEST(ProcessTest, ManyMayWatchItsHealth) {
   }
   EXPECT_EQ(Health(client.channel(), ""), kServing);
   for (const auto& context : contexts) context->TryCancel();
+}
+
+TEST(ProcessTest, WatchesThatHaveNotArrivedLeaveHealthChecksAlone) {
+  ServerProcess server;
+  HalfSentCalls watches(server.address());
+  const auto half = std::make_shared<const std::string>(Framed(std::string(100, '\0'), 1));
+  for (int i = 0; i < 50; ++i) watches.Begin("/grpc.health.v1.Health/Watch", half);
+  // All slots for watches are taken, and the rest is refused.
+  watches.Run([&] { return watches.open() <= 4; });
+  EXPECT_EQ(watches.open(), 4);
+  EXPECT_EQ(Health(TestClient(server.address()).channel(), ""), kServing);
 }
 
 using ReflectionStream = grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>;
