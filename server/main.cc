@@ -1,12 +1,17 @@
 // adamant-server: holds parameter sets, applies gradients.
+#include <fcntl.h>
 #include <google/protobuf/stubs/logging.h>
 #include <grpc/grpc.h>
 #include <grpc/support/log.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -26,6 +31,7 @@
 #include "server/health_probe.h"
 #include "server/log.h"
 #include "server/memory.h"
+#include "server/processors.h"
 #include "server/rpc/open_calls.h"
 #include "server/rpc/server.h"
 #include "server/version.h"
@@ -38,23 +44,53 @@ ABSL_FLAG(absl::optional<int64_t>, inflight_bytes, absl::nullopt,
           "memory for steps and writes under way, 4 bytes a parameter; default 3/16 of what there is");
 ABSL_FLAG(absl::optional<int64_t>, read_bytes, absl::nullopt,
           "memory for snapshots that readers hold, 4 to 12 bytes a parameter; default 3/16 of what there is");
-ABSL_FLAG(absl::optional<int>, max_streams, absl::nullopt,
-          "calls that move tensors at the same time, 9 MiB each; default 1/16 of the memory, at most 256");
-ABSL_FLAG(int, compute_threads, 0, "threads that large steps are computed on; 0: one for each processor");
+ABSL_FLAG(
+    absl::optional<int>, max_streams, absl::nullopt,
+    "calls that move tensors at the same time, 5.5 MiB each; default 1/16 of the memory, at most 256, or more of it "
+    "where that is less than 16 of them");
+ABSL_FLAG(absl::optional<int>, max_connections, absl::nullopt,
+          "connections at the same time; default one for each MiB of memory. Never more than the limit of open files, "
+          "less 64, allows");
+ABSL_FLAG(int, compute_threads, 0,
+          "threads that large steps are computed on; 0: one for each processor that this process may use");
 ABSL_FLAG(std::string, isa, "", "instruction set of the kernels: scalar, avx2 or avx512; empty: the best there is");
 ABSL_FLAG(absl::Duration, admission_wait, absl::Seconds(1), "how long a step waits for memory before it is refused");
 ABSL_FLAG(absl::Duration, patience, absl::Seconds(30),
-          "how long a client may keep a call waiting, beside the time that its bytes take at --min_rate");
+          "how long a message or a reply may be under way, beside the time that its bytes take at --min_rate; and how "
+          "long a client may be silent while others wait for what its call holds");
+ABSL_FLAG(
+    absl::Duration, think_time, absl::Minutes(10),
+    "how long a client may be silent between the messages of a step or write while nobody waits for what it holds");
 ABSL_FLAG(int64_t, min_rate, 256 * 1024, "bytes a second that a client must send or take");
-ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(8), "how long calls may run on after SIGTERM or SIGINT");
+ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(8), "how long calls may run on after SIGTERM, SIGINT or SIGHUP");
 ABSL_FLAG(adamant::LogLevel, log_level, adamant::LogLevel::kInfo, "debug, info, warning or error");
 ABSL_FLAG(std::string, probe, "", "HOST:PORT or unix:PATH: ask the server there whether it serves, and exit 0 if so");
 
 namespace adamant {
 namespace {
 
+// Calls were cut off when the server ended.
+constexpr int kCutOffExitCode = 3;
+// How long after --drain_timeout the process is gone in any case: Docker kills 10 s after its signal.
+constexpr absl::Duration kCutOffTime = absl::Seconds(1);
+
+// File descriptors that are left to others than connections; a quarter of them where there are few.
+constexpr int64_t kSpareFiles = 64;
+// Threads of the server's own, and of gRPC's beside two for each processor.
+constexpr int kOtherThreads = 16;
+
 // gRPC's own lines, in our form. What it calls an error is an event of a connection.
 void LogGrpc(gpr_log_func_args* args) { Log(LogLevel::kDebug, absl::StrCat("grpc: ", args->message)); }
+
+// Raises this process's limit of open files to the highest that it may have. Returns the limit.
+int64_t RaiseFileLimit() {
+  rlimit files;
+  getrlimit(RLIMIT_NOFILE, &files);
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+  getrlimit(RLIMIT_NOFILE, &files);
+  return static_cast<int64_t>(std::min<rlim_t>(files.rlim_cur, std::numeric_limits<int>::max()));
+}
 
 absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
   rpc::ServerOptions options;
@@ -67,25 +103,30 @@ absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
     return absl::InvalidArgumentError(absl::StrCat("--isa=", isa, ": this machine, or this build, does not have it"));
   }
   options.compute_threads = absl::GetFlag(FLAGS_compute_threads);
-  if (options.compute_threads == 0) options.compute_threads = std::max(1u, std::thread::hardware_concurrency());
+  if (options.compute_threads == 0) options.compute_threads = UsableProcessors();
   if (options.compute_threads < 0 || options.compute_threads > 1024) {
     return absl::InvalidArgumentError(
         absl::StrCat("--compute_threads: expected [0, 1024], got ", options.compute_threads));
   }
   options.admission_wait = absl::GetFlag(FLAGS_admission_wait);
   options.patience = absl::GetFlag(FLAGS_patience);
+  options.think_time = absl::GetFlag(FLAGS_think_time);
   options.release_free_memory = &ReleaseFreeMemory;
   options.min_rate = static_cast<double>(absl::GetFlag(FLAGS_min_rate));
   if (options.admission_wait < absl::ZeroDuration() || options.patience <= absl::ZeroDuration() ||
-      options.min_rate <= 0 || absl::GetFlag(FLAGS_drain_timeout) < absl::ZeroDuration() ||
+      options.think_time <= absl::ZeroDuration() || options.min_rate <= 0 ||
+      absl::GetFlag(FLAGS_drain_timeout) < absl::ZeroDuration() ||
       absl::GetFlag(FLAGS_drain_timeout) > absl::Hours(24)) {
     return absl::InvalidArgumentError(
-        "--patience and --min_rate: expected more than 0; --admission_wait: not less than 0; --drain_timeout: in [0, "
+        "--patience, --think_time and --min_rate: expected more than 0; --admission_wait: not less than 0; "
+        "--drain_timeout: in [0, "
         "24h]");
   }
 
+  absl::StatusOr<int64_t> memory = UsableMemory();
+  if (!memory.ok()) return memory.status();
   absl::StatusOr<MemoryShares> shares =
-      DivideMemory(UsableMemory(), rpc::kStreamBytes,
+      DivideMemory(*memory, rpc::kStreamBytes,
                    {absl::GetFlag(FLAGS_state_bytes), absl::GetFlag(FLAGS_inflight_bytes),
                     absl::GetFlag(FLAGS_read_bytes), absl::GetFlag(FLAGS_max_streams)});
   if (!shares.ok()) return shares.status();
@@ -93,7 +134,34 @@ absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
   options.inflight_bytes = shares->inflight;
   options.read_bytes = shares->read;
   options.max_streams = shares->max_streams;
+  options.max_waiting_calls = MaxWaitingCalls(*memory);
+  const int64_t connections =
+      absl::GetFlag(FLAGS_max_connections).value_or(static_cast<int>(std::min<int64_t>(*memory >> 20, 1 << 20)));
+  if (connections < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("--max_connections: expected 1 or more, got ", connections));
+  }
+  const int64_t files = RaiseFileLimit();
+  options.max_connections = static_cast<int>(std::min(connections, files - std::min(kSpareFiles, files / 4)));
   return options;
+}
+
+// A standard stream that is closed would be the next file that is opened, and a client get the log.
+void OpenStandardStreams() {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
+    if (fcntl(fd, F_GETFD) == -1) [[maybe_unused]]
+      const int opened = open("/dev/null", O_RDWR);
+  }
+}
+
+// Ends the process at the next of `signals`, or `limit` from now, whatever still runs.
+void EndInAnyCase(const sigset_t& signals, absl::Duration limit) {
+  std::thread([signals, limit] {
+    const timespec wait = absl::ToTimespec(limit);
+    const int signal = sigtimedwait(&signals, nullptr, &wait);
+    Log(LogLevel::kWarning, signal > 0 ? "a second signal: ended at once, with all that was under way"
+                                       : "drain timeout: ended, with all that was under way");
+    _exit(kCutOffExitCode);
+  }).detach();
 }
 
 int Fail(absl::string_view message) {
@@ -105,6 +173,7 @@ int Main(const std::vector<char*>& arguments) {
   if (arguments.size() > 1) return Fail(absl::StrCat("unexpected argument ", arguments[1]));
   SetLogLevel(absl::GetFlag(FLAGS_log_level));
   gpr_set_log_function(&LogGrpc);
+  if (absl::GetFlag(FLAGS_log_level) == LogLevel::kDebug) gpr_set_log_verbosity(GPR_LOG_SEVERITY_DEBUG);
   // It would write a line for every text from a client that is not UTF-8.
   google::protobuf::SetLogHandler(nullptr);
   if (std::string target = absl::GetFlag(FLAGS_probe); !target.empty()) {
@@ -112,15 +181,21 @@ int Main(const std::vector<char*>& arguments) {
     return status.ok() ? 0 : Fail(status.message());
   }
 
-  // Blocked before any thread starts, so that only the wait below sees them.
+  // A reader of the log that is gone is no reason to end.
+  signal(SIGPIPE, SIG_IGN);
+  OpenStandardStreams();
+  // Blocked before any thread starts, so that only the waits below see them.
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
   absl::StatusOr<rpc::ServerOptions> options = OptionsFromFlags();
   if (!options.ok()) return Fail(options.status().message());
+  const int threads = options->compute_threads + 2 * UsableProcessors() + kOtherThreads;
+  if (absl::Status status = CheckThreads(threads); !status.ok()) return Fail(status.message());
   // Never undone: whoever is the last to let go of gRPC waits for its pollers, which has taken 10 seconds, and Docker
   // kills after that.
   grpc_init();
@@ -134,11 +209,14 @@ int Main(const std::vector<char*>& arguments) {
 
   int signal = 0;
   sigwait(&signals, &signal);
-  Log(LogLevel::kInfo, absl::StrCat(signal == SIGTERM ? "SIGTERM" : "SIGINT", ": draining"));
-  (*server)->Drain(absl::GetFlag(FLAGS_drain_timeout));
+  Log(LogLevel::kInfo, absl::StrCat("SIG", sigabbrev_np(signal), ": draining"));
+  const absl::Duration timeout = absl::GetFlag(FLAGS_drain_timeout);
+  EndInAnyCase(signals, timeout + kCutOffTime);
+  const int cut_off = (*server)->Drain(timeout);
+  if (cut_off > 0) Log(LogLevel::kWarning, absl::StrCat("drain timeout: ", cut_off, " calls were cut off"));
   server->reset();
   Log(LogLevel::kInfo, "stopped");
-  return 0;
+  return cut_off > 0 ? kCutOffExitCode : 0;
 }
 
 }  // namespace

@@ -7,12 +7,11 @@
 #include <algorithm>
 #include <fstream>
 #include <limits>
-#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "server/cgroup.h"
 
 // tcmalloc's, in programs that have it; there is a header for it only where its development files are.
 extern "C" void MallocExtension_ReleaseFreeMemory() __attribute__((weak));
@@ -47,44 +46,46 @@ int64_t TotalMemory(absl::string_view root) {
 // The lowest limit of the control group and of those around it.
 int64_t CgroupLimit(absl::string_view root) {
   int64_t limit = kNoLimit;
-  std::ifstream file(absl::StrCat(root, "/proc/self/cgroup"));
-  std::string line;
-  while (std::getline(file, line)) {
-    const std::vector<std::string> fields = absl::StrSplit(line, absl::MaxSplits(':', 2));
-    if (fields.size() != 3) continue;
-    const bool v2 = fields[1].empty();
-    const std::vector<std::string> controllers = absl::StrSplit(fields[1], ',');
-    if (!v2 && std::find(controllers.begin(), controllers.end(), "memory") == controllers.end()) continue;
-    const std::string mount = absl::StrCat(root, v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory");
-    const absl::string_view name = v2 ? "memory.max" : "memory.limit_in_bytes";
-    // In a container the path may be the host's, of which only the end, or nothing, is mounted here: try each ancestor.
-    std::string group = fields[2];
-    for (;;) {
-      limit = std::min(limit, ReadLimit(absl::StrCat(mount, group, "/", name)));
-      const size_t slash = group.rfind('/');
-      if (slash == std::string::npos) break;
-      group.resize(slash);
-    }
+  const CgroupFolders folders = FindCgroupFolders("memory", root);
+  for (const std::string& folder : folders.v2) limit = std::min(limit, ReadLimit(absl::StrCat(folder, "/memory.max")));
+  for (const std::string& folder : folders.v1) {
+    limit = std::min(limit, ReadLimit(absl::StrCat(folder, "/memory.limit_in_bytes")));
   }
   return limit;
 }
 
 }  // namespace
 
-int64_t UsableMemory(absl::string_view root) { return std::min(TotalMemory(root), CgroupLimit(root)); }
+absl::StatusOr<int64_t> UsableMemory(absl::string_view root) {
+  const int64_t total = TotalMemory(root);
+  if (total == kNoLimit) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot tell how much memory there is: no MemTotal in ", root, "/proc/meminfo"));
+  }
+  return std::min(total, CgroupLimit(root));
+}
+
+int MaxWaitingCalls(int64_t usable) { return static_cast<int>(std::clamp<int64_t>(usable >> 22, 64, 4096)); }
+
+int64_t ReservedBytes(int64_t usable) { return std::min(kMostReservedBytes, usable / 16 * 5); }
 
 absl::StatusOr<MemoryShares> DivideMemory(int64_t usable, int64_t stream_bytes, const MemoryWishes& wishes) {
-  const int64_t divided = usable - kReservedBytes;
-  if (divided < 16 * stream_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "this process may use ", usable, " bytes of memory, and needs at least ", kReservedBytes + 16 * stream_bytes));
+  if (usable < kLeastUsableBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("this process may use ", usable, " bytes of memory, and needs at least ", kLeastUsableBytes));
   }
+  const int64_t divided = usable - ReservedBytes(usable);
+  const int64_t fair_share = divided / 16;
+  // Where there is little memory, calls have more than their share: a budget that nobody can reach is of no use.
+  const int64_t streams_share = std::min(
+      kMostStreams * stream_bytes, std::max(fair_share, std::min(kStreamsOfASmallServer * stream_bytes, divided / 4)));
+  // 14/16 where calls have their share.
+  const int64_t others = divided / 16 * 15 - std::max(fair_share, streams_share);
   MemoryShares shares;
-  shares.state = wishes.state.value_or(divided / 2);
-  shares.inflight = wishes.inflight.value_or(divided / 16 * 3);
-  shares.read = wishes.read.value_or(divided / 16 * 3);
-  shares.max_streams =
-      wishes.max_streams.value_or(static_cast<int>(std::min<int64_t>(kMostStreams, divided / 16 / stream_bytes)));
+  shares.state = wishes.state.value_or(others / 14 * 8);
+  shares.inflight = wishes.inflight.value_or(others / 14 * 3);
+  shares.read = wishes.read.value_or(others / 14 * 3);
+  shares.max_streams = wishes.max_streams.value_or(static_cast<int>(streams_share / stream_bytes));
   for (const int64_t share : {shares.state, shares.inflight, shares.read, int64_t{shares.max_streams}}) {
     if (share <= 0) return absl::InvalidArgumentError(absl::StrCat("a memory budget must be above 0, got ", share));
   }

@@ -13,13 +13,26 @@
 
 namespace adamant {
 
-// What the program itself takes, and is not divided, in bytes.
-inline constexpr int64_t kReservedBytes = int64_t{192} << 20;
+// Calls that move tensors at the same time, at most; and so many fit at least, unless they would take more than a
+// quarter of what is divided.
 inline constexpr int kMostStreams = 256;
+inline constexpr int kStreamsOfASmallServer = 16;
+
+// No server starts with less.
+inline constexpr int64_t kLeastUsableBytes = int64_t{256} << 20;
+
+// What the program itself takes, and is not divided, in bytes, where it may use `usable` in all: itself, its
+// connections, requests that move no tensors, and calls that wait.
+inline constexpr int64_t kMostReservedBytes = int64_t{192} << 20;
+int64_t ReservedBytes(int64_t usable);
+
+// Calls that may wait for a place where a server may use `usable` bytes. They take some 2 % of that, which no budget
+// has.
+int MaxWaitingCalls(int64_t usable);
 
 // The smaller of the machine's memory and the control group's limit (v2 `memory.max`, v1 `memory.limit_in_bytes`), in
-// bytes. `root` stands before /proc and /sys: empty, but in tests.
-int64_t UsableMemory(absl::string_view root = "");
+// bytes. `root` stands before /proc and /sys: empty, but in tests. Error: FAILED_PRECONDITION where /proc does not say.
+absl::StatusOr<int64_t> UsableMemory(absl::string_view root = "");
 
 // The budgets, in bytes, and how many calls may move tensors at the same time.
 struct MemoryShares {
@@ -37,9 +50,10 @@ struct MemoryWishes {
   absl::optional<int> max_streams = absl::nullopt;
 };
 
-// Divides `usable` less kReservedBytes: 1/2 for state, 3/16 for steps and writes under way, 3/16 for readers, and 1/16
-// for calls, of `stream_bytes` each and at most kMostStreams. Error: INVALID_ARGUMENT if a wish is not positive, or
-// brings the sum above 95 % of what is divided.
+// Divides `usable` less ReservedBytes(usable): 1/16 for calls, of `stream_bytes` each and at most kMostStreams, but
+// enough for kStreamsOfASmallServer where that is no more than 1/4; of the rest of 15/16, 8 parts for state, 3 for
+// steps and writes under way, 3 for readers. Error: INVALID_ARGUMENT if there is too little, or if a wish is not
+// positive or brings the sum above 95 % of what is divided.
 absl::StatusOr<MemoryShares> DivideMemory(int64_t usable, int64_t stream_bytes, const MemoryWishes& wishes);
 
 // Has the allocator, tcmalloc or the C library's, give the memory that it keeps for later back to the system.

@@ -88,6 +88,11 @@ int64_t Budget::used() const {
   return used_;
 }
 
+int64_t Budget::waiting() const {
+  MutexLock lock(&mutex_);
+  return static_cast<int64_t>(waiters_.size());
+}
+
 void Budget::Release(int64_t bytes) {
   MutexLock lock(&mutex_);
   used_ -= bytes;

@@ -69,6 +69,8 @@ class Budget {
   absl::string_view name() const { return name_; }
   int64_t capacity() const { return capacity_; }
   int64_t used() const;
+  // How many reservations wait.
+  int64_t waiting() const;
 
   // Blocks until nothing is used. What a server waits for at its end: gRPC lets go of memory in its own time.
   void AwaitUnused();

@@ -67,12 +67,16 @@ absl::Status StepAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, int
   return status;
 }
 
+absl::Status StepAttempt::CheckComplete() const {
+  return staging_.has_value() ? staging_->CheckComplete() : absl::OkStatus();
+}
+
+const std::string& StepAttempt::set_name() const { return set_->name(); }
+
 absl::Status StepAttempt::Complete() {
-  if (staging_.has_value()) {
-    if (absl::Status status = staging_->CheckComplete(); !status.ok()) {
-      Cancel();
-      return status;
-    }
+  if (absl::Status status = CheckComplete(); !status.ok()) {
+    Cancel();
+    return status;
   }
   if (!set_->SetComplete(this)) return absl::OkStatus();
   set_->Enqueue([set = set_, attempt = shared_from_this()] { return set->StepTurn(attempt); });

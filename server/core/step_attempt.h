@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -48,6 +49,11 @@ class StepAttempt : public std::enable_shared_from_this<StepAttempt> {
   // Takes one chunk of the gradient; `copy` is called, if at all, before it returns. After an error (see Staging::Add)
   // the attempt is over, and the set as it was.
   absl::Status Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
+
+  // OK if everything has come that Complete asks for; else INCOMPLETE, and the attempt goes on. For the thread that
+  // delivers.
+  absl::Status CheckComplete() const;
+  const std::string& set_name() const;
 
   // The last message has come. On OK this is the point of no return: the step takes its turn, whatever becomes of the
   // client, and OnOutcome follows, perhaps before this returns. Error: INCOMPLETE; the attempt is over.

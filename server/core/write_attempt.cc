@@ -125,11 +125,18 @@ absl::Status WriteAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, in
   return status.ok() ? status : Fail(status);
 }
 
-absl::Status WriteAttempt::Complete() {
+absl::Status WriteAttempt::CheckComplete() const {
   for (const absl::optional<Staging>& slot : slots_) {
     if (!slot.has_value()) continue;
-    if (absl::Status status = slot->CheckComplete(); !status.ok()) return Fail(status);
+    if (absl::Status status = slot->CheckComplete(); !status.ok()) return status;
   }
+  return absl::OkStatus();
+}
+
+const std::string& WriteAttempt::set_name() const { return set_->name(); }
+
+absl::Status WriteAttempt::Complete() {
+  if (absl::Status status = CheckComplete(); !status.ok()) return Fail(status);
   if (!set_->SetComplete(this)) return absl::OkStatus();
   set_->Enqueue([set = set_, attempt = shared_from_this()] { return set->WriteCommitTurn(attempt); });
   return absl::OkStatus();

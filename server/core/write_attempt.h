@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/types/optional.h"
@@ -40,6 +41,11 @@ class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
   // Takes one chunk. Errors as Staging::Add, and VALUE_OUT_OF_RANGE with tensor and offset for a value that may not be
   // written, INVALID_FIELD for a slot that this write does not bring. After an error the attempt is over.
   absl::Status Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
+
+  // OK if everything has come that Complete asks for; else INCOMPLETE, and the attempt goes on. For the thread that
+  // delivers.
+  absl::Status CheckComplete() const;
+  const std::string& set_name() const;
 
   // The last message has come. On OK the write takes its turn and OnOutcome follows, perhaps before this returns.
   // Error: INCOMPLETE; the attempt is over.

@@ -11,26 +11,67 @@
 #include "proto/error/error.h"
 #include "proto/wire/status.h"
 #include "proto/wire/tensor_message.h"
+#include "server/rpc/call_log.h"
 
 namespace adamant::rpc {
+namespace {
 
-Call::Call(OpenCalls* open_calls, grpc::CallbackServerContext* context) : open_calls_(open_calls), context_(context) {}
+absl::Status TooLarge(absl::string_view what, int64_t bytes, int64_t most, absl::string_view advice) {
+  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+               absl::StrCat(what, ": expected at most ", most, " bytes, got ", bytes, "; ", advice));
+}
+
+absl::Status PlaceWanted(absl::string_view message) {
+  return WithRetryDelay(Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_TOO_MANY_STREAMS, message),
+                        absl::Milliseconds(100));
+}
+
+}  // namespace
+
+Call::Call(OpenCalls* open_calls, grpc::GenericCallbackServerContext* context, CallShape shape)
+    : open_calls_(open_calls), context_(context), shape_(shape) {}
 
 void Call::Open() {
   self_ = shared_from_this();
-  Enter();  // so that a drain does not finish the call before it has its grant
-  absl::StatusOr<core::Grant> grant = open_calls_->Enter(this);
-  if (grant.ok()) {
-    grant_ = *std::move(grant);
-    OnOpen();
-  } else {
-    End(grant.status());
-  }
+  Enter();  // so that a drain does not finish the call before it has its place
+  absl::Status status = CheckMetadata();
+  if (status.ok()) status = open_calls_->Enter(self_);
+  if (!status.ok()) End(status);
   Leave();
 }
 
+void Call::LetIn(core::Grant place) {
+  if (!Enter()) return;
+  place_ = std::move(place);
+  waiting_ = core::Grant();
+  {
+    core::MutexLock lock(&mutex_);
+    phase_ = Phase::kBusy;
+  }
+  // Some clients send nothing before they have seen that the call was taken.
+  if (shape_ == CallShape::kStream) StartSendInitialMetadata();
+  OnOpen();
+  Leave();
+}
+
+void Call::AwaitPlace(core::Grant waiting) {
+  waiting_ = std::move(waiting);
+  const core::Budget::WaitId wait = open_calls_->places()->Reserve(
+      kStreamBytes, absl::InfiniteDuration(), [self = shared_from_this()](absl::StatusOr<core::Grant> place) {
+        if (place.ok()) self->LetIn(*std::move(place));
+      });
+  {
+    core::MutexLock lock(&mutex_);
+    if (!end_.has_value()) {
+      place_wait_ = wait;
+      return;
+    }
+  }
+  open_calls_->places()->Cancel(wait);
+}
+
 void Call::OnOpen() {
-  BeginOperation(wire::kMaxMessageBytes);
+  BeginOperation({.bytes = wire::kMaxMessageBytes});
   Read();
 }
 
@@ -39,31 +80,92 @@ void Call::OnHalfClose() {
 }
 
 void Call::DrainIfIdle() {
+  Phase phase;
   {
     core::MutexLock lock(&mutex_);
-    if (!idle_) return;
+    phase = phase_;
   }
-  OnDrain();
+  if (phase == Phase::kWaiting) End(DrainingError());
+  if (phase == Phase::kIdle) OnDrain();
 }
 
-void Call::CheckPatience() {
+void Call::CheckPatience(const OpenCalls::Sweep& sweep) {
+  Overdue overdue;
+  bool under_way;
   {
     core::MutexLock lock(&mutex_);
-    if (!allowance_.has_value() || !waiting_since_.has_value()) return;
-    // One message at most is outstanding. Who is silent for longer than it may take has used up the whole call's time.
-    const absl::Duration limit = std::min(*allowance_, open_calls_->terms().For(wire::kMaxMessageBytes));
-    if (open_calls_->clock()->Now() - *waiting_since_ <= limit) return;
+    if (awaited_ == Awaited::kNothing) return;
+    if (!awaited_since_.has_value()) {
+      awaited_since_ = sweep.now;
+      return;
+    }
+    overdue = {phase_, awaited_, sweep.now - *awaited_since_, sweep.place_wanted};
+    under_way = end_.has_value();
+    if (under_way ? overdue.waited <= open_calls_->terms().For(wire::kMaxMessageBytes)
+                  : !IsOverdue(sweep, overdue.waited))
+      return;
+    ++entered_;
+    // No handler begins from here on; and none runs, since the client is waited for.
+    if (!under_way) end_.emplace();
+    if (under_way || overdue.awaited == Awaited::kMessage) awaited_ = Awaited::kNothing;
+    awaited_since_ = sweep.now;
   }
-  End(Error(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STALLED,
-            "the client neither sent nor took data for longer than a call may"));
+  if (under_way) {
+    CutOff();
+  } else {
+    EndOverdue(overdue);
+  }
+}
+
+bool Call::IsOverdue(const OpenCalls::Sweep& sweep, absl::Duration waited) {
+  const PatienceTerms& terms = open_calls_->terms();
+  if (phase_ == Phase::kIdle)
+    return waited > (sweep.place_wanted ? std::min(terms.patience, idle_limit_) : idle_limit_);
+  const absl::Duration one_message = terms.For(wire::kMaxMessageBytes);
+  const bool wanted = sweep.place_wanted || (holds_memory_ && sweep.memory_wanted);
+  if (awaited_ == Awaited::kMessage && may_think_ && !wanted) return waited > std::max(terms.think_time, one_message);
+  // Who is silent for longer than one message may take has used up the whole operation's time.
+  allowance_ -= sweep.elapsed;
+  return allowance_ < absl::ZeroDuration() || waited > one_message;
+}
+
+void Call::EndOverdue(const Overdue& overdue) {
+  const std::string waited = absl::FormatDuration(absl::Trunc(overdue.waited, absl::Milliseconds(100)));
+  absl::Status status;
+  if (overdue.phase == Phase::kIdle && overdue.place_wanted) {
+    status = PlaceWanted(absl::StrCat("the call was idle for ", waited, ", and others wait for its place"));
+  } else {
+    Expectation expected = {"its reply to be taken", {}};
+    if (overdue.awaited == Awaited::kMessage) expected = Expected();
+    expected.place.set_reason(v1::ERROR_REASON_STALLED);
+    status = Error(absl::StatusCode::kDeadlineExceeded,
+                   absl::StrCat("the server waited ", waited, " for ", expected.what), expected.place);
+  }
+  {
+    core::MutexLock lock(&mutex_);
+    end_ = status;
+  }
+  FinishEnd(status);
+}
+
+void Call::CutOff() {
+  absl::Status status;
+  {
+    core::MutexLock lock(&mutex_);
+    status = *end_;
+  }
+  LogCutOff(Description());
+  // Trailers wait for the data before them, and a client that does not read would keep both here for good.
+  if (context_ != nullptr) {
+    grpc_call_cancel_with_status(context_->c_call(), static_cast<grpc_status_code>(status.code()),
+                                 std::string(status.message()).c_str(), nullptr);
+  }
+  Leave();
 }
 
 void Call::Read() {
   if (!Enter()) return;
-  {
-    core::MutexLock lock(&mutex_);
-    StartWaiting();
-  }
+  Await(Awaited::kMessage);
   StartRead(&incoming_);
   Leave();
 }
@@ -71,45 +173,53 @@ void Call::Read() {
 void Call::Write(const grpc::ByteBuffer& message) {
   if (!Enter()) return;
   outgoing_ = message;
-  {
-    core::MutexLock lock(&mutex_);
-    writing_ = true;
-    StartWaiting();
-  }
+  Await(Awaited::kWritten);
   StartWrite(&outgoing_);
   Leave();
 }
 
+void Call::Await(Awaited what) {
+  core::MutexLock lock(&mutex_);
+  awaited_ = what;
+  awaited_since_.reset();
+  writing_ = what == Awaited::kWritten;
+}
+
 void Call::End(const absl::Status& status) {
-  bool cut_off;
   {
     core::MutexLock lock(&mutex_);
     if (end_.has_value()) return;
     end_ = status;
     ++entered_;
-    cut_off = writing_;
   }
-  // Trailers wait for the data before them, and a client that does not read would keep both here for good.
-  if (cut_off) {
-    grpc_call_cancel_with_status(context_->c_call(), static_cast<grpc_status_code>(status.code()),
-                                 std::string(status.message()).c_str(), nullptr);
+  FinishEnd(status);
+}
+
+void Call::FinishEnd(const absl::Status& status) {
+  core::Budget::WaitId place_wait;
+  {
+    core::MutexLock lock(&mutex_);
+    place_wait = std::exchange(place_wait_, core::Budget::kNoWait);
   }
+  if (place_wait != core::Budget::kNoWait) open_calls_->places()->Cancel(place_wait);
+  if (!status.ok()) LogEnd([this] { return Description(); }, status);
   OnOver();
   Leave();
 }
 
-void Call::BeginOperation(int64_t bytes) {
+void Call::BeginOperation(const Operation& operation) {
   core::MutexLock lock(&mutex_);
-  idle_ = false;
-  allowance_ = open_calls_->terms().For(bytes);
+  phase_ = Phase::kBusy;
+  may_think_ = operation.may_think;
+  holds_memory_ = operation.holds_memory;
+  allowance_ = open_calls_->terms().For(operation.bytes);
 }
 
 void Call::EndOperation(absl::optional<int64_t> bytes) {
   {
     core::MutexLock lock(&mutex_);
-    idle_ = true;
-    allowance_.reset();
-    if (bytes.has_value()) allowance_ = open_calls_->terms().For(*bytes);
+    phase_ = Phase::kIdle;
+    idle_limit_ = bytes.has_value() ? open_calls_->terms().For(*bytes) : absl::InfiniteDuration();
   }
   if (open_calls_->draining()) OnDrain();
 }
@@ -121,16 +231,16 @@ bool Call::ended() const {
 
 void Call::OnReadDone(bool ok) {
   if (!Enter()) return;
-  {
-    core::MutexLock lock(&mutex_);
-    StopWaiting();
-  }
-  if (ok) {
+  Await(Awaited::kNothing);
+  if (!ok) {
+    OnHalfClose();
+  } else if (incoming_.Length() > static_cast<size_t>(wire::kMaxMessageBytes)) {
+    End(TooLarge("message", static_cast<int64_t>(incoming_.Length()), wire::kMaxMessageBytes,
+                 "split tensors into chunks of at most 262,144 elements, a message or a few each"));
+  } else {
     grpc::ByteBuffer message;
     message.Swap(&incoming_);
     OnMessage(message);
-  } else {
-    OnHalfClose();
   }
   Leave();
 }
@@ -139,8 +249,8 @@ void Call::OnWriteDone(bool ok) {
   bool over;
   {
     core::MutexLock lock(&mutex_);
+    awaited_ = Awaited::kNothing;
     writing_ = false;
-    StopWaiting();
     ++entered_;
     over = end_.has_value();
   }
@@ -172,19 +282,24 @@ void Call::Leave() {
     finished_ = true;
     status = *end_;
   }
-  grant_ = core::Grant();
+  waiting_ = core::Grant();
+  place_ = core::Grant();
   Finish(wire::ToGrpcStatus(status));
 }
 
-void Call::StartWaiting() {
-  if (allowance_.has_value()) waiting_since_ = open_calls_->clock()->Now();
+absl::Status Call::CheckMetadata() const {
+  if (context_ == nullptr) return absl::OkStatus();
+  constexpr int64_t kEntryBytes = 32;
+  int64_t bytes = 0;
+  for (const auto& [key, value] : context_->client_metadata()) {
+    bytes += static_cast<int64_t>(key.size() + value.size()) + kEntryBytes;
+  }
+  if (bytes <= kMaxMetadataBytes) return absl::OkStatus();
+  return TooLarge("metadata of the call", bytes, kMaxMetadataBytes, "send less with it");
 }
 
-void Call::StopWaiting() {
-  if (allowance_.has_value() && waiting_since_.has_value()) {
-    *allowance_ -= open_calls_->clock()->Now() - *waiting_since_;
-  }
-  waiting_since_.reset();
+std::string Call::Description() const {
+  return context_ == nullptr ? "a test's" : absl::StrCat(context_->method(), " from ", context_->peer());
 }
 
 grpc::ByteBuffer Serialize(const google::protobuf::MessageLite& message) {

@@ -11,10 +11,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
+#include "adamant/v1/error.pb.h"
 #include "google/protobuf/message.h"
 #include "server/core/budget.h"
 #include "server/core/mutex.h"
@@ -25,25 +27,37 @@ namespace adamant::rpc {
 // Whether a method moves any number of messages, or one each way.
 enum class CallShape { kStream, kOnce };
 
-// The call's handlers (OnMessage and so on) run one at a time, as a consequence of what they start: OnMessage after
-// Read, OnWritten after Write. OnDrain, OnOver and what the set reports may come at any time. No lock is held in any of
-// them.
+// What a call may carry of metadata, in bytes, each entry counted as HTTP/2 does (32 more than its key and its value).
+inline constexpr int64_t kMaxMetadataBytes = int64_t{32} << 10;
+
+// A call waits for a place, is let in, and is then idle or within an operation (a step, a write, a request and its
+// answer) until it ends. The handlers (OnMessage and so on) run one at a time, as a consequence of what they start:
+// OnMessage after Read, OnWritten after Write. A read and a write are never outstanding at the same time. OnDrain,
+// OnOver and what the set reports may come at any time. No lock is held in any of them.
 class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_from_this<Call> {
  public:
-  Call(OpenCalls* open_calls, grpc::CallbackServerContext* context);
+  // `context` is null in tests without a network.
+  Call(OpenCalls* open_calls, grpc::GenericCallbackServerContext* context, CallShape shape);
 
-  // Lets the call in and begins it, or ends it. Keeps it alive until gRPC is done with it.
+  // Has the call let in and begins it, or ends it. Keeps it alive until gRPC is done with it.
   void Open();
 
-  // The server drains: tells the call so if it is between two operations.
+  // For OpenCalls: the call has a place, from its `grant`. Begins it, unless it has ended meanwhile.
+  void LetIn(core::Grant place);
+  // For OpenCalls: the call is to wait for a place, which `waiting` pays for. It reads nothing and answers nothing yet.
+  void AwaitPlace(core::Grant waiting);
+
+  // The server drains: ends the call if it waits, and tells it so if it is between two operations.
   void DrainIfIdle();
-  // Ends the call, DEADLINE_EXCEEDED (STALLED), if its client has kept it waiting for longer than it may.
-  void CheckPatience();
+  // Ends the call, DEADLINE_EXCEEDED (STALLED), if its client has kept it waiting for longer than it may. A message
+  // under way to the client may end first, for as long again: a status that comes in the middle of a message is lost on
+  // some clients (Go's reports `unexpected EOF`).
+  void CheckPatience(const OpenCalls::Sweep& sweep);
 
  protected:
   // The call was let in. Starts the first read: of an operation, unless the call may be idle for as long as it likes.
   virtual void OnOpen();
-  // A message has come.
+  // A message of at most wire::kMaxMessageBytes has come.
   virtual void OnMessage(const grpc::ByteBuffer& message) = 0;
   // The client sends no more. Of most calls the first message is the last one, behind which nothing is read.
   virtual void OnHalfClose();
@@ -54,20 +68,35 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   // The call has ended or was cancelled: drop everything. Once.
   virtual void OnOver() {}
 
-  // These do nothing once the call has ended. Read and Write start one operation each, which must not be outstanding.
+  // What the server waits for while a read is outstanding: the end of a sentence, and the place.
+  struct Expectation {
+    std::string what;
+    v1::ErrorDetail place;
+  };
+  // Called while a read is outstanding and no handler runs.
+  virtual Expectation Expected() const { return {"its request", {}}; }
+
+  // These do nothing once the call has ended. Read and Write start one operation each, while none is outstanding.
   void Read();
   void Write(const grpc::ByteBuffer& message);
-  // Ends the call. The client gets `status`, after what was written if it is OK; a write that is outstanding is cut
-  // off.
+  // Ends the call. The client gets `status`, after what was written.
   void End(const absl::Status& status);
 
   // The call needs no more than `bytes` of its charge from here on.
-  void ShrinkCharge(int64_t bytes) { grant_.ShrinkTo(bytes); }
+  void ShrinkCharge(int64_t bytes) { place_.ShrinkTo(bytes); }
 
-  // An operation begins, for which the client may keep the server waiting as long as `bytes` bytes allow.
-  void BeginOperation(int64_t bytes);
+  // What the client may keep the server waiting with.
+  struct Operation {
+    // That it sends and takes, and that have to come and go at the lowest rate.
+    int64_t bytes;
+    // Whether it may be silent between its messages for as long as nobody waits for what the call holds.
+    bool may_think = false;
+    // Whether the call holds memory that others may wait for, beside its place.
+    bool holds_memory = false;
+  };
+  void BeginOperation(const Operation& operation);
   // It is over, or the call opens with none: the call is idle, for as long as its client likes, or as `bytes` bytes
-  // allow.
+  // allow. While others wait for its place: for as long as patience lasts.
   void EndOperation(absl::optional<int64_t> bytes = absl::nullopt);
 
   // Whatever may start an operation of gRPC's happens between these two, so that none is started after Finish: a call
@@ -76,37 +105,69 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   bool Enter();
   void Leave();
 
+  CallShape shape() const { return shape_; }
   bool ended() const;
-  OpenCalls* open_calls() const { return open_calls_; }
 
  private:
+  enum class Phase { kWaiting, kIdle, kBusy };
+  // What the server waits for the client with.
+  enum class Awaited { kNothing, kMessage, kWritten };
+
+  // How a client has kept the server waiting.
+  struct Overdue {
+    Phase phase;
+    Awaited awaited;
+    absl::Duration waited;
+    bool place_wanted;
+  };
+
   void OnReadDone(bool ok) final;
   void OnWriteDone(bool ok) final;
   void OnCancel() final;
   void OnDone() final;
 
-  void StartWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void StopWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckMetadata() const;
+  void Await(Awaited what);
+  // Whether the client has kept the server waiting for too long; `waited` is how long it has by now.
+  bool IsOverdue(const OpenCalls::Sweep& sweep, absl::Duration waited) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Ends a call that a client has kept waiting, and one that was ended so and whose last message has not left since.
+  // Requires: the caller has entered, and has decided the end.
+  void EndOverdue(const Overdue& overdue);
+  void CutOff();
+  // Does what is left to do of an end that is decided. Requires: the caller has entered.
+  void FinishEnd(const absl::Status& status);
+  // "METHOD from PEER", for the log.
+  std::string Description() const;
 
   OpenCalls* const open_calls_;
-  grpc::CallbackServerContext* const context_;
+  grpc::GenericCallbackServerContext* const context_;
+  const CallShape shape_;
   std::shared_ptr<Call> self_;  // until OnDone
-  core::Grant grant_;           // until everybody has left: the client may call again before gRPC is done with the call
-  grpc::ByteBuffer incoming_;   // gRPC's between Read and OnReadDone
-  grpc::ByteBuffer outgoing_;   // gRPC's between Write and OnWriteDone
+  // Until everybody has left: the client may call again before gRPC is done with the call.
+  core::Grant waiting_;
+  core::Grant place_;
+  grpc::ByteBuffer incoming_;  // gRPC's between Read and OnReadDone
+  grpc::ByteBuffer outgoing_;  // gRPC's between Write and OnWriteDone
 
   mutable core::Mutex mutex_;
   int entered_ ABSL_GUARDED_BY(mutex_) = 0;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
-  // Whether the call is between two operations.
-  bool idle_ ABSL_GUARDED_BY(mutex_) = false;
+  Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kWaiting;
+  core::Budget::WaitId place_wait_ ABSL_GUARDED_BY(mutex_) = core::Budget::kNoWait;
   // How the call ends, once that is decided.
   absl::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
-  // What is left of the time that the client has; nothing if it has all the time that it likes.
-  absl::optional<absl::Duration> allowance_ ABSL_GUARDED_BY(mutex_);
-  // Since when the server waits for the client.
-  absl::optional<absl::Duration> waiting_since_ ABSL_GUARDED_BY(mutex_);
+
+  Awaited awaited_ ABSL_GUARDED_BY(mutex_) = Awaited::kNothing;
+  // When a sweep first found that it is awaited.
+  absl::optional<absl::Duration> awaited_since_ ABSL_GUARDED_BY(mutex_);
+  // Of the operation.
+  bool may_think_ ABSL_GUARDED_BY(mutex_) = false;
+  bool holds_memory_ ABSL_GUARDED_BY(mutex_) = false;
+  // What is left of the time that its bytes may take.
+  absl::Duration allowance_ ABSL_GUARDED_BY(mutex_);
+  // Of an idle call.
+  absl::Duration idle_limit_ ABSL_GUARDED_BY(mutex_);
 };
 
 // `message` as gRPC sends it.

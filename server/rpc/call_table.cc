@@ -2,7 +2,10 @@
 
 #include <utility>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "adamant/v1/service.grpc.pb.h"
 #include "server/rpc/health.h"
 #include "server/rpc/read_call.h"
 #include "server/rpc/reflection.h"
@@ -12,9 +15,28 @@
 
 namespace adamant::rpc {
 
+namespace {
+
+// Ends a call of a method that there is not.
+class UnknownMethod final : public grpc::ServerGenericBidiReactor {
+ public:
+  explicit UnknownMethod(absl::string_view method) {
+    Finish(grpc::Status(grpc::StatusCode::UNIMPLEMENTED,
+                        absl::StrCat("no method `", absl::CHexEscape(method.substr(0, kMostNameBytes)), "`; `",
+                                     v1::OptimizerService::service_full_name(), "` has the optimizer's")));
+  }
+
+ private:
+  static constexpr size_t kMostNameBytes = 256;
+
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
+
 grpc::ServerGenericBidiReactor* CallTable::CreateReactor(grpc::GenericCallbackServerContext* context) {
   const std::shared_ptr<Call> call = MakeCall(context);
-  if (call == nullptr) return grpc::CallbackGenericService::CreateReactor(context);
+  if (call == nullptr) return new UnknownMethod(context->method());
   call->Open();
   return call.get();
 }
@@ -30,7 +52,8 @@ std::shared_ptr<Call> CallTable::MakeCall(grpc::GenericCallbackServerContext* co
   return nullptr;
 }
 
-std::shared_ptr<Call> CallTable::MakeOptimizerCall(absl::string_view method, grpc::CallbackServerContext* context) {
+std::shared_ptr<Call> CallTable::MakeOptimizerCall(absl::string_view method,
+                                                   grpc::GenericCallbackServerContext* context) {
   if (method == "Step") return std::make_shared<StepCall>(registry_, slots_.tensors, context, CallShape::kStream);
   if (method == "StepOnce") return std::make_shared<StepCall>(registry_, slots_.tensors, context, CallShape::kOnce);
   if (method == "WriteTensors") {
@@ -44,7 +67,7 @@ std::shared_ptr<Call> CallTable::MakeOptimizerCall(absl::string_view method, grp
   return handler != nullptr ? std::make_shared<UnaryCall>(std::move(handler), slots_.unary, context) : nullptr;
 }
 
-std::shared_ptr<Call> CallTable::MakeHealthCall(absl::string_view method, grpc::CallbackServerContext* context) {
+std::shared_ptr<Call> CallTable::MakeHealthCall(absl::string_view method, grpc::GenericCallbackServerContext* context) {
   if (method == "Watch") return std::make_shared<HealthWatchCall>(slots_.health_watches, context);
   if (method != "Check") return nullptr;
   const auto check = [](const grpc::ByteBuffer& request, UnaryCall::Done done) { done(CheckHealth(request)); };

@@ -35,8 +35,8 @@ class CallTable final : public grpc::CallbackGenericService {
  private:
   // Null for a method that there is not.
   std::shared_ptr<Call> MakeCall(grpc::GenericCallbackServerContext* context);
-  std::shared_ptr<Call> MakeOptimizerCall(absl::string_view method, grpc::CallbackServerContext* context);
-  std::shared_ptr<Call> MakeHealthCall(absl::string_view method, grpc::CallbackServerContext* context);
+  std::shared_ptr<Call> MakeOptimizerCall(absl::string_view method, grpc::GenericCallbackServerContext* context);
+  std::shared_ptr<Call> MakeHealthCall(absl::string_view method, grpc::GenericCallbackServerContext* context);
 
   core::Registry* const registry_;
   OptimizerService* const service_;

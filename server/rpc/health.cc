@@ -59,7 +59,7 @@ void HealthWatchCall::OnDrain() {
     End(DrainingError());
     return;
   }
-  BeginOperation(0);
+  BeginOperation({.bytes = 0});
   Write(Response(health::HealthCheckResponse::NOT_SERVING));
 }
 

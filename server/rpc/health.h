@@ -17,7 +17,8 @@ absl::StatusOr<grpc::ByteBuffer> CheckHealth(const grpc::ByteBuffer& request);
 // Watch: says that the server serves, and at its drain that it serves no more.
 class HealthWatchCall final : public Call {
  public:
-  using Call::Call;
+  HealthWatchCall(OpenCalls* open_calls, grpc::GenericCallbackServerContext* context)
+      : Call(open_calls, context, CallShape::kStream) {}
 
  private:
   void OnMessage(const grpc::ByteBuffer& buffer) override;

@@ -5,11 +5,14 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "google/protobuf/util/time_util.h"
 #include "proto/wire/tensor_message.h"
 #include "server/core/configuration.h"
 #include "server/core/parameter_set.h"
 #include "server/core/replay.h"
 #include "server/core/schema.h"
+#include "server/log.h"
 #include "server/version.h"
 
 namespace adamant::rpc {
@@ -21,6 +24,10 @@ struct Creation {
   grpc::ByteBuffer request;
   UnaryCall::Done done;
 };
+
+google::protobuf::Duration ToProto(absl::Duration duration) {
+  return google::protobuf::util::TimeUtil::NanosecondsToDuration(absl::ToInt64Nanoseconds(duration));
+}
 
 }  // namespace
 
@@ -67,7 +74,14 @@ UnaryCall::Handler OptimizerService::Handle(void (OptimizerService::*function)(c
 
 void OptimizerService::CreateParameterSet(const v1::CreateParameterSetRequest& request,
                                           Answer<v1::CreateParameterSetResponse> answer) {
-  answer(parts_.registry->Create(request));
+  static RateLimitedLog log(LogLevel::kInfo);
+  absl::StatusOr<v1::CreateParameterSetResponse> response = parts_.registry->Create(request);
+  if (response.ok() && response->created()) {
+    const v1::ParameterSet& set = response->parameter_set();
+    log.Write(absl::StrCat("set ", set.name(), " created: ", set.tensor_count(), " tensors, ", set.parameter_count(),
+                           " parameters, ", set.state_bytes(), " bytes"));
+  }
+  answer(std::move(response));
 }
 
 void OptimizerService::GetParameterSet(const v1::GetParameterSetRequest& request,
@@ -98,8 +112,10 @@ void OptimizerService::ListTensors(const v1::ListTensorsRequest& request, Answer
 
 void OptimizerService::DeleteParameterSet(const v1::DeleteParameterSetRequest& request,
                                           Answer<v1::DeleteParameterSetResponse> answer) {
-  parts_.registry->Delete(request, [answer = std::move(answer)](absl::Status status) mutable {
+  parts_.registry->Delete(request, [name = request.name(), answer = std::move(answer)](absl::Status status) mutable {
+    static RateLimitedLog log(LogLevel::kInfo);
     if (status.ok()) {
+      log.Write(absl::StrCat("set ", name, " deleted"));
       answer(v1::DeleteParameterSetResponse());
     } else {
       answer(status);
@@ -130,9 +146,18 @@ void OptimizerService::GetServerInfo(const v1::GetServerInfoRequest& /*request*/
   limits->set_max_tensor_name_bytes(core::kMaxTensorNameBytes);
   limits->set_max_labels(core::kMaxLabels);
   limits->set_max_message_bytes(wire::kMaxMessageBytes);
-  limits->set_max_streams(parts_.max_streams);
+  limits->set_max_streams(parts_.limits.max_streams);
   limits->set_remembered_steps(core::kRememberedSteps);
   limits->set_max_chunks_per_message(wire::kMaxChunks);
+  limits->set_max_waiting_calls(parts_.limits.max_waiting_calls);
+  limits->set_recommended_message_bytes(wire::kMessageBytes);
+  limits->set_recommended_chunk_elements(wire::kMessageBytes / wire::kElementBytes);
+  limits->set_max_metadata_bytes(static_cast<int32_t>(parts_.limits.max_metadata_bytes));
+  limits->set_max_connections(parts_.limits.max_connections);
+  *limits->mutable_patience() = ToProto(parts_.limits.patience);
+  limits->set_min_rate(static_cast<int64_t>(parts_.limits.min_rate));
+  *limits->mutable_think_time() = ToProto(parts_.limits.think_time);
+  *limits->mutable_admission_wait() = ToProto(parts_.limits.admission_wait);
   for (const core::Budget* budget : parts_.budgets) {
     v1::MemoryBudget* shown = info.add_budgets();
     shown->set_name(std::string(budget->name()));

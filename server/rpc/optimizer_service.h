@@ -2,11 +2,13 @@
 #ifndef ADAMANT_SERVER_RPC_OPTIMIZER_SERVICE_H_
 #define ADAMANT_SERVER_RPC_OPTIMIZER_SERVICE_H_
 
+#include <cstdint>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "adamant/v1/service.pb.h"
 #include "server/core/backend.h"
 #include "server/core/budget.h"
@@ -15,6 +17,18 @@
 #include "server/rpc/unary_call.h"
 
 namespace adamant::rpc {
+
+// What GetServerInfo says of the server's limits, beside those of the protocol. Units as in ServerLimits.
+struct ServiceLimits {
+  int max_streams;
+  int max_waiting_calls;
+  int max_connections;
+  int64_t max_metadata_bytes;
+  absl::Duration patience;
+  double min_rate;
+  absl::Duration think_time;
+  absl::Duration admission_wait;
+};
 
 // Thread-safe.
 class OptimizerService {
@@ -26,7 +40,7 @@ class OptimizerService {
     core::ComputePool* creation;  // one thread that makes the sets, one after the other
     core::Backend* backend;
     std::vector<const core::Budget*> budgets;
-    int max_streams;
+    ServiceLimits limits;
   };
 
   explicit OptimizerService(Parts parts);

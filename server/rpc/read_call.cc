@@ -18,8 +18,8 @@ struct MessageHold {
 
 }  // namespace
 
-ReadCall::ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context)
-    : Call(open_calls, context), registry_(registry) {}
+ReadCall::ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context)
+    : Call(open_calls, context, CallShape::kStream), registry_(registry) {}
 
 void ReadCall::OnMessage(const grpc::ByteBuffer& buffer) {
   if (absl::Status status = Begin(buffer); !status.ok()) End(status);
@@ -31,7 +31,8 @@ absl::Status ReadCall::Begin(const grpc::ByteBuffer& buffer) {
   absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = registry_->Find(request.set(), "set");
   if (!set.ok()) return set.status();
   form_ = request.as_values() ? wire::ChunkForm::kValues : wire::ChunkForm::kData;
-  BeginOperation((request.slots_size() + 1) * (*set)->schema().flat_size() * static_cast<int64_t>(sizeof(float)));
+  BeginOperation(
+      {.bytes = (request.slots_size() + 1) * (*set)->schema().flat_size() * static_cast<int64_t>(sizeof(float))});
   (*set)->BeginRead(request,
                     [self = std::static_pointer_cast<ReadCall>(shared_from_this())](
                         absl::StatusOr<std::unique_ptr<core::Reading>> reading) { self->Begun(std::move(reading)); });

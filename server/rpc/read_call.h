@@ -17,7 +17,7 @@ namespace adamant::rpc {
 // One read: reads one message, and writes any number.
 class ReadCall final : public Call {
  public:
-  ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context);
+  ReadCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context);
 
  private:
   void OnMessage(const grpc::ByteBuffer& buffer) override;

@@ -120,7 +120,7 @@ void ReflectionCall::OnOpen() {
 }
 
 void ReflectionCall::OnMessage(const grpc::ByteBuffer& buffer) {
-  BeginOperation(wire::kMaxMessageBytes);
+  BeginOperation({.bytes = wire::kMaxMessageBytes});
   if (buffer.Length() > kMaxRequestBytes) {
     End(absl::InvalidArgumentError(
         absl::StrCat("a request of ", buffer.Length(), " bytes: expected at most ", kMaxRequestBytes)));

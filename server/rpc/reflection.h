@@ -15,7 +15,8 @@ namespace adamant::rpc {
 // Answers one request after the other. A client that is silent between two for longer than its patience is ended.
 class ReflectionCall final : public Call {
  public:
-  using Call::Call;
+  ReflectionCall(OpenCalls* open_calls, grpc::GenericCallbackServerContext* context)
+      : Call(open_calls, context, CallShape::kStream) {}
 
  private:
   void OnOpen() override;

@@ -18,6 +18,8 @@ class Server;
 
 namespace adamant::rpc {
 
+class Acceptor;
+
 struct ServerOptions {
   // Each `HOST:PORT`, port 0 for one that is free, or `unix:PATH`.
   std::vector<std::string> addresses;
@@ -27,6 +29,9 @@ struct ServerOptions {
   int64_t read_bytes;
   // Calls that move tensors, at the same time.
   int max_streams;
+  // Calls that may wait for a place.
+  int max_waiting_calls = 1000;
+  int max_connections = 1000;
   // Of the pool that kernels run on.
   int compute_threads;
   const kernels::KernelTable* kernels;
@@ -34,6 +39,7 @@ struct ServerOptions {
   absl::Duration patience;
   // In bytes a second.
   double min_rate;
+  absl::Duration think_time = absl::Minutes(10);
   // As core::BlockPool has it.
   std::function<void()> release_free_memory = [] {};
 };
@@ -50,8 +56,8 @@ class Server {
   const std::vector<std::string>& addresses() const { return addresses_; }
 
   // Ends the service: refuses new work at once, lets what was admitted end, cuts off at `timeout` what has not. Returns
-  // when every call is over. Once.
-  void Drain(absl::Duration timeout);
+  // when every call is over, and how many were cut off. Once.
+  int Drain(absl::Duration timeout);
 
  private:
   struct Parts;
@@ -61,6 +67,8 @@ class Server {
   std::vector<std::string> addresses_;
   std::unique_ptr<Parts> parts_;
   std::unique_ptr<grpc::Server> server_;
+  // Hands connections to what is above, and is gone before it.
+  std::unique_ptr<Acceptor> acceptor_;
 };
 
 }  // namespace adamant::rpc

@@ -8,14 +8,14 @@
 
 namespace adamant::rpc {
 
-StepCall::StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context,
+StepCall::StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context,
                    CallShape shape)
     : UploadCall("step", open_calls, context, shape), registry_(registry) {}
 
 void StepCall::OnOpen() {
   // Of a unary call the whole is one operation; a stream may stay idle between two steps for as long as it likes.
   if (shape() == CallShape::kOnce) {
-    BeginOperation(wire::kMaxMessageBytes);
+    BeginOperation({.bytes = wire::kMaxMessageBytes});
   } else {
     EndOperation();
   }
@@ -37,7 +37,9 @@ absl::StatusOr<std::shared_ptr<core::StepAttempt>> StepCall::NewAttempt(const wi
                               core::kSmallStepBytes, "; use Step"),
                  detail);
   }
-  if (shape() == CallShape::kStream) BeginOperation(2 * array_bytes);
+  if (shape() == CallShape::kStream) {
+    BeginOperation({.bytes = 2 * array_bytes, .may_think = true, .holds_memory = array_bytes > core::kSmallStepBytes});
+  }
   return (*set)->NewStep(header, std::static_pointer_cast<StepCall>(shared_from_this()));
 }
 

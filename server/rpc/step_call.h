@@ -19,7 +19,8 @@ namespace adamant::rpc {
 // One call, any number of steps, one after the other: reads one, lets it take its turn, writes its reply.
 class StepCall final : public UploadCall<core::StepAttempt, core::StepReply> {
  public:
-  StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context, CallShape shape);
+  StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context,
+           CallShape shape);
 
  private:
   void OnOpen() override;

@@ -5,8 +5,8 @@
 
 namespace adamant::rpc {
 
-UnaryCall::UnaryCall(Handler handler, OpenCalls* open_calls, grpc::CallbackServerContext* context)
-    : Call(open_calls, context), handler_(std::move(handler)) {}
+UnaryCall::UnaryCall(Handler handler, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context)
+    : Call(open_calls, context, CallShape::kOnce), handler_(std::move(handler)) {}
 
 void UnaryCall::OnMessage(const grpc::ByteBuffer& buffer) {
   // It is not over before it is answered, even if its client is gone: the server is not taken down under a handler.

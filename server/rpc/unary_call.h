@@ -15,7 +15,7 @@ class UnaryCall final : public Call {
   // Answers a request; calls `done` once, perhaps before it returns. Called once.
   using Handler = absl::AnyInvocable<void(const grpc::ByteBuffer& request, Done done)>;
 
-  UnaryCall(Handler handler, OpenCalls* open_calls, grpc::CallbackServerContext* context);
+  UnaryCall(Handler handler, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context);
 
  private:
   void OnMessage(const grpc::ByteBuffer& buffer) override;

@@ -26,8 +26,14 @@ template <typename Attempt, typename Reply>
 class UploadCall : public Call, public core::Listener<Reply> {
  protected:
   // `thing` is what error messages call an upload.
-  UploadCall(absl::string_view thing, OpenCalls* open_calls, grpc::CallbackServerContext* context, CallShape shape)
-      : Call(open_calls, context), shape_(shape), thing_(thing) {}
+  UploadCall(absl::string_view thing, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context,
+             CallShape shape)
+      : Call(open_calls, context, shape), thing_(thing) {}
+
+  void OnOpen() override {
+    BeginOperation({.bytes = wire::kMaxMessageBytes, .may_think = shape() == CallShape::kStream});
+    Read();
+  }
 
   // What `first`, which has a header, begins; yet to be started. Begins the operation, too.
   virtual absl::StatusOr<std::shared_ptr<Attempt>> NewAttempt(const wire::TensorMessage& first) = 0;
@@ -41,8 +47,6 @@ class UploadCall : public Call, public core::Listener<Reply> {
 
   absl::Status EndedEarly() const { return UnexpectedMessage("the stream ended before the last message of the "); }
 
-  CallShape shape() const { return shape_; }
-
  private:
   absl::Status UnexpectedMessage(absl::string_view what) const {
     return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNEXPECTED_MESSAGE, absl::StrCat(what, thing_));
@@ -53,20 +57,30 @@ class UploadCall : public Call, public core::Listener<Reply> {
     absl::Status status = message.status();
     if (status.ok()) {
       const std::shared_ptr<Attempt> attempt = this->attempt();
-      status = attempt == nullptr ? Begin(*std::move(message)) : Continue(attempt.get(), *std::move(message));
+      status = attempt == nullptr ? Begin(buffer, *std::move(message)) : Continue(attempt.get(), *std::move(message));
     }
     if (!status.ok()) End(status);
   }
 
+  Expectation Expected() const final {
+    const std::shared_ptr<Attempt> attempt = this->attempt();
+    if (attempt == nullptr) return {absl::StrCat("the first message of a ", thing_), {}};
+    const absl::Status missing = attempt->CheckComplete();
+    Expectation expected = {absl::StrCat("the rest of the ", thing_, ": ", missing.message()), GetErrorDetail(missing)};
+    if (missing.ok()) expected.what = absl::StrCat("the ", thing_, "'s `last`: every element has come");
+    expected.place.set_set(attempt->set_name());
+    return expected;
+  }
+
   void OnHalfClose() final {
-    if (shape_ == CallShape::kOnce) {
+    if (shape() == CallShape::kOnce) {
       Call::OnHalfClose();
     } else {
       End(attempt() == nullptr ? EndBetweenUploads() : EndedEarly());
     }
   }
 
-  absl::Status Begin(wire::TensorMessage message) {
+  absl::Status Begin(const grpc::ByteBuffer& buffer, wire::TensorMessage message) {
     if (!message.has_header()) return UnexpectedMessage("no header in the first message of a ");
     form_.reset();
     absl::StatusOr<std::shared_ptr<Attempt>> attempt = NewAttempt(message);
@@ -78,19 +92,35 @@ class UploadCall : public Call, public core::Listener<Reply> {
       message_ = std::move(message);
     }
     (*attempt)->Start();
+    // An attempt that has to wait keeps the bytes alone: decoded, a message of small chunks takes half as much again.
+    core::MutexLock lock(&upload_mutex_);
+    if (message_.has_value()) {
+      message_.reset();
+      undecoded_ = buffer;
+    }
     return absl::OkStatus();
   }
 
   void OnAdmitted() final {
     std::shared_ptr<Attempt> attempt;
     absl::optional<wire::TensorMessage> message;
+    grpc::ByteBuffer undecoded;
     {
       core::MutexLock lock(&upload_mutex_);
       if (attempt_ == nullptr) return;
       attempt = attempt_;
       message = std::exchange(message_, absl::nullopt);
+      undecoded.Swap(&undecoded_);
     }
-    if (absl::Status status = Take(attempt.get(), *std::move(message)); !status.ok()) End(status);
+    absl::Status status;
+    if (!message.has_value()) {
+      absl::StatusOr<wire::TensorMessage> decoded = wire::TensorMessage::Decode(undecoded);
+      undecoded.Clear();
+      status = decoded.status();
+      if (status.ok()) message = *std::move(decoded);
+    }
+    if (status.ok()) status = Take(attempt.get(), *std::move(message));
+    if (!status.ok()) End(status);
   }
 
   absl::Status Continue(Attempt* attempt, wire::TensorMessage message) {
@@ -105,7 +135,7 @@ class UploadCall : public Call, public core::Listener<Reply> {
                                          [&chunk](float* to, int64_t n) { chunk.Read(to, n); });
       if (!status.ok()) return status;
     }
-    if (message.last() || shape_ == CallShape::kOnce) return attempt->Complete();
+    if (message.last() || shape() == CallShape::kOnce) return attempt->Complete();
     Read();
     return absl::OkStatus();
   }
@@ -132,12 +162,13 @@ class UploadCall : public Call, public core::Listener<Reply> {
   // mutex.
   std::shared_ptr<Attempt> DropAttempt() {
     absl::optional<wire::TensorMessage> message;
+    grpc::ByteBuffer undecoded;
     core::MutexLock lock(&upload_mutex_);
     message = std::exchange(message_, absl::nullopt);
+    undecoded.Swap(&undecoded_);
     return std::exchange(attempt_, nullptr);
   }
 
-  const CallShape shape_;
   const absl::string_view thing_;
 
   // Of the handlers, which run one at a time.
@@ -146,8 +177,9 @@ class UploadCall : public Call, public core::Listener<Reply> {
   mutable core::Mutex upload_mutex_;
   // The upload under way; null between two, and from its outcome on.
   std::shared_ptr<Attempt> attempt_ ABSL_GUARDED_BY(upload_mutex_);
-  // Its first message, until it is admitted.
+  // Its first message, until it is admitted: decoded at first, and as it came once the attempt has to wait.
   absl::optional<wire::TensorMessage> message_ ABSL_GUARDED_BY(upload_mutex_);
+  grpc::ByteBuffer undecoded_ ABSL_GUARDED_BY(upload_mutex_);
 };
 
 }  // namespace adamant::rpc

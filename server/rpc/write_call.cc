@@ -4,7 +4,7 @@
 
 namespace adamant::rpc {
 
-WriteCall::WriteCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context,
+WriteCall::WriteCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context,
                      CallShape shape)
     : UploadCall("write", open_calls, context, shape), registry_(registry) {}
 
@@ -14,7 +14,10 @@ absl::StatusOr<std::shared_ptr<core::WriteAttempt>> WriteCall::NewAttempt(const 
   absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = registry_->Find(header.set(), "header.set");
   if (!set.ok()) return set.status();
   const int64_t arrays = header.mode() == v1::WRITE_MODE_FULL ? 3 : 1;
-  BeginOperation(arrays * (*set)->schema().flat_size() * static_cast<int64_t>(sizeof(float)));
+  const int64_t array_bytes = (*set)->schema().flat_size() * static_cast<int64_t>(sizeof(float));
+  BeginOperation({.bytes = arrays * array_bytes,
+                  .may_think = shape() == CallShape::kStream,
+                  .holds_memory = array_bytes > core::kSmallStepBytes});
   return (*set)->NewWrite(header, std::static_pointer_cast<WriteCall>(shared_from_this()));
 }
 

@@ -15,7 +15,8 @@ namespace adamant::rpc {
 // One write: reads its messages, and writes one.
 class WriteCall final : public UploadCall<core::WriteAttempt, v1::WriteTensorsResponse> {
  public:
-  WriteCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context, CallShape shape);
+  WriteCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context,
+            CallShape shape);
 
  private:
   absl::StatusOr<std::shared_ptr<core::WriteAttempt>> NewAttempt(const wire::TensorMessage& first) override;

@@ -52,6 +52,12 @@ class ManualClock final : public Clock {
     while (absl::AnyInvocable<void()> callback = TakeNext(end)) callback();
   }
 
+  // Lets `delay` go by as it does while the process is stopped: nothing runs on the way, and what was due is late.
+  void Stop(absl::Duration delay) {
+    MutexLock lock(&mutex_);
+    now_ += delay;
+  }
+
   // Runs what is due now.
   void RunDue() { Advance(absl::ZeroDuration()); }
 
@@ -71,7 +77,7 @@ class ManualClock final : public Clock {
       now_ = end;
       return nullptr;
     }
-    now_ = timers_.begin()->first.first;
+    now_ = std::max(now_, timers_.begin()->first.first);
     absl::AnyInvocable<void()> callback = std::move(timers_.begin()->second);
     timers_.erase(timers_.begin());
     return callback;

@@ -101,7 +101,7 @@ TEST_P(ErrorsTest, EndsTheCallAndChangesNothing) {
   const std::map<std::string, SetState> before = ReadEverything(&client_);
   ASSERT_FALSE(before.empty());
   std::map<std::string, int64_t> budgets = client_.UsedBudgets();
-  budgets["inflight"] = budgets["read"] = budgets["streams"] = 0;
+  budgets["inflight"] = budgets["read"] = budgets["streams"] = budgets["waiting"] = 0;
 
   const absl::Status status = Make(row.call(), &client_);
 
@@ -187,23 +187,44 @@ TEST_F(ErrorsOverTimeTest, SecondWriteIsAborted) {
   EXPECT_EQ(first->Finish().error_code(), grpc::StatusCode::CANCELLED);
 }
 
-TEST_F(ErrorsOverTimeTest, CallBeyondTheLastStreamIsRefused) {
+TEST_F(ErrorsOverTimeTest, CallBeyondThoseThatMayWaitIsRefused) {
   rpc::ServerOptions options = SmallServer();
   options.max_streams = 1;
+  options.max_waiting_calls = 1;
   Serve(options);
   StepStream first(client_->stub());
   ASSERT_TRUE(Holds("streams"));
+  StepStream waits(client_->stub());
+  ASSERT_TRUE(Holds("waiting"));
 
-  const absl::Status second = Step().status();
+  const absl::Status refused = Step().status();
 
-  EXPECT_TRUE(FailsWith(second, absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_TOO_MANY_STREAMS));
-  EXPECT_TRUE(first.Send(StepMessages(StepHeader("large"), Chunks(spec_, gradient_, 65536))));
-  EXPECT_TRUE(first.ReadReply(spec_).ok());
+  EXPECT_TRUE(FailsWith(refused, absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_TOO_MANY_STREAMS));
+  for (StepStream* stream : {&first, &waits}) {
+    EXPECT_TRUE(stream->Send(StepMessages(StepHeader("large"), Chunks(spec_, gradient_, 65536))));
+    EXPECT_TRUE(stream->ReadReply(spec_).ok());
+    stream->Cancel();
+  }
+}
+
+TEST_F(ErrorsOverTimeTest, MessageAboveTheLimitIsToldWhatToSendInstead) {
+  Serve(SmallServer());
+  StepStream stream(client_->stub());
+  v1::StepRequest message;
+  *message.mutable_header() = StepHeader("large");
+  message.add_chunks()->set_data(std::string(size_t{4} << 20, '\0'));
+  stream.Send(message);
+
+  const absl::Status status = stream.Finish();
+
+  EXPECT_TRUE(FailsWith(status, absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_MESSAGE_TOO_LARGE));
+  EXPECT_TRUE(absl::StrContains(status.message(), "262,144 elements")) << status;
 }
 
 TEST_F(ErrorsOverTimeTest, StepThatStallsIsEnded) {
   rpc::ServerOptions options = SmallServer();
   options.patience = absl::Milliseconds(100);
+  options.think_time = absl::Milliseconds(100);
   options.min_rate = 1e9;
   Serve(options);
   const std::map<std::string, int64_t> budgets = client_->UsedBudgets();

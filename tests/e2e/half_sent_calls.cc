@@ -45,8 +45,6 @@ struct HalfSentCalls::Call {
   std::shared_ptr<const std::string> bytes;
   size_t sent = 0;
   absl::optional<int> code;  // its answer
-
-  bool stopped() const { return code.has_value() || sent == bytes->size(); }
 };
 
 class HalfSentCalls::Connection {
@@ -72,7 +70,7 @@ class HalfSentCalls::Connection {
     nghttp2_session_client_new2(&session_, callbacks, this, options);
     nghttp2_option_del(options);
     nghttp2_session_callbacks_del(callbacks);
-    nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, nullptr, 0);
+    Ask();
   }
 
   ~Connection() {
@@ -98,21 +96,31 @@ class HalfSentCalls::Connection {
     Check(nghttp2_submit_request(session_, nullptr, fields, std::size(fields), &body, &call) > 0);
   }
 
-  // Asks for an answer that comes after the server has taken in everything sent before.
-  void Ping() {
-    answered_ = false;
-    nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);
+  // Asks for an answer that comes after the server has taken in everything sent before. Not by a ping: there is a limit
+  // for these.
+  void Ask() {
+    ++asked_;
+    nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, nullptr, 0);
   }
-  bool answered() const { return answered_; }
+  bool answered() const { return broken_ || answers_ == asked_; }
 
   pollfd Wish() const {
-    pollfd wish = {socket_, POLLIN, 0};
+    pollfd wish = {broken_ ? -1 : socket_, POLLIN, 0};
     if (nghttp2_session_want_write(session_)) wish.events |= POLLOUT;
     return wish;
   }
 
   void Work() {
-    if (nghttp2_session_recv(session_) == 0) nghttp2_session_send(session_);
+    if (broken_) return;
+    if (nghttp2_session_recv(session_) == 0) {
+      nghttp2_session_send(session_);
+      return;
+    }
+    // The server has closed the connection, and with it all calls.
+    broken_ = true;
+    for (Call& call : calls_) {
+      if (!call.code.has_value()) call.code = grpc::StatusCode::UNKNOWN;
+    }
   }
 
  private:
@@ -157,15 +165,17 @@ class HalfSentCalls::Connection {
   }
 
   static int OnFrame(nghttp2_session*, const nghttp2_frame* frame, void* self) {
-    const bool answer = frame->hd.type == NGHTTP2_PING && (frame->hd.flags & NGHTTP2_FLAG_ACK) != 0;
-    if (answer) static_cast<Connection*>(self)->answered_ = true;
+    const bool answer = frame->hd.type == NGHTTP2_SETTINGS && (frame->hd.flags & NGHTTP2_FLAG_ACK) != 0;
+    if (answer) ++static_cast<Connection*>(self)->answers_;
     return 0;
   }
 
   const int socket_;
   nghttp2_session* session_;
   std::list<Call> calls_;
-  bool answered_ = false;
+  int asked_ = 0;
+  int answers_ = 0;
+  bool broken_ = false;
 };
 
 std::string Framed(absl::string_view message, size_t missing) {
@@ -199,17 +209,23 @@ void HalfSentCalls::Run(absl::FunctionRef<bool()> done) {
 }
 
 void HalfSentCalls::RunUntilStopped() {
-  Run([this] {
-    return std::all_of(connections_.begin(), connections_.end(), [](const Connection& connection) {
-      return std::all_of(connection.calls().begin(), connection.calls().end(),
-                         [](const Call& call) { return call.stopped(); });
+  for (size_t before = 1, now = 0; before != now;) {
+    before = Progress();
+    for (Connection& connection : connections_) connection.Ask();
+    Run([this] {
+      return std::all_of(connections_.begin(), connections_.end(),
+                         [](const Connection& connection) { return connection.answered(); });
     });
-  });
-  for (Connection& connection : connections_) connection.Ping();
-  Run([this] {
-    return std::all_of(connections_.begin(), connections_.end(),
-                       [](const Connection& connection) { return connection.answered(); });
-  });
+    now = Progress();
+  }
+}
+
+size_t HalfSentCalls::Progress() const {
+  size_t progress = ended();
+  for (const Connection& connection : connections_) {
+    for (const Call& call : connection.calls()) progress += call.sent;
+  }
+  return progress;
 }
 
 int HalfSentCalls::open() const {

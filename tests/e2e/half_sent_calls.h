@@ -32,7 +32,8 @@ class HalfSentCalls {
 
   // Sends, and takes the server's answers, until `done()`.
   void Run(absl::FunctionRef<bool()> done);
-  // Runs until every call has sent everything or was answered, and the server has taken in all that was sent.
+  // Runs until no call sends any more, because it has sent everything, was answered, or the server takes nothing of it
+  // now; and the server has taken in all that was sent.
   void RunUntilStopped();
 
   // Calls that have no answer.
@@ -44,6 +45,9 @@ class HalfSentCalls {
  private:
   struct Call;
   class Connection;
+
+  // Grows with everything that is sent or answered.
+  size_t Progress() const;
 
   const int port_;
   std::list<Connection> connections_;

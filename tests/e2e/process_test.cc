@@ -12,9 +12,11 @@
 
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "tests/e2e/half_sent_calls.h"
@@ -51,6 +53,9 @@ grpc::ByteBuffer HealthRequest(const std::string& service) {
   return Bytes(service.empty() ? "" : absl::StrCat("\x0a", std::string(1, static_cast<char>(service.size())), service));
 }
 constexpr char kServing[] = "\x08\x01";
+// Of a server that cut calls off at its end.
+constexpr int kCutOffExitCode = 3;
+
 constexpr char kNotServing[] = "\x08\x02";
 constexpr char kServiceUnknown[] = "\x08\x03";
 
@@ -137,9 +142,9 @@ TEST(ProcessTest, WatchesThatHaveNotArrivedLeaveHealthChecksAlone) {
   HalfSentCalls watches(server.address());
   const auto half = std::make_shared<const std::string>(Framed(std::string(100, '\0'), 1));
   for (int i = 0; i < 50; ++i) watches.Begin("/grpc.health.v1.Health/Watch", half);
-  // All slots for watches are taken, and the rest is refused.
-  watches.Run([&] { return watches.open() <= 4; });
-  EXPECT_EQ(watches.open(), 4);
+  // All places for watches are taken, and the rest waits.
+  watches.RunUntilStopped();
+  EXPECT_EQ(watches.open(), 50);
   EXPECT_EQ(Health(TestClient(server.address()).channel(), ""), kServing);
 }
 
@@ -216,8 +221,8 @@ TEST_P(WrongStartTest, IsOneClearLineAndExitCodeOne) {
 INSTANTIATE_TEST_SUITE_P(Flags, WrongStartTest,
                          testing::Values("--no_such_flag", "--compute_threads=many", "--compute_threads=-1",
                                          "--isa=abacus", "--log_level=loud", "--patience=0", "--patience=soon",
-                                         "--min_rate=0", "--admission_wait=-1s", "--drain_timeout=-1s",
-                                         "--listen=", "stray"));
+                                         "--min_rate=0", "--think_time=0", "--max_connections=0",
+                                         "--admission_wait=-1s", "--drain_timeout=-1s", "--listen=", "stray"));
 INSTANTIATE_TEST_SUITE_P(Addresses, WrongStartTest,
                          testing::Values("--listen=localhost", "--listen=127.0.0.1:99999", "--listen=127.0.0.1:-1",
                                          "--listen=127.0.0.1:0,unix:/no/such/folder/socket"));
@@ -262,16 +267,15 @@ TEST(ProcessTest, LogLevelErrorKeepsAWholeLifeSilent) {
 }
 
 TEST(ProcessTest, LogLevelDebugShowsWhatGrpcSays) {
-  // gRPC says why it could not have an address.
-  ServerProcess first;
-  ChildProgram second({ADAMANT_SERVER, absl::StrCat("--listen=", first.address()), "--log_level=debug"});
-  EXPECT_EQ(second.Wait(), 1);
-  EXPECT_THAT(second.standard_error().AwaitEnd(), ContainsRegex("Z DEBUG grpc: "));
+  ServerProcess server({"--log_level=debug"});
+  server.program().Signal(SIGTERM);
+  EXPECT_EQ(server.program().Wait(), 0);
+  EXPECT_THAT(server.program().standard_error().AwaitEnd(), ContainsRegex("Z DEBUG grpc: "));
 }
 
 class SignalTest : public testing::TestWithParam<int> {};
 
-INSTANTIATE_TEST_SUITE_P(Each, SignalTest, testing::Values(SIGTERM, SIGINT));
+INSTANTIATE_TEST_SUITE_P(Each, SignalTest, testing::Values(SIGTERM, SIGINT, SIGHUP));
 
 TEST_P(SignalTest, EndsAnIdleServerWithExitCodeZero) {
   ServerProcess server;
@@ -351,7 +355,7 @@ TEST_P(SignalTest, EndsIdleStreamsLetsAnAdmittedStepRunOnAndRefusesNewWork) {
   EXPECT_EQ(server.program().Wait(), 0);
 }
 
-TEST(ProcessTest, DrainTimeoutCutsOffAStalledStep) {
+TEST(ProcessTest, DrainTimeoutCutsOffAStalledStepAndSaysSo) {
   ServerProcess server({"--drain_timeout=100ms"});
   TestClient client(server.address());
   ASSERT_TRUE(client.Create(LargeSpec()).ok());
@@ -359,9 +363,103 @@ TEST(ProcessTest, DrainTimeoutCutsOffAStalledStep) {
 
   server.program().Signal(SIGTERM);
 
-  EXPECT_EQ(server.program().Wait(), 0);
+  EXPECT_EQ(server.program().Wait(), kCutOffExitCode);
   EXPECT_FALSE(half.stream.Finish().ok());
-  EXPECT_THAT(server.program().standard_error().AwaitEnd(), HasSubstr("INFO stopped"));
+  EXPECT_THAT(server.program().standard_error().AwaitEnd(), HasSubstr("WARNING drain timeout: 1 calls were cut off"));
+}
+
+TEST(ProcessTest, SecondSignalEndsItAtOnce) {
+  ServerProcess server({"--drain_timeout=10m"});
+  TestClient client(server.address());
+  ASSERT_TRUE(client.Create(LargeSpec()).ok());
+  HalfStep half(&client);
+  server.program().Signal(SIGTERM);
+  ASSERT_TRUE(server.program().standard_error().AwaitLine("draining").has_value());
+
+  server.program().Signal(SIGTERM);
+
+  EXPECT_EQ(server.program().Wait(), kCutOffExitCode);
+  EXPECT_THAT(server.program().standard_error().AwaitEnd(), HasSubstr("WARNING a second signal"));
+}
+
+TEST(ProcessTest, CreationOfALargeSetDoesNotHoldTheEndUp) {
+  ServerProcess server({"--drain_timeout=0s"});
+  TestClient client(server.address());
+  v1::CreateParameterSetRequest request;
+  *request.mutable_spec() = SmallSpec("large");
+  request.mutable_spec()->mutable_tensors(0)->clear_shape();
+  request.mutable_spec()->mutable_tensors(0)->add_shape(int64_t{64} << 20);
+  grpc::ClientContext context;
+  v1::CreateParameterSetResponse response;
+  std::thread creates([&] { client.stub()->CreateParameterSet(&context, request, &response); });
+  ASSERT_TRUE(TestClient::Until([&] { return client.UsedBudgets()["state"] > 0; }));
+
+  server.program().Signal(SIGTERM);
+
+  const int exit_code = server.program().Wait();
+  creates.join();
+  EXPECT_EQ(exit_code, response.created() ? 0 : kCutOffExitCode);
+}
+
+// A command that runs a server after `commands` of the shell, with `redirections`.
+std::vector<std::string> Shell(const std::string& commands, const std::string& redirections = "") {
+  return {"/bin/bash", "-c", absl::StrCat(commands, " exec ", ADAMANT_SERVER, " --listen=127.0.0.1:0 ", redirections)};
+}
+
+// Where such a server listens.
+std::string AwaitAddress(ChildProgram* server) {
+  const absl::optional<std::string> line = server->standard_output().AwaitLine("listening on ");
+  return line.has_value() ? line->substr(line->rfind(' ') + 1) : "";
+}
+
+class LostLogTest : public testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(Each, LostLogTest, testing::Values("2> >(exec true)", "2>&-"),
+                         [](const auto& info) { return info.index == 0 ? "ReaderIsGone" : "Closed"; });
+
+TEST_P(LostLogTest, IsNoReasonToEnd) {
+  ChildProgram server(Shell("", GetParam()));
+  TestClient client(AwaitAddress(&server));
+  ASSERT_TRUE(client.Create(SmallSpec()).ok());
+  ASSERT_TRUE(client.Delete(SmallSpec().name()).ok());
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0);
+}
+
+TEST(ProcessTest, ThreadsThatCannotBeHadAreOneClearLineAndExitCodeOne) {
+  if (ADAMANT_SANITIZED) GTEST_SKIP() << "a sanitizer needs all the address space that there is";
+  ChildProgram server(Shell("ulimit -v 500000;", "--compute_threads=1000"));
+  EXPECT_EQ(server.Wait(), 1);
+  const std::string error = server.standard_error().AwaitEnd();
+  EXPECT_THAT(Lines(error), SizeIs(1)) << error;
+  EXPECT_THAT(error, HasSubstr("threads"));
+}
+
+TEST(ProcessTest, ConnectionsBeyondTheFilesThatThereAreAreRefusedUntilOthersHaveGone) {
+  ChildProgram server(Shell("ulimit -n 128;"));
+  const std::string address = AwaitAddress(&server);
+  TestClient early(address);
+  ASSERT_TRUE(early.Create(SmallSpec()).ok());
+  int port = 0;
+  ASSERT_TRUE(absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
+  sockaddr_in place = {};
+  place.sin_family = AF_INET;
+  place.sin_port = htons(static_cast<uint16_t>(port));
+  place.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::vector<int> connections;
+  for (int i = 0; i < 300; ++i) {
+    connections.push_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(connect(connections.back(), reinterpret_cast<const sockaddr*>(&place), sizeof(place)), 0);
+  }
+  const absl::optional<std::string> refused = server.standard_error().AwaitLine("connection refused");
+  ASSERT_TRUE(refused.has_value());
+  EXPECT_THAT(*refused, HasSubstr(" WARNING "));
+  // Who is connected goes on.
+  EXPECT_TRUE(early.Get(SmallSpec().name()).ok());
+  for (const int connection : connections) close(connection);
+  EXPECT_TRUE(TestClient::Until([&] { return TestClient(address).Get(SmallSpec().name()).ok(); }));
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0);
 }
 
 }  // namespace

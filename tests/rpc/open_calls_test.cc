@@ -1,4 +1,4 @@
-// Slots, drain and patience, without a network: gRPC keeps what a call starts until the call is bound, which these
+// Places, drain and patience, without a network: gRPC keeps what a call starts until the call is bound, which these
 // never are, and the test tells a call what gRPC would.
 #include "server/rpc/open_calls.h"
 
@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "proto/error/error.h"
 #include "proto/wire/tensor_message.h"
@@ -18,21 +19,26 @@ namespace {
 
 constexpr absl::Duration kPatience = absl::Seconds(10);
 constexpr double kMinRate = 1000;
-constexpr int kSlots = 2;
+constexpr absl::Duration kThinkTime = absl::Hours(2);
+constexpr int kPlaces = 2;
+constexpr int kMayWait = 2;
 
 // A call that does nothing by itself.
 class QuietCall final : public Call {
  public:
   explicit QuietCall(OpenCalls* open_calls, std::function<void()> at_open = nullptr)
-      : Call(open_calls, nullptr), at_open_(std::move(at_open)) {}
+      : Call(open_calls, nullptr, CallShape::kStream), at_open_(std::move(at_open)) {}
 
   using Call::BeginOperation;
   using Call::End;
   using Call::EndOperation;
   using Call::Read;
+  using Call::Write;
 
-  // What gRPC says when a message has come, and when it is done with the call.
+  // What gRPC says when a message has come or left, when the client has cancelled, and when it is done with the call.
   void HaveRead() { static_cast<grpc::ServerGenericBidiReactor*>(this)->OnReadDone(true); }
+  void HaveWritten() { static_cast<grpc::ServerGenericBidiReactor*>(this)->OnWriteDone(true); }
+  void HaveCancelled() { static_cast<grpc::ServerGenericBidiReactor*>(this)->OnCancel(); }
   void BeDone() { static_cast<grpc::ServerGenericBidiReactor*>(this)->OnDone(); }
 
   bool opened() const { return opened_; }
@@ -69,9 +75,25 @@ class OpenCallsTest : public testing::Test {
     call->BeDone();
   }
 
+  // A large step that waits for memory, because another one has all of it.
+  class MemoryWanted {
+   public:
+    explicit MemoryWanted(core::Budget* memory) : memory_(memory), held_(*memory->TryReserve(memory->capacity())) {
+      wait_ = memory->Reserve(1, absl::InfiniteDuration(), [](const absl::StatusOr<core::Grant>&) {});
+    }
+    ~MemoryWanted() { memory_->Cancel(wait_); }
+
+   private:
+    core::Budget* const memory_;
+    const core::Grant held_;
+    core::Budget::WaitId wait_;
+  };
+
   core::ManualClock clock_;
-  core::Budget streams_{"streams", kSlots* kStreamBytes, &clock_};
-  OpenCalls open_calls_{&streams_, &clock_, {kPatience, kMinRate}};
+  core::Budget streams_{"streams", kPlaces* kStreamBytes, &clock_};
+  core::Budget waiting_{"waiting", kMayWait* kWaitingCallBytes, &clock_};
+  core::Budget memory_{"inflight", 100, &clock_};
+  OpenCalls open_calls_{{&streams_, &waiting_, &memory_, &clock_}, {kPatience, kMinRate, kThinkTime}};
 };
 
 TEST_F(OpenCallsTest, CallIsChargedForUntilItEnds) {
@@ -84,24 +106,92 @@ TEST_F(OpenCallsTest, CallIsChargedForUntilItEnds) {
   call->BeDone();
 }
 
-TEST_F(OpenCallsTest, CallBeyondTheSlotsIsRefusedAndWorthARetry) {
+TEST_F(OpenCallsTest, CallWithoutAPlaceWaitsInOrderAndReadsNothing) {
   std::shared_ptr<QuietCall> first = Open();
   std::shared_ptr<QuietCall> second = Open();
-  const absl::Status refused = open_calls_.Enter(first.get()).status();
-  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(GetErrorDetail(refused).reason(), v1::ERROR_REASON_TOO_MANY_STREAMS);
-  EXPECT_TRUE(GetRetryDelay(refused).has_value());
-
   std::shared_ptr<QuietCall> third = Open();
+  std::shared_ptr<QuietCall> fourth = Open();
   EXPECT_FALSE(third->opened());
-  EXPECT_EQ(third->overs(), 1);
-  third->BeDone();
+  EXPECT_FALSE(fourth->opened());
+  EXPECT_EQ(waiting_.used(), 2 * kWaitingCallBytes);
 
   Close(std::move(first));
+  clock_.RunDue();
+  EXPECT_TRUE(third->opened());
+  EXPECT_FALSE(fourth->opened());
+  EXPECT_EQ(waiting_.used(), kWaitingCallBytes);
+
+  Close(std::move(second));
+  clock_.RunDue();
+  EXPECT_TRUE(fourth->opened());
+  EXPECT_EQ(waiting_.used(), 0);
+  Close(std::move(third));
+  Close(std::move(fourth));
+  EXPECT_EQ(streams_.used(), 0);
+}
+
+TEST_F(OpenCallsTest, CallBeyondThoseThatMayWaitIsRefusedAndWorthARetry) {
+  std::vector<std::shared_ptr<QuietCall>> calls;
+  for (int i = 0; i < kPlaces + kMayWait; ++i) calls.push_back(Open());
+  auto refused = std::make_shared<QuietCall>(&open_calls_);
+  const absl::Status status = open_calls_.Enter(refused);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(GetErrorDetail(status).reason(), v1::ERROR_REASON_TOO_MANY_STREAMS);
+  EXPECT_TRUE(GetRetryDelay(status).has_value());
+  open_calls_.Leave(refused.get());
+
+  std::shared_ptr<QuietCall> ended = Open();
+  EXPECT_EQ(ended->overs(), 1);
+  ended->BeDone();
+  // From the last to the first, so that nobody is let in.
+  for (; !calls.empty(); calls.pop_back()) Close(std::move(calls.back()));
+}
+
+TEST_F(OpenCallsTest, CallThatGivesUpWaitingLeavesTheQueue) {
+  std::shared_ptr<QuietCall> first = Open();
+  std::shared_ptr<QuietCall> second = Open();
+  std::shared_ptr<QuietCall> third = Open();
   std::shared_ptr<QuietCall> fourth = Open();
+  third->HaveCancelled();
+  EXPECT_EQ(third->overs(), 1);
+  EXPECT_EQ(waiting_.used(), kWaitingCallBytes);
+  third->BeDone();
+  Close(std::move(first));
+  clock_.RunDue();
+  EXPECT_FALSE(third->opened());
   EXPECT_TRUE(fourth->opened());
   Close(std::move(second));
   Close(std::move(fourth));
+}
+
+TEST_F(OpenCallsTest, CallMayWaitForAPlaceForAsLongAsItsClientLikes) {
+  std::shared_ptr<QuietCall> first = Open();
+  first->BeginOperation({.bytes = 0});
+  std::shared_ptr<QuietCall> second = Open();
+  second->BeginOperation({.bytes = 0});
+  std::shared_ptr<QuietCall> third = Open();
+  clock_.Advance(100 * kThinkTime);
+  EXPECT_EQ(third->overs(), 0);
+  Close(std::move(first));
+  clock_.RunDue();
+  EXPECT_TRUE(third->opened());
+  Close(std::move(second));
+  Close(std::move(third));
+}
+
+TEST_F(OpenCallsTest, DrainEndsCallsThatWait) {
+  std::shared_ptr<QuietCall> first = Open();
+  first->BeginOperation({.bytes = 0});
+  std::shared_ptr<QuietCall> second = Open();
+  second->BeginOperation({.bytes = 0});
+  std::shared_ptr<QuietCall> third = Open();
+  open_calls_.Drain();
+  EXPECT_EQ(first->overs(), 0);
+  EXPECT_EQ(third->overs(), 1);
+  EXPECT_EQ(waiting_.used(), 0);
+  third->BeDone();
+  Close(std::move(first));
+  Close(std::move(second));
 }
 
 TEST_F(OpenCallsTest, CallEndsOnce) {
@@ -121,7 +211,7 @@ TEST_F(OpenCallsTest, DrainEndsIdleCallsAndLetsNobodyIn) {
   EXPECT_TRUE(open_calls_.draining());
   std::shared_ptr<QuietCall> late = Open();
   EXPECT_FALSE(late->opened());
-  const absl::Status refused = open_calls_.Enter(late.get()).status();
+  const absl::Status refused = open_calls_.Enter(late);
   EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(GetErrorDetail(refused).reason(), v1::ERROR_REASON_DRAINING);
   idle->BeDone();
@@ -143,7 +233,7 @@ TEST_F(OpenCallsTest, DrainWaitsForACallThatIsJustOpening) {
 
 TEST_F(OpenCallsTest, DrainEndsABusyCallWhenItsOperationIsOver) {
   std::shared_ptr<QuietCall> busy = Open();
-  busy->BeginOperation(0);
+  busy->BeginOperation({.bytes = 0});
   open_calls_.Drain();
   EXPECT_EQ(busy->overs(), 0);
   busy->EndOperation();
@@ -153,7 +243,7 @@ TEST_F(OpenCallsTest, DrainEndsABusyCallWhenItsOperationIsOver) {
 
 TEST_F(OpenCallsTest, ClientThatKeepsAnOperationWaitingIsEndedWhenPatienceIsOver) {
   std::shared_ptr<QuietCall> call = Open();
-  call->BeginOperation(0);
+  call->BeginOperation({.bytes = 0});
   call->Read();
   clock_.Advance(kPatience);
   EXPECT_EQ(call->overs(), 0);
@@ -164,7 +254,7 @@ TEST_F(OpenCallsTest, ClientThatKeepsAnOperationWaitingIsEndedWhenPatienceIsOver
 
 TEST_F(OpenCallsTest, BytesAddToPatienceAtTheLowestRate) {
   std::shared_ptr<QuietCall> call = Open();
-  call->BeginOperation(/*bytes=*/5 * static_cast<int64_t>(kMinRate));
+  call->BeginOperation({.bytes = 5 * static_cast<int64_t>(kMinRate)});
   call->Read();
   clock_.Advance(kPatience + absl::Seconds(5));
   EXPECT_EQ(call->overs(), 0);
@@ -176,7 +266,7 @@ TEST_F(OpenCallsTest, BytesAddToPatienceAtTheLowestRate) {
 TEST_F(OpenCallsTest, SilenceIsNoLongerThanOneMessageMayTake) {
   const absl::Duration one_message = open_calls_.terms().For(wire::kMaxMessageBytes);
   std::shared_ptr<QuietCall> call = Open();
-  call->BeginOperation(10 * wire::kMaxMessageBytes);
+  call->BeginOperation({.bytes = 10 * wire::kMaxMessageBytes});
   for (int i = 0; i < 2; ++i) {
     call->Read();
     clock_.Advance(one_message);
@@ -191,7 +281,7 @@ TEST_F(OpenCallsTest, SilenceIsNoLongerThanOneMessageMayTake) {
 
 TEST_F(OpenCallsTest, WaitsOfOneOperationAddUp) {
   std::shared_ptr<QuietCall> call = Open();
-  call->BeginOperation(0);
+  call->BeginOperation({.bytes = 0});
   for (int i = 0; i < 2; ++i) {
     call->Read();
     clock_.Advance(kPatience / 2);
@@ -204,9 +294,101 @@ TEST_F(OpenCallsTest, WaitsOfOneOperationAddUp) {
   call->BeDone();
 }
 
+TEST_F(OpenCallsTest, ClientMayThinkBetweenMessages) {
+  std::shared_ptr<QuietCall> call = Open();
+  call->BeginOperation({.bytes = 0, .may_think = true, .holds_memory = true});
+  for (int i = 0; i < 3; ++i) {
+    call->Read();
+    clock_.Advance(kThinkTime);
+    EXPECT_EQ(call->overs(), 0);
+    call->HaveRead();
+  }
+  call->Read();
+  clock_.Advance(kThinkTime + absl::Seconds(1));
+  EXPECT_EQ(call->overs(), 1);
+  call->BeDone();
+}
+
+TEST_F(OpenCallsTest, WhoWaitsForAPlaceShortensThinkingToPatience) {
+  std::shared_ptr<QuietCall> thinks = Open();
+  thinks->BeginOperation({.bytes = 0, .may_think = true});
+  thinks->Read();
+  std::shared_ptr<QuietCall> busy = Open();
+  busy->BeginOperation({.bytes = 0});
+  clock_.Advance(kThinkTime / 2);
+  std::shared_ptr<QuietCall> waits = Open();
+  clock_.Advance(kPatience / 2);
+  EXPECT_EQ(thinks->overs(), 0);
+  clock_.Advance(kPatience / 2 + absl::Seconds(1));
+  EXPECT_EQ(thinks->overs(), 1);
+  thinks->BeDone();
+  clock_.RunDue();
+  EXPECT_TRUE(waits->opened());
+  Close(std::move(busy));
+  Close(std::move(waits));
+}
+
+TEST_F(OpenCallsTest, WhoWaitsForMemoryShortensTheThinkingOfThoseWhoHoldSome) {
+  std::shared_ptr<QuietCall> holds = Open();
+  holds->BeginOperation({.bytes = 0, .may_think = true, .holds_memory = true});
+  holds->Read();
+  std::shared_ptr<QuietCall> holds_none = Open();
+  holds_none->BeginOperation({.bytes = 0, .may_think = true});
+  holds_none->Read();
+  const MemoryWanted wanted(&memory_);
+  clock_.Advance(kPatience + absl::Seconds(1));
+  EXPECT_EQ(holds->overs(), 1);
+  EXPECT_EQ(holds_none->overs(), 0);
+  holds->BeDone();
+  Close(std::move(holds_none));
+}
+
+TEST_F(OpenCallsTest, IdleCallGivesWayToOneThatWaits) {
+  std::shared_ptr<QuietCall> idle = Open();
+  idle->Read();
+  std::shared_ptr<QuietCall> busy = Open();
+  busy->BeginOperation({.bytes = 0});
+  std::shared_ptr<QuietCall> waits = Open();
+  clock_.Advance(kPatience - absl::Seconds(1));
+  EXPECT_EQ(idle->overs(), 0);
+  clock_.Advance(absl::Seconds(2));
+  EXPECT_EQ(idle->overs(), 1);
+  idle->BeDone();
+  clock_.RunDue();
+  EXPECT_TRUE(waits->opened());
+  Close(std::move(busy));
+  Close(std::move(waits));
+}
+
+TEST_F(OpenCallsTest, TimeInWhichTheProcessWasStoppedIsNobodysSilence) {
+  std::shared_ptr<QuietCall> call = Open();
+  call->BeginOperation({.bytes = 0});
+  call->Read();
+  clock_.Advance(kPatience / 2);
+  clock_.Stop(100 * kPatience);
+  clock_.Advance(kPatience / 2 - absl::Seconds(2));
+  EXPECT_EQ(call->overs(), 0);
+  clock_.Advance(absl::Seconds(4));
+  EXPECT_EQ(call->overs(), 1);
+  call->BeDone();
+}
+
+TEST_F(OpenCallsTest, MessageUnderWayMayEndBeforeACallThatStalled) {
+  std::shared_ptr<QuietCall> call = Open();
+  call->BeginOperation({.bytes = 0});
+  call->Write(grpc::ByteBuffer());
+  clock_.Advance(kPatience + absl::Seconds(1));
+  EXPECT_EQ(call->overs(), 1);
+  // Its place is held until the message has left, and with it the status.
+  EXPECT_EQ(streams_.used(), kStreamBytes);
+  call->HaveWritten();
+  EXPECT_EQ(streams_.used(), 0);
+  call->BeDone();
+}
+
 TEST_F(OpenCallsTest, TimeThatTheServerTakesIsNotTheClients) {
   std::shared_ptr<QuietCall> call = Open();
-  call->BeginOperation(0);
+  call->BeginOperation({.bytes = 0});
   clock_.Advance(10 * kPatience);  // admission
   call->Read();
   clock_.Advance(kPatience / 2);
@@ -243,7 +425,7 @@ TEST_F(OpenCallsTest, IdleCallMayBeGivenATime) {
 
 TEST_F(OpenCallsTest, OperationThatIsOverLeavesItsPatienceBehind) {
   std::shared_ptr<QuietCall> call = Open();
-  call->BeginOperation(0);
+  call->BeginOperation({.bytes = 0});
   call->Read();
   clock_.Advance(kPatience);
   call->HaveRead();
@@ -252,7 +434,7 @@ TEST_F(OpenCallsTest, OperationThatIsOverLeavesItsPatienceBehind) {
   clock_.Advance(100 * kPatience);
   EXPECT_EQ(call->overs(), 0);
   call->HaveRead();
-  call->BeginOperation(0);
+  call->BeginOperation({.bytes = 0});
   call->Read();
   clock_.Advance(kPatience);
   EXPECT_EQ(call->overs(), 0);

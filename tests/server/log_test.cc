@@ -1,9 +1,13 @@
 // What a line of the log looks like, and which are left out.
 #include "server/log.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <string>
 
 namespace adamant {
@@ -39,6 +43,60 @@ TEST_F(LogTest, LinesBelowTheLevelAreDropped) {
   EXPECT_THAT(Logged(LogLevel::kError, "kept"), MatchesRegex(".* ERROR kept\n"));
   SetLogLevel(LogLevel::kDebug);
   EXPECT_THAT(Logged(LogLevel::kDebug, "kept"), MatchesRegex(".* DEBUG kept\n"));
+}
+
+TEST_F(LogTest, LongTextIsCut) {
+  const std::string line = Logged(LogLevel::kInfo, std::string(100000, 'x'));
+  EXPECT_EQ(line.size(), 4096);
+  EXPECT_EQ(line.back(), '\n');
+}
+
+// Puts a pipe in the place of stderr.
+class FullPipe {
+ public:
+  FullPipe() : stderr_(dup(STDERR_FILENO)) {
+    if (pipe(ends_) != 0) std::abort();
+    fcntl(ends_[1], F_SETFL, O_NONBLOCK);
+    while (write(ends_[1], "x", 1) == 1) continue;
+    fcntl(ends_[1], F_SETFL, 0);
+    dup2(ends_[1], STDERR_FILENO);
+  }
+  ~FullPipe() {
+    dup2(stderr_, STDERR_FILENO);
+    for (const int fd : {stderr_, ends_[0], ends_[1]}) close(fd);
+  }
+
+  // Everything that is in the pipe, beside what filled it.
+  std::string Read() {
+    std::string text(1 << 20, '\0');
+    text.resize(read(ends_[0], text.data(), text.size()));
+    text.erase(0, text.find_first_not_of('x'));
+    return text;
+  }
+
+ private:
+  const int stderr_;
+  int ends_[2];
+};
+
+TEST_F(LogTest, NobodyWaitsForAFullPipeAndTheNextLineSaysHowManyWereLost) {
+  FullPipe pipe;
+  for (int i = 0; i < 3; ++i) Log(LogLevel::kInfo, "lost");
+  EXPECT_EQ(pipe.Read(), "");
+  Log(LogLevel::kInfo, "kept");
+  EXPECT_THAT(pipe.Read(), MatchesRegex(".* WARNING 3 lines were lost: nobody took them\n.* INFO kept\n"));
+}
+
+TEST_F(LogTest, LinesOfOneKindAreLimitedAndTheNextOneSaysHowManyWereLeftOut) {
+  RateLimitedLog log(LogLevel::kInfo);
+  testing::internal::CaptureStderr();
+  for (int i = 0; i < RateLimitedLog::kBurst + 5; ++i) log.WriteAt("refused", absl::Seconds(1));
+  const std::string burst = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(std::count(burst.begin(), burst.end(), '\n'), RateLimitedLog::kBurst);
+  testing::internal::CaptureStderr();
+  log.WriteAt("refused", absl::Seconds(1) + RateLimitedLog::kInterval);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              MatchesRegex(".* INFO refused \\(5 lines like this left out\\)\n"));
 }
 
 TEST_F(LogTest, FlagsSpellEveryLevel) {

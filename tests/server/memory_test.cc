@@ -31,7 +31,9 @@ class UsableMemoryTest : public testing::Test {
     std::ofstream(root_ + path) << text;
   }
 
-  int64_t Usable() const { return UsableMemory(root_); }
+  int64_t Usable() const { return UsableMemory(root_).value_or(-1); }
+
+  const std::string& Root() const { return root_; }
 
  private:
   const std::string root_;
@@ -82,15 +84,22 @@ TEST_F(UsableMemoryTest, Version1GroupWithoutALimitIsTheMachinesMemory) {
   EXPECT_EQ(Usable(), 8 * kGiB);
 }
 
-TEST(UsableMemoryOfThisMachineTest, IsSomethingSensible) {
-  EXPECT_GT(UsableMemory(), 64 * kMiB);
-  EXPECT_LT(UsableMemory(), int64_t{1} << 50);
+TEST_F(UsableMemoryTest, ThatCannotBeReadIsAnError) {
+  Write("/proc/meminfo", "MemFree: 1024 kB\n");
+  EXPECT_EQ(UsableMemory(Root()).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
-constexpr int64_t kStream = 9 * kMiB;
+TEST(UsableMemoryOfThisMachineTest, IsSomethingSensible) {
+  const absl::StatusOr<int64_t> usable = UsableMemory();
+  ASSERT_TRUE(usable.ok()) << usable.status();
+  EXPECT_GT(*usable, 64 * kMiB);
+  EXPECT_LT(*usable, int64_t{1} << 50);
+}
+
+constexpr int64_t kStream = 5 * kMiB + 512 * 1024;
 
 TEST(DivideMemoryTest, DividesWhatTheProgramItselfDoesNotTake) {
-  const absl::StatusOr<MemoryShares> shares = DivideMemory(kReservedBytes + 16 * kGiB, kStream, {});
+  const absl::StatusOr<MemoryShares> shares = DivideMemory(kMostReservedBytes + 16 * kGiB, kStream, {});
   ASSERT_TRUE(shares.ok()) << shares.status();
   EXPECT_EQ(shares->state, 8 * kGiB);
   EXPECT_EQ(shares->inflight, 3 * kGiB);
@@ -104,15 +113,33 @@ TEST(DivideMemoryTest, GivesStreamsNoMoreThanTheyMayHave) {
   EXPECT_EQ(shares->max_streams, kMostStreams);
 }
 
-TEST(DivideMemoryTest, HasRoomInAContainerOfOneGibibyte) {
-  const absl::StatusOr<MemoryShares> shares = DivideMemory(kGiB, kStream, {});
+TEST(DivideMemoryTest, HasRoomForSixteenStreamsInAContainerOf512Mebibytes) {
+  const absl::StatusOr<MemoryShares> shares = DivideMemory(512 * kMiB, kStream, {});
   ASSERT_TRUE(shares.ok()) << shares.status();
-  EXPECT_EQ(shares->max_streams, 5);
+  EXPECT_EQ(shares->max_streams, 16);
+  EXPECT_GT(shares->state, 128 * kMiB);
+}
+
+TEST(DivideMemoryTest, NeverDividesMoreThanThereIs) {
+  for (int64_t usable = kLeastUsableBytes; usable < 64 * kGiB; usable += usable / 3) {
+    const absl::StatusOr<MemoryShares> shares = DivideMemory(usable, kStream, {});
+    ASSERT_TRUE(shares.ok()) << shares.status();
+    EXPECT_GE(shares->max_streams, 8);
+    EXPECT_LE(ReservedBytes(usable) + shares->state + shares->inflight + shares->read + shares->max_streams * kStream,
+              usable);
+  }
+}
+
+TEST(DivideMemoryTest, LeavesRoomForCallsThatWait) {
+  EXPECT_EQ(MaxWaitingCalls(256 * kMiB), 64);
+  EXPECT_EQ(MaxWaitingCalls(8 * kGiB), 2048);
+  EXPECT_EQ(MaxWaitingCalls(1024 * kGiB), 4096);
 }
 
 TEST(DivideMemoryTest, TakesWishesAndLeavesTheRestAtItsShare) {
-  const absl::StatusOr<MemoryShares> shares = DivideMemory(
-      kReservedBytes + 16 * kGiB, kStream, {.state = 5 * kGiB, .inflight = {}, .read = 100 * kMiB, .max_streams = 7});
+  const absl::StatusOr<MemoryShares> shares =
+      DivideMemory(kMostReservedBytes + 16 * kGiB, kStream,
+                   {.state = 5 * kGiB, .inflight = {}, .read = 100 * kMiB, .max_streams = 7});
   ASSERT_TRUE(shares.ok()) << shares.status();
   EXPECT_EQ(shares->state, 5 * kGiB);
   EXPECT_EQ(shares->inflight, 3 * kGiB);
@@ -125,8 +152,8 @@ TEST(DivideMemoryTest, RefusesWishesAbove95Percent) {
   const int64_t divided = 16 * kGiB;
   const int64_t others = 6 * kGiB + kGiB / kStream * kStream;
   const int64_t most = divided / 100 * 95 - others;
-  EXPECT_TRUE(DivideMemory(kReservedBytes + divided, kStream, {.state = most}).ok());
-  const absl::Status refused = DivideMemory(kReservedBytes + divided, kStream, {.state = most + kMiB}).status();
+  EXPECT_TRUE(DivideMemory(kMostReservedBytes + divided, kStream, {.state = most}).ok());
+  const absl::Status refused = DivideMemory(kMostReservedBytes + divided, kStream, {.state = most + kMiB}).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(refused.message().find('\n'), absl::string_view::npos);
 }
@@ -145,9 +172,8 @@ TEST(DivideMemoryTest, RefusesWishesThatAreNotPositive) {
 }
 
 TEST(DivideMemoryTest, RefusesAMachineThatIsTooSmall) {
-  EXPECT_TRUE(DivideMemory(kReservedBytes + 16 * kStream, kStream, {}).ok());
-  EXPECT_EQ(DivideMemory(kReservedBytes + 16 * kStream - 1, kStream, {}).status().code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(DivideMemory(kLeastUsableBytes, kStream, {}).ok());
+  EXPECT_EQ(DivideMemory(kLeastUsableBytes - 1, kStream, {}).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace
