@@ -38,7 +38,7 @@ absl::string_view CutMessage(absl::string_view message) {
   return CutText(message, size);
 }
 
-void AddDetail(absl::string_view url, std::string value, v1::Status* details) {
+void AddDetail(absl::string_view url, std::string value, v1::ErrorStatus* details) {
   google::protobuf::Any* any = details->add_details();
   any->set_type_url(std::string(url));
   any->set_value(std::move(value));
@@ -49,7 +49,7 @@ void AddDetail(absl::string_view url, std::string value, v1::Status* details) {
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   const std::string message(CutMessage(status.message()));
-  v1::Status details;
+  v1::ErrorStatus details;
   details.set_code(status.raw_code());
   details.set_message(message);
   if (status.GetPayload(kErrorDetailUrl).has_value()) {
@@ -67,7 +67,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
 absl::Status FromGrpcStatus(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   absl::Status result(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-  v1::Status details;
+  v1::ErrorStatus details;
   if (!details.ParseFromString(status.error_details())) return result;
   for (const google::protobuf::Any& any : details.details()) {
     result.SetPayload(any.type_url(), absl::Cord(any.value()));

@@ -326,8 +326,6 @@ absl::Status ParameterSet::MakeError(absl::StatusCode code, v1::ErrorReason reas
   return Error(code, absl::StrCat(name_, ": ", message), detail);
 }
 
-uint64_t ParameterSet::DrawIncarnation() {
-  return absl::Uniform<uint64_t>(absl::IntervalClosed, random_, 1, UINT64_MAX);
-}
+uint64_t ParameterSet::DrawIncarnation() { return absl::Uniform(random_, uint64_t{1}, uint64_t{1} << 53); }
 
 }  // namespace adamant::core

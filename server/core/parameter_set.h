@@ -190,6 +190,7 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
   // An error that says where the set stands.
   absl::Status MakeError(absl::StatusCode code, v1::ErrorReason reason, absl::string_view message) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // In [1, 2^53), so that a client whose numbers are doubles keeps it exactly.
   uint64_t DrawIncarnation() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int64_t ArrayBytes() const { return schema_->flat_size() * static_cast<int64_t>(sizeof(float)); }
   bool IsSmall() const { return ArrayBytes() <= kSmallStepBytes; }

@@ -55,6 +55,14 @@ absl::StatusOr<int64_t> CountElements(const v1::TensorSpec& tensor, absl::string
   return elements;
 }
 
+// The 64 bits of a hash in [1, 2^53): the upper ones folded into the lower ones, which is how the authors of FNV
+// shorten it.
+uint64_t Shorten(uint64_t hash) {
+  constexpr int kBits = 53;
+  const uint64_t shortened = (hash >> kBits) ^ (hash & ((uint64_t{1} << kBits) - 1));
+  return shortened != 0 ? shortened : 1;
+}
+
 int64_t RoundUp(int64_t elements) { return (elements + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment; }
 
 }  // namespace
@@ -116,7 +124,7 @@ absl::StatusOr<std::shared_ptr<const Schema>> Schema::Create(const v1::Parameter
     fingerprint.AddInteger(tensor.shape_size());
     for (const int64_t extent : tensor.shape()) fingerprint.AddInteger(extent);
   }
-  schema->fingerprint_ = fingerprint.value() != 0 ? fingerprint.value() : 1;
+  schema->fingerprint_ = Shorten(fingerprint.value());
   return schema;
 }
 

@@ -48,7 +48,8 @@ class Schema {
   int64_t flat_size() const { return flat_size_; }
   // Elements of all tensors, without padding.
   int64_t parameter_count() const { return parameter_count_; }
-  // Of names, shapes and order, not of groups; the same in every process and version. Never 0.
+  // Of names, shapes and order, not of groups; the same in every process and version. In [1, 2^53), so that a client
+  // whose numbers are doubles keeps it exactly.
   uint64_t fingerprint() const { return fingerprint_; }
 
   // The tensor whose range, padding behind it included, has the flat index. Requires: index in [0, flat_size()).

@@ -139,7 +139,6 @@ void OptimizerService::GetServerInfo(const v1::GetServerInfoRequest& /*request*/
   info.set_version(kVersion);
   v1::ServerLimits* limits = info.mutable_limits();
   limits->set_max_tensors(core::kMaxTensors);
-  limits->set_max_schema_bytes(core::kMaxSchemaBytes);
   limits->set_max_rank(core::kMaxRank);
   limits->set_max_groups(core::kMaxGroups);
   limits->set_max_set_name_bytes(core::kMaxSetNameBytes);

@@ -31,13 +31,14 @@ void SetError(grpc::StatusCode code, const std::string& message, ServerReflectio
   response->mutable_error_response()->set_error_message(message);
 }
 
-// Adds what `file` depends on, and then it, unless it is there already.
+// Adds `file`, unless it is there already, and then what it depends on: clients such as ghz 0.93 take the first file
+// for the one that they asked for.
 void AddFile(const FileDescriptor* file, std::set<const FileDescriptor*>* added, ServerReflectionResponse* response) {
   if (!added->insert(file).second) return;
-  for (int i = 0; i < file->dependency_count(); ++i) AddFile(file->dependency(i), added, response);
   google::protobuf::FileDescriptorProto definition;
   file->CopyTo(&definition);
   response->mutable_file_descriptor_response()->add_file_descriptor_proto(definition.SerializeAsString());
+  for (int i = 0; i < file->dependency_count(); ++i) AddFile(file->dependency(i), added, response);
 }
 
 void SetFile(const FileDescriptor* file, const std::string& name, ServerReflectionResponse* response) {

@@ -2,7 +2,9 @@
 #include "server/core/registry.h"
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -71,6 +73,19 @@ TEST_F(RegistryTest, ADeleteMaySayOfWhichIncarnation) {
               FailsWith(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH));
   EXPECT_THAT(registry_.Find("a"), IsOk());
   EXPECT_THAT(Delete("a", incarnation), IsOk());
+}
+
+// As JavaScript has to: whole numbers from 2^53 on are not all there.
+TEST_F(RegistryTest, IncarnationsOfNewSetsFitInADouble) {
+  std::set<uint64_t> incarnations;
+  for (int i = 0; i < 1000; ++i) {
+    incarnations.insert(Create(SmallSpec("a"))->parameter_set().incarnation());
+    ASSERT_THAT(Delete("a"), IsOk());
+  }
+  EXPECT_EQ(incarnations.size(), 1000u);
+  EXPECT_GE(*incarnations.begin(), 1u);
+  EXPECT_LT(*incarnations.rbegin(), uint64_t{1} << 53);
+  EXPECT_GT(*incarnations.rbegin(), uint64_t{1} << 52);
 }
 
 TEST_F(RegistryTest, ASecondCreateFails) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -184,7 +185,22 @@ TEST(SchemaTest, FingerprintsNeverChange) {
   v1::ParameterSetSpec spec;
   AddTensor(&spec, "w", {2, 3});
   AddTensor(&spec, "b", {});
-  EXPECT_EQ((*Create(spec))->fingerprint(), 0x20026D2714521539u);
+  EXPECT_EQ((*Create(spec))->fingerprint(), 0x026D2714521439u);
+}
+
+// As JavaScript has to: whole numbers from 2^53 on are not all there.
+TEST(SchemaTest, FingerprintsFitInADouble) {
+  std::set<uint64_t> fingerprints;
+  for (int i = 0; i < 10000; ++i) {
+    v1::ParameterSetSpec spec;
+    AddTensor(&spec, absl::StrCat("w", i), {i + 1});
+    const uint64_t fingerprint = (*Create(spec))->fingerprint();
+    ASSERT_GE(fingerprint, 1u);
+    ASSERT_LT(fingerprint, uint64_t{1} << 53);
+    ASSERT_TRUE(fingerprints.insert(fingerprint).second) << fingerprint;
+  }
+  // All bits are made use of.
+  EXPECT_GT(*fingerprints.rbegin(), uint64_t{1} << 52);
 }
 
 TEST(SchemaTest, FingerprintsTellNamesShapesAndOrderApart) {

@@ -1,6 +1,8 @@
 // Writes: which kind goes straight into the state, what each leaves behind when it breaks, and what it ends.
+#include <cstdint>
 #include <limits>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -401,6 +403,16 @@ TEST_F(WriteHeaderTest, AStepIsFromZeroTo2To53) {
   EXPECT_THAT(Refusal(FullHeader(-1)), RefusesField("header.step"));
   EXPECT_THAT(Refusal(FullHeader((int64_t{1} << 53) + 1)), RefusesField("header.step"));
   EXPECT_EQ(Write(set_.get(), FullHeader(int64_t{1} << 53), arrays_)->step(), int64_t{1} << 53);
+}
+
+// As JavaScript has to: whole numbers from 2^53 on are not all there.
+TEST_F(WriteHeaderTest, IncarnationsOfWritesFitInADouble) {
+  std::set<uint64_t> incarnations;
+  for (int i = 0; i < 1000; ++i) incarnations.insert(Write(set_.get(), ParametersHeader(), arrays_)->incarnation());
+  EXPECT_EQ(incarnations.size(), 1000u);
+  EXPECT_GE(*incarnations.begin(), 1u);
+  EXPECT_LT(*incarnations.rbegin(), uint64_t{1} << 53);
+  EXPECT_GT(*incarnations.rbegin(), uint64_t{1} << 52);
 }
 
 TEST_F(WriteHeaderTest, IncarnationAndSchemaAreChecked) {

@@ -13,6 +13,17 @@ expect() {
   echo "$1: as expected"
 }
 
+# Everything that can be called, and what it takes and returns, can be looked up.
+for service in $(grpcurl -plaintext "$target" list); do
+  for method in $(grpcurl -plaintext "$target" list "$service"); do
+    description=$(grpcurl -plaintext "$target" describe "$method")
+    expect "describe $method" "$description" "rpc${method##*.}("
+    for type in $(grep -o ' \.[A-Za-z0-9_.]*' <<<"$description"); do
+      expect "describe ${type#.}" "$(grpcurl -plaintext "$target" describe "${type#.}")" "message${type##*.}{"
+    done
+  done
+done
+
 expect "list" "$(grpcurl -plaintext "$target" list)" adamant.v1.OptimizerService
 expect "describe" "$(grpcurl -plaintext "$target" describe adamant.v1.OptimizerService)" 'rpcStepOnce('
 expect "describe health" "$(grpcurl -plaintext "$target" describe grpc.health.v1.Health)" 'rpcCheck('
@@ -35,3 +46,6 @@ expect "StepOnce" "$(call StepOnce '{
 }')" '"values":[-0.0009999999,-0.001]'
 expect "GetStepResult" "$(call GetStepResult '{"set": "'$name'", "request_id": "first"}')" '"STEP_STATE_COMMITTED"'
 call DeleteParameterSet '{"name": "'$name'"}' >/dev/null
+# What an error carries can be read, too.
+expect "an error's details" "$(call GetParameterSet '{"name": "'$name'"}' 2>&1 || true)" \
+  '"reason":"ERROR_REASON_SET_NOT_FOUND"'

@@ -73,7 +73,7 @@ TEST(StatusTest, DetailsAreAStandardStatus) {
   const absl::Status status = WithRetryDelay(
       Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING, "shutting down"), absl::Seconds(3));
 
-  v1::Status details;
+  v1::ErrorStatus details;
   ASSERT_TRUE(details.ParseFromString(ToGrpcStatus(status).error_details()));
 
   EXPECT_EQ(details.code(), 14);
