@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""What the reader of the README's Python example supplies, `loss_and_gradients`, and what he cannot see: whether each
-gradient was computed from the parameters of the last reply.
+"""What the reader of the README's Python example supplies, `loss_and_gradients`, and what no reader sees: whether each
+gradient was computed from the parameters of the last reply. Adam runs here, too, in numpy and in double, over the same
+gradients, and tells.
 
-    model.py BLOCK...   runs the blocks as one program, and exits with 1 if it was not so
-
-Adam runs here, too, in numpy and in double, over the same gradients.
+    model.py BLOCK...   runs the blocks as one program, and exits with 1 if a gradient was stale or a result is wrong
 """
 import sys
 
