@@ -215,5 +215,50 @@ std::vector<const kernels::KernelTable*> SupportedKernels() {
 INSTANTIATE_TEST_SUITE_P(EveryIsa, KernelsTest, ::testing::ValuesIn(SupportedKernels()),
                          [](const auto& info) { return std::string(info.param->name); });
 
+// The README has these numbers.
+TEST_F(ValuesTest, GradientBelowTheSmallestOneCountsAsZeroAndOneAboveItDoesNot) {
+  const v1::ParameterSetSpec spec = SmallSpec();
+  MakeSet(spec);
+  Values gradient(ParameterCount(spec));
+  gradient[0] = 4.84e-18f;
+  gradient[1] = -4.84e-18f;
+  gradient[2] = 4.86e-18f;
+  gradient[3] = -4.86e-18f;
+
+  const absl::StatusOr<StepReply> reply = client_.Step(spec, StepHeader("small"), gradient);
+
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_NEAR(reply->result.grad_norm(), 9.7e-18, 1e-20);
+  const absl::StatusOr<Arrays> arrays = client_.ReadArrays(spec);
+  ASSERT_TRUE(arrays.ok()) << arrays.status();
+  for (const int i : {0, 1}) {
+    EXPECT_TRUE(SameBits({arrays->parameters[i], arrays->exp_avg[i], arrays->exp_avg_sq[i]}, {0, 0, 0})) << i;
+  }
+  // What counting as zero costs at most: 5e-10 of the learning rate, which is 1e-3.
+  EXPECT_NEAR(arrays->parameters[2], -4.86e-13, 1e-15);
+  EXPECT_NEAR(arrays->parameters[3], 4.86e-13, 1e-15);
+  for (const int i : {2, 3}) EXPECT_GE(arrays->exp_avg_sq[i], 0x1p-125f) << i;
+}
+
+TEST_F(ValuesTest, MomentThatDecaysBelowTheSmallestNormalFloatBecomesZero) {
+  const v1::ParameterSetSpec spec = SmallSpec();
+  MakeSet(spec);
+  const Values zeros(ParameterCount(spec));
+  Arrays written = {.step = 1, .parameters = zeros, .exp_avg = zeros, .exp_avg_sq = zeros};
+  written.exp_avg[0] = written.exp_avg_sq[0] = 0x1p-126f;
+  written.exp_avg[1] = written.exp_avg_sq[1] = 0x1p-125f;
+  v1::WriteHeader header;
+  header.set_mode(v1::WRITE_MODE_FULL);
+  header.set_step(1);
+  ASSERT_TRUE(client_.Write(spec, header, written).ok());
+
+  ASSERT_TRUE(client_.Step(spec, StepHeader("small"), zeros).ok());
+
+  const absl::StatusOr<Arrays> arrays = client_.ReadArrays(spec);
+  ASSERT_TRUE(arrays.ok()) << arrays.status();
+  EXPECT_TRUE(SameBits({arrays->exp_avg[0], arrays->exp_avg_sq[0]}, {0, 0}));
+  EXPECT_TRUE(SameBits({arrays->exp_avg[1], arrays->exp_avg_sq[1]}, {0x1p-125f * 0.9f, 0x1p-125f * 0.999f}));
+}
+
 }  // namespace
 }  // namespace adamant::e2e
