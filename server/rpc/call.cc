@@ -7,7 +7,6 @@
 #include <string>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
 #include "proto/wire/status.h"
 #include "proto/wire/tensor_message.h"
@@ -85,7 +84,7 @@ void Call::End(const absl::Status& status) {
   {
     core::MutexLock lock(&mutex_);
     if (end_.has_value()) return;
-    end_ = status;
+    end_ = WithSet(set_name_, status);
     ++entered_;
     cut_off = writing_;
   }
@@ -108,10 +107,16 @@ void Call::EndOperation(absl::optional<int64_t> bytes) {
   {
     core::MutexLock lock(&mutex_);
     idle_ = true;
+    set_name_.clear();
     allowance_.reset();
     if (bytes.has_value()) allowance_ = open_calls_->terms().For(*bytes);
   }
   if (open_calls_->draining()) OnDrain();
+}
+
+void Call::NameSet(absl::string_view name) {
+  core::MutexLock lock(&mutex_);
+  set_name_ = std::string(name);
 }
 
 bool Call::ended() const {
@@ -196,13 +201,10 @@ absl::Status Parse(const grpc::ByteBuffer& buffer, google::protobuf::Message* me
   grpc::ByteBuffer bytes = buffer;  // the slices, not what is in them
   grpc::ProtoBufferReader reader(&bytes);
   if (!reader.status().ok() || !message->ParseFromZeroCopyStream(&reader)) {
-    return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_MALFORMED_MESSAGE,
-                 absl::StrCat("not a valid ", message->GetDescriptor()->full_name()));
+    message->Clear();
+    return wire::MalformedMessage(message->GetDescriptor()->full_name());
   }
-  if (std::string field = wire::FindUnknownField(*message); !field.empty()) {
-    return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNKNOWN_FIELD,
-                 absl::StrCat("unknown field ", field), field);
-  }
+  if (std::string field = wire::FindUnknownField(*message); !field.empty()) return wire::UnknownField(field);
   return absl::OkStatus();
 }
 

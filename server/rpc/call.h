@@ -11,8 +11,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "google/protobuf/message.h"
@@ -61,6 +63,9 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   // off.
   void End(const absl::Status& status);
 
+  // The operation is about the set of this name: the detail of an error that ends it says so.
+  void NameSet(absl::string_view name);
+
   // The call needs no more than `bytes` of its charge from here on.
   void ShrinkCharge(int64_t bytes) { grant_.ShrinkTo(bytes); }
 
@@ -101,6 +106,8 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   // Whether the call is between two operations.
   bool idle_ ABSL_GUARDED_BY(mutex_) = false;
+  // The set that the operation is about; empty where none is known.
+  std::string set_name_ ABSL_GUARDED_BY(mutex_);
   // How the call ends, once that is decided.
   absl::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
   // What is left of the time that the client has; nothing if it has all the time that it likes.
@@ -111,7 +118,8 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
 
 // `message` as gRPC sends it.
 grpc::ByteBuffer Serialize(const google::protobuf::MessageLite& message);
-// Parses a whole message. Errors, INVALID_ARGUMENT: MALFORMED_MESSAGE, UNKNOWN_FIELD.
+// Parses a whole message. Errors, INVALID_ARGUMENT: MALFORMED_MESSAGE, and then `message` is empty; UNKNOWN_FIELD, and
+// then it holds what is known.
 absl::Status Parse(const grpc::ByteBuffer& buffer, google::protobuf::Message* message);
 
 }  // namespace adamant::rpc

@@ -2,6 +2,7 @@
 #ifndef ADAMANT_SERVER_RPC_UPLOAD_CALL_H_
 #define ADAMANT_SERVER_RPC_UPLOAD_CALL_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -25,12 +26,15 @@ namespace adamant::rpc {
 template <typename Attempt, typename Reply>
 class UploadCall : public Call, public core::Listener<Reply> {
  protected:
-  // `thing` is what error messages call an upload.
-  UploadCall(absl::string_view thing, OpenCalls* open_calls, grpc::CallbackServerContext* context, CallShape shape)
-      : Call(open_calls, context), shape_(shape), thing_(thing) {}
+  using Header = typename Attempt::Header;
 
-  // What `first`, which has a header, begins; yet to be started. Begins the operation, too.
-  virtual absl::StatusOr<std::shared_ptr<Attempt>> NewAttempt(const wire::TensorMessage& first) = 0;
+  // `thing` is what error messages call an upload, `type` its messages.
+  UploadCall(absl::string_view thing, absl::string_view type, OpenCalls* open_calls,
+             grpc::CallbackServerContext* context, CallShape shape)
+      : Call(open_calls, context), shape_(shape), thing_(thing), type_(type) {}
+
+  // What `header` begins; yet to be started. Begins the operation, too.
+  virtual absl::StatusOr<std::shared_ptr<Attempt>> NewAttempt(const Header& header) = 0;
   // How a stream ends whose client sends no more before its first upload or between two.
   virtual absl::Status EndBetweenUploads() const = 0;
   // The upload was applied. The answer is to be written.
@@ -49,11 +53,15 @@ class UploadCall : public Call, public core::Listener<Reply> {
   }
 
   void OnMessage(const grpc::ByteBuffer& buffer) final {
-    absl::StatusOr<wire::TensorMessage> message = wire::TensorMessage::Decode(buffer);
-    absl::Status status = message.status();
+    wire::TensorMessage message;
+    absl::Status status = wire::TensorMessage::Decode(buffer, type_, &message);
+    const std::shared_ptr<Attempt> attempt = this->attempt();
     if (status.ok()) {
-      const std::shared_ptr<Attempt> attempt = this->attempt();
-      status = attempt == nullptr ? Begin(*std::move(message)) : Continue(attempt.get(), *std::move(message));
+      status = attempt == nullptr ? Begin(std::move(message)) : Continue(attempt.get(), std::move(message));
+    } else if (attempt == nullptr && message.has_header()) {
+      // What is wrong is known; which set it was for is not.
+      Header header;
+      ParseHeader(message, &header).IgnoreError();
     }
     if (!status.ok()) End(status);
   }
@@ -69,7 +77,9 @@ class UploadCall : public Call, public core::Listener<Reply> {
   absl::Status Begin(wire::TensorMessage message) {
     if (!message.has_header()) return UnexpectedMessage("no header in the first message of a ");
     form_.reset();
-    absl::StatusOr<std::shared_ptr<Attempt>> attempt = NewAttempt(message);
+    Header header;
+    if (absl::Status status = ParseHeader(message, &header); !status.ok()) return status;
+    absl::StatusOr<std::shared_ptr<Attempt>> attempt = NewAttempt(header);
     if (!attempt.ok()) return attempt.status();
     {
       core::MutexLock lock(&upload_mutex_);
@@ -79,6 +89,13 @@ class UploadCall : public Call, public core::Listener<Reply> {
     }
     (*attempt)->Start();
     return absl::OkStatus();
+  }
+
+  // Errors name the header's set from here on.
+  absl::Status ParseHeader(const wire::TensorMessage& message, Header* header) {
+    absl::Status status = message.ParseHeader(header);
+    NameSet(header->set());
+    return status;
   }
 
   void OnAdmitted() final {
@@ -99,11 +116,12 @@ class UploadCall : public Call, public core::Listener<Reply> {
   }
 
   absl::Status Take(Attempt* attempt, wire::TensorMessage message) {
-    for (wire::TensorMessage::Chunk& chunk : message.chunks()) {
-      if (!form_.has_value()) form_ = chunk.form();
+    for (size_t i = 0; i < message.chunks().size(); ++i) {
+      wire::TensorMessage::Chunk& chunk = message.chunks()[i];
+      if (!form_.has_value() && chunk.count() > 0) form_ = chunk.form();
       absl::Status status = attempt->Add(chunk.slot(), chunk.tensor(), chunk.offset(), chunk.count(),
                                          [&chunk](float* to, int64_t n) { chunk.Read(to, n); });
-      if (!status.ok()) return status;
+      if (!status.ok()) return Within(absl::StrCat("chunks[", i, "]"), status);
     }
     if (message.last() || shape_ == CallShape::kOnce) return attempt->Complete();
     Read();
@@ -139,9 +157,10 @@ class UploadCall : public Call, public core::Listener<Reply> {
 
   const CallShape shape_;
   const absl::string_view thing_;
+  const absl::string_view type_;
 
   // Of the handlers, which run one at a time.
-  absl::optional<wire::ChunkForm> form_;  // of the upload's first chunk
+  absl::optional<wire::ChunkForm> form_;  // of the upload's first chunk that has elements
 
   mutable core::Mutex upload_mutex_;
   // The upload under way; null between two, and from its outcome on.

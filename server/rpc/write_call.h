@@ -18,7 +18,7 @@ class WriteCall final : public UploadCall<core::WriteAttempt, v1::WriteTensorsRe
   WriteCall(core::Registry* registry, OpenCalls* open_calls, grpc::CallbackServerContext* context, CallShape shape);
 
  private:
-  absl::StatusOr<std::shared_ptr<core::WriteAttempt>> NewAttempt(const wire::TensorMessage& first) override;
+  absl::StatusOr<std::shared_ptr<core::WriteAttempt>> NewAttempt(const v1::WriteHeader& header) override;
   absl::Status EndBetweenUploads() const override { return EndedEarly(); }
   void OnReply(v1::WriteTensorsResponse response) override;
   void OnWritten() override;
