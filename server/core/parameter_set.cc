@@ -159,10 +159,16 @@ absl::Status ParameterSet::CheckSpec(const v1::ParameterSetSpec& spec) const {
   absl::StatusOr<std::shared_ptr<const Schema>> schema = Schema::Create(spec, (*configuration)->groups());
   if (!schema.ok()) return schema.status();
   if (absl::Status status = ValidateInitialization(spec.initialization()); !status.ok()) return status;
-  MutexLock lock(&mutex_);
+  std::shared_ptr<const Configuration> mine;
+  {
+    MutexLock lock(&mutex_);
+    mine = configuration_;
+  }
+  // Without the mutex: there may be many names to compare.
   const absl::optional<SpecDifference> difference =
-      FindDifference({*configuration_, *schema_, initialization_}, {**configuration, **schema, spec.initialization()});
+      FindDifference({*mine, *schema_, initialization_}, {**configuration, **schema, spec.initialization()});
   if (!difference.has_value()) return absl::OkStatus();
+  MutexLock lock(&mutex_);
   return MakeError(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SPEC_MISMATCH,
                    ExpectedGot(difference->expected, difference->got), difference->field);
 }

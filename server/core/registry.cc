@@ -40,9 +40,8 @@ absl::StatusOr<v1::CreateParameterSetResponse> Registry::Create(const v1::Create
   if (existing.ok()) {
     if (request.if_exists() != v1::IF_EXISTS_USE_IF_SAME_SPEC) {
       return Error(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SET_EXISTS,
-                   ExpectedGot("a name that no set has", absl::StrCat(Quoted(name),
-                                                                      "; to use the set that there is: "
-                                                                      "IF_EXISTS_USE_IF_SAME_SPEC")),
+                   absl::StrCat(ExpectedGot("a name that no set has", Quoted(name)),
+                                "; IF_EXISTS_USE_IF_SAME_SPEC uses the set that has it"),
                    "spec.name");
     }
     if (absl::Status status = (*existing)->CheckSpec(request.spec()); !status.ok()) return status;

@@ -24,7 +24,7 @@ using ChunkSource = absl::FunctionRef<void(float* to, int64_t n)>;
 // How far each tensor of one array has come: chunks of a tensor arrive in ascending order without gaps.
 // Thread-compatible.
 //
-// A tensor without elements needs no chunk. One without elements is taken for it all the same, since a loop over all
+// A tensor without elements needs no chunk. Empty chunks are accepted for it all the same, since a loop over all
 // tensors sends one.
 class Coverage {
  public:

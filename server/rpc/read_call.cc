@@ -69,7 +69,7 @@ void ReadCall::WriteNext() {
     core::ForEachRun(base + begin, base + end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
       to->AddElements((*blocks)[block - first].data() + run_begin, run_end - run_begin);
     });
-    // Of many tensors in one block once: each has a list of its own.
+    // One reference keeps a block for all tensors in it. A list for each would take more memory than small ones do.
     if (hold->blocks.empty() || hold->blocks.back().back().data() != blocks->back().data()) {
       hold->blocks.push_back(*std::move(blocks));
     }

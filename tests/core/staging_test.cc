@@ -142,11 +142,11 @@ TEST(CoverageTest, ATensorWithoutElementsNeedsNoChunkAndTakesEmptyOnes) {
 
 TEST(CoverageTest, WithoutAnyElementsAllHasCome) { EXPECT_TRUE(Coverage(MakeSchema({0, 0})).CheckComplete().ok()); }
 
-// What is left to be done for a client that sends elements of another width: to tell it so.
+// Whoever sends elements of another width is asked about it.
 TEST(CoverageTest, AsksOfWhatTypeElementsAreThatAddUpToAnotherWidth) {
   const auto schema = MakeSchema({20});
   const auto answer = [](const absl::Status& status) { return std::string(status.message()); };
-  // Whole tensors, each byte of it taken for a quarter of an element.
+  // A whole tensor at once.
   EXPECT_THAT(answer(Coverage(schema).Advance(0, 0, 40).status()), HasSubstr("; is this float64?"));
   Coverage halves(schema);
   ASSERT_TRUE(halves.Advance(0, 0, 10).ok());
@@ -154,7 +154,7 @@ TEST(CoverageTest, AsksOfWhatTypeElementsAreThatAddUpToAnotherWidth) {
   Coverage quarters(schema);
   ASSERT_TRUE(quarters.Advance(0, 0, 5).ok());
   EXPECT_THAT(answer(quarters.CheckComplete()), HasSubstr("; is this int8?"));
-  // In pieces: at the second one, what the first was for is known.
+  // In pieces: where the second begins shows how much the first was meant to bring.
   Coverage doubles(schema);
   ASSERT_TRUE(doubles.Advance(0, 0, 8).ok());
   EXPECT_THAT(answer(doubles.Advance(0, 4, 8).status()), HasSubstr("; is this float64?"));
