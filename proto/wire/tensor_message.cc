@@ -142,7 +142,7 @@ absl::Status TensorMessage::Decode(const grpc::ByteBuffer& buffer, absl::string_
         break;
       case tag::kChunks: {
         if (!reader.ReadLength(&length)) return MalformedMessage(type);
-        const absl::Status status = message->DecodeChunk(FieldReader(reader.Take(length), length), type);
+        absl::Status status = message->DecodeChunk(FieldReader(reader.Take(length), length), type);
         if (!status.ok()) return status;
         break;
       }
