@@ -256,13 +256,6 @@ absl::StatusOr<v1::StepResult> RetryingConnection::Fetch(const StepCall& call, v
 }
 
 absl::StatusOr<v1::WriteTensorsResponse> RetryingConnection::Write(const WriteCall& call) {
-  for (const WriteCall::Source& source : call.sources) {
-    for (size_t tensor = 0; tensor < source.tensors.size(); ++tensor) {
-      if (source.tensors[tensor].empty()) {
-        return absl::InvalidArgumentError(absl::StrCat("the span for tensor ", tensor, " is empty"));
-      }
-    }
-  }
   v1::WriteHeader header = call.header;
   if (header.request_id().empty()) header.set_request_id(options_.request_id());
   return Repeat(Attempts(&options_), [&](const Attempts& attempts) { return TryWrite(call, header, attempts); });

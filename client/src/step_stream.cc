@@ -14,13 +14,13 @@ template <typename Tensors>
 absl::Status CheckSizes(absl::string_view what, const std::vector<v1::Tensor>& expected, Tensors tensors) {
   if (tensors.size() != expected.size()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(what, ": ", tensors.size(), " spans for ", expected.size(), " tensors"));
+        absl::StrCat(what, ": expected a span for each of ", expected.size(), " tensors, got ", tensors.size()));
   }
   for (size_t i = 0; i < expected.size(); ++i) {
     if (static_cast<int64_t>(tensors[i].size()) != expected[i].element_count()) {
-      return absl::InvalidArgumentError(absl::StrCat(what, ": the span for tensor ", i, " (", expected[i].name(),
-                                                     ") has ", tensors[i].size(), " elements and the tensor ",
-                                                     expected[i].element_count()));
+      return absl::InvalidArgumentError(absl::StrCat(what, "[", i, "]: expected the ", expected[i].element_count(),
+                                                     " elements of `", expected[i].name(), "`, got ",
+                                                     tensors[i].size()));
     }
   }
   return absl::OkStatus();
@@ -36,8 +36,13 @@ struct Range {
 absl::Status CheckNoOverlap(ConstTensors gradients, MutableTensors parameters) {
   std::vector<Range> ranges;
   ranges.reserve(gradients.size() + parameters.size());
-  for (absl::Span<const float> g : gradients) ranges.push_back({g.data(), g.data() + g.size(), false});
-  for (absl::Span<float> p : parameters) ranges.push_back({p.data(), p.data() + p.size(), true});
+  // A span without elements may begin within another, and overlaps nothing.
+  for (absl::Span<const float> g : gradients) {
+    if (!g.empty()) ranges.push_back({g.data(), g.data() + g.size(), false});
+  }
+  for (absl::Span<float> p : parameters) {
+    if (!p.empty()) ranges.push_back({p.data(), p.data() + p.size(), true});
+  }
   const std::less<const float*> before;
   std::sort(ranges.begin(), ranges.end(), [&](const Range& a, const Range& b) { return before(a.begin, b.begin); });
   // How far the ranges seen so far reach, those that are read and those that are written.

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "proto/error/error.h"
 #include "proto/wire/tensor_cutter.h"
 #include "proto/wire/tensor_message_builder.h"
 
@@ -17,14 +18,19 @@ using wire::TensorMessageBuilder;
 constexpr int64_t kChunkOverheadBytes = 48;
 constexpr int64_t kMessageOverheadBytes = 16;
 
-int64_t LargestSize(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources) {
+// Whether the header and all elements go into one message.
+bool FitIntoOne(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
+                int64_t message_bytes) {
   int64_t size = static_cast<int64_t>(header.ByteSizeLong()) + kMessageOverheadBytes;
+  size_t chunks = 0;
   for (const WriteCall::Source& source : sources) {
     for (absl::Span<const float> tensor : source.tensors) {
+      if (tensor.empty()) continue;
       size += static_cast<int64_t>(tensor.size() * sizeof(float)) + kChunkOverheadBytes;
+      ++chunks;
     }
   }
-  return size;
+  return size <= message_bytes && chunks <= wire::kMaxChunks;
 }
 
 std::vector<int64_t> Sizes(ConstTensors tensors) {
@@ -40,7 +46,7 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
                          int64_t message_bytes, std::shared_ptr<const void> hold, ByteStream* stream) {
   TensorMessageBuilder builder(hold);
   builder.SetHeader(header);
-  if (LargestSize(header, sources) > message_bytes) {
+  if (!FitIntoOne(header, sources, message_bytes)) {
     absl::Status status = stream->Write(builder.Finish());
     if (!status.ok()) return status;
     builder = TensorMessageBuilder(hold);
@@ -53,13 +59,12 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
       message->AddElements(source.tensors[tensor].data() + begin, end - begin);
       return true;
     };
-    while (!cutter.done()) {
-      if (builder.size() + kChunkOverheadBytes > limit) {
-        absl::Status status = stream->Write(builder.Finish());
-        if (!status.ok()) return status;
-        builder = TensorMessageBuilder(hold);
-      }
+    while (true) {
       cutter.Fill(limit, refer, &builder);
+      if (cutter.done()) break;
+      absl::Status status = stream->Write(builder.Finish());
+      if (!status.ok()) return status;
+      builder = TensorMessageBuilder(hold);
     }
   }
   builder.SetLast();
@@ -79,8 +84,9 @@ absl::Status TensorReceiver::Take(wire::TensorMessage* message) {
       return absl::InternalError(absl::StrCat("the server sent a slot that was not asked for: ", v1::Slot_Name(slot)));
     }
     if (chunk.tensor() < 0 || static_cast<size_t>(chunk.tensor()) >= target->tensors.size()) {
-      return absl::InvalidArgumentError(absl::StrCat("the set has a tensor ", chunk.tensor(),
-                                                     ", and there are spans for ", target->tensors.size(), " tensors"));
+      return absl::InvalidArgumentError(
+          ExpectedGot(absl::StrCat("a span for every tensor, ", chunk.tensor(), " among them"),
+                      absl::StrCat("spans for ", target->tensors.size())));
     }
     int64_t& received = received_[target - targets_.begin()][chunk.tensor()];
     if (chunk.offset() != received) {
@@ -89,8 +95,9 @@ absl::Status TensorReceiver::Take(wire::TensorMessage* message) {
     }
     const absl::Span<float> tensor = target->tensors[chunk.tensor()];
     if (chunk.count() > static_cast<int64_t>(tensor.size()) - received) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor ", chunk.tensor(), " has more than the ", tensor.size(),
-                                                     " elements of the span that is there for it"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the span for tensor ", chunk.tensor(), ": ",
+          ExpectedGot(absl::StrCat("at least ", received + chunk.count(), " elements"), absl::StrCat(tensor.size()))));
     }
     chunk.Read(tensor.data() + received, chunk.count());
     received += chunk.count();
@@ -103,8 +110,9 @@ absl::Status TensorReceiver::Finish() const {
     for (size_t tensor = 0; tensor < received_[target].size(); ++tensor) {
       const auto size = static_cast<int64_t>(targets_[target].tensors[tensor].size());
       if (received_[target][tensor] != size) {
-        return absl::InvalidArgumentError(absl::StrCat("tensor ", tensor, " has ", received_[target][tensor],
-                                                       " elements, and the span that is there for it ", size));
+        return absl::InvalidArgumentError(
+            absl::StrCat("the span for tensor ", tensor, ": ",
+                         ExpectedGot(absl::StrCat(received_[target][tensor], " elements"), absl::StrCat(size))));
       }
     }
   }

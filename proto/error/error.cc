@@ -1,11 +1,26 @@
 #include "proto/error/error.h"
 
+#include <charconv>
 #include <string>
 
 #include "absl/strings/cord.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/strip.h"
 
 namespace adamant {
 namespace {
+
+// Client's text that a message shows, in bytes.
+constexpr size_t kQuotedBytes = 100;
+
+// What a message begins with that is about a field.
+std::string FieldPrefix(absl::string_view field) { return field.empty() ? "" : absl::StrCat("`", field, "`: "); }
+
+template <typename Float>
+std::string ShortestOf(Float value) {
+  char text[32];
+  return std::string(text, std::to_chars(text, text + sizeof text, value).ptr);
+}
 
 template <typename Message>
 absl::optional<Message> Payload(const absl::Status& status, absl::string_view url) {
@@ -18,7 +33,7 @@ absl::optional<Message> Payload(const absl::Status& status, absl::string_view ur
 }  // namespace
 
 absl::Status Error(absl::StatusCode code, absl::string_view message, const v1::ErrorDetail& detail) {
-  absl::Status status(code, message);
+  absl::Status status(code, absl::StrCat(FieldPrefix(detail.field()), message));
   status.SetPayload(kErrorDetailUrl, absl::Cord(detail.SerializeAsString()));
   return status;
 }
@@ -28,6 +43,31 @@ absl::Status Error(absl::StatusCode code, v1::ErrorReason reason, absl::string_v
   detail.set_reason(reason);
   detail.set_field(std::string(field));
   return Error(code, message, detail);
+}
+
+std::string ExpectedGot(absl::string_view expected, absl::string_view got) {
+  return absl::StrCat("expected ", expected, ", got ", got);
+}
+
+absl::Status InvalidField(absl::string_view field, absl::string_view expected, absl::string_view got) {
+  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD, ExpectedGot(expected, got), field);
+}
+
+absl::Status Within(absl::string_view path, const absl::Status& status) {
+  if (status.ok()) return status;
+  v1::ErrorDetail detail = GetErrorDetail(status);
+  const absl::string_view message = absl::StripPrefix(status.message(), FieldPrefix(detail.field()));
+  detail.set_field(detail.field().empty() ? std::string(path) : absl::StrCat(path, ".", detail.field()));
+  return Error(status.code(), message, detail);
+}
+
+absl::Status WithSet(absl::string_view set, const absl::Status& status) {
+  v1::ErrorDetail detail = GetErrorDetail(status);
+  if (detail.reason() == v1::ERROR_REASON_UNSPECIFIED || !detail.set().empty() || set.empty()) return status;
+  detail.set_set(std::string(set));
+  absl::Status result = status;
+  result.SetPayload(kErrorDetailUrl, absl::Cord(detail.SerializeAsString()));
+  return result;
 }
 
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay) {
@@ -48,5 +88,16 @@ absl::optional<absl::Duration> GetRetryDelay(const absl::Status& status) {
   if (!info.has_value()) return absl::nullopt;
   return absl::Seconds(info->retry_delay().seconds()) + absl::Nanoseconds(info->retry_delay().nanos());
 }
+
+std::string Quoted(absl::string_view text) {
+  if (text.size() <= kQuotedBytes) return absl::StrCat("`", absl::Utf8SafeCHexEscape(text), "`");
+  size_t size = kQuotedBytes;
+  while (size > 0 && (text[size] & 0xc0) == 0x80) --size;  // not within a character
+  return absl::StrCat("`", absl::Utf8SafeCHexEscape(text.substr(0, size)), "...` (", text.size(), " bytes)");
+}
+
+std::string Spelled(double value) { return ShortestOf(value); }
+
+std::string Spelled(float value) { return ShortestOf(value); }
 
 }  // namespace adamant

@@ -5,18 +5,23 @@
 namespace adamant::wire {
 
 TensorCutter::TensorCutter(absl::Span<const int64_t> sizes, v1::Slot slot, ChunkForm form)
-    : sizes_(sizes), slot_(slot), form_(form) {}
+    : sizes_(sizes), slot_(slot), form_(form) {
+  PassOverEmpty();
+}
 
 bool TensorCutter::done() const { return tensor_ == sizes_.size(); }
 
 void TensorCutter::Fill(int64_t limit, Source source, TensorMessageBuilder* builder) {
-  for (bool first = true; !done(); first = false) {
+  while (!done() && builder->chunks() < kMaxChunks) {
     const int32_t tensor = static_cast<int32_t>(tensor_);
     const int64_t room = limit - builder->size();
-    int64_t count = std::min(sizes_[tensor_] - offset_, room / kElementBytes);
-    while (count > 0 && TensorMessageBuilder::ChunkBytes(tensor, offset_, slot_, form_, count) > room) --count;
+    int64_t count = std::min(sizes_[tensor_] - offset_, std::max<int64_t>(room, 0) / kElementBytes);
+    // What does not fit with the chunk's own bytes, in whole elements. A chunk of fewer elements has no more of its
+    // own.
+    const int64_t excess = TensorMessageBuilder::ChunkBytes(tensor, offset_, slot_, count) - room;
+    if (excess > 0) count -= (excess + kElementBytes - 1) / kElementBytes;
     if (count <= 0) {
-      if (!first) return;
+      if (builder->chunks() > 0) return;
       count = 1;
     }
     builder->BeginChunk(tensor, offset_, slot_, form_, count);
@@ -25,8 +30,13 @@ void TensorCutter::Fill(int64_t limit, Source source, TensorMessageBuilder* buil
     if (offset_ == sizes_[tensor_]) {
       ++tensor_;
       offset_ = 0;
+      PassOverEmpty();
     }
   }
+}
+
+void TensorCutter::PassOverEmpty() {
+  while (!done() && sizes_[tensor_] == 0) ++tensor_;
 }
 
 }  // namespace adamant::wire

@@ -21,16 +21,21 @@ class TensorCutter {
   // true; or false if they are not to be had.
   using Source = absl::FunctionRef<bool(int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* builder)>;
 
-  // Cuts tensors of these sizes in elements, each at least 1, in one slot. `sizes` outlives the cutter.
+  // Cuts tensors of these sizes in elements, in one slot. Those without elements get no chunk. `sizes` outlives the
+  // cutter.
   TensorCutter(absl::Span<const int64_t> sizes, v1::Slot slot, ChunkForm form);
 
   // Whether all elements have been given out.
   bool done() const;
-  // Adds chunks to `builder` until done(), or until another element would bring its size above `limit`. Adds at least
-  // one element, even if that alone goes above. Stops where `source` has nothing: then `builder` is good for nothing.
+  // Adds chunks to `builder` until done(), or until it has kMaxChunks, or until another element would bring its size
+  // above `limit`. A builder without a chunk gets at least one element, even if that alone goes above. Stops where
+  // `source` has nothing: then `builder` is good for nothing.
   void Fill(int64_t limit, Source source, TensorMessageBuilder* builder);
 
  private:
+  // Goes to the next tensor that has elements, from `tensor_` on.
+  void PassOverEmpty();
+
   absl::Span<const int64_t> sizes_;
   v1::Slot slot_;
   ChunkForm form_;

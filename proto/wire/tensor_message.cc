@@ -21,26 +21,17 @@ namespace {
 using google::protobuf::FieldDescriptor;
 using google::protobuf::internal::WireFormatLite;
 
-absl::Status MalformedMessage(absl::string_view field = "") {
+}  // namespace
+
+absl::Status MalformedMessage(absl::string_view type, absl::string_view field) {
   return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_MALFORMED_MESSAGE,
-               "not a valid protocol buffer of its type", field);
+               ExpectedGot(absl::StrCat("a valid ", type), "bytes that are not one"), field);
 }
 
 absl::Status UnknownField(absl::string_view path) {
   return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNKNOWN_FIELD,
-               absl::StrCat("field ", path, " is not known to this version"), path);
+               ExpectedGot("fields that this version knows", "one that it does not know"), path);
 }
-
-absl::Status MalformedChunk(int32_t tensor, int64_t offset, absl::string_view what) {
-  v1::ErrorDetail detail;
-  detail.set_reason(v1::ERROR_REASON_MALFORMED_CHUNK);
-  detail.set_tensor(tensor);
-  detail.set_offset(offset);
-  return Error(absl::StatusCode::kInvalidArgument,
-               absl::StrCat("the chunk of tensor ", tensor, " at offset ", offset, " ", what), detail);
-}
-
-}  // namespace
 
 size_t SliceCursor::Piece(size_t n) {
   while (position_ == end_) {
@@ -123,28 +114,35 @@ class TensorMessage::FieldReader {
   int64_t left_;
 };
 
-absl::StatusOr<TensorMessage> TensorMessage::Decode(const grpc::ByteBuffer& buffer) {
+absl::StatusOr<TensorMessage> TensorMessage::Decode(const grpc::ByteBuffer& buffer, absl::string_view type) {
   TensorMessage message;
-  if (!buffer.Dump(&message.slices_).ok()) return MalformedMessage();
-  FieldReader reader(SliceCursor(message.slices_.data()), buffer.Length());
+  absl::Status status = Decode(buffer, type, &message);
+  if (!status.ok()) return status;
+  return message;
+}
+
+absl::Status TensorMessage::Decode(const grpc::ByteBuffer& buffer, absl::string_view type, TensorMessage* message) {
+  *message = TensorMessage();
+  if (!buffer.Dump(&message->slices_).ok()) return MalformedMessage(type);
+  FieldReader reader(SliceCursor(message->slices_.data()), buffer.Length());
   while (!reader.done()) {
     uint32_t tag;
     int64_t length;
     uint64_t value;
-    if (!reader.ReadTag(&tag)) return MalformedMessage();
+    if (!reader.ReadTag(&tag)) return MalformedMessage(type);
     switch (tag) {
       case tag::kHeader:
-        if (!reader.ReadLength(&length)) return MalformedMessage();
-        message.headers_.emplace_back(length, '\0');
-        reader.Take(length).Read(message.headers_.back().data(), length);
+        if (!reader.ReadLength(&length)) return MalformedMessage(type);
+        message->headers_.emplace_back(length, '\0');
+        reader.Take(length).Read(message->headers_.back().data(), length);
         break;
       case tag::kLast:
-        if (!reader.ReadVarint(&value)) return MalformedMessage();
-        message.last_ = value != 0;
+        if (!reader.ReadVarint(&value)) return MalformedMessage(type);
+        message->last_ = value != 0;
         break;
       case tag::kChunks: {
-        if (!reader.ReadLength(&length)) return MalformedMessage();
-        const absl::Status status = message.DecodeChunk(FieldReader(reader.Take(length), length));
+        if (!reader.ReadLength(&length)) return MalformedMessage(type);
+        absl::Status status = message->DecodeChunk(FieldReader(reader.Take(length), length), type);
         if (!status.ok()) return status;
         break;
       }
@@ -152,13 +150,13 @@ absl::StatusOr<TensorMessage> TensorMessage::Decode(const grpc::ByteBuffer& buff
         return UnknownField(absl::StrCat(WireFormatLite::GetTagFieldNumber(tag)));
     }
   }
-  return message;
+  return absl::OkStatus();
 }
 
-absl::Status TensorMessage::DecodeChunk(FieldReader reader) {
+absl::Status TensorMessage::DecodeChunk(FieldReader reader, absl::string_view type) {
   if (chunks_.size() == kMaxChunks) {
     return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_MALFORMED_MESSAGE,
-                 absl::StrCat("more than ", kMaxChunks, " chunks in one message"));
+                 ExpectedGot(absl::StrCat("at most ", kMaxChunks, " chunks in one message"), "more"), "chunks");
   }
   Chunk chunk;
   SliceCursor data;
@@ -189,31 +187,31 @@ absl::Status TensorMessage::DecodeChunk(FieldReader reader) {
     uint32_t tag;
     int64_t length;
     uint64_t value;
-    if (!reader.ReadTag(&tag)) return MalformedMessage();
+    if (!reader.ReadTag(&tag)) return MalformedMessage(type);
     switch (tag) {
       case tag::kTensor:
-        if (!reader.ReadVarint(&value)) return MalformedMessage();
+        if (!reader.ReadVarint(&value)) return MalformedMessage(type);
         chunk.tensor_ = static_cast<int32_t>(value);
         break;
       case tag::kOffset:
-        if (!reader.ReadVarint(&value)) return MalformedMessage();
+        if (!reader.ReadVarint(&value)) return MalformedMessage(type);
         chunk.offset_ = static_cast<int64_t>(value);
         break;
       case tag::kSlot:
-        if (!reader.ReadVarint(&value)) return MalformedMessage();
+        if (!reader.ReadVarint(&value)) return MalformedMessage(type);
         chunk.slot_ = static_cast<v1::Slot>(static_cast<int32_t>(value));
         break;
       case tag::kPackedValues:
-        if (!reader.ReadLength(&length)) return MalformedMessage();
+        if (!reader.ReadLength(&length)) return MalformedMessage(type);
         add_values(length);
         break;
       case tag::kOneValue:
-        if (reader.left() < kElementBytes) return MalformedMessage();
+        if (reader.left() < kElementBytes) return MalformedMessage(type);
         add_values(kElementBytes);
         break;
       case tag::kData:
         // The last one counts, as in every protobuf parser.
-        if (!reader.ReadLength(&length)) return MalformedMessage();
+        if (!reader.ReadLength(&length)) return MalformedMessage(type);
         data = reader.Take(length);
         data_bytes = length;
         break;
@@ -222,16 +220,21 @@ absl::Status TensorMessage::DecodeChunk(FieldReader reader) {
     }
   }
 
-  if (!whole_values || data_bytes % kElementBytes != 0) {
-    return MalformedChunk(chunk.tensor_, chunk.offset_, "has bytes that are not whole elements");
+  const auto malformed = [&](absl::string_view message) {
+    v1::ErrorDetail detail;
+    detail.set_reason(v1::ERROR_REASON_MALFORMED_CHUNK);
+    detail.set_field(absl::StrCat("chunks[", chunks_.size(), "]"));
+    detail.set_tensor(chunk.tensor_);
+    detail.set_offset(chunk.offset_);
+    return Error(absl::StatusCode::kInvalidArgument, message, detail);
+  };
+  if (!whole_values) return malformed(ExpectedGot("`values` of 4 bytes each", "a part of one"));
+  if (data_bytes % kElementBytes != 0) {
+    return malformed(absl::StrCat(ExpectedGot("`data` of 4 bytes an element, fp32", absl::StrCat(data_bytes, " bytes")),
+                                  "; is this ", data_bytes % 2 == 0 ? "float16, bfloat16 or int8?" : "int8?"));
   }
-  if (data_bytes > 0 && values_bytes > 0) {
-    return MalformedChunk(chunk.tensor_, chunk.offset_, "has both data and values");
-  }
-  if (data_bytes == 0 && values_bytes == 0) {
-    return MalformedChunk(chunk.tensor_, chunk.offset_, "has no elements");
-  }
-  chunk.form_ = data_bytes > 0 ? ChunkForm::kData : ChunkForm::kValues;
+  if (data_bytes > 0 && values_bytes > 0) return malformed(ExpectedGot("`data` or `values`", "both"));
+  chunk.form_ = values_bytes > 0 ? ChunkForm::kValues : ChunkForm::kData;
   chunk.count_ = (data_bytes + values_bytes) / kElementBytes;
   if (!gathered.empty()) {
     gathered_.push_back(std::move(gathered));
@@ -246,7 +249,9 @@ absl::Status TensorMessage::DecodeChunk(FieldReader reader) {
 absl::Status TensorMessage::ParseHeader(google::protobuf::Message* header) const {
   header->Clear();
   for (const std::string& bytes : headers_) {
-    if (!header->MergeFromString(bytes)) return MalformedMessage("header");
+    if (header->MergeFromString(bytes)) continue;
+    header->Clear();
+    return MalformedMessage(header->GetDescriptor()->full_name(), "header");
   }
   const std::string unknown = FindUnknownField(*header);
   return unknown.empty() ? absl::OkStatus() : UnknownField(absl::StrCat("header.", unknown));

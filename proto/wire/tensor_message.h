@@ -23,6 +23,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "adamant/v1/parameter_set.pb.h"
 #include "adamant/v1/step.pb.h"
@@ -75,7 +76,7 @@ class TensorMessage {
     int64_t offset() const { return offset_; }
     v1::Slot slot() const { return slot_; }
     ChunkForm form() const { return form_; }
-    // Elements. At least 1.
+    // Elements; may be none, and then the form says nothing.
     int64_t count() const { return count_; }
 
     // Copies the next `n` elements to [to, to + n). Requires: no more than count() elements in all.
@@ -92,18 +93,26 @@ class TensorMessage {
     SliceCursor elements_;
   };
 
-  // Decodes `buffer`. Errors, all INVALID_ARGUMENT: MALFORMED_MESSAGE, also for more than kMaxChunks chunks;
-  // MALFORMED_CHUNK (naming tensor and offset) for a chunk without elements, with both `data` and `values`, or with
-  // bytes that are not whole elements; UNKNOWN_FIELD for a field, here or in a chunk, that this version does not know
-  // by its number or not in its wire type.
-  static absl::StatusOr<TensorMessage> Decode(const grpc::ByteBuffer& buffer);
+  // Decodes `buffer`, which ought to be a message of the given type (the full name is for errors alone: all types have
+  // one outline). Errors, all INVALID_ARGUMENT: MALFORMED_MESSAGE, also for more than kMaxChunks chunks;
+  // MALFORMED_CHUNK (naming tensor and offset) for a chunk with both `data` and `values`, or with bytes that are not
+  // whole elements; UNKNOWN_FIELD for a field, here or in a chunk, that this version does not know by its number or not
+  // in its wire type. What is wrong with a chunk is at the field `chunks[INDEX]`. A chunk without elements is decoded:
+  // only who knows the tensor knows whether it has any.
+  static absl::StatusOr<TensorMessage> Decode(const grpc::ByteBuffer& buffer,
+                                              absl::string_view type = "message of tensors");
+  // The same. After an error `message` has what came before the fault, such as a header, and nothing of it is to be
+  // taken for whole.
+  static absl::Status Decode(const grpc::ByteBuffer& buffer, absl::string_view type, TensorMessage* message);
 
+  // An empty message.
+  TensorMessage() = default;
   TensorMessage(TensorMessage&&) = default;
   TensorMessage& operator=(TensorMessage&&) = default;
 
   bool has_header() const { return !headers_.empty(); }
-  // Parses the header. Errors, INVALID_ARGUMENT: MALFORMED_MESSAGE; UNKNOWN_FIELD, also in messages within, and then
-  // `header` holds what is known.
+  // Parses the header. Errors, INVALID_ARGUMENT: MALFORMED_MESSAGE, and then `header` is empty; UNKNOWN_FIELD, also in
+  // messages within, and then `header` holds what is known. Both name the field as `header`, or within it.
   // Requires: has_header().
   absl::Status ParseHeader(google::protobuf::Message* header) const;
   bool last() const { return last_; }
@@ -113,9 +122,7 @@ class TensorMessage {
  private:
   class FieldReader;
 
-  TensorMessage() = default;
-
-  absl::Status DecodeChunk(FieldReader reader);
+  absl::Status DecodeChunk(FieldReader reader, absl::string_view type);
 
   // Chunks refer to the slices and to the bytes of `gathered_`, which stay where they are when the message is moved.
   std::vector<grpc::Slice> slices_;
@@ -126,6 +133,11 @@ class TensorMessage {
   bool last_ = false;
   std::vector<Chunk> chunks_;
 };
+
+// INVALID_ARGUMENT (MALFORMED_MESSAGE): not a protocol buffer of this type (its full name). `field` is where.
+absl::Status MalformedMessage(absl::string_view type, absl::string_view field = "");
+// INVALID_ARGUMENT (UNKNOWN_FIELD): there is something at `path` that this version does not know.
+absl::Status UnknownField(absl::string_view path);
 
 // The number of the first field, in `message` or in any message within it, that this version does not know; with the
 // path to the message that has it, such as `spec.tensors[2].9`. Empty if there is none.

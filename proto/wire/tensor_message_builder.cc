@@ -27,20 +27,21 @@ void AppendVarint(uint64_t value, std::string* to) {
   to->append(bytes, end);
 }
 
-// A chunk as an element of field 15, up to its first element.
-std::string ChunkStart(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count) {
-  v1::TensorChunk fields;
-  fields.set_tensor(tensor);
-  fields.set_offset(offset);
-  fields.set_slot(slot);
-  std::string body = fields.SerializeAsString();
-  AppendVarint(form == ChunkForm::kData ? tag::kData : tag::kPackedValues, &body);
-  AppendVarint(count * kElementBytes, &body);
+// A field, which proto3 leaves out if it is 0: its size and its bytes. Its tag takes one byte.
+int64_t FieldBytes(int64_t value) {
+  return value == 0 ? 0 : 1 + static_cast<int64_t>(CodedOutputStream::VarintSize64(value));
+}
 
-  std::string start;
-  AppendVarint(tag::kChunks, &start);
-  AppendVarint(body.size() + count * kElementBytes, &start);
-  return start + body;
+void AppendField(uint32_t tag, int64_t value, std::string* to) {
+  if (value == 0) return;
+  AppendVarint(tag, to);
+  AppendVarint(value, to);
+}
+
+// A chunk as the value of field 15, with its elements.
+int64_t BodyBytes(int32_t tensor, int64_t offset, v1::Slot slot, int64_t count) {
+  const int64_t bytes = count * kElementBytes;
+  return FieldBytes(tensor) + FieldBytes(offset) + FieldBytes(slot) + FieldBytes(bytes) + bytes;
 }
 
 }  // namespace
@@ -57,11 +58,17 @@ void TensorMessageBuilder::SetHeader(const google::protobuf::MessageLite& header
 void TensorMessageBuilder::SetLast() { last_ = true; }
 
 void TensorMessageBuilder::BeginChunk(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count) {
-  assert(awaited_ == 0 && count > 0);
-  const std::string start = ChunkStart(tensor, offset, slot, form, count);
-  copied_ += start;
-  chunk_bytes_ += start.size();
+  assert(awaited_ == 0 && count > 0 && chunk_count_ < kMaxChunks);
+  const size_t before = copied_.size();
+  AppendVarint(tag::kChunks, &copied_);
+  AppendVarint(BodyBytes(tensor, offset, slot, count), &copied_);
+  AppendField(tag::kTensor, tensor, &copied_);
+  AppendField(tag::kOffset, offset, &copied_);
+  AppendField(tag::kSlot, slot, &copied_);
+  AppendField(form == ChunkForm::kData ? tag::kData : tag::kPackedValues, count * kElementBytes, &copied_);
+  chunk_bytes_ += static_cast<int64_t>(copied_.size() - before);
   awaited_ = count;
+  ++chunk_count_;
 }
 
 void TensorMessageBuilder::AddElements(const float* elements, int64_t n) {
@@ -78,8 +85,9 @@ void TensorMessageBuilder::AddElements(const float* elements, int64_t n) {
   awaited_ -= n;
 }
 
-int64_t TensorMessageBuilder::ChunkBytes(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count) {
-  return ChunkStart(tensor, offset, slot, form, count).size() + count * kElementBytes;
+int64_t TensorMessageBuilder::ChunkBytes(int32_t tensor, int64_t offset, v1::Slot slot, int64_t count) {
+  const int64_t body = BodyBytes(tensor, offset, slot, count);
+  return FieldBytes(body) + body;
 }
 
 int64_t TensorMessageBuilder::size() const { return header_.size() + (last_ ? kLastBytes : 0) + chunk_bytes_; }

@@ -9,6 +9,7 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/slice.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -31,16 +32,18 @@ class TensorMessageBuilder {
   void SetLast();
 
   // Begins a chunk of `count` elements, at least 1; they follow by AddElements, in order and all of them. A slot of
-  // UNSPECIFIED, an offset or tensor of 0 are left out, as proto3 does.
+  // UNSPECIFIED, an offset or tensor of 0 are left out, as proto3 does. Requires: chunks() < kMaxChunks, which is what
+  // the other side decodes.
   void BeginChunk(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count);
   // Refers to [elements, elements + n), unchanged until `hold` is released. Short runs are copied instead, where that
   // is cheaper than a slice; if all are, `hold` is released by Finish.
   void AddElements(const float* elements, int64_t n);
 
-  // Size so far, in bytes.
+  // Size so far, in bytes, and chunks.
   int64_t size() const;
+  size_t chunks() const { return chunk_count_; }
   // What such a chunk adds to it.
-  static int64_t ChunkBytes(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count);
+  static int64_t ChunkBytes(int32_t tensor, int64_t offset, v1::Slot slot, int64_t count);
 
   // The message. The builder is spent.
   grpc::ByteBuffer Finish();
@@ -57,6 +60,7 @@ class TensorMessageBuilder {
   std::vector<grpc::Slice> chunks_;
   std::string copied_;
   int64_t chunk_bytes_ = 0;
+  size_t chunk_count_ = 0;
   // Elements of the last chunk that are still to come.
   int64_t awaited_ = 0;
 };

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "proto/error/error.h"
@@ -30,16 +30,11 @@ constexpr size_t kMaxGroupNameBytes = 64;
 constexpr size_t kMaxLabelKeyBytes = 63;
 constexpr size_t kMaxLabelValueBytes = 255;
 
-absl::Status InvalidField(absl::string_view field, absl::string_view message) {
-  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD,
-               absl::StrCat("`", field, "`: ", message), field);
-}
-
 // All three as the kernel will see them: rounded to float. A NaN is outside of every range.
 absl::Status ValidateRange(double value, double lowest, double highest, absl::string_view field) {
   const float rounded = static_cast<float>(value);
   if (rounded >= static_cast<float>(lowest) && rounded <= static_cast<float>(highest)) return absl::OkStatus();
-  return InvalidField(field, absl::StrCat("in [", lowest, ", ", highest, "], got ", value));
+  return InvalidField(field, absl::StrCat("[", Spelled(lowest), ", ", Spelled(highest), "]"), Spelled(value));
 }
 
 absl::Status ValidateGroupName(absl::string_view name, absl::string_view field) {
@@ -47,7 +42,7 @@ absl::Status ValidateGroupName(absl::string_view name, absl::string_view field) 
                      std::all_of(name.begin(), name.end(),
                                  [](char c) { return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '-'; });
   if (valid) return absl::OkStatus();
-  return InvalidField(field, absl::StrCat("1 to ", kMaxGroupNameBytes, " characters of [A-Za-z0-9_.-]"));
+  return InvalidField(field, absl::StrCat("1 to ", kMaxGroupNameBytes, " characters of [A-Za-z0-9_.-]"), Quoted(name));
 }
 
 // Sets every field of `group` that is not, but its name.
@@ -73,7 +68,8 @@ absl::Status ValidateHyperparameters(const v1::ParameterGroup& group, absl::stri
 
 absl::StatusOr<std::vector<v1::ParameterGroup>> ResolveGroups(const v1::ParameterSetSpec& spec) {
   if (spec.groups_size() > kMaxGroups) {
-    return InvalidField("spec.groups", absl::StrCat("at most ", kMaxGroups, " groups, got ", spec.groups_size()));
+    return InvalidField("spec.groups", absl::StrCat("at most ", kMaxGroups, " groups"),
+                        absl::StrCat(spec.groups_size()));
   }
   std::vector<v1::ParameterGroup> groups(spec.groups().begin(), spec.groups().end());
   if (groups.empty()) groups.emplace_back();
@@ -85,7 +81,8 @@ absl::StatusOr<std::vector<v1::ParameterGroup>> ResolveGroups(const v1::Paramete
     const std::string name_path = absl::StrCat(path, ".name");
     if (absl::Status status = ValidateGroupName(groups[i].name(), name_path); !status.ok()) return status;
     if (!names.insert(groups[i].name()).second) {
-      return InvalidField(name_path, absl::StrCat("another group has the name `", groups[i].name(), "` too"));
+      return InvalidField(name_path, "a name of its own",
+                          absl::StrCat(Quoted(groups[i].name()), ", the name of an earlier group"));
     }
     ResolveDefaults(&groups[i]);
     if (absl::Status status = ValidateHyperparameters(groups[i], path); !status.ok()) return status;
@@ -96,26 +93,46 @@ absl::StatusOr<std::vector<v1::ParameterGroup>> ResolveGroups(const v1::Paramete
 absl::Status ValidateLabels(const google::protobuf::Map<std::string, std::string>& labels) {
   constexpr absl::string_view kField = "spec.labels";
   if (labels.size() > kMaxLabels) {
-    return InvalidField(kField, absl::StrCat("at most ", kMaxLabels, " labels, got ", labels.size()));
+    return InvalidField(kField, absl::StrCat("at most ", kMaxLabels, " labels"), absl::StrCat(labels.size()));
   }
   for (const auto& [key, value] : labels) {
     if (key.empty() || key.size() > kMaxLabelKeyBytes || !IsUtf8(key)) {
-      return InvalidField(kField, absl::StrCat("a key is 1 to ", kMaxLabelKeyBytes, " bytes of UTF-8"));
+      return InvalidField(kField, absl::StrCat("keys of 1 to ", kMaxLabelKeyBytes, " bytes of UTF-8"), Quoted(key));
     }
     if (value.size() > kMaxLabelValueBytes || !IsUtf8(value)) {
-      return InvalidField(kField, absl::StrCat("a value is at most ", kMaxLabelValueBytes, " bytes of UTF-8; that of `",
-                                               absl::CHexEscape(key), "` is not"));
+      return InvalidField(kField, absl::StrCat("values of at most ", kMaxLabelValueBytes, " bytes of UTF-8"),
+                          absl::StrCat(Quoted(value), " for ", Quoted(key)));
     }
   }
   return absl::OkStatus();
 }
 
-// [a-z0-9][a-z0-9._-]*
-bool IsSetNameSegment(absl::string_view segment) {
-  const auto letter_or_digit = [](char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c); };
-  return !segment.empty() && letter_or_digit(segment.front()) &&
-         std::all_of(segment.begin(), segment.end(),
-                     [&](char c) { return letter_or_digit(c) || c == '.' || c == '_' || c == '-'; });
+// The segments' characters beside letters and digits, as they are listed to people.
+constexpr absl::string_view kSetNamePunctuation = ". _ - + = : @ ~";
+
+bool IsSetNameCharacter(char c) {
+  return absl::ascii_isalnum(c) || (c != ' ' && absl::StrContains(kSetNamePunctuation, c));
+}
+
+// What is wrong with the name of a set, and where; empty if nothing is.
+std::string FaultInSetName(absl::string_view name) {
+  if (name.empty()) return "an empty name";
+  const auto at = [name](absl::string_view what, size_t position) {
+    return absl::StrCat(what, " at position ", position, " of ", Quoted(name));
+  };
+  size_t begin = 0;
+  for (const absl::string_view segment : absl::StrSplit(name, '/')) {
+    const auto bad = std::find_if_not(segment.begin(), segment.end(), IsSetNameCharacter);
+    if (bad != segment.end()) {
+      // All bytes of a character that has several.
+      const auto end = std::find_if(bad + 1, segment.end(), [](char c) { return (c & 0xc0) != 0x80; });
+      return at(Quoted(absl::string_view(bad, end - bad)), begin + (bad - segment.begin()));
+    }
+    if (segment.empty()) return at("an empty segment", begin);
+    if (segment == "." || segment == "..") return at(absl::StrCat("the segment ", Quoted(segment)), begin);
+    begin += segment.size() + 1;
+  }
+  return "";
 }
 
 }  // namespace
@@ -140,12 +157,15 @@ kernels::AdamScalars Configuration::Scalars(int group, int64_t t, float scale) c
 }
 
 absl::Status ValidateSetName(absl::string_view name, absl::string_view field) {
-  const std::vector<absl::string_view> segments = absl::StrSplit(name.substr(0, kMaxSetNameBytes + 1), '/');
-  if (name.size() <= kMaxSetNameBytes && std::all_of(segments.begin(), segments.end(), IsSetNameSegment)) {
-    return absl::OkStatus();
+  if (name.size() > kMaxSetNameBytes) {
+    return InvalidField(field, absl::StrCat("at most ", kMaxSetNameBytes, " bytes"), Quoted(name));
   }
-  return InvalidField(field, absl::StrCat("segments of [a-z0-9][a-z0-9._-]* joined by `/`, together at most ",
-                                          kMaxSetNameBytes, " bytes"));
+  const std::string fault = FaultInSetName(name);
+  if (fault.empty()) return absl::OkStatus();
+  return InvalidField(
+      field,
+      absl::StrCat("letters, digits and ", kSetNamePunctuation, " in segments joined by /, none of them `.` or `..`"),
+      fault);
 }
 
 }  // namespace adamant::core

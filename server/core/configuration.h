@@ -15,7 +15,7 @@
 
 namespace adamant::core {
 
-inline constexpr int kMaxGroups = 64;
+inline constexpr int kMaxGroups = 1024;
 inline constexpr int kMaxLabels = 32;
 inline constexpr int kMaxSetNameBytes = 255;
 
@@ -45,7 +45,9 @@ class Configuration {
   int64_t revision_ = 1;
 };
 
-// Checks the name of a set. Error: INVALID_ARGUMENT (INVALID_FIELD) naming `field`.
+// Checks the name of a set: segments of letters, digits and . _ - + = : @ ~, joined by `/`; none empty, `.` or `..`; at
+// most kMaxSetNameBytes. Error: INVALID_ARGUMENT (INVALID_FIELD) naming `field`, which shows the name and what is wrong
+// with it where (positions are bytes, from 0).
 absl::Status ValidateSetName(absl::string_view name, absl::string_view field);
 
 }  // namespace adamant::core

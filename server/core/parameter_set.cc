@@ -5,22 +5,23 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
-#include "google/protobuf/util/message_differencer.h"
 #include "google/protobuf/util/time_util.h"
 #include "proto/error/error.h"
 #include "server/core/attempt_life.h"
+#include "server/core/spec_difference.h"
 
 namespace adamant::core {
 namespace {
 
-// What a set takes beside its arrays: itself, its configuration, what it knows of its tensors, and what it remembers of
-// its steps.
+// What a set takes beside its arrays: itself, its configuration, what it knows of its tensors, what it remembers of its
+// steps, and what a direct write, which there is one of at a time, knows of its progress.
 int64_t OverheadBytes(const Schema& schema, const Configuration& configuration) {
-  int64_t names = 0;
-  for (const Schema::Tensor& tensor : schema.tensors()) {
-    names += static_cast<int64_t>(sizeof(tensor) + sizeof(BlockUpdate::Range) + sizeof(int64_t) * tensor.shape.size() +
-                                  tensor.name.size());
-  }
+  const int64_t tensors = static_cast<int64_t>(schema.tensors().size());
+  const int64_t blocks = (schema.flat_size() + kBlockElements - 1) / kBlockElements;
+  // As GroupRanges makes them: at worst one for each tensor, and where a block ends, in vectors that double as they
+  // grow.
+  const int64_t ranges = static_cast<int64_t>(2 * sizeof(BlockUpdate::Range)) * (tensors + blocks) +
+                         static_cast<int64_t>(2 * sizeof(std::vector<BlockUpdate::Range>)) * blocks;
   const int64_t remembered =
       kRememberedSteps * static_cast<int64_t>(sizeof(ReplayMemory::Entry) + kMaxRequestIdBytes +
                                               sizeof(v1::StepResult) + sizeof(double) * configuration.groups().size());
@@ -31,7 +32,8 @@ int64_t OverheadBytes(const Schema& schema, const Configuration& configuration) 
   for (const auto& [key, value] : configuration.labels()) {
     configured += static_cast<int64_t>(2 * sizeof(std::string) + key.size() + value.size());
   }
-  return static_cast<int64_t>(sizeof(ParameterSet)) + names + remembered + configured;
+  return static_cast<int64_t>(sizeof(ParameterSet)) + schema.MemoryBytes() + ranges + remembered + configured +
+         3 * Coverage::MemoryBytes(tensors);
 }
 
 // The flat space by block, each as runs of one group. Padding goes with the tensor before it: a gradient of zero leaves
@@ -55,6 +57,14 @@ std::vector<std::vector<BlockUpdate::Range>> GroupRanges(const Schema& schema) {
   return ranges;
 }
 
+absl::Status ValidateInitialization(v1::Initialization initialization) {
+  if (initialization == v1::INITIALIZATION_ZEROS || initialization == v1::INITIALIZATION_WRITTEN) {
+    return absl::OkStatus();
+  }
+  return InvalidField("spec.initialization", "INITIALIZATION_ZEROS or INITIALIZATION_WRITTEN",
+                      EnumName(initialization));
+}
+
 absl::StatusOr<BlockList> TakeZeroed(BlockPool* pool, int64_t elements) {
   absl::StatusOr<BlockList> blocks = pool->Take(elements);
   if (!blocks.ok()) return blocks;
@@ -71,17 +81,16 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
   if (!configuration.ok()) return configuration.status();
   absl::StatusOr<std::shared_ptr<const Schema>> schema = Schema::Create(spec, (*configuration)->groups());
   if (!schema.ok()) return schema.status();
-  if (spec.initialization() != v1::INITIALIZATION_ZEROS && spec.initialization() != v1::INITIALIZATION_WRITTEN) {
-    return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD,
-                 "initialization: expected ZEROS or WRITTEN", "spec.initialization");
-  }
+  if (absl::Status status = ValidateInitialization(spec.initialization()); !status.ok()) return status;
 
   const int64_t array_elements = (*schema)->flat_size();
   const int64_t array_bytes = array_elements * static_cast<int64_t>(sizeof(float));
-  if (array_bytes > kSmallStepBytes && array_bytes > resources.inflight->capacity()) {
+  const int64_t step_bytes = array_bytes + Coverage::MemoryBytes((*schema)->tensors().size());
+  if (array_bytes > kSmallStepBytes && step_bytes > resources.inflight->capacity()) {
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
-                 absl::StrCat("a step of this set takes ", array_bytes, " bytes, and the budget for steps is ",
-                              resources.inflight->capacity()),
+                 ExpectedGot(absl::StrCat("steps of at most ", resources.inflight->capacity(),
+                                          " bytes, the budget for those under way"),
+                             absl::StrCat(step_bytes)),
                  "spec.tensors");
   }
   absl::StatusOr<Grant> grant = resources.state->TryReserve(3 * array_bytes + OverheadBytes(**schema, **configuration));
@@ -144,26 +153,24 @@ v1::ParameterSet ParameterSet::Describe() const {
   return description;
 }
 
-bool ParameterSet::Matches(const v1::ParameterSetSpec& spec) const {
+absl::Status ParameterSet::CheckSpec(const v1::ParameterSetSpec& spec) const {
   absl::StatusOr<std::shared_ptr<const Configuration>> configuration = Configuration::Create(spec);
-  if (!configuration.ok()) return false;
+  if (!configuration.ok()) return configuration.status();
   absl::StatusOr<std::shared_ptr<const Schema>> schema = Schema::Create(spec, (*configuration)->groups());
-  if (!schema.ok() || (*schema)->fingerprint() != schema_->fingerprint()) return false;
-  if (spec.initialization() != initialization_) return false;
-  // The fingerprint is of names, shapes and order.
-  if (!std::equal(schema_->tensors().begin(), schema_->tensors().end(), (*schema)->tensors().begin(),
-                  (*schema)->tensors().end(),
-                  [](const Schema::Tensor& a, const Schema::Tensor& b) { return a.group == b.group; })) {
-    return false;
+  if (!schema.ok()) return schema.status();
+  if (absl::Status status = ValidateInitialization(spec.initialization()); !status.ok()) return status;
+  std::shared_ptr<const Configuration> mine;
+  {
+    MutexLock lock(&mutex_);
+    mine = configuration_;
   }
+  // Without the mutex: there may be many names to compare.
+  const absl::optional<SpecDifference> difference =
+      FindDifference({*mine, *schema_, initialization_}, {**configuration, **schema, spec.initialization()});
+  if (!difference.has_value()) return absl::OkStatus();
   MutexLock lock(&mutex_);
-  v1::ParameterSet mine;
-  v1::ParameterSet theirs;
-  for (const v1::ParameterGroup& group : configuration_->groups()) *mine.add_groups() = group;
-  for (const v1::ParameterGroup& group : (*configuration)->groups()) *theirs.add_groups() = group;
-  *mine.mutable_labels() = configuration_->labels();
-  *theirs.mutable_labels() = (*configuration)->labels();
-  return google::protobuf::util::MessageDifferencer::Equals(mine, theirs);
+  return MakeError(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SPEC_MISMATCH,
+                   ExpectedGot(difference->expected, difference->got), difference->field);
 }
 
 std::vector<std::string> ParameterSet::GroupNames() const {
@@ -214,7 +221,7 @@ void ParameterSet::Delete(absl::optional<uint64_t> incarnation, absl::AnyInvocab
     {
       MutexLock lock(&mutex_);
       status = CheckExists();
-      if (status.ok()) status = CheckIncarnation(incarnation);
+      if (status.ok() && incarnation.has_value()) status = CheckIncarnation(*incarnation, "incarnation");
       if (status.ok()) {
         deleted_ = true;
         gone = CheckExists();
@@ -234,7 +241,7 @@ absl::StatusOr<v1::GetStepResultResponse> ParameterSet::FindStepResult(const v1:
   MutexLock lock(&mutex_);
   absl::Status status = CheckExists();
   if (status.ok() && state_ == v1::PARAMETER_SET_STATE_POISONED) status = CheckReady();
-  if (status.ok() && request.has_incarnation()) status = CheckIncarnation(request.incarnation());
+  if (status.ok() && request.has_incarnation()) status = CheckIncarnation(request.incarnation(), "incarnation");
   if (!status.ok()) return status;
   v1::GetStepResultResponse response;
   response.set_step(step_);
@@ -305,25 +312,31 @@ absl::Status ParameterSet::CheckExists() const {
   return MakeError(absl::StatusCode::kNotFound, v1::ERROR_REASON_SET_NOT_FOUND, "the set was deleted");
 }
 
-absl::Status ParameterSet::CheckIncarnation(absl::optional<uint64_t> incarnation) const {
-  if (!incarnation.has_value() || *incarnation == incarnation_) return absl::OkStatus();
+absl::Status ParameterSet::CheckIncarnation(uint64_t demanded, absl::string_view field) const {
+  if (demanded == incarnation_) return absl::OkStatus();
   return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH,
-                   absl::StrCat("incarnation: expected ", *incarnation, ", got ", incarnation_));
+                   ExpectedGot(absl::StrCat(incarnation_), absl::StrCat(demanded)), field);
 }
 
-absl::Status ParameterSet::CheckFingerprint(absl::optional<uint64_t> fingerprint) const {
-  if (!fingerprint.has_value() || *fingerprint == schema_->fingerprint()) return absl::OkStatus();
+absl::Status ParameterSet::CheckFingerprint(uint64_t demanded, absl::string_view field) const {
+  if (demanded == schema_->fingerprint()) return absl::OkStatus();
   return MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_SCHEMA_MISMATCH,
-                   absl::StrCat("schema_fingerprint: expected ", *fingerprint, ", got ", schema_->fingerprint()));
+                   ExpectedGot(absl::StrCat(schema_->fingerprint()), absl::StrCat(demanded)), field);
 }
 
-absl::Status ParameterSet::MakeError(absl::StatusCode code, v1::ErrorReason reason, absl::string_view message) const {
+absl::Status ParameterSet::MakeError(absl::StatusCode code, v1::ErrorReason reason, absl::string_view message,
+                                     absl::string_view field) const {
   v1::ErrorDetail detail;
   detail.set_reason(reason);
   detail.set_set(name_);
   detail.set_incarnation(incarnation_);
   detail.set_step(step_);
-  return Error(code, absl::StrCat(name_, ": ", message), detail);
+  detail.set_field(std::string(field));
+  return Error(code, absl::StrCat(message, " (set ", Quoted(name_), ")"), detail);
+}
+
+absl::Status ParameterSet::Rewritten() const {
+  return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH, "the set was written meanwhile");
 }
 
 uint64_t ParameterSet::DrawIncarnation() { return absl::Uniform(random_, uint64_t{1}, uint64_t{1} << 53); }

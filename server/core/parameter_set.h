@@ -73,8 +73,9 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
   const std::string& name() const { return name_; }
   const Schema& schema() const { return *schema_; }
   v1::ParameterSet Describe() const;
-  // Whether `spec` asks for what this set is, all defaults resolved.
-  bool Matches(const v1::ParameterSetSpec& spec) const;
+  // OK if `spec` asks for what this set is, all defaults resolved. Errors: INVALID_ARGUMENT naming the field, if no set
+  // could be as it says; ALREADY_EXISTS (SPEC_MISMATCH) with the first field that differs.
+  absl::Status CheckSpec(const v1::ParameterSetSpec& spec) const;
   // Names of the groups, in order: what Schema::Tensor::group counts.
   std::vector<std::string> GroupNames() const;
   bool deleted() const;
@@ -185,14 +186,19 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
   // Whether the set answers steps: NOT_FOUND, DATA_LOSS (POISONED), FAILED_PRECONDITION (UNINITIALIZED).
   absl::Status CheckReady() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckExists() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CheckIncarnation(absl::optional<uint64_t> incarnation) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CheckFingerprint(absl::optional<uint64_t> fingerprint) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // An error that says where the set stands.
-  absl::Status MakeError(absl::StatusCode code, v1::ErrorReason reason, absl::string_view message) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What the client demands at `field`: this incarnation, or schema, and no other.
+  absl::Status CheckIncarnation(uint64_t demanded, absl::string_view field) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckFingerprint(uint64_t demanded, absl::string_view field) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // An error that says where the set stands, and which field of the request it is about, if one.
+  absl::Status MakeError(absl::StatusCode code, v1::ErrorReason reason, absl::string_view message,
+                         absl::string_view field = "") const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What becomes of what began before the set was written: ABORTED (INCARNATION_MISMATCH).
+  absl::Status Rewritten() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // In [1, 2^53), so that a client whose numbers are doubles keeps it exactly.
   uint64_t DrawIncarnation() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int64_t ArrayBytes() const { return schema_->flat_size() * static_cast<int64_t>(sizeof(float)); }
+  // What a step, or a staged write, holds until it commits.
+  int64_t StagingBytes() const { return ArrayBytes() + Coverage::MemoryBytes(schema_->tensors().size()); }
   bool IsSmall() const { return ArrayBytes() <= kSmallStepBytes; }
 
   const Resources resources_;

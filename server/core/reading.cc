@@ -19,10 +19,8 @@ absl::StatusOr<std::vector<v1::Slot>> RequestedSlots(const v1::ReadTensorsReques
     const v1::Slot slot = request.slots(i);
     const bool known = slot == v1::SLOT_PARAMETER || slot == v1::SLOT_EXP_AVG || slot == v1::SLOT_EXP_AVG_SQ;
     if (!known || absl::c_linear_search(slots, slot)) {
-      return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD,
-                   absl::StrCat("slots[", i, "]: expected each of PARAMETER, EXP_AVG and EXP_AVG_SQ at most once, got ",
-                                static_cast<int>(slot)),
-                   absl::StrCat("slots[", i, "]"));
+      return InvalidField(absl::StrCat("slots[", i, "]"),
+                          "SLOT_PARAMETER, SLOT_EXP_AVG or SLOT_EXP_AVG_SQ, each at most once", EnumName(slot));
     }
     slots.push_back(slot);
   }
@@ -47,7 +45,7 @@ void ParameterSet::BeginRead(const v1::ReadTensorsRequest& request, ReadDone don
   {
     MutexLock lock(&mutex_);
     status = CheckExists();
-    if (status.ok() && request.has_incarnation()) status = CheckIncarnation(request.incarnation());
+    if (status.ok() && request.has_incarnation()) status = CheckIncarnation(request.incarnation(), "incarnation");
     if (status.ok()) {
       const bool moments = absl::c_any_of(*slots, IsMoment);
       // What was published before a commit failed stays readable.
@@ -91,6 +89,7 @@ absl::Status ParameterSet::FillReading(const v1::ReadTensorsRequest& request, st
 
 absl::StatusOr<BlockList> Reading::Acquire(v1::Slot slot, int64_t begin, int64_t end) const {
   const auto cut = [&](const BlockList& blocks) {
+    if (begin == end) return BlockList();
     return BlockList(blocks.begin() + begin / kBlockElements, blocks.begin() + (end - 1) / kBlockElements + 1);
   };
   if (holds_) {

@@ -14,51 +14,37 @@ namespace {
 
 constexpr int kMaxSetsAPage = 1000;
 constexpr int kMaxTensorsAPage = 4096;
-// A page ends where it would become larger than this: sets may have much to say of labels and groups, and a message of
-// 4 MiB is all that a client takes by default.
+// A page ends where it would become larger than this: sets may have much to say of labels and groups, tensors have
+// names of up to 512 bytes, and a message of 4 MiB is all that a client takes by default.
 constexpr size_t kMaxPageBytes = size_t{1} << 20;
-
-absl::Status InvalidField(absl::string_view message, absl::string_view field) {
-  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD, message, field);
-}
 
 // The page size to use for a requested one. Error: INVALID_ARGUMENT.
 absl::StatusOr<int> PageSize(int32_t requested, int most) {
   if (requested < 0 || requested > most) {
-    return InvalidField(absl::StrCat("page_size: expected [0, ", most, "], got ", requested), "page_size");
+    return InvalidField("page_size", absl::StrCat("[0, ", most, "]"), absl::StrCat(requested));
   }
   return requested == 0 ? most : requested;
-}
-
-absl::Status WithSetName(absl::StatusCode code, v1::ErrorReason reason, absl::string_view name,
-                         absl::string_view message) {
-  v1::ErrorDetail detail;
-  detail.set_reason(reason);
-  detail.set_set(std::string(name));
-  return Error(code, absl::StrCat(name, ": ", message), detail);
 }
 
 }  // namespace
 
 absl::StatusOr<v1::CreateParameterSetResponse> Registry::Create(const v1::CreateParameterSetRequest& request) {
   const std::string& name = request.spec().name();
+  if (absl::Status status = ValidateSetName(name, "spec.name"); !status.ok()) return status;
   if (!v1::IfExists_IsValid(request.if_exists())) {
-    return InvalidField(absl::StrCat("if_exists: got ", static_cast<int>(request.if_exists())), "if_exists");
+    return InvalidField("if_exists", "IF_EXISTS_FAIL or IF_EXISTS_USE_IF_SAME_SPEC", EnumName(request.if_exists()));
   }
   MutexLock create_lock(&create_mutex_);
   absl::StatusOr<std::shared_ptr<ParameterSet>> existing = Find(name);
-  if (!existing.ok() && !absl::IsNotFound(existing.status())) {
-    return ValidateSetName(name, "spec.name");
-  }
   v1::CreateParameterSetResponse response;
   if (existing.ok()) {
     if (request.if_exists() != v1::IF_EXISTS_USE_IF_SAME_SPEC) {
-      return WithSetName(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SET_EXISTS, name, "the set exists");
+      return Error(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SET_EXISTS,
+                   absl::StrCat(ExpectedGot("a name that no set has", Quoted(name)),
+                                "; IF_EXISTS_USE_IF_SAME_SPEC uses the set that has it"),
+                   "spec.name");
     }
-    if (!(*existing)->Matches(request.spec())) {
-      return WithSetName(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SPEC_MISMATCH, name,
-                         "the set exists with another specification");
-    }
+    if (absl::Status status = (*existing)->CheckSpec(request.spec()); !status.ok()) return status;
     *response.mutable_parameter_set() = (*existing)->Describe();
     return response;
   }
@@ -76,7 +62,8 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> Registry::Find(absl::string_view n
   MutexLock lock(&mutex_);
   const auto found = sets_.find(name);
   if (found == sets_.end()) {
-    return WithSetName(absl::StatusCode::kNotFound, v1::ERROR_REASON_SET_NOT_FOUND, name, "there is no such set");
+    return WithSet(name, Error(absl::StatusCode::kNotFound, v1::ERROR_REASON_SET_NOT_FOUND,
+                               ExpectedGot("the name of a set", Quoted(name)), field));
   }
   return found->second;
 }
@@ -140,20 +127,25 @@ absl::StatusOr<v1::ListTensorsResponse> ListTensors(const ParameterSet& set, con
   int64_t first = 0;
   if (!request.page_token().empty() &&
       (!absl::SimpleAtoi(request.page_token(), &first) || first < 0 || first >= static_cast<int64_t>(tensors.size()))) {
-    return InvalidField("page_token: not one that this server gave", "page_token");
+    return InvalidField("page_token", "a next_page_token of this set", Quoted(request.page_token()));
   }
-  const int64_t last = std::min<int64_t>(first + *page_size, static_cast<int64_t>(tensors.size()));
   const std::vector<std::string> groups = set.GroupNames();
   v1::ListTensorsResponse response;
-  for (int64_t i = first; i < last; ++i) {
-    v1::Tensor* tensor = response.add_tensors();
-    tensor->set_index(static_cast<int32_t>(i));
-    tensor->set_name(tensors[i].name);
-    tensor->mutable_shape()->Add(tensors[i].shape.begin(), tensors[i].shape.end());
-    tensor->set_group(groups[tensors[i].group]);
-    tensor->set_element_count(tensors[i].size());
+  size_t bytes = 0;
+  for (int64_t i = first; i < static_cast<int64_t>(tensors.size()); ++i) {
+    v1::Tensor tensor;
+    tensor.set_index(static_cast<int32_t>(i));
+    tensor.set_name(tensors[i].name);
+    tensor.mutable_shape()->Add(tensors[i].shape.begin(), tensors[i].shape.end());
+    tensor.set_group(groups[tensors[i].group]);
+    tensor.set_element_count(tensors[i].size());
+    bytes += tensor.ByteSizeLong();
+    if (response.tensors_size() == *page_size || (response.tensors_size() > 0 && bytes > kMaxPageBytes)) {
+      response.set_next_page_token(absl::StrCat(i));
+      break;
+    }
+    *response.add_tensors() = std::move(tensor);
   }
-  if (last < static_cast<int64_t>(tensors.size())) response.set_next_page_token(absl::StrCat(last));
   return response;
 }
 

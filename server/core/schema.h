@@ -1,8 +1,9 @@
 // The tensors of a set and where they lie.
 //
 // A set is one flat index space of fp32 elements. Tensors lie in it in the order of the specification, each starting at
-// a multiple of 16 elements; what is between them is padding, and zero. The wire speaks (tensor, offset); everything
-// inside speaks flat ranges [begin, end).
+// a multiple of 16 elements; what is between them is padding, and zero. So each tensor takes a multiple of 16 elements
+// (64 bytes) of every array: one of a single element as many as one of 16, one without elements none. The wire speaks
+// (tensor, offset); everything inside speaks flat ranges [begin, end).
 #ifndef ADAMANT_SERVER_CORE_SCHEMA_H_
 #define ADAMANT_SERVER_CORE_SCHEMA_H_
 
@@ -17,8 +18,7 @@
 
 namespace adamant::core {
 
-inline constexpr int kMaxTensors = 16384;
-inline constexpr int64_t kMaxSchemaBytes = int64_t{2} << 20;
+inline constexpr int kMaxTensors = 65536;
 inline constexpr int kMaxRank = 8;
 inline constexpr int kMaxTensorNameBytes = 512;
 // Tensors start at multiples of this, in elements: a cache line.
@@ -32,7 +32,7 @@ class Schema {
     std::vector<int64_t> shape;
     int group;      // position in the configuration's groups
     int64_t begin;  // flat, a multiple of kTensorAlignment
-    int64_t end;    // begin + elements of the tensor
+    int64_t end;    // begin + elements of the tensor: begin if an extent is 0
     int64_t size() const { return end - begin; }
   };
 
@@ -44,7 +44,7 @@ class Schema {
   absl::Span<const Tensor> tensors() const { return tensors_; }
   // Elements of each tensor.
   absl::Span<const int64_t> sizes() const { return sizes_; }
-  // Length of the flat space, padding included: a multiple of kTensorAlignment.
+  // Length of the flat space, padding included: a multiple of kTensorAlignment, 0 if no tensor has elements.
   int64_t flat_size() const { return flat_size_; }
   // Elements of all tensors, without padding.
   int64_t parameter_count() const { return parameter_count_; }
@@ -52,8 +52,12 @@ class Schema {
   // whose numbers are doubles keeps it exactly.
   uint64_t fingerprint() const { return fingerprint_; }
 
-  // The tensor whose range, padding behind it included, has the flat index. Requires: index in [0, flat_size()).
+  // The tensor whose range, padding behind it included, has the flat index: one that has elements. Requires: index in
+  // [0, flat_size()).
   int TensorAt(int64_t index) const;
+
+  // Memory that the schema takes, in bytes: names and shapes with what the allocator adds to each.
+  int64_t MemoryBytes() const;
 
  private:
   Schema() = default;

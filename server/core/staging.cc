@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,12 +14,28 @@
 namespace adamant::core {
 namespace {
 
-absl::Status ChunkError(v1::ErrorReason reason, int32_t tensor, int64_t offset, absl::string_view message) {
+// What is wrong with a chunk of a tensor.
+v1::ErrorDetail ChunkDetail(v1::ErrorReason reason, int32_t tensor, int64_t offset) {
   v1::ErrorDetail detail;
   detail.set_reason(reason);
   detail.set_tensor(tensor);
   detail.set_offset(offset);
-  return Error(absl::StatusCode::kInvalidArgument, message, detail);
+  return detail;
+}
+
+// `tensor 3 (`bias`)`.
+std::string NameOf(int32_t tensor, const Schema& schema) {
+  return absl::StrCat("tensor ", tensor, " (", Quoted(schema.tensors()[tensor].name), ")");
+}
+
+// What to ask whoever sent so many bytes of data for so many elements: elements of another type than fp32, taken for
+// fp32, add up to twice, half or a quarter as many.
+absl::string_view AskForType(int64_t received, int64_t elements) {
+  if (received <= 0 || elements <= 0) return "";
+  if (received % 2 == 0 && received / 2 == elements) return "; is this float64?";
+  if (elements % 2 == 0 && elements / 2 == received) return "; is this float16 or bfloat16?";
+  if (elements % 4 == 0 && elements / 4 == received) return "; is this int8?";
+  return "";
 }
 
 }  // namespace
@@ -29,23 +46,41 @@ Coverage::Coverage(std::shared_ptr<const Schema> schema)
 absl::StatusOr<int64_t> Coverage::Advance(int32_t tensor, int64_t offset, int64_t count) {
   const auto tensors = schema_->tensors();
   if (tensor < 0 || static_cast<size_t>(tensor) >= tensors.size()) {
-    return ChunkError(v1::ERROR_REASON_UNKNOWN_TENSOR, tensor, offset,
-                      absl::StrCat("chunk of tensor ", tensor, " of a set of ", tensors.size(), " tensors"));
+    v1::ErrorDetail detail = ChunkDetail(v1::ERROR_REASON_UNKNOWN_TENSOR, tensor, offset);
+    detail.set_field("tensor");
+    return Error(absl::StatusCode::kInvalidArgument,
+                 ExpectedGot(absl::StrCat("one of the set's ", tensors.size(), " tensors, counted from 0"),
+                             absl::StrCat(tensor)),
+                 detail);
   }
   const Schema::Tensor& place = tensors[tensor];
-  if (count < 1) {
-    return ChunkError(v1::ERROR_REASON_MALFORMED_CHUNK, tensor, offset,
-                      absl::StrCat("chunk of tensor ", tensor, " (`", place.name, "`) without elements"));
+  if (count < 0 || (count == 0 && place.size() > 0)) {
+    return Error(
+        absl::StatusCode::kInvalidArgument,
+        ExpectedGot(absl::StrCat("elements of ", NameOf(tensor, *schema_), ", which has ", place.size()), "none"),
+        ChunkDetail(v1::ERROR_REASON_MALFORMED_CHUNK, tensor, offset));
   }
+  const int64_t received = received_[tensor];
   if (offset < 0 || offset > place.size() || count > place.size() - offset) {
-    return ChunkError(v1::ERROR_REASON_CHUNK_OUT_OF_RANGE, tensor, offset,
-                      absl::StrCat("chunk of ", count, " elements from offset ", offset, " of tensor ", tensor, " (`",
-                                   place.name, "`), which has ", place.size()));
+    v1::ErrorDetail detail = ChunkDetail(v1::ERROR_REASON_CHUNK_OUT_OF_RANGE, tensor, offset);
+    detail.set_expected_offset(place.size());
+    const int64_t in_all = count > 2 * place.size() ? 0 : received + count;
+    return Error(
+        absl::StatusCode::kInvalidArgument,
+        absl::StrCat(ExpectedGot(absl::StrCat("elements in [0, ", place.size(), ") of ", NameOf(tensor, *schema_)),
+                                 absl::StrCat(count, " from offset ", offset, " on")),
+                     AskForType(in_all, place.size())),
+        detail);
   }
-  if (offset != received_[tensor]) {
-    return ChunkError(v1::ERROR_REASON_CHUNK_OUT_OF_ORDER, tensor, offset,
-                      absl::StrCat("chunk from offset ", offset, " of tensor ", tensor, " (`", place.name,
-                                   "`); expected one from offset ", received_[tensor]));
+  if (offset != received) {
+    v1::ErrorDetail detail = ChunkDetail(v1::ERROR_REASON_CHUNK_OUT_OF_ORDER, tensor, offset);
+    detail.set_field("offset");
+    detail.set_expected_offset(received);
+    return Error(absl::StatusCode::kInvalidArgument,
+                 absl::StrCat(ExpectedGot(absl::StrCat(received, ", where ", NameOf(tensor, *schema_), " goes on"),
+                                          absl::StrCat(offset)),
+                              AskForType(received, offset)),
+                 detail);
   }
   received_[tensor] += count;
   missing_ -= count;
@@ -57,10 +92,15 @@ absl::Status Coverage::CheckComplete() const {
   const auto tensors = schema_->tensors();
   int32_t tensor = 0;
   while (received_[tensor] == tensors[tensor].size()) ++tensor;
-  return ChunkError(
-      v1::ERROR_REASON_INCOMPLETE, tensor, received_[tensor],
-      absl::StrCat(missing_, " elements are missing, the first at offset ", received_[tensor], " of tensor ", tensor,
-                   " (`", tensors[tensor].name, "`), which has ", tensors[tensor].size()));
+  const int64_t received = received_[tensor];
+  const int64_t size = tensors[tensor].size();
+  v1::ErrorDetail detail = ChunkDetail(v1::ERROR_REASON_INCOMPLETE, tensor, received);
+  detail.set_expected_offset(received);
+  return Error(absl::StatusCode::kInvalidArgument,
+               absl::StrCat(ExpectedGot(absl::StrCat("all ", size, " elements of ", NameOf(tensor, *schema_)),
+                                        absl::StrCat(received)),
+                            " (missing in all tensors: ", missing_, ")", AskForType(received, size)),
+               detail);
 }
 
 Staging::Staging(std::shared_ptr<const Schema> schema, BlockList blocks, kernels::MeasureFunction measure)

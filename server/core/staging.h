@@ -23,16 +23,28 @@ using ChunkSource = absl::FunctionRef<void(float* to, int64_t n)>;
 
 // How far each tensor of one array has come: chunks of a tensor arrive in ascending order without gaps.
 // Thread-compatible.
+//
+// A tensor without elements needs no chunk. Empty chunks are accepted for it all the same, since a loop over all
+// tensors sends one.
 class Coverage {
  public:
   explicit Coverage(std::shared_ptr<const Schema> schema);
 
+  // What a coverage of a set of so many tensors takes, in bytes.
+  static int64_t MemoryBytes(int64_t tensors) { return tensors * static_cast<int64_t>(sizeof(int64_t)); }
+
   // Accounts for `count` elements of `tensor` from `offset` on, and returns the flat index of the first. Errors, all
-  // INVALID_ARGUMENT with tensor and offset, after which nothing was accounted for: UNKNOWN_TENSOR, MALFORMED_CHUNK
-  // (count below 1), CHUNK_OUT_OF_RANGE, CHUNK_OUT_OF_ORDER (saying which offset was expected).
+  // INVALID_ARGUMENT with tensor and offset, after which nothing was accounted for:
+  // - UNKNOWN_TENSOR, with the field `tensor`;
+  // - MALFORMED_CHUNK: no elements, of a tensor that has some;
+  // - CHUNK_OUT_OF_RANGE: the detail's expected_offset is the tensor's size, which the chunk may reach to;
+  // - CHUNK_OUT_OF_ORDER, with the field `offset`: expected_offset is where the tensor's next chunk has to start.
+  // The field is relative to the chunk. The message asks whether the elements are of another type than fp32 where the
+  // bytes that have come would then add up.
   absl::StatusOr<int64_t> Advance(int32_t tensor, int64_t offset, int64_t count);
 
-  // OK if every element has come; otherwise INVALID_ARGUMENT (INCOMPLETE) with the lowest tensor and offset missing.
+  // OK if every element has come; otherwise INVALID_ARGUMENT (INCOMPLETE) with the lowest tensor and offset missing,
+  // which is expected_offset, too. Asks like Advance.
   absl::Status CheckComplete() const;
 
  private:

@@ -12,26 +12,21 @@
 namespace adamant::core {
 namespace {
 
-absl::Status InvalidField(absl::string_view message, absl::string_view field) {
-  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD, message, field);
-}
-
 // What can be said of a header without knowing the set.
 absl::Status ValidateHeader(const v1::StepHeader& header) {
   if (header.request_id().empty()) {
-    if (header.has_attempt()) return InvalidField("attempt: needs a request_id", "header.attempt");
+    if (header.has_attempt()) {
+      return InvalidField("header.attempt", "none without a request_id", absl::StrCat(header.attempt()));
+    }
   } else {
     if (absl::Status status = ValidateRequestId(header.request_id(), "header.request_id"); !status.ok()) return status;
-    if (!header.has_expected_step()) {
-      return InvalidField("expected_step: a request_id needs one", "header.expected_step");
-    }
+    if (!header.has_expected_step()) return InvalidField("header.expected_step", "one with a request_id", "none");
   }
   if (header.has_attempt() && header.attempt() < 1) {
-    return InvalidField(absl::StrCat("attempt: expected 1 or more, got ", header.attempt()), "header.attempt");
+    return InvalidField("header.attempt", "1 or more", absl::StrCat(header.attempt()));
   }
   if (header.has_expected_step() && header.expected_step() < 0) {
-    return InvalidField(absl::StrCat("expected_step: expected 0 or more, got ", header.expected_step()),
-                        "header.expected_step");
+    return InvalidField("header.expected_step", "0 or more", absl::StrCat(header.expected_step()));
   }
   return absl::OkStatus();
 }
@@ -43,9 +38,8 @@ int32_t AttemptNumber(const v1::StepHeader& header) { return header.has_attempt(
 absl::Status ValidateRequestId(absl::string_view request_id, absl::string_view field) {
   const bool printable = absl::c_all_of(request_id, [](char c) { return c >= ' ' && c <= '~'; });
   if (!request_id.empty() && request_id.size() <= kMaxRequestIdBytes && printable) return absl::OkStatus();
-  return InvalidField(absl::StrCat("request_id: expected 1 to ", kMaxRequestIdBytes,
-                                   " printable ASCII characters, got ", request_id.size(), " bytes"),
-                      field);
+  return InvalidField(field, absl::StrCat("1 to ", kMaxRequestIdBytes, " printable ASCII characters"),
+                      request_id.empty() ? "none" : absl::StrCat(request_id.size(), ": ", Quoted(request_id)));
 }
 
 StepAttempt::StepAttempt(std::shared_ptr<ParameterSet> set, const v1::StepHeader& header,
@@ -62,7 +56,7 @@ void StepAttempt::Start() { set_->BeginStep(shared_from_this()); }
 absl::Status StepAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy) {
   if (!staging_.has_value()) return absl::OkStatus();
   absl::Status status = slot == v1::SLOT_UNSPECIFIED ? staging_->Add(tensor, offset, count, copy)
-                                                     : InvalidField("slot: a gradient has none", "chunks.slot");
+                                                     : InvalidField("slot", "none in a gradient", EnumName(slot));
   if (!status.ok()) Cancel();
   return status;
 }
@@ -70,8 +64,6 @@ absl::Status StepAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, int
 absl::Status StepAttempt::CheckComplete() const {
   return staging_.has_value() ? staging_->CheckComplete() : absl::OkStatus();
 }
-
-const std::string& StepAttempt::set_name() const { return set_->name(); }
 
 absl::Status StepAttempt::Complete() {
   if (absl::Status status = CheckComplete(); !status.ok()) {
@@ -103,7 +95,7 @@ void ParameterSet::BeginStep(const std::shared_ptr<StepAttempt>& attempt) {
       attempt->incarnation_ = incarnation_;
       superseded = FindSuperseded(*attempt);
       superseded_status = MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SUPERSEDED,
-                                    absl::StrCat("request_id ", header.request_id(), ": a newer attempt took over"));
+                                    absl::StrCat("a newer attempt of ", Quoted(header.request_id()), " took over"));
       attempts_.insert(attempt.get());
     }
   }
@@ -126,8 +118,10 @@ absl::Status ParameterSet::CheckStepHeader(const StepAttempt& attempt) const {
   if (*replay != nullptr) return absl::OkStatus();
 
   absl::Status status;
-  if (header.has_incarnation()) status = CheckIncarnation(header.incarnation());
-  if (status.ok() && header.has_schema_fingerprint()) status = CheckFingerprint(header.schema_fingerprint());
+  if (header.has_incarnation()) status = CheckIncarnation(header.incarnation(), "header.incarnation");
+  if (status.ok() && header.has_schema_fingerprint()) {
+    status = CheckFingerprint(header.schema_fingerprint(), "header.schema_fingerprint");
+  }
   // A step that is ahead of the set may be just in time at its turn.
   if (status.ok() && header.has_expected_step() && header.expected_step() < step_) status = StepMismatch(header);
   if (!status.ok()) return status;
@@ -136,8 +130,10 @@ absl::Status ParameterSet::CheckStepHeader(const StepAttempt& attempt) const {
     if (!header.request_id().empty() && other->header_.request_id() == header.request_id() &&
         other->state_ != StepAttempt::State::kOver && AttemptNumber(other->header_) > AttemptNumber(header)) {
       return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SUPERSEDED,
-                       absl::StrCat("request_id ", header.request_id(), ": attempt ", AttemptNumber(other->header_),
-                                    " is under way, this is attempt ", AttemptNumber(header)));
+                       ExpectedGot(absl::StrCat(AttemptNumber(other->header_), " or more, since that attempt of ",
+                                                Quoted(header.request_id()), " is under way"),
+                                   absl::StrCat(AttemptNumber(header))),
+                       "header.attempt");
     }
   }
   return absl::OkStatus();
@@ -148,7 +144,9 @@ absl::StatusOr<const ReplayMemory::Entry*> ParameterSet::FindReplay(const StepAt
   const ReplayMemory::Entry* entry = request_id.empty() ? nullptr : replay_.Find(request_id);
   if (entry != nullptr && entry->header_hash != attempt.header_hash_) {
     return MakeError(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_REQUEST_ID_REUSED,
-                     absl::StrCat("request_id ", request_id, " was applied before, with another header"));
+                     ExpectedGot("a new one, or the header that it was applied with",
+                                 absl::StrCat(Quoted(request_id), " with another header")),
+                     "header.request_id");
   }
   return entry;
 }
@@ -159,8 +157,9 @@ absl::Status ParameterSet::StepMismatch(const v1::StepHeader& header) const {
       !header.request_id().empty() && AttemptNumber(header) > 1 && step_ - header.expected_step() > kRememberedSteps;
   return MakeError(absl::StatusCode::kAborted,
                    unknown ? v1::ERROR_REASON_OUTCOME_UNKNOWN : v1::ERROR_REASON_STEP_MISMATCH,
-                   absl::StrCat("expected_step ", header.expected_step(), ", but the set is at step ", step_,
-                                unknown ? ": whether an earlier attempt was applied is not known any more" : ""));
+                   absl::StrCat(ExpectedGot(absl::StrCat(step_), absl::StrCat(header.expected_step())),
+                                unknown ? "; whether an earlier attempt was applied is not known any more" : ""),
+                   "header.expected_step");
 }
 
 std::vector<std::shared_ptr<StepAttempt>> ParameterSet::FindSuperseded(const StepAttempt& by) const {
@@ -179,7 +178,7 @@ void ParameterSet::Admit(const std::shared_ptr<StepAttempt>& attempt) {
     return;
   }
   const Budget::WaitId wait = resources_.inflight->Reserve(
-      ArrayBytes(), resources_.admission_wait,
+      StagingBytes(), resources_.admission_wait,
       [this, attempt](absl::StatusOr<Grant> grant) { Admitted(attempt, std::move(grant)); });
   SetWait(attempt.get(), wait);
 }

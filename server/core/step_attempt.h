@@ -38,6 +38,8 @@ using StepListener = Listener<StepReply>;
 // reference cancels.
 class StepAttempt : public std::enable_shared_from_this<StepAttempt> {
  public:
+  using Header = v1::StepHeader;
+
   ~StepAttempt();
   StepAttempt(const StepAttempt&) = delete;
   StepAttempt& operator=(const StepAttempt&) = delete;
@@ -46,14 +48,13 @@ class StepAttempt : public std::enable_shared_from_this<StepAttempt> {
   // come, or OnOutcome with what is wrong with the header, or with RESOURCE_EXHAUSTED when there was no room in time.
   void Start();
 
-  // Takes one chunk of the gradient; `copy` is called, if at all, before it returns. After an error (see Staging::Add)
-  // the attempt is over, and the set as it was.
+  // Takes one chunk of the gradient; `copy` is called, if at all, before it returns. After an error (see Staging::Add;
+  // fields are relative to the chunk) the attempt is over, and the set as it was.
   absl::Status Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
 
   // OK if everything has come that Complete asks for; else INCOMPLETE, and the attempt goes on. For the thread that
   // delivers.
   absl::Status CheckComplete() const;
-  const std::string& set_name() const;
 
   // The last message has come. On OK this is the point of no return: the step takes its turn, whatever becomes of the
   // client, and OnOutcome follows, perhaps before this returns. Error: INCOMPLETE; the attempt is over.

@@ -105,7 +105,7 @@ absl::StatusOr<absl::optional<StepReply>> ParameterSet::Decide(StepAttempt* atte
     result.set_replayed(true);
     return MakeReply(result, attempt);
   }
-  if (absl::Status status = CheckIncarnation(attempt->incarnation_); !status.ok()) return status;
+  if (attempt->incarnation_ != incarnation_) return Rewritten();
   // Before expected_step, which would say of a request that was applied that it came too late.
   if (!attempt->staging_.has_value()) {
     return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_OUTCOME_UNKNOWN,
@@ -136,6 +136,8 @@ std::shared_ptr<ParameterSet::Commit> ParameterSet::BeginCommit(const std::share
   commit->result.set_grad_norm(finding.grad_norm);
   commit->result.set_config_revision(configuration_->revision());
   const int groups = static_cast<int>(configuration_->groups().size());
+  commit->scalars.reserve(groups);
+  commit->result.mutable_learning_rates()->Reserve(groups);
   for (int group = 0; group < groups; ++group) {
     commit->scalars.push_back(configuration_->Scalars(group, step_ + 1, /*scale=*/1.0f));
     commit->result.add_learning_rates(configuration_->LearningRate(group, step_ + 1));

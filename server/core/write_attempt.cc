@@ -16,10 +16,12 @@ constexpr int64_t kMaxStep = int64_t{1} << 53;
 
 // What may be written: a later step must be able to compute with it without an overflow.
 struct SlotLimits {
+  const char* slot;
   float lowest;
   float highest;
 };
-constexpr SlotLimits kLimits[] = {{-0x1p95f, 0x1p95f}, {-0x1p64f, 0x1p64f}, {0.0f, 0x1p127f}};
+constexpr SlotLimits kLimits[] = {
+    {"SLOT_PARAMETER", -0x1p95f, 0x1p95f}, {"SLOT_EXP_AVG", -0x1p64f, 0x1p64f}, {"SLOT_EXP_AVG_SQ", 0.0f, 0x1p127f}};
 
 // Position in WriteAttempt::slots_, or -1.
 int SlotIndex(v1::Slot slot) {
@@ -36,33 +38,35 @@ int SlotIndex(v1::Slot slot) {
   }
 }
 
-absl::Status InvalidField(absl::string_view message, absl::string_view field) {
-  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD, message, field);
-}
-
 absl::Status ValidateHeader(const v1::WriteHeader& header) {
   if (!header.request_id().empty()) {
     if (absl::Status status = ValidateRequestId(header.request_id(), "header.request_id"); !status.ok()) return status;
   }
   if (header.mode() != v1::WRITE_MODE_PARAMETERS && header.mode() != v1::WRITE_MODE_FULL) {
-    return InvalidField("mode: expected PARAMETERS or FULL", "header.mode");
+    return InvalidField("header.mode", "WRITE_MODE_PARAMETERS or WRITE_MODE_FULL", EnumName(header.mode()));
   }
   const bool full = header.mode() == v1::WRITE_MODE_FULL;
-  if (header.has_step() != full) return InvalidField("step: goes with mode FULL, and only with it", "header.step");
+  if (!full && header.has_step()) {
+    return InvalidField("header.step", "none with WRITE_MODE_PARAMETERS", absl::StrCat(header.step()));
+  }
+  if (full && !header.has_step()) return InvalidField("header.step", "one with WRITE_MODE_FULL", "none");
   if (full && (header.step() < 0 || header.step() > kMaxStep)) {
-    return InvalidField(absl::StrCat("step: expected [0, 2^53], got ", header.step()), "header.step");
+    return InvalidField("header.step", absl::StrCat("[0, ", kMaxStep, "]"), absl::StrCat(header.step()));
   }
   return absl::OkStatus();
 }
 
-absl::Status BadValue(const Schema& schema, int32_t tensor, int64_t offset, const SlotLimits& limits, float value) {
+absl::Status BadValue(const Schema& schema, v1::Slot slot, int32_t tensor, int64_t offset, float value) {
+  const SlotLimits& limits = kLimits[SlotIndex(slot)];
   v1::ErrorDetail detail;
   detail.set_reason(v1::ERROR_REASON_VALUE_OUT_OF_RANGE);
   detail.set_tensor(tensor);
   detail.set_offset(offset);
   return Error(absl::StatusCode::kInvalidArgument,
-               absl::StrCat("tensor ", tensor, " (", schema.tensors()[tensor].name, ") offset ", offset, ": expected [",
-                            limits.lowest, ", ", limits.highest, "], got ", value),
+               ExpectedGot(absl::StrCat("values in [", Spelled(limits.lowest), ", ", Spelled(limits.highest), "] for ",
+                                        limits.slot),
+                           absl::StrCat(Spelled(value), " at offset ", offset, " of tensor ", tensor, " (",
+                                        Quoted(schema.tensors()[tensor].name), ")")),
                detail);
 }
 
@@ -107,8 +111,11 @@ absl::Status WriteAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, in
   if (kind_ == Kind::kReplay) return absl::OkStatus();
   const int index = SlotIndex(slot);
   if (index < 0 || !slots_[index].has_value()) {
-    return Fail(InvalidField(absl::StrCat("slot: this write does not bring ", v1::Slot_Name(slot), " (", slot, ")"),
-                             "chunks.slot"));
+    return Fail(InvalidField("slot",
+                             header_.mode() == v1::WRITE_MODE_FULL
+                                 ? "SLOT_PARAMETER, SLOT_EXP_AVG or SLOT_EXP_AVG_SQ with WRITE_MODE_FULL"
+                                 : "SLOT_PARAMETER with WRITE_MODE_PARAMETERS",
+                             EnumName(slot)));
   }
   const SlotLimits& limits = kLimits[index];
   int64_t position = offset;
@@ -121,7 +128,7 @@ absl::Status WriteAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, in
     }
     position += n;
   });
-  if (status.ok() && bad.has_value()) status = BadValue(*set_->schema_, tensor, bad->first, limits, bad->second);
+  if (status.ok() && bad.has_value()) status = BadValue(*set_->schema_, slot, tensor, bad->first, bad->second);
   return status.ok() ? status : Fail(status);
 }
 
@@ -132,8 +139,6 @@ absl::Status WriteAttempt::CheckComplete() const {
   }
   return absl::OkStatus();
 }
-
-const std::string& WriteAttempt::set_name() const { return set_->name(); }
 
 absl::Status WriteAttempt::Complete() {
   if (absl::Status status = CheckComplete(); !status.ok()) return Fail(status);
@@ -163,7 +168,7 @@ void ParameterSet::BeginWrite(const std::shared_ptr<WriteAttempt>& attempt) {
     if (status.ok()) writes_.insert(attempt.get());
     kind = attempt->kind_;
     superseded = MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SUPERSEDED,
-                           absl::StrCat("request_id ", attempt->header_.request_id(), ": a newer attempt took over"));
+                           absl::StrCat("a newer attempt of ", Quoted(attempt->header_.request_id()), " took over"));
   }
   if (!status.ok()) {
     FailWrite(attempt.get(), std::move(status));
@@ -186,7 +191,7 @@ void ParameterSet::BeginWrite(const std::shared_ptr<WriteAttempt>& attempt) {
         TakeStaging(attempt, Grant());
       } else {
         const Budget::WaitId wait = resources_.inflight->Reserve(
-            ArrayBytes(), resources_.admission_wait,
+            StagingBytes(), resources_.admission_wait,
             [this, attempt](absl::StatusOr<Grant> grant) { TakeStaging(attempt, std::move(grant)); });
         SetWait(attempt.get(), wait);
       }
@@ -203,14 +208,18 @@ absl::Status ParameterSet::CheckWrite(WriteAttempt* attempt, std::vector<std::sh
   if (!header.request_id().empty() && header.request_id() == write_request_id_ && CheckReady().ok()) {
     if (HashHeader(header) != write_header_hash_) {
       return MakeError(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_REQUEST_ID_REUSED,
-                       absl::StrCat("request_id ", header.request_id(), " was applied before, with another header"));
+                       ExpectedGot("a new one, or the header that it was applied with",
+                                   absl::StrCat(Quoted(header.request_id()), " with another header")),
+                       "header.request_id");
     }
     attempt->kind_ = WriteAttempt::Kind::kReplay;
     return absl::OkStatus();
   }
   absl::Status status;
-  if (header.has_incarnation()) status = CheckIncarnation(header.incarnation());
-  if (status.ok() && header.has_schema_fingerprint()) status = CheckFingerprint(header.schema_fingerprint());
+  if (header.has_incarnation()) status = CheckIncarnation(header.incarnation(), "header.incarnation");
+  if (status.ok() && header.has_schema_fingerprint()) {
+    status = CheckFingerprint(header.schema_fingerprint(), "header.schema_fingerprint");
+  }
   if (!status.ok()) return status;
   if (write_ != nullptr && write_ != attempt) return WaitToWrite(attempt, older);
 
@@ -236,7 +245,9 @@ absl::Status ParameterSet::WaitToWrite(WriteAttempt* attempt, std::vector<std::s
     }
     if (HashHeader(one->header_) != HashHeader(attempt->header_)) {
       return MakeError(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_REQUEST_ID_REUSED,
-                       absl::StrCat("request_id ", request_id, " is under way, with another header"));
+                       ExpectedGot("a new one, or the header that it is under way with",
+                                   absl::StrCat(Quoted(request_id), " with another header")),
+                       "header.request_id");
     }
     if (std::shared_ptr<WriteAttempt> alive = one->weak_from_this().lock()) older->push_back(std::move(alive));
   }
@@ -371,8 +382,7 @@ ParameterSet::TurnState ParameterSet::WriteCommitTurn(const std::shared_ptr<Writ
       response.set_replayed(true);
       status = CheckReady();
       if (status.ok() && header.request_id() != write_request_id_) {
-        status = MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH,
-                           "the set was written again meanwhile");
+        status = Rewritten();
       }
     } else if (status.ok()) {
       if (attempt->kind_ == WriteAttempt::Kind::kStaged) status = CheckReady();
@@ -391,8 +401,7 @@ ParameterSet::TurnState ParameterSet::WriteCommitTurn(const std::shared_ptr<Writ
         write_request_id_ = header.request_id();
         write_header_hash_ = HashHeader(header);
         for (absl::optional<Staging>& slot : attempt->slots_) slot.reset();
-        rewritten = MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH,
-                              "the set was written meanwhile");
+        rewritten = Rewritten();
       }
     }
     response.set_incarnation(incarnation_);

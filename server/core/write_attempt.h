@@ -31,6 +31,8 @@ using WriteListener = Listener<v1::WriteTensorsResponse>;
 // Calls as for StepAttempt.
 class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
  public:
+  using Header = v1::WriteHeader;
+
   ~WriteAttempt();
   WriteAttempt(const WriteAttempt&) = delete;
   WriteAttempt& operator=(const WriteAttempt&) = delete;
@@ -39,13 +41,13 @@ class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
   void Start();
 
   // Takes one chunk. Errors as Staging::Add, and VALUE_OUT_OF_RANGE with tensor and offset for a value that may not be
-  // written, INVALID_FIELD for a slot that this write does not bring. After an error the attempt is over.
+  // written, INVALID_FIELD for a slot that this write does not bring; fields are relative to the chunk. After an error
+  // the attempt is over.
   absl::Status Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
 
   // OK if everything has come that Complete asks for; else INCOMPLETE, and the attempt goes on. For the thread that
   // delivers.
   absl::Status CheckComplete() const;
-  const std::string& set_name() const;
 
   // The last message has come. On OK the write takes its turn and OnOutcome follows, perhaps before this returns.
   // Error: INCOMPLETE; the attempt is over.

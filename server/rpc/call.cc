@@ -7,7 +7,6 @@
 #include <string>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
 #include "proto/wire/status.h"
 #include "proto/wire/tensor_message.h"
@@ -143,9 +142,9 @@ void Call::EndOverdue(const Overdue& overdue) {
   }
   {
     core::MutexLock lock(&mutex_);
-    end_ = status;
+    end_ = WithSet(set_name_, status);
   }
-  FinishEnd(status);
+  FinishEnd();
 }
 
 void Call::CutOff() {
@@ -189,16 +188,18 @@ void Call::End(const absl::Status& status) {
   {
     core::MutexLock lock(&mutex_);
     if (end_.has_value()) return;
-    end_ = status;
+    end_ = WithSet(set_name_, status);
     ++entered_;
   }
-  FinishEnd(status);
+  FinishEnd();
 }
 
-void Call::FinishEnd(const absl::Status& status) {
+void Call::FinishEnd() {
   core::Budget::WaitId place_wait;
+  absl::Status status;
   {
     core::MutexLock lock(&mutex_);
+    status = *end_;
     place_wait = std::exchange(place_wait_, core::Budget::kNoWait);
   }
   if (place_wait != core::Budget::kNoWait) open_calls_->places()->Cancel(place_wait);
@@ -220,8 +221,14 @@ void Call::EndOperation(absl::optional<int64_t> bytes) {
     core::MutexLock lock(&mutex_);
     phase_ = Phase::kIdle;
     idle_limit_ = bytes.has_value() ? open_calls_->terms().For(*bytes) : absl::InfiniteDuration();
+    set_name_.clear();
   }
   if (open_calls_->draining()) OnDrain();
+}
+
+void Call::NameSet(absl::string_view name) {
+  core::MutexLock lock(&mutex_);
+  set_name_ = std::string(name);
 }
 
 bool Call::ended() const {
@@ -311,13 +318,10 @@ absl::Status Parse(const grpc::ByteBuffer& buffer, google::protobuf::Message* me
   grpc::ByteBuffer bytes = buffer;  // the slices, not what is in them
   grpc::ProtoBufferReader reader(&bytes);
   if (!reader.status().ok() || !message->ParseFromZeroCopyStream(&reader)) {
-    return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_MALFORMED_MESSAGE,
-                 absl::StrCat("not a valid ", message->GetDescriptor()->full_name()));
+    message->Clear();
+    return wire::MalformedMessage(message->GetDescriptor()->full_name());
   }
-  if (std::string field = wire::FindUnknownField(*message); !field.empty()) {
-    return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNKNOWN_FIELD,
-                 absl::StrCat("unknown field ", field), field);
-  }
+  if (std::string field = wire::FindUnknownField(*message); !field.empty()) return wire::UnknownField(field);
   return absl::OkStatus();
 }
 

@@ -14,6 +14,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "adamant/v1/error.pb.h"
@@ -82,6 +83,9 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   // Ends the call. The client gets `status`, after what was written.
   void End(const absl::Status& status);
 
+  // The operation is about the set of this name: the detail of an error that ends it says so.
+  void NameSet(absl::string_view name);
+
   // The call needs no more than `bytes` of its charge from here on.
   void ShrinkCharge(int64_t bytes) { place_.ShrinkTo(bytes); }
 
@@ -135,7 +139,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   void EndOverdue(const Overdue& overdue);
   void CutOff();
   // Does what is left to do of an end that is decided. Requires: the caller has entered.
-  void FinishEnd(const absl::Status& status);
+  void FinishEnd();
   // "METHOD from PEER", for the log.
   std::string Description() const;
 
@@ -155,6 +159,8 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kWaiting;
   core::Budget::WaitId place_wait_ ABSL_GUARDED_BY(mutex_) = core::Budget::kNoWait;
+  // The set that the operation is about; empty where none is known.
+  std::string set_name_ ABSL_GUARDED_BY(mutex_);
   // How the call ends, once that is decided.
   absl::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
 
@@ -172,7 +178,8 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
 
 // `message` as gRPC sends it.
 grpc::ByteBuffer Serialize(const google::protobuf::MessageLite& message);
-// Parses a whole message. Errors, INVALID_ARGUMENT: MALFORMED_MESSAGE, UNKNOWN_FIELD.
+// Parses a whole message. Errors, INVALID_ARGUMENT: MALFORMED_MESSAGE, and then `message` is empty; UNKNOWN_FIELD, and
+// then it holds what is known.
 absl::Status Parse(const grpc::ByteBuffer& buffer, google::protobuf::Message* message);
 
 }  // namespace adamant::rpc

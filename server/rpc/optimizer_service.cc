@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/util/time_util.h"
+#include "proto/error/error.h"
 #include "proto/wire/tensor_message.h"
 #include "server/core/configuration.h"
 #include "server/core/parameter_set.h"
@@ -17,6 +18,20 @@
 
 namespace adamant::rpc {
 namespace {
+
+// The set that a request is about; empty if it names none.
+template <typename Request>
+std::string SetOf(const Request& request) {
+  if constexpr (requires { request.spec(); }) {
+    return request.spec().name();
+  } else if constexpr (requires { request.set(); }) {
+    return request.set();
+  } else if constexpr (requires { request.name(); }) {
+    return request.name();
+  } else {
+    return "";
+  }
+}
 
 // A CreateParameterSet that waits for its thread.
 struct Creation {
@@ -59,16 +74,17 @@ UnaryCall::Handler OptimizerService::Handle(void (OptimizerService::*function)(c
     Request request;
     // What this version does not know may be a condition: an error, too.
     if (absl::Status status = Parse(buffer, &request); !status.ok()) {
-      done(status);
+      done(WithSet(SetOf(request), status));
       return;
     }
-    (this->*function)(request, [done = std::move(done)](absl::StatusOr<Response> response) mutable {
-      if (response.ok()) {
-        done(Serialize(*response));
-      } else {
-        done(response.status());
-      }
-    });
+    (this->*function)(request,
+                      [set = SetOf(request), done = std::move(done)](absl::StatusOr<Response> response) mutable {
+                        if (response.ok()) {
+                          done(Serialize(*response));
+                        } else {
+                          done(WithSet(set, response.status()));
+                        }
+                      });
   };
 }
 

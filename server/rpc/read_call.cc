@@ -27,7 +27,9 @@ void ReadCall::OnMessage(const grpc::ByteBuffer& buffer) {
 
 absl::Status ReadCall::Begin(const grpc::ByteBuffer& buffer) {
   v1::ReadTensorsRequest request;
-  if (absl::Status status = Parse(buffer, &request); !status.ok()) return status;
+  absl::Status status = Parse(buffer, &request);
+  NameSet(request.set());
+  if (!status.ok()) return status;
   absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = registry_->Find(request.set(), "set");
   if (!set.ok()) return set.status();
   form_ = request.as_values() ? wire::ChunkForm::kValues : wire::ChunkForm::kData;
@@ -68,7 +70,10 @@ void ReadCall::WriteNext() {
     core::ForEachRun(base + begin, base + end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
       to->AddElements((*blocks)[block - first].data() + run_begin, run_end - run_begin);
     });
-    hold->blocks.push_back(*std::move(blocks));
+    // One reference keeps a block for all tensors in it. A list for each would take more memory than small ones do.
+    if (hold->blocks.empty() || hold->blocks.back().back().data() != blocks->back().data()) {
+      hold->blocks.push_back(*std::move(blocks));
+    }
     return true;
   };
   while (status.ok() && slot_ < slots.size() && builder.size() < wire::kMessageBytes) {

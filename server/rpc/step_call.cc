@@ -10,7 +10,11 @@ namespace adamant::rpc {
 
 StepCall::StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context,
                    CallShape shape)
-    : UploadCall("step", open_calls, context, shape), registry_(registry) {}
+    : UploadCall("step",
+                 shape == CallShape::kOnce ? v1::StepOnceRequest::descriptor()->full_name()
+                                           : v1::StepRequest::descriptor()->full_name(),
+                 open_calls, context, shape),
+      registry_(registry) {}
 
 void StepCall::OnOpen() {
   // Of a unary call the whole is one operation; a stream may stay idle between two steps for as long as it likes.
@@ -22,9 +26,7 @@ void StepCall::OnOpen() {
   Read();
 }
 
-absl::StatusOr<std::shared_ptr<core::StepAttempt>> StepCall::NewAttempt(const wire::TensorMessage& first) {
-  v1::StepHeader header;
-  if (absl::Status status = first.ParseHeader(&header); !status.ok()) return status;
+absl::StatusOr<std::shared_ptr<core::StepAttempt>> StepCall::NewAttempt(const v1::StepHeader& header) {
   absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = FindSet(header.set());
   if (!set.ok()) return set.status();
   const int64_t array_bytes = (*set)->schema().flat_size() * static_cast<int64_t>(sizeof(float));

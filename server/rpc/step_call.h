@@ -24,7 +24,7 @@ class StepCall final : public UploadCall<core::StepAttempt, core::StepReply> {
 
  private:
   void OnOpen() override;
-  absl::StatusOr<std::shared_ptr<core::StepAttempt>> NewAttempt(const wire::TensorMessage& first) override;
+  absl::StatusOr<std::shared_ptr<core::StepAttempt>> NewAttempt(const v1::StepHeader& header) override;
   absl::Status EndBetweenUploads() const override { return absl::OkStatus(); }
   void OnReply(core::StepReply reply) override;
   void OnWritten() override;

@@ -2,6 +2,7 @@
 #ifndef ADAMANT_SERVER_RPC_UPLOAD_CALL_H_
 #define ADAMANT_SERVER_RPC_UPLOAD_CALL_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -25,18 +26,21 @@ namespace adamant::rpc {
 template <typename Attempt, typename Reply>
 class UploadCall : public Call, public core::Listener<Reply> {
  protected:
-  // `thing` is what error messages call an upload.
-  UploadCall(absl::string_view thing, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context,
-             CallShape shape)
-      : Call(open_calls, context, shape), thing_(thing) {}
+  using Header = typename Attempt::Header;
+
+
+  // `thing` is what error messages call an upload, `type` its messages.
+  UploadCall(absl::string_view thing, absl::string_view type, OpenCalls* open_calls,
+             grpc::GenericCallbackServerContext* context, CallShape shape)
+      : Call(open_calls, context, shape), thing_(thing), type_(type) {}
 
   void OnOpen() override {
     BeginOperation({.bytes = wire::kMaxMessageBytes, .may_think = shape() == CallShape::kStream});
     Read();
   }
 
-  // What `first`, which has a header, begins; yet to be started. Begins the operation, too.
-  virtual absl::StatusOr<std::shared_ptr<Attempt>> NewAttempt(const wire::TensorMessage& first) = 0;
+  // What `header` begins; yet to be started. Begins the operation, too.
+  virtual absl::StatusOr<std::shared_ptr<Attempt>> NewAttempt(const Header& header) = 0;
   // How a stream ends whose client sends no more before its first upload or between two.
   virtual absl::Status EndBetweenUploads() const = 0;
   // The upload was applied. The answer is to be written.
@@ -53,11 +57,15 @@ class UploadCall : public Call, public core::Listener<Reply> {
   }
 
   void OnMessage(const grpc::ByteBuffer& buffer) final {
-    absl::StatusOr<wire::TensorMessage> message = wire::TensorMessage::Decode(buffer);
-    absl::Status status = message.status();
+    wire::TensorMessage message;
+    absl::Status status = wire::TensorMessage::Decode(buffer, type_, &message);
+    const std::shared_ptr<Attempt> attempt = this->attempt();
     if (status.ok()) {
-      const std::shared_ptr<Attempt> attempt = this->attempt();
-      status = attempt == nullptr ? Begin(buffer, *std::move(message)) : Continue(attempt.get(), *std::move(message));
+      status = attempt == nullptr ? Begin(buffer, std::move(message)) : Continue(attempt.get(), std::move(message));
+    } else if (attempt == nullptr && message.has_header()) {
+      // What is wrong is known; which set it was for is not.
+      Header header;
+      ParseHeader(message, &header).IgnoreError();
     }
     if (!status.ok()) End(status);
   }
@@ -68,7 +76,6 @@ class UploadCall : public Call, public core::Listener<Reply> {
     const absl::Status missing = attempt->CheckComplete();
     Expectation expected = {absl::StrCat("the rest of the ", thing_, ": ", missing.message()), GetErrorDetail(missing)};
     if (missing.ok()) expected.what = absl::StrCat("the ", thing_, "'s `last`: every element has come");
-    expected.place.set_set(attempt->set_name());
     return expected;
   }
 
@@ -83,7 +90,9 @@ class UploadCall : public Call, public core::Listener<Reply> {
   absl::Status Begin(const grpc::ByteBuffer& buffer, wire::TensorMessage message) {
     if (!message.has_header()) return UnexpectedMessage("no header in the first message of a ");
     form_.reset();
-    absl::StatusOr<std::shared_ptr<Attempt>> attempt = NewAttempt(message);
+    Header header;
+    if (absl::Status status = ParseHeader(message, &header); !status.ok()) return status;
+    absl::StatusOr<std::shared_ptr<Attempt>> attempt = NewAttempt(header);
     if (!attempt.ok()) return attempt.status();
     {
       core::MutexLock lock(&upload_mutex_);
@@ -93,12 +102,20 @@ class UploadCall : public Call, public core::Listener<Reply> {
     }
     (*attempt)->Start();
     // An attempt that has to wait keeps the bytes alone: decoded, a message of small chunks takes half as much again.
+    // By now the next upload may have begun.
     core::MutexLock lock(&upload_mutex_);
-    if (message_.has_value()) {
+    if (attempt_ == *attempt && message_.has_value()) {
       message_.reset();
       undecoded_ = buffer;
     }
     return absl::OkStatus();
+  }
+
+  // Errors name the header's set from here on.
+  absl::Status ParseHeader(const wire::TensorMessage& message, Header* header) {
+    absl::Status status = message.ParseHeader(header);
+    NameSet(header->set());
+    return status;
   }
 
   void OnAdmitted() final {
@@ -113,12 +130,8 @@ class UploadCall : public Call, public core::Listener<Reply> {
       undecoded.Swap(&undecoded_);
     }
     absl::Status status;
-    if (!message.has_value()) {
-      absl::StatusOr<wire::TensorMessage> decoded = wire::TensorMessage::Decode(undecoded);
-      undecoded.Clear();
-      status = decoded.status();
-      if (status.ok()) message = *std::move(decoded);
-    }
+    if (!message.has_value()) status = wire::TensorMessage::Decode(undecoded, type_, &message.emplace());
+    undecoded.Clear();
     if (status.ok()) status = Take(attempt.get(), *std::move(message));
     if (!status.ok()) End(status);
   }
@@ -129,11 +142,12 @@ class UploadCall : public Call, public core::Listener<Reply> {
   }
 
   absl::Status Take(Attempt* attempt, wire::TensorMessage message) {
-    for (wire::TensorMessage::Chunk& chunk : message.chunks()) {
-      if (!form_.has_value()) form_ = chunk.form();
+    for (size_t i = 0; i < message.chunks().size(); ++i) {
+      wire::TensorMessage::Chunk& chunk = message.chunks()[i];
+      if (!form_.has_value() && chunk.count() > 0) form_ = chunk.form();
       absl::Status status = attempt->Add(chunk.slot(), chunk.tensor(), chunk.offset(), chunk.count(),
                                          [&chunk](float* to, int64_t n) { chunk.Read(to, n); });
-      if (!status.ok()) return status;
+      if (!status.ok()) return Within(absl::StrCat("chunks[", i, "]"), status);
     }
     if (message.last() || shape() == CallShape::kOnce) return attempt->Complete();
     Read();
@@ -170,9 +184,10 @@ class UploadCall : public Call, public core::Listener<Reply> {
   }
 
   const absl::string_view thing_;
+  const absl::string_view type_;
 
   // Of the handlers, which run one at a time.
-  absl::optional<wire::ChunkForm> form_;  // of the upload's first chunk
+  absl::optional<wire::ChunkForm> form_;  // of the upload's first chunk that has elements
 
   mutable core::Mutex upload_mutex_;
   // The upload under way; null between two, and from its outcome on.

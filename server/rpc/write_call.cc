@@ -6,11 +6,13 @@ namespace adamant::rpc {
 
 WriteCall::WriteCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context,
                      CallShape shape)
-    : UploadCall("write", open_calls, context, shape), registry_(registry) {}
+    : UploadCall("write",
+                 shape == CallShape::kOnce ? v1::WriteTensorsOnceRequest::descriptor()->full_name()
+                                           : v1::WriteTensorsRequest::descriptor()->full_name(),
+                 open_calls, context, shape),
+      registry_(registry) {}
 
-absl::StatusOr<std::shared_ptr<core::WriteAttempt>> WriteCall::NewAttempt(const wire::TensorMessage& first) {
-  v1::WriteHeader header;
-  if (absl::Status status = first.ParseHeader(&header); !status.ok()) return status;
+absl::StatusOr<std::shared_ptr<core::WriteAttempt>> WriteCall::NewAttempt(const v1::WriteHeader& header) {
   absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = registry_->Find(header.set(), "header.set");
   if (!set.ok()) return set.status();
   const int64_t arrays = header.mode() == v1::WRITE_MODE_FULL ? 3 : 1;

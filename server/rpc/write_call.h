@@ -19,7 +19,7 @@ class WriteCall final : public UploadCall<core::WriteAttempt, v1::WriteTensorsRe
             CallShape shape);
 
  private:
-  absl::StatusOr<std::shared_ptr<core::WriteAttempt>> NewAttempt(const wire::TensorMessage& first) override;
+  absl::StatusOr<std::shared_ptr<core::WriteAttempt>> NewAttempt(const v1::WriteHeader& header) override;
   absl::Status EndBetweenUploads() const override { return EndedEarly(); }
   void OnReply(v1::WriteTensorsResponse response) override;
   void OnWritten() override;

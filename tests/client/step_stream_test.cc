@@ -156,10 +156,11 @@ TEST_F(StepStreamTest, RefusesSpansThatDoNotFitTheTensors) {
   EXPECT_CALL(*connection_, Read).Times(0);
 
   gradient_spans_[1] = gradient_spans_[1].first(1);
-  EXPECT_EQ(Step(&stream).status(), absl::InvalidArgumentError("gradients: the span for tensor 1 (bias) has 1 elements "
-                                                               "and the tensor 2"));
+  EXPECT_EQ(Step(&stream).status(),
+            absl::InvalidArgumentError("gradients[1]: expected the 2 elements of `bias`, got 1"));
   parameter_spans_.pop_back();
-  EXPECT_EQ(stream.Refresh(parameter_spans_), absl::InvalidArgumentError("parameters: 1 spans for 2 tensors"));
+  EXPECT_EQ(stream.Refresh(parameter_spans_),
+            absl::InvalidArgumentError("parameters: expected a span for each of 2 tensors, got 1"));
 }
 
 TEST_F(StepStreamTest, RefusesParametersThatOverlapTheGradient) {
@@ -170,6 +171,18 @@ TEST_F(StepStreamTest, RefusesParametersThatOverlapTheGradient) {
     parameter_spans_[1] = {memory_.data() + begin, 2};
     EXPECT_THAT(std::string(Step(&stream).status().message()), HasSubstr("overlaps"));
   }
+}
+
+// A tensor without elements has a span that may lie anywhere.
+TEST_F(StepStreamTest, AnEmptySpanOverlapsNothing) {
+  v1::ListTensorsResponse tensors;
+  for (const int64_t elements : {4, 2, 0}) tensors.add_tensors()->set_element_count(elements);
+  EXPECT_CALL(*connection_, ListTensors).WillOnce(Return(tensors));
+  StepStream stream = Open();
+  gradient_spans_.emplace_back(memory_.data() + 7, 0);
+  parameter_spans_.emplace_back(memory_.data() + 1, 0);
+  EXPECT_CALL(*connection_, Step).WillOnce(Return(Result(41, 41)));
+  EXPECT_TRUE(Step(&stream).ok());
 }
 
 TEST_F(StepStreamTest, TakesParametersThatLieBetweenGradients) {

@@ -158,7 +158,7 @@ TEST_F(ExactlyOnceTest, StepsWithoutRequestIdDoNotEndEachOther) {
 }
 
 TEST_F(ExactlyOnceTest, AnAttemptEndsOneThatWaitsToBeAdmittedAndTakesItsPlace) {
-  constexpr int64_t kStepBytes = (100016 + 230000 + 16) * 4;  // of LargeSpec, padding included
+  constexpr int64_t kStepBytes = (100016 + 230000 + 16) * 4 + 3 * 8;  // of LargeSpec, padding and coverage included
   TestServer server({.inflight_bytes = kStepBytes});
   const std::shared_ptr<ParameterSet> set = server.MakeSet(LargeSpec());
   absl::optional<StepDelivery> other = BeginStep(set.get(), Header());
@@ -285,7 +285,7 @@ class InterruptingClock final : public Clock {
 TEST(InterruptedAdmissionTest, AStepThatEndsWhileItBeginsToWaitLosesItsPlace) {
   std::shared_ptr<StepAttempt> second;
   InterruptingClock clock([&second] { second->Cancel(); });
-  constexpr int64_t kStepBytes = (100016 + 230000 + 16) * 4;
+  constexpr int64_t kStepBytes = (100016 + 230000 + 16) * 4 + 3 * 8;
   TestServer server;
   Budget inflight("inflight", kStepBytes, &clock);
   Resources resources = server.resources();

@@ -22,6 +22,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
+using ::testing::StartsWith;
 
 class RegistryTest : public ::testing::Test {
  protected:
@@ -118,29 +119,74 @@ TEST_F(RegistryTest, TheSameSpecificationMayBeUsedAgain) {
   EXPECT_THAT(Create(with_defaults_spelt_out, v1::IF_EXISTS_USE_IF_SAME_SPEC), IsOk());
 }
 
-TEST_F(RegistryTest, AnotherSpecificationMayNot) {
+TEST_F(RegistryTest, AnotherSpecificationMayNotAndItsFirstDifferenceIsNamed) {
   ASSERT_THAT(Create(SmallSpec("a")), IsOk());
-  const auto mismatch = FailsWith(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SPEC_MISMATCH);
+  const auto expect_difference = [this](const v1::ParameterSetSpec& spec, const std::string& message) {
+    const absl::Status status = Create(spec, v1::IF_EXISTS_USE_IF_SAME_SPEC).status();
+    EXPECT_THAT(status, FailsWith(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SPEC_MISMATCH));
+    EXPECT_EQ(status.message(), message + " (set `a`)");
+    EXPECT_THAT(message, StartsWith(absl::StrCat("`", GetErrorDetail(status).field(), "`: ")));
+  };
   v1::ParameterSetSpec other = SmallSpec("a");
   other.mutable_groups(0)->set_learning_rate(0.5);
-  EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
+  expect_difference(other, "`spec.groups[0].learning_rate`: expected 0.001, got 0.5");
+  other = SmallSpec("a");
+  other.mutable_groups(1)->mutable_adam()->set_beta1(0.8);
+  other.mutable_groups(1)->mutable_adam()->set_eps(1e-7);
+  expect_difference(other, "`spec.groups[1].adam.beta1`: expected 0.9, got 0.8");
+  other = SmallSpec("a");
+  other.mutable_groups(1)->mutable_adam()->set_beta2(0.99);
+  expect_difference(other, "`spec.groups[1].adam.beta2`: expected 0.999, got 0.99");
+  other = SmallSpec("a");
+  other.mutable_groups(1)->mutable_adam()->set_eps(1e-7);
+  expect_difference(other, "`spec.groups[1].adam.eps`: expected 1e-08, got 1e-07");
+  other = SmallSpec("a");
+  std::swap(*other.mutable_groups(0), *other.mutable_groups(1));
+  expect_difference(other, "`spec.groups[0].name`: expected `slow`, got `fast`");
+  other = SmallSpec("a");
+  other.add_groups()->set_name("more");
+  expect_difference(other, "`spec.groups`: expected 2, got 3");
+  other = SmallSpec("a");
+  other.mutable_tensors(1)->set_name("w3");
+  expect_difference(other, "`spec.tensors[1].name`: expected `b1`, got `w3`");
+  other = SmallSpec("a");
+  other.mutable_tensors(2)->clear_shape();
+  other.mutable_tensors(2)->add_shape(16);
+  expect_difference(other, "`spec.tensors[2].shape`: expected [1, 16], got [16]");
   other = SmallSpec("a");
   other.mutable_tensors(0)->set_group("fast");
-  EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
+  expect_difference(other, "`spec.tensors[0].group`: expected `slow`, got `fast`");
   other = SmallSpec("a");
-  other.mutable_tensors(0)->set_name("w3");
-  EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
-  other = SmallSpec("a");
-  (*other.mutable_labels())["run"] = "7";
-  EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
-  // Nor one that no set could have.
-  other = SmallSpec("a");
+  other.mutable_tensors()->RemoveLast();
+  expect_difference(other, "`spec.tensors`: expected 4, got 3");
+  other = SmallSpec("a", v1::INITIALIZATION_WRITTEN);
+  expect_difference(other, "`spec.initialization`: expected INITIALIZATION_ZEROS, got INITIALIZATION_WRITTEN");
+}
+
+TEST_F(RegistryTest, ASpecificationThatNoSetCouldHaveIsToldWhatIsWrongWithIt) {
+  ASSERT_THAT(Create(SmallSpec("a")), IsOk());
+  v1::ParameterSetSpec other = SmallSpec("a");
   other.mutable_groups(0)->set_learning_rate(-1);
-  EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
+  EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), RefusesField("spec.groups[0].learning_rate"));
   other = SmallSpec("a");
   other.clear_tensors();
-  EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
-  EXPECT_THAT(Create(SmallSpec("a", v1::INITIALIZATION_WRITTEN), v1::IF_EXISTS_USE_IF_SAME_SPEC), mismatch);
+  EXPECT_THAT(Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC), RefusesField("spec.tensors"));
+  EXPECT_THAT(Create(SmallSpec("a", v1::INITIALIZATION_UNSPECIFIED), v1::IF_EXISTS_USE_IF_SAME_SPEC),
+              RefusesField("spec.initialization"));
+}
+
+// Labels say what a set is for, and a float is what the kernel sees of a hyperparameter: a client that computes with
+// floats and one that computes with doubles mean the same.
+TEST_F(RegistryTest, LabelsAndWhatRoundsAwayMakeNoDifference) {
+  ASSERT_THAT(Create(SmallSpec("a")), IsOk());
+  v1::ParameterSetSpec other = SmallSpec("a");
+  (*other.mutable_labels())["run"] = "7";
+  other.mutable_groups(0)->set_learning_rate(static_cast<float>(1e-3));
+  other.mutable_groups(0)->mutable_adam()->set_beta2(static_cast<float>(0.999));
+  const auto again = Create(other, v1::IF_EXISTS_USE_IF_SAME_SPEC);
+  ASSERT_THAT(again, IsOk());
+  EXPECT_FALSE(again->created());
+  EXPECT_TRUE(again->parameter_set().labels().empty());
 }
 
 TEST_F(RegistryTest, OfManyWorkersWhoCreateOneMakesTheSet) {
@@ -208,6 +254,32 @@ TEST_F(RegistryTest, ListsTensorsPageByPage) {
   ASSERT_THAT(response.tensors(), SizeIs(1));
   EXPECT_EQ(response.tensors(0).name(), "b2");
   EXPECT_TRUE(response.next_page_token().empty());
+}
+
+TEST_F(RegistryTest, APageOfTensorsStaysWellUnderAMessage) {
+  v1::ParameterSetSpec spec = SmallSpec("a");
+  spec.clear_tensors();
+  for (int i = 0; i < 6000; ++i) {
+    std::string name = absl::StrCat(i);
+    name.resize(kMaxTensorNameBytes, '-');
+    spec.add_tensors()->set_name(name);
+    spec.mutable_tensors(i)->add_shape(i % 2);
+  }
+  const std::shared_ptr<ParameterSet> set = server_.MakeSet(spec);
+  v1::ListTensorsRequest request;
+  int next = 0;
+  do {
+    const v1::ListTensorsResponse response = *ListTensors(*set, request);
+    ASSERT_LE(response.ByteSizeLong(), size_t{5} << 18);
+    for (const v1::Tensor& tensor : response.tensors()) {
+      ASSERT_EQ(tensor.index(), next);
+      ASSERT_EQ(tensor.name(), spec.tensors(next).name());
+      ASSERT_EQ(tensor.element_count(), next % 2);
+      ++next;
+    }
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty());
+  EXPECT_EQ(next, 6000);
 }
 
 TEST_F(RegistryTest, RefusesPagesThatItDidNotOffer) {

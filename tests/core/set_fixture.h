@@ -148,6 +148,32 @@ inline v1::ParameterSetSpec LargeSpec(absl::string_view name = "large",
   return spec;
 }
 
+// `spec` with a tensor without elements before each of its own, and one behind them.
+inline v1::ParameterSetSpec WithEmptyTensors(const v1::ParameterSetSpec& spec) {
+  v1::ParameterSetSpec with = spec;
+  with.clear_tensors();
+  const auto add_empty = [&with](const std::vector<int64_t>& shape) {
+    v1::TensorSpec* tensor = with.add_tensors();
+    tensor->set_name(absl::StrCat("empty", with.tensors_size()));
+    tensor->mutable_shape()->Add(shape.begin(), shape.end());
+    tensor->set_group(with.groups(0).name());
+  };
+  for (const v1::TensorSpec& tensor : spec.tensors()) {
+    add_empty({8, 0});
+    *with.add_tensors() = tensor;
+  }
+  add_empty({0});
+  return with;
+}
+
+// A set that has none but tensors without elements.
+inline v1::ParameterSetSpec EmptySpec(absl::string_view name = "empty",
+                                      v1::Initialization initialization = v1::INITIALIZATION_ZEROS) {
+  v1::ParameterSetSpec spec = SmallSpec(name, initialization);
+  for (v1::TensorSpec& tensor : *spec.mutable_tensors()) tensor.add_shape(0);
+  return spec;
+}
+
 inline int64_t ArrayBytes(const ParameterSet& set) {
   return set.schema().flat_size() * static_cast<int64_t>(sizeof(float));
 }

@@ -38,8 +38,8 @@ class Arrival {
   // Takes a chunk, or says what is wrong with it.
   v1::ErrorReason Take(const Piece& piece) {
     if (piece.tensor < 0 || piece.tensor >= static_cast<int32_t>(sizes_.size())) return v1::ERROR_REASON_UNKNOWN_TENSOR;
-    if (piece.count < 1) return v1::ERROR_REASON_MALFORMED_CHUNK;
     const int64_t size = sizes_[piece.tensor];
+    if (piece.count < 0 || (piece.count == 0 && size > 0)) return v1::ERROR_REASON_MALFORMED_CHUNK;
     if (piece.offset < 0 || piece.offset + piece.count > size) return v1::ERROR_REASON_CHUNK_OUT_OF_RANGE;
     if (piece.offset != received_[piece.tensor]) return v1::ERROR_REASON_CHUNK_OUT_OF_ORDER;
     received_[piece.tensor] += piece.count;
@@ -47,6 +47,9 @@ class Arrival {
   }
 
   bool complete() const { return received_ == sizes_; }
+  int64_t received(int32_t tensor) const { return received_[tensor]; }
+
+  int32_t tensors() const { return static_cast<int32_t>(sizes_.size()); }
 
   // Some of what is missing next.
   Piece Next(Choices* choices) const {
@@ -161,7 +164,18 @@ struct KeptReply {
 class Schedule {
  public:
   Schedule(SetSize size, Choices* choices)
-      : choices_(*choices), size_(size), spec_(size == SetSize::kSmall ? SmallSpec() : LargeSpec()) {}
+      : choices_(*choices), size_(size), spec_(size == SetSize::kSmall ? SmallSpec() : LargeSpec()) {
+    switch (choices_.Choose(6)) {
+      case 1:
+        spec_ = WithEmptyTensors(spec_);
+        break;
+      case 2:
+        spec_ = EmptySpec();
+        break;
+      default:
+        break;
+    }
+  }
 
   std::string Run() {
     Create();
@@ -244,7 +258,7 @@ class Schedule {
   Values AGradient() {
     const uint64_t seed = choices_.Choose(1000);
     Values gradient = Gradient(model_->adam.parameter_count(), seed);
-    if (choices_.Choose(8) == 0) {
+    if (!gradient.empty() && choices_.Choose(8) == 0) {
       constexpr float kBad[] = {std::numeric_limits<float>::infinity(), -0x1p63f,
                                 std::numeric_limits<float>::quiet_NaN()};
       gradient[choices_.Choose(gradient.size())] = kBad[choices_.Choose(3)];
@@ -366,7 +380,7 @@ class Schedule {
   void SendAnyChunk() {
     StepCall* call = AStep();
     if (call == nullptr) return;
-    const int32_t tensor = static_cast<int32_t>(choices_.Choose(6)) - 1;
+    const int32_t tensor = static_cast<int32_t>(choices_.Choose(call->arrival.tensors() + 2)) - 1;
     Piece piece = {tensor, static_cast<int64_t>(choices_.Choose(36)) - 2, static_cast<int64_t>(choices_.Choose(36)) - 1,
                    0};
     if (Arrival(call->arrival).Take(piece) == kNone) piece.begin = call->arrival.BeginOf(tensor) + piece.offset;
@@ -384,6 +398,9 @@ class Schedule {
     if (wrong == kNone) return;
     Expect(GetErrorDetail(status).tensor(), piece.tensor, "the tensor named");
     Expect(GetErrorDetail(status).offset(), piece.offset, "the offset named");
+    if (wrong == v1::ERROR_REASON_CHUNK_OUT_OF_ORDER) {
+      Expect(GetErrorDetail(status).expected_offset(), call->arrival.received(piece.tensor), "the offset expected");
+    }
     call->live = false;
   }
 
@@ -676,7 +693,7 @@ class Schedule {
   }
 
   void FinishTheWrite() {
-    const bool early = choices_.Choose(8) == 0;
+    const bool early = choices_.Choose(8) == 0 && model_->adam.parameter_count() > 0;
     for (auto& [slot, arrival] : write_->slots) {
       const Values& values = slot == v1::SLOT_PARAMETER ? write_->arrays.parameters
                              : slot == v1::SLOT_EXP_AVG ? write_->arrays.exp_avg

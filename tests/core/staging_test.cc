@@ -23,6 +23,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -73,7 +74,9 @@ TEST(CoverageTest, AdvanceReturnsTheFlatIndex) {
 TEST(CoverageTest, AnUnknownTensorIsRefused) {
   Coverage coverage(MakeSchema({20, 5}));
   for (const int32_t tensor : {2, -1, INT32_MAX, INT32_MIN}) {
-    ExpectChunkError(coverage.Advance(tensor, 3, 1).status(), v1::ERROR_REASON_UNKNOWN_TENSOR, tensor, 3);
+    const absl::Status status = coverage.Advance(tensor, 3, 1).status();
+    ExpectChunkError(status, v1::ERROR_REASON_UNKNOWN_TENSOR, tensor, 3);
+    EXPECT_EQ(GetErrorDetail(status).field(), "tensor");
   }
 }
 
@@ -90,7 +93,9 @@ TEST(CoverageTest, AChunkThatReachesOutOfItsTensorIsRefused) {
       {0, 21}, {0, INT64_MAX}, {20, 1},         {21, 1}, {INT64_MAX, 1}, {INT64_MAX, 5},
       {-1, 1}, {INT64_MIN, 1}, {INT64_MIN, 30}, {1, 20}, {1, INT64_MAX}, {INT64_MAX, INT64_MAX}};
   for (const auto& [offset, count] : chunks) {
-    ExpectChunkError(coverage.Advance(0, offset, count).status(), v1::ERROR_REASON_CHUNK_OUT_OF_RANGE, 0, offset);
+    const absl::Status status = coverage.Advance(0, offset, count).status();
+    ExpectChunkError(status, v1::ERROR_REASON_CHUNK_OUT_OF_RANGE, 0, offset);
+    EXPECT_EQ(GetErrorDetail(status).expected_offset(), 20) << "as far as it may reach";
   }
 }
 
@@ -100,7 +105,10 @@ TEST(CoverageTest, GapsAndRepetitionsAreRefusedSayingWhatWasExpected) {
   for (const int64_t offset : {0, 7, 9}) {
     const absl::Status status = coverage.Advance(0, offset, 1).status();
     ExpectChunkError(status, v1::ERROR_REASON_CHUNK_OUT_OF_ORDER, 0, offset);
-    EXPECT_THAT(std::string(status.message()), HasSubstr("expected one from offset 8"));
+    EXPECT_EQ(GetErrorDetail(status).field(), "offset");
+    EXPECT_EQ(GetErrorDetail(status).expected_offset(), 8);
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr(absl::StrCat("`offset`: expected 8, where tensor 0 (`t0`) goes on, got ", offset)));
   }
   EXPECT_TRUE(coverage.Advance(0, 8, 12).ok()) << "what was refused was not accounted for";
   EXPECT_TRUE(coverage.CheckComplete().ok());
@@ -113,8 +121,47 @@ TEST(CoverageTest, WhatIsMissingIsNamedFromTheFront) {
   ASSERT_TRUE(coverage.Advance(1, 0, 19).ok());
   ASSERT_TRUE(coverage.Advance(0, 0, 4).ok());
   ExpectChunkError(coverage.CheckComplete(), v1::ERROR_REASON_INCOMPLETE, 1, 19);
+  EXPECT_EQ(GetErrorDetail(coverage.CheckComplete()).expected_offset(), 19);
+  EXPECT_THAT(std::string(coverage.CheckComplete().message()),
+              HasSubstr("expected all 20 elements of tensor 1 (`t1`), got 19"));
   ASSERT_TRUE(coverage.Advance(1, 19, 1).ok());
   EXPECT_TRUE(coverage.CheckComplete().ok());
+}
+
+TEST(CoverageTest, ATensorWithoutElementsNeedsNoChunkAndTakesEmptyOnes) {
+  Coverage coverage(MakeSchema({0, 20, 0}));
+  EXPECT_EQ(*coverage.Advance(0, 0, 0), 0);
+  EXPECT_EQ(*coverage.Advance(0, 0, 0), 0);
+  ASSERT_TRUE(coverage.Advance(1, 0, 20).ok());
+  EXPECT_TRUE(coverage.CheckComplete().ok());
+
+  ExpectChunkError(coverage.Advance(2, 0, 1).status(), v1::ERROR_REASON_CHUNK_OUT_OF_RANGE, 2, 0);
+  ExpectChunkError(coverage.Advance(2, 1, 0).status(), v1::ERROR_REASON_CHUNK_OUT_OF_RANGE, 2, 1);
+  ExpectChunkError(coverage.Advance(2, 0, -1).status(), v1::ERROR_REASON_MALFORMED_CHUNK, 2, 0);
+}
+
+TEST(CoverageTest, WithoutAnyElementsAllHasCome) { EXPECT_TRUE(Coverage(MakeSchema({0, 0})).CheckComplete().ok()); }
+
+// Whoever sends elements of another width is asked about it.
+TEST(CoverageTest, AsksOfWhatTypeElementsAreThatAddUpToAnotherWidth) {
+  const auto schema = MakeSchema({20});
+  const auto answer = [](const absl::Status& status) { return std::string(status.message()); };
+  // A whole tensor at once.
+  EXPECT_THAT(answer(Coverage(schema).Advance(0, 0, 40).status()), HasSubstr("; is this float64?"));
+  Coverage halves(schema);
+  ASSERT_TRUE(halves.Advance(0, 0, 10).ok());
+  EXPECT_THAT(answer(halves.CheckComplete()), HasSubstr("; is this float16 or bfloat16?"));
+  Coverage quarters(schema);
+  ASSERT_TRUE(quarters.Advance(0, 0, 5).ok());
+  EXPECT_THAT(answer(quarters.CheckComplete()), HasSubstr("; is this int8?"));
+  // In pieces: where the second begins shows how much the first was meant to bring.
+  Coverage doubles(schema);
+  ASSERT_TRUE(doubles.Advance(0, 0, 8).ok());
+  EXPECT_THAT(answer(doubles.Advance(0, 4, 8).status()), HasSubstr("; is this float64?"));
+  EXPECT_THAT(answer(halves.Advance(0, 20, 0).status()), Not(HasSubstr("float"))) << "no elements";
+  EXPECT_THAT(answer(Coverage(schema).Advance(0, 0, 21).status()), Not(HasSubstr("float")));
+  EXPECT_THAT(answer(Coverage(schema).Advance(0, 0, INT64_MAX).status()), Not(HasSubstr("float")));
+  EXPECT_THAT(answer(Coverage(schema).CheckComplete()), Not(HasSubstr("is this")));
 }
 
 // The blocks that were measured since a test began: first element and size.
@@ -182,7 +229,7 @@ TEST_F(StagingTest, ChunksLandWhereTheirElementsLieInOrder) {
 }
 
 TEST_F(StagingTest, PaddingIsZeroFromTheStart) {
-  const auto schema = MakeSchema({3, kBlockElements - 1, 17});
+  const auto schema = MakeSchema({0, 3, kBlockElements - 1, 0, 17, 0});
   const Staging staging = Stage(schema);
   const auto tensors = schema->tensors();
   for (int64_t flat = 0; flat < schema->flat_size(); ++flat) {

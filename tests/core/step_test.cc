@@ -52,6 +52,54 @@ TEST_F(StepTest, AStepIsAdamWithEachGroupsLearningRate) {
   EXPECT_TRUE(*FetchState(set_.get()) == model_.arrays());
 }
 
+TEST_F(StepTest, TensorsWithoutElementsNeedNoChunk) {
+  const v1::ParameterSetSpec spec = WithEmptyTensors(SmallSpec());
+  const std::shared_ptr<ParameterSet> set = server_.MakeSet(spec);
+  ASSERT_THAT(Step(set.get(), Header(), gradient_), IsOk());
+  model_.Apply(gradient_);
+  EXPECT_TRUE(*FetchState(set.get()) == model_.arrays());
+}
+
+// A loop over all tensors sends one.
+TEST_F(StepTest, TensorsWithoutElementsTakeAnEmptyChunk) {
+  const std::shared_ptr<ParameterSet> set = server_.MakeSet(WithEmptyTensors(SmallSpec()));
+  StepDelivery delivery = BeginStep(set.get(), Header());
+  for (const int32_t tensor : {0, 2, 4, 6, 8}) ASSERT_THAT(delivery.Send({tensor, 0, 0, 0}, gradient_), IsOk());
+  const absl::StatusOr<StepReply> reply = Finish(set.get(), &delivery, gradient_);
+  ASSERT_THAT(reply, IsOk());
+  model_.Apply(gradient_);
+  EXPECT_TRUE(SameBits(Parameters(*reply), model_.arrays().parameters));
+
+  StepDelivery other = BeginStep(set.get(), Header());
+  EXPECT_THAT(other.Send({1, 0, 0, 0}, gradient_), RefusesChunk(v1::ERROR_REASON_MALFORMED_CHUNK, 1, 0));
+}
+
+TEST_F(StepTest, TheFirstBadElementIsNamedBesideTensorsWithoutElements) {
+  const std::shared_ptr<ParameterSet> set = server_.MakeSet(WithEmptyTensors(SmallSpec()));
+  Values gradient = gradient_;
+  gradient[32] = std::numeric_limits<float>::infinity();  // the first of b1
+  const absl::StatusOr<StepReply> reply = Step(set.get(), Header(), gradient);
+  ASSERT_THAT(reply, IsOk());
+  EXPECT_EQ(reply->result.non_finite_tensor(), 3);
+  EXPECT_EQ(reply->result.non_finite_offset(), 0);
+}
+
+TEST_F(StepTest, ASetWithoutAnyElementsIsStepped) {
+  const std::shared_ptr<ParameterSet> set = server_.MakeSet(EmptySpec());
+  EXPECT_EQ(set->Describe().parameter_count(), 0);
+  for (int64_t step = 1; step <= 2; ++step) {
+    const absl::StatusOr<StepReply> reply = Step(set.get(), Header("", step - 1), {});
+    ASSERT_THAT(reply, IsOk());
+    EXPECT_EQ(reply->result.outcome(), v1::STEP_OUTCOME_APPLIED);
+    EXPECT_EQ(reply->result.step(), step);
+    EXPECT_EQ(reply->result.grad_norm(), 0);
+    EXPECT_TRUE(Parameters(*reply).empty());
+  }
+  Arrays expected;
+  expected.step = 2;
+  EXPECT_TRUE(*FetchState(set.get()) == expected);
+}
+
 TEST_F(StepTest, NeighboursOfOneGroupAreEachStepped) {
   v1::ParameterSetSpec spec = SmallSpec();
   for (const int tensor : {0, 1, 3}) spec.mutable_tensors(tensor)->set_group("fast");
@@ -178,7 +226,7 @@ TEST_F(StepTest, AStepThatHadAWrongChunkNeverCommits) {
 
 TEST_F(StepTest, AGradientHasNoSlot) {
   StepDelivery delivery = BeginStep(set_.get(), Header());
-  EXPECT_THAT(delivery.Send({0, 0, 32, 0}, gradient_, v1::SLOT_PARAMETER), RefusesField("chunks.slot"));
+  EXPECT_THAT(delivery.Send({0, 0, 32, 0}, gradient_, v1::SLOT_PARAMETER), RefusesField("slot"));
 }
 
 TEST_F(StepTest, CancelAfterTheLastMessageStillCommits) {
@@ -316,7 +364,8 @@ TEST_P(AnyStepTest, BrokenDeliveriesLeaveNothingBehind) {
 
 class AdmissionTest : public ::testing::Test {
  protected:
-  static constexpr int64_t kStepBytes = (100016 + 230000 + 16) * 4;  // of LargeSpec, padding included
+  // Of LargeSpec: padding included, and what tells how far each of three tensors has come.
+  static constexpr int64_t kStepBytes = (100016 + 230000 + 16) * 4 + 3 * 8;
 
   // Room for one step and a half.
   TestServer server_{{.inflight_bytes = kStepBytes * 3 / 2}};
@@ -324,7 +373,7 @@ class AdmissionTest : public ::testing::Test {
   const Values gradient_ = Gradient(set_->schema().parameter_count(), 1);
 };
 
-TEST_F(AdmissionTest, AStepTakesFourBytesForEachElementOfItsBlocks) {
+TEST_F(AdmissionTest, AStepTakesFourBytesForEachElementOfItsBlocksAndEightForEachTensor) {
   const StepDelivery delivery = BeginStep(set_.get(), Header());
   EXPECT_TRUE(delivery.admitted());
   EXPECT_EQ(server_.used().inflight, kStepBytes);
@@ -396,6 +445,11 @@ TEST_F(AdmissionTest, ASetThatCouldNeverBeSteppedIsNotCreated) {
   EXPECT_THAT(ParameterSet::Create(server.resources(), LargeSpec()),
               FailsWith(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE));
   EXPECT_EQ(server.used().state, 0);
+}
+
+TEST_F(AdmissionTest, ASetThatCanJustBeSteppedIsCreated) {
+  TestServer server({.inflight_bytes = kStepBytes});
+  EXPECT_THAT(ParameterSet::Create(server.resources(), LargeSpec()), IsOk());
 }
 
 TEST_F(AdmissionTest, ASetThatCouldNeverBeHeldIsNotCreated) {

@@ -362,10 +362,21 @@ TEST_P(WriteTest, AWriteThatHasFailedDoesNotHoldUpTheNext) {
   }
 }
 
+TEST_P(WriteTest, TensorsWithoutElementsNeedNoChunk) {
+  v1::ParameterSetSpec spec = WithEmptyTensors(GetParam());
+  spec.set_initialization(v1::INITIALIZATION_WRITTEN);
+  const std::shared_ptr<ParameterSet> set = server_.MakeSet(spec);
+  ASSERT_THAT(Write(set.get(), FullHeader(1000), arrays_), IsOk());
+  EXPECT_TRUE(*FetchState(set.get()) == arrays_);
+  ASSERT_THAT(Write(set.get(), ParametersHeader(), arrays_), IsOk());
+  EXPECT_TRUE(*FetchState(set.get()) == arrays_);
+}
+
 TEST_P(WriteTest, AStagedWriteIsAdmittedLikeAStep) {
   const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
   server_.StopComputing();
-  const int64_t paid = ArrayBytes(*set) > kSmallStepBytes ? ArrayBytes(*set) : 0;
+  const int64_t coverage = Coverage::MemoryBytes(static_cast<int64_t>(set->schema().tensors().size()));
+  const int64_t paid = ArrayBytes(*set) > kSmallStepBytes ? ArrayBytes(*set) + coverage : 0;
   absl::optional<WriteDelivery> write = BeginWrite(set.get(), ParametersHeader());
   EXPECT_EQ(server_.used().inflight, paid);
   ASSERT_THAT(write->Send(Cut(set->schema(), kBlockElements), arrays_.parameters), IsOk());
@@ -373,6 +384,19 @@ TEST_P(WriteTest, AStagedWriteIsAdmittedLikeAStep) {
   ASSERT_THAT(write->Take(), IsOk());
   write.reset();
   EXPECT_EQ(server_.used().inflight, 0);
+}
+
+TEST(EmptySetTest, ASetWithoutAnyElementsIsWrittenAndRead) {
+  TestServer server;
+  const std::shared_ptr<ParameterSet> set = server.MakeSet(EmptySpec("empty", v1::INITIALIZATION_WRITTEN));
+  EXPECT_EQ(set->Describe().state(), v1::PARAMETER_SET_STATE_UNINITIALIZED);
+  ASSERT_THAT(Write(set.get(), ParametersHeader(), {}), IsOk());
+  EXPECT_EQ(FetchState(set.get())->step, 0);
+  Arrays arrays;
+  arrays.step = 7;
+  ASSERT_THAT(Write(set.get(), FullHeader(7), arrays), IsOk());
+  ASSERT_THAT(Write(set.get(), ParametersHeader(), arrays), IsOk());
+  EXPECT_TRUE(*FetchState(set.get()) == arrays);
 }
 
 class WriteHeaderTest : public ::testing::Test {
@@ -427,12 +451,12 @@ TEST_F(WriteHeaderTest, IncarnationAndSchemaAreChecked) {
 
 TEST_F(WriteHeaderTest, ASlotThatTheModeDoesNotWriteIsRefused) {
   WriteDelivery write = BeginWrite(set_.get(), ParametersHeader());
-  EXPECT_THAT(write.Send({0, 0, 1, 0}, arrays_.exp_avg, v1::SLOT_EXP_AVG), RefusesField("chunks.slot"));
+  EXPECT_THAT(write.Send({0, 0, 1, 0}, arrays_.exp_avg, v1::SLOT_EXP_AVG), RefusesField("slot"));
 }
 
 TEST_F(WriteHeaderTest, ASlotThatDoesNotExistIsRefused) {
   WriteDelivery write = BeginWrite(set_.get(), FullHeader(0));
-  EXPECT_THAT(write.Send({0, 0, 1, 0}, arrays_.exp_avg, static_cast<v1::Slot>(99)), RefusesField("chunks.slot"));
+  EXPECT_THAT(write.Send({0, 0, 1, 0}, arrays_.exp_avg, static_cast<v1::Slot>(99)), RefusesField("slot"));
 }
 
 TEST_F(WriteHeaderTest, ValuesOutOfRangeAreNamed) {

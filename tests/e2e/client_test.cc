@@ -186,6 +186,49 @@ TEST(ClientTest, StepsOfManyMessagesHaveTheBitsOfTheScalarKernel) {
   trainer.ExpectSameState();
 }
 
+TEST(ClientTest, TensorsWithoutElementsTakeEmptySpans) {
+  ServerProcess server;
+  const v1::ParameterSetSpec spec = core::WithEmptyTensors(LargeSpec());
+  absl::StatusOr<Client> client = Client::Connect(server.address());
+  ASSERT_TRUE(client.ok()) << client.status();
+  Trainer trainer(*client, spec);
+  for (int i = 0; i < 2; ++i) trainer.ExpectStep();
+  trainer.ExpectSameState();
+  const Values values = Gradient(trainer.model().parameter_count(), 3);
+  ASSERT_TRUE(client->WriteParameters(spec.name(), Split(spec, values)).ok());
+  trainer.model().mutable_arrays()->parameters = values;
+  trainer.ExpectSameState();
+}
+
+// More tensors than a message may have chunks, and as small as they come: messages are cut by the number of chunks,
+// too.
+TEST(ClientTest, StepsReadsAndWritesASetOfManyTensors) {
+  ServerProcess server;
+  v1::ParameterSetSpec spec = SmallSpec();
+  spec.clear_tensors();
+  for (int i = 0; i < 65536; ++i) {
+    v1::TensorSpec* tensor = spec.add_tensors();
+    tensor->set_name(absl::StrCat("model.layers.47.mlp.experts.", i));
+    tensor->set_group(i % 3 == 0 ? "fast" : "slow");
+  }
+  absl::StatusOr<Client> client = Client::Connect(server.address());
+  ASSERT_TRUE(client.ok()) << client.status();
+  Trainer trainer(*client, spec);
+  EXPECT_EQ(trainer.stream().tensors().size(), 65536u);
+  for (int i = 0; i < 2; ++i) trainer.ExpectStep();
+  trainer.ExpectSameState();
+
+  const Arrays& arrays = trainer.model().arrays();
+  const auto parameters = Split(spec, arrays.parameters);
+  const auto exp_avg = Split(spec, arrays.exp_avg);
+  const auto exp_avg_sq = Split(spec, arrays.exp_avg_sq);
+  const auto written = client->WriteState(
+      spec.name(), {.step = 9, .parameters = parameters, .exp_avg = exp_avg, .exp_avg_sq = exp_avg_sq});
+  ASSERT_TRUE(written.ok()) << written.status();
+  trainer.model().mutable_arrays()->step = 9;
+  trainer.ExpectSameState();
+}
+
 TEST(ClientTest, GradientThatIsNotFiniteIsSkippedAndBringsTheParametersAsTheyAre) {
   ServerProcess server;
   const v1::ParameterSetSpec spec = SmallSpec();

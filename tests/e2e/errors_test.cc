@@ -1,5 +1,6 @@
 // tests/errors.textproto, row by row: each call ends with the error that the table says, changes nothing, and leaves a
 // server that works.
+#include <gmock/gmock.h>
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/util/message_differencer.h>
 #include <grpcpp/impl/codegen/rpc_method.h>
@@ -20,6 +21,9 @@
 
 namespace adamant::e2e {
 namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 const ErrorsTable& Table() {
   static const auto* const table = new ErrorsTable(LoadErrorsTable(ADAMANT_ERRORS_TABLE));
@@ -111,6 +115,11 @@ TEST_P(ErrorsTest, EndsTheCallAndChangesNothing) {
   EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(detail, row.detail()))
       << "expected " << row.detail().ShortDebugString() << "\ngot " << detail.ShortDebugString() << "\n"
       << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(row.message()));
+  // People find the field in one place, and in one form.
+  if (!detail.field().empty()) {
+    EXPECT_THAT(std::string(status.message()), StartsWith(absl::StrCat("`", detail.field(), "`: ")));
+  }
   const Reason* reason = FindReason(row.detail().reason());
   EXPECT_EQ(GetRetryDelay(status).has_value(), reason != nullptr && reason->retry_info());
   EXPECT_TRUE(client_.ReturnsTo(budgets));
@@ -221,6 +230,20 @@ TEST_F(ErrorsOverTimeTest, MessageAboveTheLimitIsToldWhatToSendInstead) {
   EXPECT_TRUE(absl::StrContains(status.message(), "262,144 elements")) << status;
 }
 
+// A stream is not a set's: what is wrong between two steps is wrong with none.
+TEST_F(ErrorsOverTimeTest, ErrorBetweenTwoStepsNamesNoSet) {
+  Serve(SmallServer());
+  StepStream stream(client_->stub());
+  ASSERT_TRUE(stream.Send(StepMessages(StepHeader("large"), Chunks(spec_, gradient_, 65536))));
+  ASSERT_TRUE(stream.ReadReply(spec_).ok());
+  ASSERT_TRUE(stream.Send(v1::StepRequest()));
+
+  const absl::Status status = stream.Finish();
+
+  EXPECT_TRUE(FailsWith(status, absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_UNEXPECTED_MESSAGE));
+  EXPECT_EQ(GetErrorDetail(status).set(), "");
+}
+
 TEST_F(ErrorsOverTimeTest, StepThatStallsIsEnded) {
   rpc::ServerOptions options = SmallServer();
   options.patience = absl::Milliseconds(100);
@@ -234,6 +257,7 @@ TEST_F(ErrorsOverTimeTest, StepThatStallsIsEnded) {
   const absl::Status status = stream.Finish();
 
   EXPECT_TRUE(FailsWith(status, absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STALLED));
+  EXPECT_EQ(GetErrorDetail(status).set(), "large");
   EXPECT_EQ(client_->Get("large")->step(), 0);
   EXPECT_TRUE(client_->ReturnsTo(budgets));
 }
@@ -251,6 +275,7 @@ TEST_F(ErrorsOverTimeTest, StepThatFindsNoRoomInTimeIsRefused) {
   const absl::Status second = Step().status();
 
   EXPECT_TRUE(FailsWith(second, absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUDGET_EXHAUSTED));
+  EXPECT_EQ(GetErrorDetail(second).set(), "large");
   EXPECT_TRUE(first.Send({messages.begin() + 1, messages.end()}));
   EXPECT_TRUE(first.ReadReply(spec_).ok());
 }

@@ -106,7 +106,9 @@ inline v1::StepRequest StepMessage(const v1::StepHeader& header, const std::vect
 class ChunkCollector {
  public:
   explicit ChunkCollector(std::vector<int64_t> sizes, v1::Slot slot = v1::SLOT_UNSPECIFIED)
-      : sizes_(std::move(sizes)), slot_(slot) {}
+      : sizes_(std::move(sizes)), slot_(slot) {
+    PassOverEmpty();
+  }
 
   // Takes the next chunk; false if it is not the one that must come.
   bool Add(const v1::TensorChunk& chunk) {
@@ -125,6 +127,7 @@ class ChunkCollector {
     if (offset_ == sizes_[tensor_]) {
       ++tensor_;
       offset_ = 0;
+      PassOverEmpty();
     }
     return true;
   }
@@ -135,6 +138,11 @@ class ChunkCollector {
   ChunkForm form() const { return form_; }
 
  private:
+  // Tensors without elements have no chunk.
+  void PassOverEmpty() {
+    while (!done() && sizes_[tensor_] == 0) ++tensor_;
+  }
+
   const std::vector<int64_t> sizes_;
   const v1::Slot slot_;
   size_t tensor_ = 0;

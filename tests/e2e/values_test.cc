@@ -106,6 +106,35 @@ TEST_F(ValuesTest, ReplyHasTheFormOfTheFirstChunk) {
   EXPECT_EQ(reply->form, ChunkForm::kValues);
 }
 
+// Of an empty chunk nobody can tell.
+TEST_F(ValuesTest, ReplyHasTheFormOfTheFirstChunkThatHasElements) {
+  const v1::ParameterSetSpec spec = core::WithEmptyTensors(SmallSpec());
+  MakeSet(spec);
+  std::vector<v1::TensorChunk> chunks = Chunks(spec, Gradient(ParameterCount(spec), 0), 65536, ChunkForm::kValues);
+  chunks.emplace(chunks.begin());  // of tensor 0, which is empty
+  StepStream stream(client_.stub());
+
+  ASSERT_TRUE(stream.Send(StepMessages(StepHeader("small"), chunks)));
+  const absl::StatusOr<StepReply> reply = stream.ReadReply(spec);
+
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->form, ChunkForm::kValues);
+}
+
+TEST_F(ValuesTest, TensorsWithoutElementsAreListedAndNeedNoChunk) {
+  ExpectSameBits(core::WithEmptyTensors(SmallSpec()), ChunkForm::kData, 7);
+  v1::ListTensorsRequest request;
+  request.set_name("small");
+  const absl::StatusOr<v1::ListTensorsResponse> tensors =
+      client_.Call(&v1::OptimizerService::Stub::ListTensors, request);
+  ASSERT_TRUE(tensors.ok()) << tensors.status();
+  ASSERT_EQ(tensors->tensors_size(), 9);
+  EXPECT_EQ(tensors->tensors(0).ShortDebugString(), "name: \"empty1\" shape: 8 shape: 0 group: \"slow\"");
+  EXPECT_EQ(tensors->tensors(1).element_count(), 32);
+}
+
+TEST_F(ValuesTest, SetWithoutAnyElementsIsSteppedAndRead) { ExpectSameBits(core::EmptySpec(), ChunkForm::kData, 7); }
+
 TEST_F(ValuesTest, StepOnceHasTheBitsOfStep) {
   const v1::ParameterSetSpec spec = SmallSpec();
   MakeSet(spec);
@@ -138,7 +167,9 @@ TEST_F(ValuesTest, BitsDoNotDependOnHowAGradientIsCut) {
   SCOPED_TRACE(absl::StrCat("ADAMANT_TEST_SEED=", seed));
   std::cout << "ADAMANT_TEST_SEED=" << seed << "\n";
   std::mt19937_64 random(seed);
-  for (const v1::ParameterSetSpec& spec : {SmallSpec(), LargeSpec()}) {
+  // A tensor without elements gets an empty chunk.
+  for (const v1::ParameterSetSpec& spec :
+       {SmallSpec(), LargeSpec(), core::WithEmptyTensors(SmallSpec("gaps")), core::EmptySpec()}) {
     SequentialAdam model(spec);
     MakeSet(spec);
     StepStream stream(client_.stub());

@@ -70,8 +70,9 @@ TENSOR_MESSAGE = {
     "cut_short": UNEVEN + (HEADER + LAST + DATA)[:-2],
 }
 
-# One choice a byte: see parameter_set_fuzz.cc, and set_schedule.cc for what each chooses. The first makes a set of zeros.
-ZEROS = b"\x01"
+# One choice a byte: see parameter_set_fuzz.cc, and set_schedule.cc for what each chooses. The first two make a set of
+# zeros.
+ZEROS = b"\x00\x01"
 # An action, then what it chooses: a client, a new request that expects the set's step, a gradient.
 NEW = b"\x01\x01\x01\x01\x01\x01\x01\x05\x01"
 RETRY = b"\x00\x00\x00\x01"
@@ -84,6 +85,10 @@ PARAMETER_SET = {
     "full_write": ZEROS + b"\x11\x07\x09\x01\x02\x00\x01" + b"\x11\x02\x01",
     "forgotten": ZEROS + b"\x00\x00" + NEW + b"\x06\x00" + FINISH + b"\x12\x08\x00\x00" + RETRY + b"\x06\x00" + FINISH,
     "deleted": ZEROS + b"\x00\x00" + NEW + b"\x13\x00\x10\x00\x13\x01\x00\x00" + NEW,
+    # Sets with tensors without elements, and with no others.
+    "empty_tensors": b"\x01\x01" + b"\x00\x00" + NEW + b"\x0a\x00\x01\x02\x01" + b"\x06\x00" + FINISH,
+    "only_empty_tensors": b"\x02\x01" + b"\x00\x00" + NEW + b"\x06\x00" + FINISH + b"\x0e\x00\x01",
+    "only_empty_tensors_written": b"\x02\x00" + b"\x11\x07\x09\x01\x02\x00\x01" + b"\x11\x02\x01",
     "noise": bytes(i * 97 % 251 for i in range(400)),
 }
 

@@ -25,7 +25,8 @@ bool HasUnknownField(const v1::StepRequest& message) {
 
 bool HasMalformedChunk(const v1::StepRequest& message) {
   for (const v1::TensorChunk& chunk : message.chunks()) {
-    if (chunk.data().empty() == chunk.values().empty() || chunk.data().size() % sizeof(float) != 0) return true;
+    const bool both = !chunk.data().empty() && !chunk.values().empty();
+    if (both || chunk.data().size() % sizeof(float) != 0) return true;
   }
   return false;
 }
@@ -48,12 +49,13 @@ std::string DifferenceInChunk(const v1::TensorChunk& expected, TensorMessage::Ch
   if (chunk.tensor() != expected.tensor()) return "another tensor";
   if (chunk.offset() != expected.offset()) return "another offset";
   if (chunk.slot() != expected.slot()) return "another slot";
-  if (chunk.form() != (expected.data().empty() ? ChunkForm::kValues : ChunkForm::kData)) return "another form";
-  const char* bytes = chunk.form() == ChunkForm::kData ? expected.data().data()
-                                                       : reinterpret_cast<const char*>(expected.values().data());
-  const int64_t count =
-      chunk.form() == ChunkForm::kData ? expected.data().size() / sizeof(float) : expected.values_size();
+  const ChunkForm form = expected.values().empty() ? ChunkForm::kData : ChunkForm::kValues;
+  const char* bytes =
+      form == ChunkForm::kData ? expected.data().data() : reinterpret_cast<const char*>(expected.values().data());
+  const int64_t count = form == ChunkForm::kData ? expected.data().size() / sizeof(float) : expected.values_size();
   if (chunk.count() != count) return "another count";
+  if (count == 0) return "";
+  if (chunk.form() != form) return "another form";
   // In two reads: the second goes on where the first ended.
   std::vector<float> elements(count);
   chunk.Read(elements.data(), count / 2);

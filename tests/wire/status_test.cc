@@ -94,7 +94,7 @@ TEST(StatusTest, LongTextsAreCutAndEverythingElseIsKept) {
 
   const grpc::Status grpc_status = ToGrpcStatus(LargestError(text));
 
-  EXPECT_EQ(grpc_status.error_message(), text.substr(0, 2048));
+  EXPECT_EQ(grpc_status.error_message(), absl::StrCat("`", text.substr(0, 2047)));
   EXPECT_LE(grpc_status.error_details().size(), kMaxDetailsBytes);
   const absl::Status status = FromGrpcStatus(grpc_status);
   const v1::ErrorDetail detail = GetErrorDetail(status);
@@ -109,13 +109,14 @@ TEST(StatusTest, LongTextsAreCutAndEverythingElseIsKept) {
 TEST(StatusTest, TextIsCutBetweenCharacters) {
   for (const std::string prefix : {"", "a", "ab"}) {
     const std::string text = prefix + Repeat("€", 5000);
+    const absl::Status error = LargestError(text);
 
-    const grpc::Status grpc_status = ToGrpcStatus(LargestError(text));
+    const grpc::Status grpc_status = ToGrpcStatus(error);
 
-    EXPECT_EQ((grpc_status.error_message().size() - prefix.size()) % 3, 0u);
-    EXPECT_THAT(text, StartsWith(grpc_status.error_message()));
+    EXPECT_EQ((grpc_status.error_message().size() - 1 - prefix.size()) % 3, 0u) << "a backtick stands before the text";
+    EXPECT_THAT(std::string(error.message()), StartsWith(grpc_status.error_message()));
     // Each of its bytes travels as three.
-    EXPECT_LE(grpc_status.error_message().size(), 2048u / 3 + prefix.size());
+    EXPECT_LE(grpc_status.error_message().size(), 2048u / 3 + 1 + prefix.size());
     EXPECT_GE(grpc_status.error_message().size(), 2048u / 3 - 3);
     const v1::ErrorDetail detail = GetErrorDetail(FromGrpcStatus(grpc_status));
     EXPECT_EQ((detail.set().size() - prefix.size()) % 3, 0u);

@@ -41,7 +41,7 @@ void ExpectCutsAllOf(const std::vector<int64_t>& sizes, v1::Slot slot, ChunkForm
     cutter.Fill(limit, source, &builder);
     ASSERT_LE(builder.size(), limit);
     // What is left is less than a chunk of one element can take: 31 bytes at most.
-    if (!cutter.done()) {
+    if (!cutter.done() && builder.chunks() < kMaxChunks) {
       ASSERT_GT(builder.size(), limit - 31);
     }
 
@@ -49,7 +49,9 @@ void ExpectCutsAllOf(const std::vector<int64_t>& sizes, v1::Slot slot, ChunkForm
     ASSERT_TRUE(message.ok()) << message.status();
     ASSERT_FALSE(message->chunks().empty());
     for (TensorMessage::Chunk chunk : message->chunks()) {
+      while (sizes[tensor] == 0) ++tensor;
       ASSERT_EQ(chunk.tensor(), static_cast<int32_t>(tensor));
+      ASSERT_GT(chunk.count(), 0);
       ASSERT_EQ(chunk.offset(), offset);
       ASSERT_EQ(chunk.slot(), slot);
       ASSERT_EQ(chunk.form(), form);
@@ -62,6 +64,7 @@ void ExpectCutsAllOf(const std::vector<int64_t>& sizes, v1::Slot slot, ChunkForm
       }
     }
   }
+  while (tensor < sizes.size() && sizes[tensor] == 0) ++tensor;
   EXPECT_EQ(tensor, sizes.size());
 }
 
@@ -71,7 +74,7 @@ TEST(TensorCutterTest, GivesEveryElementOnceInOrderWithinTheLimit) {
   header.set_set("run/a");
   for (int i = 0; i < 300; ++i) {
     std::vector<int64_t> sizes(random() % 8);
-    for (int64_t& size : sizes) size = 1 + random() % (random() % 2 ? 5 : 5000);
+    for (int64_t& size : sizes) size = random() % 4 == 0 ? 0 : 1 + random() % (random() % 2 ? 5 : 5000);
     SCOPED_TRACE(testing::Message() << "case " << i);
 
     ExpectCutsAllOf(sizes, i % 2 ? v1::SLOT_UNSPECIFIED : v1::SLOT_EXP_AVG_SQ,
@@ -131,8 +134,35 @@ TEST(TensorCutterTest, MakesHeadwayWhereNothingFits) {
   EXPECT_TRUE(cutter.done());
 }
 
-TEST(TensorCutterTest, NoTensorsAreDoneAtOnce) {
+TEST(TensorCutterTest, NoElementsAreDoneAtOnce) {
   EXPECT_TRUE(TensorCutter({}, v1::SLOT_UNSPECIFIED, ChunkForm::kData).done());
+  const std::vector<int64_t> sizes = {0, 0};
+  EXPECT_TRUE(TensorCutter(sizes, v1::SLOT_UNSPECIFIED, ChunkForm::kData).done());
+}
+
+// The other side decodes no more, though 1 MiB holds 80,000 chunks of one element.
+TEST(TensorCutterTest, AMessageHasNoMoreChunksThanAreDecoded) {
+  std::mt19937 random(TestSeed());
+  const std::vector<int64_t> sizes(3 * kMaxChunks + 1, 1);
+  ExpectCutsAllOf(sizes, v1::SLOT_EXP_AVG, ChunkForm::kData, kMessageBytes, v1::StepHeader(), &random);
+}
+
+TEST(TensorCutterTest, AddsNothingToAMessageThatIsFull) {
+  const std::vector<int64_t> sizes(kMaxChunks, 1);
+  const float element = 1;
+  const auto source = [&element](int32_t, int64_t, int64_t, TensorMessageBuilder* builder) {
+    builder->AddElements(&element, 1);
+    return true;
+  };
+  TensorMessageBuilder builder(nullptr);
+  TensorCutter first(sizes, v1::SLOT_EXP_AVG, ChunkForm::kData);
+  first.Fill(kMaxMessageBytes, source, &builder);
+  EXPECT_TRUE(first.done());
+  TensorCutter second(sizes, v1::SLOT_EXP_AVG_SQ, ChunkForm::kData);
+  second.Fill(kMaxMessageBytes, source, &builder);
+  EXPECT_FALSE(second.done());
+  EXPECT_EQ(builder.chunks(), kMaxChunks);
+  EXPECT_TRUE(TensorMessage::Decode(builder.Finish()).ok());
 }
 
 }  // namespace

@@ -29,6 +29,7 @@ TEST(TensorMessageBuilderTest, WritesWhatTheGeneratedClassWrites) {
   builder.BeginChunk(0, 0, v1::SLOT_EXP_AVG, ChunkForm::kValues, 2);
   builder.AddElements(values.data(), 2);
   const int64_t size = builder.size();
+  EXPECT_EQ(builder.chunks(), 2u);
   const grpc::ByteBuffer buffer = builder.Finish();
 
   EXPECT_EQ(Flat(buffer), expected.SerializeAsString());

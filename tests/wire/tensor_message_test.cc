@@ -90,6 +90,7 @@ v1::StepRequest RandomMessage(std::mt19937* random) {
       const uint32_t element = (*random)();
       bits.append(reinterpret_cast<const char*>(&element), sizeof element);
     }
+    if (below(8) == 0) continue;  // no elements
     if (below(2)) {
       chunk->set_data(bits);
     } else {
@@ -262,6 +263,11 @@ INSTANTIATE_TEST_SUITE_P(
                      .Bytes(1, Fields().Bytes(1, "second").Bytes(4, "id").bytes())
                      .bytes(),
                  {1}},
+        // Whether the tensor has elements is for others to know.
+        Spelling{"NoElements", OneChunk(Fields().Varint(1, 3).Varint(2, 17)), {}},
+        Spelling{"NothingAtAll", OneChunk(Fields()), {}}, Spelling{"EmptyData", OneChunk(Fields().Floats(15, {})), {}},
+        Spelling{"EmptyValues", OneChunk(Fields().Floats(14, {})), {}},
+        Spelling{"DataTakenBack", OneChunk(Fields().Floats(15, {1}).Floats(15, {})), {}},
         Spelling{"EmptyHeader", Fields().Bytes(1, "").Bytes(15, Fields().Floats(15, {1}).bytes()).bytes(), {1}}),
     [](const auto& info) { return info.param.name; });
 
@@ -300,7 +306,7 @@ Refusal Malformed(const char* name, const std::string& bytes, const std::string&
 }
 
 Refusal MalformedChunk(const char* name, const Fields& chunk, int32_t tensor, int64_t offset) {
-  return {name, OneChunk(chunk), v1::ERROR_REASON_MALFORMED_CHUNK, "", tensor, offset};
+  return {name, OneChunk(chunk), v1::ERROR_REASON_MALFORMED_CHUNK, "chunks[0]", tensor, offset};
 }
 
 Refusal Unknown(const char* name, const std::string& bytes, const std::string& field) {
@@ -346,11 +352,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     Chunk, RefusalTest,
-    testing::Values(MalformedChunk("WithoutElements", Fields().Varint(1, 3).Varint(2, 17), 3, 17),
-                    MalformedChunk("Empty", Fields(), 0, 0),
-                    MalformedChunk("WithEmptyData", Fields().Floats(15, {}), 0, 0),
-                    MalformedChunk("WithDataTakenBack", Fields().Floats(15, {1}).Floats(15, {}), 0, 0),
-                    MalformedChunk("WithBothForms", Fields().Varint(1, 3).Floats(14, {1}).Floats(15, {1}), 3, 0),
+    testing::Values(MalformedChunk("WithBothForms", Fields().Varint(1, 3).Floats(14, {1}).Floats(15, {1}), 3, 0),
                     MalformedChunk("WithHalfAnElementOfData", Fields().Bytes(15, "123456").Varint(2, 17), 0, 17),
                     MalformedChunk("WithHalfAnElementOfValues", Fields().Bytes(14, "123456").Varint(2, 17), 0, 17),
                     MalformedChunk("WithHalvesThatMakeAnElement", Fields().Bytes(14, "12").Bytes(14, "34"), 0, 0)),
@@ -391,6 +393,45 @@ TEST(DecodeTest, RefusesABufferThatHoldsNoMessage) {
   absl::StatusOr<TensorMessage> message = TensorMessage::Decode(grpc::ByteBuffer());
 
   EXPECT_EQ(GetErrorDetail(message.status()).reason(), v1::ERROR_REASON_MALFORMED_MESSAGE);
+}
+
+TEST(DecodeTest, SaysWhichTypeTheMessageOughtToBe) {
+  EXPECT_EQ(TensorMessage::Decode(InOneSlice("\x80"), "adamant.v1.StepRequest").status().message(),
+            "expected a valid adamant.v1.StepRequest, got bytes that are not one");
+  v1::StepHeader header;
+  EXPECT_EQ(TensorMessage::Decode(InOneSlice(Fields().Bytes(1, "\xff").bytes()))->ParseHeader(&header).message(),
+            "`header`: expected a valid adamant.v1.StepHeader, got bytes that are not one");
+}
+
+// A client of floats of another width is told so.
+TEST(DecodeTest, AsksOfWhatTypeBytesAreThatAreNotWholeElements) {
+  const auto message_for = [](size_t bytes) {
+    const std::string message = OneChunk(Fields().Bytes(15, std::string(bytes, 'x')));
+    return std::string(TensorMessage::Decode(InOneSlice(message)).status().message());
+  };
+  EXPECT_THAT(message_for(6), testing::HasSubstr("got 6 bytes; is this float16, bfloat16 or int8?"));
+  EXPECT_THAT(message_for(7), testing::HasSubstr("got 7 bytes; is this int8?"));
+}
+
+TEST(DecodeTest, WhatCameBeforeAFaultIsThere) {
+  v1::StepRequest request = SmallMessage();
+  request.add_chunks()->set_data("odd");
+  TensorMessage message;
+  const absl::Status status = TensorMessage::Decode(InOneSlice(request.SerializeAsString()), "message", &message);
+
+  EXPECT_EQ(GetErrorDetail(status).field(), "chunks[2]");
+  v1::StepHeader header;
+  ASSERT_TRUE(message.has_header());
+  ASSERT_TRUE(message.ParseHeader(&header).ok());
+  EXPECT_EQ(header.set(), request.header().set());
+}
+
+TEST(DecodeTest, OfAHeaderThatIsNoneNothingIsTaken) {
+  google::protobuf::LogSilencer silencer;  // Protobuf writes to stderr about text that is not UTF-8.
+  const std::string bytes = Fields().Bytes(1, Fields().Bytes(4, "id").Bytes(1, "\xff").bytes()).bytes();
+  v1::StepHeader header;
+  EXPECT_FALSE(TensorMessage::Decode(InOneSlice(bytes))->ParseHeader(&header).ok());
+  EXPECT_EQ(header.ByteSizeLong(), 0u);
 }
 
 TEST(DecodeTest, NeverAllocatesForALengthThatHasNotArrived) {
