@@ -3,9 +3,7 @@
 #include <adamant/error.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -22,6 +20,8 @@
 #include "tests/e2e/cutting_proxy.h"
 #include "tests/e2e/name_server.h"
 #include "tests/e2e/server_process.h"
+#include "tests/wire/bound_socket.h"
+#include "tests/wire/proxy_environment.h"
 
 namespace adamant::e2e {
 namespace {
@@ -35,6 +35,7 @@ using core::SmallSpec;
 using core::Values;
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::StartsWith;
 
 // gRPC polls idle channels every five seconds, whoever waits for them: that would hide that nobody else does.
 [[maybe_unused]] const int kNoBackupPoller = setenv("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "0", 1);
@@ -254,34 +255,6 @@ TEST(ClientTest, ServerThatIsGoneIsAnErrorWithinTheTimeThatIsAllowed) {
   EXPECT_EQ(trainer.Step().status().code(), absl::StatusCode::kUnavailable);
 }
 
-// A TCP port of this machine at which nobody listens yet.
-class FreePort {
- public:
-  FreePort() : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof(address);
-    EXPECT_EQ(bind(socket_, reinterpret_cast<sockaddr*>(&address), size), 0);
-    EXPECT_EQ(getsockname(socket_, reinterpret_cast<sockaddr*>(&address), &size), 0);
-    address_ = absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
-  }
-  ~FreePort() { LetGo(); }
-  FreePort(const FreePort&) = delete;
-  FreePort& operator=(const FreePort&) = delete;
-
-  const std::string& address() const { return address_; }
-  // Before this connections are refused, and nobody else gets the port.
-  void LetGo() {
-    if (socket_ >= 0) close(socket_);
-    socket_ = -1;
-  }
-
- private:
-  int socket_;
-  std::string address_;
-};
-
 // Calls that begin before there is a connection, on a thread of their own. They have two attempts each, for the first
 // may find out that an earlier connection is gone, and so get through only over a connection that they have waited for.
 class PatientCall {
@@ -341,7 +314,7 @@ class PatientCall {
 std::string PortOf(const std::string& address) { return address.substr(address.rfind(':') + 1); }
 
 TEST(WaitingClientTest, GetsThroughToAServerThatStartsAfterIt) {
-  FreePort port;
+  BoundSocket port;
   PatientCall call(port.address());
   const absl::Status reason = call.AwaitWait();
   EXPECT_EQ(reason.code(), absl::StatusCode::kUnavailable);
@@ -417,6 +390,26 @@ TEST(WaitingClientTest, GetsThroughToAServerThatMovesToAnotherAddress) {
   PatientCall call(names.TargetWithPort(PortOf(server.address())));
   EXPECT_THAT(std::string(call.AwaitWait().message()), HasSubstr("127.0.0.2"));
   EXPECT_EQ(call.Result(), absl::OkStatus());
+}
+
+TEST(ProxyTest, ClientReachesItsOwnMachineWithoutTheProxyOfTheEnvironment) {
+  ServerProcess server;
+  const BoundSocket dead_proxy;
+  const ProxyEnvironment environment(dead_proxy.address());
+  const std::string port = PortOf(server.address());
+  for (const char* host : {"127.0.0.1", "localhost", "dns:///localhost", "ipv4:127.0.0.1"}) {
+    EXPECT_EQ(Client::Connect(absl::StrCat(host, ":", port))->GetServerInfo().status(), absl::OkStatus()) << host;
+  }
+}
+
+TEST(ProxyTest, ClientReachesOtherMachinesThroughTheProxyOfTheEnvironment) {
+  BoundSocket proxy;
+  proxy.Listen();
+  const ProxyEnvironment environment(proxy.address());
+  ClientOptions options;
+  options.connect_timeout = absl::Milliseconds(100);
+  EXPECT_FALSE(Client::Connect("elsewhere.test:50051", options)->GetServerInfo().ok());
+  EXPECT_THAT(proxy.Received(), StartsWith("CONNECT elsewhere.test:50051 "));
 }
 
 struct CutCase {

@@ -15,6 +15,8 @@
 #include "absl/time/clock.h"
 #include "tests/e2e/server_process.h"
 #include "tests/e2e/test_client.h"
+#include "tests/wire/bound_socket.h"
+#include "tests/wire/proxy_environment.h"
 
 namespace adamant::e2e {
 namespace {
@@ -146,6 +148,23 @@ TEST(SanityTrainTest, WaitsForAServerThatStartsAfterIt) {
   ServerProcess server({absl::StrCat("--listen=", target)});
   EXPECT_EQ(trainer->Wait(), 0);
   EXPECT_EQ(trainer->standard_output().AwaitEnd(), kReferenceOutput);
+}
+
+TEST(ProxyTest, TrainerAndProbeReachTheirOwnMachineWithoutTheProxyOfTheEnvironment) {
+  const BoundSocket dead_proxy;
+  const ProxyEnvironment environment(dead_proxy.address());
+  ServerProcess server;
+  EXPECT_EQ(ChildProgram({ADAMANT_SERVER, absl::StrCat("--probe=", server.address())}).Wait(), 0);
+  EXPECT_EQ(Train(server.address(), {"--check"})->Wait(), 0);
+}
+
+TEST(ProbeTest, SaysInOneLineWhyItFails) {
+  const BoundSocket nobody;
+  ChildProgram probe({ADAMANT_SERVER, absl::StrCat("--probe=", nobody.address())});
+  EXPECT_EQ(probe.Wait(), 1);
+  const std::string error = probe.standard_error().AwaitEnd();
+  EXPECT_THAT(Lines(error), SizeIs(1)) << error;
+  EXPECT_THAT(error, AllOf(HasSubstr(nobody.address()), HasSubstr("Connection refused")));
 }
 
 TEST(SanityTrainTest, ServerThatDiesInTheMiddleIsAClearErrorWithinTheDeadline) {
