@@ -13,8 +13,6 @@
 #include <vector>
 
 #include "absl/flags/flag.h"
-#include "absl/flags/parse.h"
-#include "absl/flags/usage.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -23,6 +21,7 @@
 #include "client/programs/progress.h"
 #include "client/programs/regression.h"
 #include "client/programs/training.h"
+#include "program/command_line.h"
 
 using adamant::programs::LayerWidths;
 
@@ -160,9 +159,10 @@ int Main(const std::vector<char*>& arguments) {
 }  // namespace adamant::programs
 
 int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage(
+  return adamant::programs::Main(adamant::ParseCommandLine(
+      argc, argv,
       "trains a small network whose parameters and Adam state live on a server.\n"
       "  adamant-sanity-train --target=localhost:50051 --check\n"
-      "  adamant-sanity-train --target=localhost:50051 --layers=2,64,64,1 --samples=4096 --batch=64 --epochs=20");
-  return adamant::programs::Main(absl::ParseCommandLine(argc, argv));
+      "  adamant-sanity-train --target=localhost:50051 --layers=2,64,64,1 --samples=4096 --batch=64 --epochs=20",
+      __FILE__));
 }

@@ -17,12 +17,14 @@ PUBLIC_CLIENT = r"adamant/(mocks/)?\w+\.h"
 RULES = {
     "allocator": [],
     "kernels": [r"kernels/"],
+    "program": [r"program/", r"absl/"],
     "proto": [r"proto/", MESSAGES, r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
     "proto/error": [r"proto/error/", MESSAGES, r"absl/", r"google/protobuf/"],
     # Messages are plain data to it; it knows no service, no stub, and no call.
     "server/core": [r"server/core/", r"kernels/", r"proto/error/", MESSAGES, r"absl/", r"google/protobuf/"],
-    "server": [r"server/", r"kernels/", r"proto/", r"adamant/v1/", r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
+    "server": [r"server/", r"kernels/", r"program/", r"proto/", r"adamant/v1/", r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
     "client": [r"client/", PUBLIC_CLIENT, r"proto/", r"adamant/v1/", r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
+    "client/programs": [r"client/programs/", PUBLIC_CLIENT, r"program/", MESSAGES, r"absl/"],
     # What users include knows nothing that is not installed.
     "client/include": [PUBLIC_CLIENT, MESSAGES, r"absl/", r"grpcpp/"],
     "client/mocks": [PUBLIC_CLIENT, MESSAGES, r"absl/", r"gmock/"],
