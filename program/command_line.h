@@ -12,10 +12,9 @@ namespace adamant {
 // flag, the program's own name first. To be called once, first of all.
 //
 // Does not return after
-//   --help, -h      prints the name, `usage` and each flag with its default and its meaning to stdout, and exits with
-//   0;
-//   --version       prints name and version to stdout, and exits with 0;
-//   a wrong flag    says what is wrong with it on stderr, and exits with 1.
+//   --help, -h    prints the name, `usage` and each flag with its default and its meaning to stdout, and exits with 0;
+//   --version     prints name and version to stdout, and exits with 0;
+//   a wrong flag  says what is wrong with it on stderr, and exits with 1.
 std::vector<char*> ParseCommandLine(int argc, char** argv, absl::string_view usage, absl::string_view main_file);
 
 }  // namespace adamant
