@@ -18,15 +18,12 @@
 #include <vector>
 
 #include "absl/flags/flag.h"
-#include "absl/flags/parse.h"
-#include "absl/flags/usage.h"
-#include "absl/flags/usage_config.h"
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
+#include "client/command_line/command_line.h"
 #include "kernels/dispatch.h"
 #include "server/health_probe.h"
 #include "server/log.h"
@@ -223,10 +220,6 @@ int Main(const std::vector<char*>& arguments) {
 }  // namespace adamant
 
 int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage("Serves adamant.v1.OptimizerService: holds parameter sets, applies gradients.");
-  absl::FlagsUsageConfig usage;
-  usage.version_string = [] { return absl::StrCat("adamant-server ", adamant::kVersion, "\n"); };
-  usage.contains_help_flags = [](absl::string_view file) { return absl::EndsWith(file, "server/main.cc"); };
-  absl::SetFlagsUsageConfig(usage);
-  return adamant::Main(absl::ParseCommandLine(argc, argv));
+  return adamant::Main(adamant::ParseCommandLine(
+      argc, argv, "serves adamant.v1.OptimizerService: holds parameter sets, applies gradients.", __FILE__));
 }

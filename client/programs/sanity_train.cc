@@ -1,6 +1,6 @@
 // adamant-sanity-train: trains a small network on a server and says whether the losses are those of the reference.
 //
-// Losses and the verdict go to stdout; progress, timings and errors to stderr. Exits with 1 after any error.
+// Losses and the verdict go to stdout; progress, waits, timings and errors to stderr. Exits with 1 after any error.
 #include <adamant/client.h>
 
 #include <algorithm>
@@ -13,12 +13,11 @@
 #include <vector>
 
 #include "absl/flags/flag.h"
-#include "absl/flags/parse.h"
-#include "absl/flags/usage.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
+#include "client/command_line/command_line.h"
 #include "client/programs/layer_widths.h"
 #include "client/programs/progress.h"
 #include "client/programs/regression.h"
@@ -27,7 +26,8 @@
 using adamant::programs::LayerWidths;
 
 ABSL_FLAG(std::string, target, "", "The server: host:port or unix:path.");
-ABSL_FLAG(absl::Duration, timeout, absl::Seconds(10), "How long any one call may take, retries included.");
+ABSL_FLAG(absl::Duration, timeout, absl::Seconds(10),
+          "How long any one call may take, retries and waits for the server included.");
 ABSL_FLAG(bool, check, false, "Exit with 1 if the losses are not the reference's.");
 ABSL_FLAG(LayerWidths, layers, LayerWidths({{2, 16, 1}}), "Inputs, units of each hidden layer, outputs.");
 ABSL_FLAG(int32_t, samples, 0, "Samples of a made-up regression to learn. 0: the reference's single sample.");
@@ -87,13 +87,18 @@ TrainingPlan Plan() {
           .seed = seed};
 }
 
-ClientOptions Options() {
+ClientOptions Options(ProgressBar* bar) {
   const absl::Duration timeout = absl::GetFlag(FLAGS_timeout);
   ClientOptions options;
   options.retry.total_timeout = timeout;
+  options.connect_timeout = timeout;
   options.unary_timeout = timeout;
   options.step_timeout = timeout;
   options.transfer_timeout = timeout;
+  options.on_wait = [bar](const absl::Status& reason) {
+    bar->Clear();
+    absl::FPrintF(stderr, "adamant-sanity-train: waiting: %s\n", reason.message());
+  };
   return options;
 }
 
@@ -109,7 +114,8 @@ int Main(const std::vector<char*>& arguments) {
     return Fail("--check is for the reference run: leave the training flags");
   }
   const std::string target = absl::GetFlag(FLAGS_target);
-  const absl::StatusOr<Client> client = Client::Connect(target, Options());
+  ProgressBar bar(stderr);
+  const absl::StatusOr<Client> client = Client::Connect(target, Options(&bar));
   if (!client.ok()) return Fail(absl::StrCat(target, ": ", client.status().ToString()));
 
   // The first ends the training after this step and leaves no set behind; a second one ends the program at once.
@@ -122,7 +128,6 @@ int Main(const std::vector<char*>& arguments) {
   const TrainingPlan plan = Plan();
   const int interval = std::max(1, plan.epochs / kLines);
   std::vector<std::string> losses;
-  ProgressBar bar(stderr);
   const auto after_step = [&](const TrainingProgress& progress) {
     const std::string loss = absl::StrFormat("%.6f", progress.loss);
     if (progress.epoch_done && progress.epoch % interval == 0) {
@@ -154,9 +159,10 @@ int Main(const std::vector<char*>& arguments) {
 }  // namespace adamant::programs
 
 int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage(
+  return adamant::programs::Main(adamant::ParseCommandLine(
+      argc, argv,
       "trains a small network whose parameters and Adam state live on a server.\n"
       "  adamant-sanity-train --target=localhost:50051 --check\n"
-      "  adamant-sanity-train --target=localhost:50051 --layers=2,64,64,1 --samples=4096 --batch=64 --epochs=20");
-  return adamant::programs::Main(absl::ParseCommandLine(argc, argv));
+      "  adamant-sanity-train --target=localhost:50051 --layers=2,64,64,1 --samples=4096 --batch=64 --epochs=20",
+      __FILE__));
 }

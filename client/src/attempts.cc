@@ -52,6 +52,7 @@ absl::Status Attempts::Next(const absl::Status& failure) {
                       absl::StrCat(" (gave up after ", number_, number_ == 1 ? " attempt" : " attempts", " in ",
                                    absl::FormatDuration(absl::Trunc(Elapsed(), absl::Milliseconds(1))), ")"));
   }
+  if (options_.on_wait) options_.on_wait(failure);
   options_.sleep(wait);
   backoff_ = std::min(backoff_ * policy.multiplier, policy.max_backoff);
   ++number_;

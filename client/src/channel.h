@@ -14,8 +14,8 @@
 
 namespace adamant {
 
-// The arguments of a channel with these options, the caller's hook applied.
-grpc::ChannelArguments MakeChannelArguments(const ClientOptions& options);
+// The arguments of a channel to `target` with these options, the caller's hook applied.
+grpc::ChannelArguments MakeChannelArguments(const std::string& target, const ClientOptions& options);
 
 // A channel to `target` with those arguments. Connects when its first call needs it.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target, const ClientOptions& options);

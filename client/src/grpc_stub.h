@@ -4,15 +4,16 @@
 #ifndef ADAMANT_CLIENT_SRC_GRPC_STUB_H_
 #define ADAMANT_CLIENT_SRC_GRPC_STUB_H_
 
-#include <grpcpp/channel.h>
-
 #include <memory>
+#include <string>
 
+#include "adamant/options.h"
 #include "client/src/stub.h"
 
 namespace adamant {
 
-std::unique_ptr<Stub> MakeGrpcStub(std::shared_ptr<grpc::Channel> channel);
+// A stub with a channel of its own to `target`.
+std::unique_ptr<Stub> MakeGrpcStub(const std::string& target, const ClientOptions& options);
 
 }  // namespace adamant
 

@@ -5,16 +5,15 @@
 #include <grpcpp/support/proto_buffer_reader.h>
 #include <grpcpp/support/slice.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "adamant/error.h"
-#include "client/src/channel.h"
 #include "client/src/grpc_stub.h"
 #include "client/src/tensor_transfer.h"
 #include "proto/wire/tensor_message.h"
@@ -28,10 +27,12 @@ std::string RandomRequestId() {
                       absl::Hex(absl::Uniform<uint64_t>(random), absl::kZeroPad16));
 }
 
-ClientOptions WithRealOnes(ClientOptions options) {
-  if (!options.sleep) {
-    options.sleep = [](absl::Duration wait) { std::this_thread::sleep_for(absl::ToChronoNanoseconds(wait)); };
-  }
+// How often a target is tried to which there is no connection.
+constexpr absl::Duration kConnectInterval = absl::Milliseconds(300);
+
+// `stub` outlives the options.
+ClientOptions WithRealOnes(ClientOptions options, Stub* stub) {
+  if (!options.sleep) options.sleep = [stub](absl::Duration wait) { stub->AwaitDisconnect(wait); };
   if (!options.now) {
     options.now = [] { return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch()); };
   }
@@ -52,23 +53,13 @@ absl::Status Validate(const std::string& target, const ClientOptions& options) {
   status.Update(check(retry.max_backoff >= retry.initial_backoff, "retry.max_backoff"));
   status.Update(check(retry.multiplier >= 1, "retry.multiplier"));
   status.Update(check(retry.jitter >= 0 && retry.jitter <= 1, "retry.jitter"));
+  status.Update(check(options.connect_timeout > absl::ZeroDuration(), "connect_timeout"));
   status.Update(check(options.unary_timeout > absl::ZeroDuration(), "unary_timeout"));
   status.Update(check(options.step_timeout > absl::ZeroDuration(), "step_timeout"));
   status.Update(check(options.transfer_timeout > absl::ZeroDuration(), "transfer_timeout"));
   status.Update(
       check(options.message_bytes >= 1 << 10 && options.message_bytes <= wire::kMaxMessageBytes, "message_bytes"));
   return status;
-}
-
-// Makes attempts until one succeeds, or fails for good.
-template <typename Attempt>
-auto Repeat(Attempts attempts, Attempt attempt) -> decltype(attempt(attempts)) {
-  while (true) {
-    auto result = attempt(attempts);
-    if (result.ok()) return result;
-    absl::Status final = attempts.Next(result.status());
-    if (!final.ok()) return final;
-  }
 }
 
 // Memory of the caller's that messages refer to.
@@ -150,42 +141,72 @@ absl::Status ReceiveWritten(ByteStream* stream, v1::WriteTensorsResponse* respon
 absl::StatusOr<std::shared_ptr<Connection>> MakeConnection(const std::string& target, const ClientOptions& options) {
   absl::Status status = Validate(target, options);
   if (!status.ok()) return status;
-  return std::make_shared<RetryingConnection>(MakeGrpcStub(MakeChannel(target, options)), options);
+  return std::make_shared<RetryingConnection>(MakeGrpcStub(target, options), options);
 }
 
 RetryingConnection::RetryingConnection(std::unique_ptr<Stub> stub, const ClientOptions& options)
-    : stub_(std::move(stub)), options_(WithRealOnes(options)) {}
+    : stub_(std::move(stub)), options_(WithRealOnes(options, stub_.get())) {}
+
+template <typename Attempt>
+auto RetryingConnection::Repeat(Attempt attempt) -> decltype(attempt(std::declval<const Attempts&>())) {
+  Attempts attempts(&options_);
+  while (true) {
+    const absl::Status no_connection = AwaitConnection(attempts);
+    if (!no_connection.ok()) return no_connection;
+    auto result = attempt(attempts);
+    if (result.ok()) return result;
+    const absl::Status final = attempts.Next(result.status());
+    if (!final.ok()) return final;
+  }
+}
+
+absl::Status RetryingConnection::AwaitConnection(const Attempts& attempts) {
+  const absl::Duration limit = attempts.Timeout(options_.connect_timeout);
+  const absl::Duration begin = options_.now();
+  absl::Duration left = limit;
+  bool told = false;
+  while (true) {
+    const absl::Status status = stub_->Connect(std::min(left, kConnectInterval));
+    if (status.ok()) return status;
+    if (options_.on_wait && !std::exchange(told, true)) options_.on_wait(status);
+    left = limit - (options_.now() - begin);
+    if (left <= absl::ZeroDuration()) {
+      return absl::Status(status.code(), absl::StrCat("no connection within ",
+                                                      absl::FormatDuration(absl::Ceil(limit, absl::Milliseconds(1))),
+                                                      ": ", status.message()));
+    }
+  }
+}
 
 absl::StatusOr<v1::CreateParameterSetResponse> RetryingConnection::CreateParameterSet(
     const v1::CreateParameterSetRequest& request) {
-  return Repeat(Attempts(&options_), [&](const Attempts& attempts) {
+  return Repeat([&](const Attempts& attempts) {
     return stub_->CreateParameterSet(request, attempts.Timeout(options_.unary_timeout));
   });
 }
 
 absl::StatusOr<v1::GetParameterSetResponse> RetryingConnection::GetParameterSet(
     const v1::GetParameterSetRequest& request) {
-  return Repeat(Attempts(&options_), [&](const Attempts& attempts) {
+  return Repeat([&](const Attempts& attempts) {
     return stub_->GetParameterSet(request, attempts.Timeout(options_.unary_timeout));
   });
 }
 
 absl::StatusOr<v1::ListParameterSetsResponse> RetryingConnection::ListParameterSets(
     const v1::ListParameterSetsRequest& request) {
-  return Repeat(Attempts(&options_), [&](const Attempts& attempts) {
+  return Repeat([&](const Attempts& attempts) {
     return stub_->ListParameterSets(request, attempts.Timeout(options_.unary_timeout));
   });
 }
 
 absl::StatusOr<v1::ListTensorsResponse> RetryingConnection::ListTensors(const v1::ListTensorsRequest& request) {
-  return Repeat(Attempts(&options_), [&](const Attempts& attempts) {
-    return stub_->ListTensors(request, attempts.Timeout(options_.unary_timeout));
-  });
+  return Repeat(
+      [&](const Attempts& attempts) { return stub_->ListTensors(request, attempts.Timeout(options_.unary_timeout)); });
 }
 
 absl::StatusOr<v1::DeleteParameterSetResponse> RetryingConnection::DeleteParameterSet(
     const v1::DeleteParameterSetRequest& request) {
-  return Repeat(Attempts(&options_), [&](const Attempts& attempts) {
+  return Repeat([&](const Attempts& attempts) {
     absl::StatusOr<v1::DeleteParameterSetResponse> response =
         stub_->DeleteParameterSet(request, attempts.Timeout(options_.unary_timeout));
     if (absl::IsNotFound(response.status()) && attempts.number() > 1) response = v1::DeleteParameterSetResponse();
@@ -194,13 +215,13 @@ absl::StatusOr<v1::DeleteParameterSetResponse> RetryingConnection::DeleteParamet
 }
 
 absl::StatusOr<v1::GetStepResultResponse> RetryingConnection::GetStepResult(const v1::GetStepResultRequest& request) {
-  return Repeat(Attempts(&options_), [&](const Attempts& attempts) {
+  return Repeat([&](const Attempts& attempts) {
     return stub_->GetStepResult(request, attempts.Timeout(options_.unary_timeout));
   });
 }
 
 absl::StatusOr<v1::GetServerInfoResponse> RetryingConnection::GetServerInfo(const v1::GetServerInfoRequest& request) {
-  return Repeat(Attempts(&options_), [&](const Attempts& attempts) {
+  return Repeat([&](const Attempts& attempts) {
     return stub_->GetServerInfo(request, attempts.Timeout(options_.unary_timeout));
   });
 }
@@ -208,7 +229,7 @@ absl::StatusOr<v1::GetServerInfoResponse> RetryingConnection::GetServerInfo(cons
 absl::StatusOr<v1::StepResult> RetryingConnection::Step(const StepCall& call) {
   v1::StepHeader header = call.header;
   if (header.request_id().empty()) header.set_request_id(options_.request_id());
-  return Repeat(Attempts(&options_), [&](const Attempts& attempts) { return TryStep(call, header, attempts); });
+  return Repeat([&](const Attempts& attempts) { return TryStep(call, header, attempts); });
 }
 
 absl::StatusOr<v1::StepResult> RetryingConnection::TryStep(const StepCall& call, const v1::StepHeader& header,
@@ -231,7 +252,17 @@ absl::StatusOr<v1::StepResult> RetryingConnection::TryStep(const StepCall& call,
 
 absl::StatusOr<v1::StepResult> RetryingConnection::Exchange(const StepCall& call, const v1::StepHeader& header,
                                                             const Attempts& attempts) {
-  std::unique_ptr<ByteStream> stream = TakeStepStream();
+  std::unique_ptr<ByteStream> stream = TakeIdleStepStream();
+  if (stream != nullptr) {
+    absl::StatusOr<v1::StepResult> result = ExchangeOn(std::move(stream), call, header, attempts);
+    // A server that ends an idle call says so too late for a step that is on its way. What it waited for is this step.
+    if (GetErrorDetail(result.status()).reason() != v1::ERROR_REASON_STALLED) return result;
+  }
+  return ExchangeOn(stub_->OpenStep(), call, header, attempts);
+}
+
+absl::StatusOr<v1::StepResult> RetryingConnection::ExchangeOn(std::unique_ptr<ByteStream> stream, const StepCall& call,
+                                                              const v1::StepHeader& header, const Attempts& attempts) {
   stream->SetTimeout(attempts.Timeout(options_.step_timeout));
   const WriteCall::Source gradients = {v1::SLOT_UNSPECIFIED, call.gradients};
   v1::StepResult result;
@@ -258,7 +289,7 @@ absl::StatusOr<v1::StepResult> RetryingConnection::Fetch(const StepCall& call, v
 absl::StatusOr<v1::WriteTensorsResponse> RetryingConnection::Write(const WriteCall& call) {
   v1::WriteHeader header = call.header;
   if (header.request_id().empty()) header.set_request_id(options_.request_id());
-  return Repeat(Attempts(&options_), [&](const Attempts& attempts) { return TryWrite(call, header, attempts); });
+  return Repeat([&](const Attempts& attempts) { return TryWrite(call, header, attempts); });
 }
 
 absl::StatusOr<v1::WriteTensorsResponse> RetryingConnection::TryWrite(const WriteCall& call,
@@ -274,7 +305,7 @@ absl::StatusOr<v1::WriteTensorsResponse> RetryingConnection::TryWrite(const Writ
 }
 
 absl::StatusOr<v1::ReadHeader> RetryingConnection::Read(const ReadCall& call) {
-  return Repeat(Attempts(&options_), [&](const Attempts& attempts) { return TryRead(call, attempts); });
+  return Repeat([&](const Attempts& attempts) { return TryRead(call, attempts); });
 }
 
 absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call, const Attempts& attempts) {
@@ -309,18 +340,17 @@ absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call,
   return *header;
 }
 
-std::unique_ptr<ByteStream> RetryingConnection::TakeStepStream() {
+std::unique_ptr<ByteStream> RetryingConnection::TakeIdleStepStream() {
   while (true) {
     std::unique_ptr<ByteStream> stream;
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      if (idle_.empty()) break;
+      if (idle_.empty()) return nullptr;
       stream = std::move(idle_.back());
       idle_.pop_back();
     }
     if (stream->alive()) return stream;
   }
-  return stub_->OpenStep();
 }
 
 void RetryingConnection::KeepStepStream(std::unique_ptr<ByteStream> stream) {

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "adamant/connection.h"
@@ -35,6 +36,12 @@ class RetryingConnection : public Connection {
   absl::StatusOr<v1::ReadHeader> Read(const ReadCall& call) override;
 
  private:
+  // Makes attempts, each over a connection, until one succeeds, or fails for good.
+  template <typename Attempt>
+  auto Repeat(Attempt attempt) -> decltype(attempt(std::declval<const Attempts&>()));
+  // Waits until there is a connection. On error the call has waited for as long as it may.
+  absl::Status AwaitConnection(const Attempts& attempts);
+
   // One attempt each, within the time that `attempts` leaves.
   absl::StatusOr<v1::StepResult> TryStep(const StepCall& call, const v1::StepHeader& header, const Attempts& attempts);
   // The two ways in which a step's attempt can go: the gradient is sent, or, the step being known to be committed with
@@ -45,8 +52,12 @@ class RetryingConnection : public Connection {
                                                     const Attempts& attempts);
   absl::StatusOr<v1::ReadHeader> TryRead(const ReadCall& call, const Attempts& attempts);
 
-  // A Step call that waits for its next step, or a new one.
-  std::unique_ptr<ByteStream> TakeStepStream();
+  // The first of these, on the stream that it is given.
+  absl::StatusOr<v1::StepResult> ExchangeOn(std::unique_ptr<ByteStream> stream, const StepCall& call,
+                                            const v1::StepHeader& header, const Attempts& attempts);
+
+  // A Step call that waits for its next step; null if there is none.
+  std::unique_ptr<ByteStream> TakeIdleStepStream();
   void KeepStepStream(std::unique_ptr<ByteStream> stream);
 
   const std::unique_ptr<Stub> stub_;

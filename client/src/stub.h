@@ -1,5 +1,5 @@
-// The server's calls as they are: one attempt each, no retries, tensors as raw messages. What the connection is written
-// on, and what its tests replace.
+// The server's calls as they are: one attempt each, no retries, no waiting for a connection, tensors as raw messages.
+// What the connection is written on, and what its tests replace.
 #ifndef ADAMANT_CLIENT_SRC_STUB_H_
 #define ADAMANT_CLIENT_SRC_STUB_H_
 
@@ -46,6 +46,12 @@ class ByteStream {
 class Stub {
  public:
   virtual ~Stub() = default;
+
+  // Waits until there is a connection to the server, for at most `timeout`; makes one where there is none. On error,
+  // UNAVAILABLE, there is still none, and the error says why.
+  virtual absl::Status Connect(absl::Duration timeout) = 0;
+  // Waits for `timeout`, or only until there is no connection.
+  virtual void AwaitDisconnect(absl::Duration timeout) = 0;
 
   // Unary calls end DEADLINE_EXCEEDED after `timeout`.
   virtual absl::StatusOr<v1::CreateParameterSetResponse> CreateParameterSet(

@@ -28,7 +28,6 @@ class UploadCall : public Call, public core::Listener<Reply> {
  protected:
   using Header = typename Attempt::Header;
 
-
   // `thing` is what error messages call an upload, `type` its messages.
   UploadCall(absl::string_view thing, absl::string_view type, OpenCalls* open_calls,
              grpc::GenericCallbackServerContext* context, CallShape shape)

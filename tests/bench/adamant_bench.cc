@@ -23,14 +23,13 @@
 #include <vector>
 
 #include "absl/flags/flag.h"
-#include "absl/flags/parse.h"
-#include "absl/flags/usage.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "client/command_line/command_line.h"
 #include "proto/wire/tensor_message.h"
 #include "tests/bench/child_process.h"
 #include "tests/bench/exchange.h"
@@ -262,12 +261,13 @@ absl::Status Run(const std::vector<char*>& arguments) {
 }  // namespace adamant::bench
 
 int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage(
+  const absl::Status status = adamant::bench::Run(adamant::ParseCommandLine(
+      argc, argv,
       "measures steps at an Adamant server.\n"
       "  adamant-bench step --params=67108864 --compare     a step beside a raw exchange and the kernel alone\n"
       "  adamant-bench exchange --params=67108864           the raw exchange of a step's bytes\n"
-      "  adamant-bench echo                                 a ping-pong of 300 bytes on one stream");
-  const absl::Status status = adamant::bench::Run(absl::ParseCommandLine(argc, argv));
+      "  adamant-bench echo                                 a ping-pong of 300 bytes on one stream",
+      __FILE__));
   if (status.ok()) return 0;
   absl::FPrintF(stderr, "adamant-bench: %s\n", status.message());
   return 1;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "proto/wire/target.h"
 #include "proto/wire/tensor_message.h"
 
 namespace adamant::bench {
@@ -27,7 +28,8 @@ class ExchangeTest : public testing::TestWithParam<int64_t> {
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
     builder.RegisterCallbackGenericService(&service_);
     server_ = builder.BuildAndStart();
-    channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials());
+    const std::string target = absl::StrCat("127.0.0.1:", port);
+    channel_ = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), wire::ArgumentsForTarget(target));
   }
 
   ~ExchangeTest() override { server_->Shutdown(); }

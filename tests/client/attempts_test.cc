@@ -17,6 +17,7 @@ using ::testing::ElementsAre;
 using ::testing::Ge;
 using ::testing::HasSubstr;
 using ::testing::Le;
+using ::testing::SizeIs;
 
 class AttemptsTest : public ::testing::Test {
  protected:
@@ -73,6 +74,19 @@ TEST_F(AttemptsTest, JitterShortensWaitsByNoMoreThanItsShare) {
   }
   EXPECT_THAT(waits_, Each(AllOf(Ge(absl::Milliseconds(750)), Le(absl::Seconds(1)))));
   EXPECT_NE(waits_.front(), waits_.back());
+}
+
+TEST_F(AttemptsTest, TellsWhyItWaitsBeforeItDoes) {
+  std::vector<absl::Status> reasons;
+  options_.on_wait = [&](const absl::Status& reason) {
+    EXPECT_THAT(waits_, SizeIs(reasons.size()));
+    reasons.push_back(reason);
+  };
+  options_.retry.max_attempts = 2;
+  Attempts attempts(&options_);
+  ASSERT_TRUE(attempts.Next(absl::UnavailableError("gone")).ok());
+  ASSERT_FALSE(attempts.Next(absl::UnavailableError("gone for good")).ok());
+  EXPECT_THAT(reasons, ElementsAre(absl::UnavailableError("gone")));
 }
 
 TEST_F(AttemptsTest, GivesUpRatherThanWaitBeyondTheTotalTimeout) {

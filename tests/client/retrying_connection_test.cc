@@ -2,6 +2,7 @@
 // hands.
 #include "client/src/retrying_connection.h"
 
+#include <algorithm>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -17,12 +18,15 @@ namespace adamant {
 namespace {
 
 using ::testing::_;
+using ::testing::AtLeast;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+using ::testing::Le;
 using ::testing::NiceMock;
 using ::testing::Return;
 
 const absl::Status kGone = absl::UnavailableError("gone");
+const absl::Status kRefused = absl::UnavailableError("server:1: Connection refused");
 
 // Two tensors of which the second does not fit into a message: a step is its header, then three messages.
 const std::vector<int64_t> kSizes = {3, 600};
@@ -61,18 +65,36 @@ class RetryingConnectionTest : public ::testing::Test {
       waits_.push_back(wait);
       now_ += wait;
     };
+    options.on_wait = [this](const absl::Status& reason) { reasons_.push_back(reason); };
     options.request_id = [this] { return std::string(1, next_id_++); };
     return options;
   }
 
-  absl::StatusOr<v1::StepResult> Step() {
+  // From now on there is no connection for so long.
+  void Disconnect(absl::Duration duration) {
+    ON_CALL(*stub_, Connect).WillByDefault([this, end = now_ + duration](absl::Duration timeout) {
+      if (now_ >= end) return absl::OkStatus();
+      now_ += std::min(timeout, end - now_);
+      return now_ >= end ? absl::OkStatus() : kRefused;
+    });
+  }
+
+  ClientOptions WithOneAttempt() {
+    ClientOptions options = Options();
+    options.retry.max_attempts = 1;
+    return options;
+  }
+
+  absl::StatusOr<v1::StepResult> Step() { return Step(&connection_); }
+
+  absl::StatusOr<v1::StepResult> Step(Connection* connection) {
     StepCall call;
     call.header.set_set("mlp");
     call.header.set_expected_step(set_.step);
     const std::vector<absl::Span<const float>> gradients = Const(gradients_);
     call.gradients = gradients;
     call.parameters = parameter_spans_;
-    return connection_.Step(call);
+    return connection->Step(call);
   }
 
   absl::StatusOr<v1::ReadHeader> Read(const v1::ReadTensorsRequest& request = {}) {
@@ -83,6 +105,7 @@ class RetryingConnectionTest : public ::testing::Test {
   FakeStub* stub_ = nullptr;
   absl::Duration now_;
   std::vector<absl::Duration> waits_;
+  std::vector<absl::Status> reasons_;
   char next_id_ = 'a';
   std::vector<std::vector<float>> gradients_;
   std::vector<std::vector<float>> parameters_;
@@ -203,6 +226,32 @@ TEST_F(RetryingConnectionTest, StreamThatEndedBetweenStepsIsReplacedAtOnce) {
   EXPECT_THAT(waits_, IsEmpty());
 }
 
+// The server ends an idle stream, and its client learns of it only when the next step is on its way.
+TEST_F(RetryingConnectionTest, StepThatMeetsTheEndOfAStalledStreamGoesOverANewOneAtOnce) {
+  const absl::Status stalled = Error(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STALLED, "awaited a step");
+  set_.faults = {Fault(), {.request_messages = 0, .status = stalled}};
+  ASSERT_TRUE(Step().ok());
+  ASSERT_TRUE(Step().ok());
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1", "Open", "Step b#1"));
+  EXPECT_THAT(waits_, IsEmpty());
+}
+
+TEST_F(RetryingConnectionTest, StepThatMeetsAnotherEndOfAnIdleStreamIsSentAgainOverANewOne) {
+  const absl::Status full = WithRetryDelay(
+      Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_TOO_MANY_STREAMS, "full"), absl::Seconds(1));
+  set_.faults = {Fault(), {.request_messages = 0, .status = full}, Fault(), {.request_messages = 0, .status = kGone}};
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(Step().ok());
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1", "GetStepResult b", "Open", "Step b#2", "GetStepResult c",
+                                    "Open", "Step c#2"));
+}
+
+TEST_F(RetryingConnectionTest, StepThatStallsOnAStreamOfItsOwnIsAnError) {
+  const absl::Status stalled = Error(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STALLED, "too slow");
+  set_.faults = {{.request_messages = 1, .status = stalled}};
+  EXPECT_EQ(Step().status(), stalled);
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1"));
+}
+
 TEST_F(RetryingConnectionTest, FullServerIsGivenTheTimeThatItAsksFor) {
   const absl::Status full = WithRetryDelay(
       Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUDGET_EXHAUSTED, "full"), absl::Seconds(5));
@@ -217,6 +266,67 @@ TEST_F(RetryingConnectionTest, DeadServerIsGivenUpAfterAllAttempts) {
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(status.message(), "gone (gave up after 4 attempts in 7s)");
   EXPECT_THAT(waits_, ElementsAre(absl::Seconds(1), absl::Seconds(2), absl::Seconds(4)));
+}
+
+TEST_F(RetryingConnectionTest, CallBeforeItsServerIsUpWaitsForItAndUsesUpNoAttempt) {
+  RetryingConnection connection(MakeStub(), WithOneAttempt());
+  Disconnect(absl::Seconds(29));
+  EXPECT_CALL(*stub_, GetServerInfo).WillOnce(Return(v1::GetServerInfoResponse()));
+  EXPECT_TRUE(connection.GetServerInfo({}).ok());
+  EXPECT_EQ(now_, absl::Seconds(29));
+  EXPECT_THAT(waits_, IsEmpty());
+}
+
+TEST_F(RetryingConnectionTest, TargetIsTriedSeveralTimesASecond) {
+  Disconnect(absl::Seconds(29));
+  EXPECT_CALL(*stub_, Connect(Le(absl::Milliseconds(300)))).Times(AtLeast(29));
+  EXPECT_CALL(*stub_, GetServerInfo).WillOnce(Return(v1::GetServerInfoResponse()));
+  EXPECT_TRUE(connection_.GetServerInfo({}).ok());
+}
+
+TEST_F(RetryingConnectionTest, ServerThatIsNotThereIsGivenUpAfterTheConnectTimeout) {
+  Disconnect(absl::InfiniteDuration());
+  EXPECT_CALL(*stub_, GetServerInfo).Times(0);
+  EXPECT_EQ(connection_.GetServerInfo({}).status(),
+            absl::UnavailableError("no connection within 30s: server:1: Connection refused"));
+  EXPECT_EQ(now_, absl::Seconds(30));
+}
+
+TEST_F(RetryingConnectionTest, TotalTimeoutBoundsTheWaitForAConnection) {
+  ClientOptions options = Options();
+  options.retry.total_timeout = absl::Milliseconds(4250);
+  RetryingConnection connection(MakeStub(), options);
+  Disconnect(absl::InfiniteDuration());
+  EXPECT_EQ(connection.GetServerInfo({}).status(),
+            absl::UnavailableError("no connection within 4.25s: server:1: Connection refused"));
+  EXPECT_EQ(now_, absl::Milliseconds(4250));
+}
+
+TEST_F(RetryingConnectionTest, StepWhoseServerWentAwayGoesOnWhenItIsBack) {
+  ClientOptions options = Options();
+  options.retry.max_attempts = 2;
+  options.sleep = [this](absl::Duration) { Disconnect(absl::Seconds(25)); };
+  RetryingConnection connection(MakeStub(), options);
+  set_.faults = {{.request_messages = 2, .status = kGone}};
+  ASSERT_TRUE(Step(&connection).ok());
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1", "GetStepResult a", "Open", "Step a#2"));
+  EXPECT_EQ(now_, absl::Seconds(25));
+}
+
+TEST_F(RetryingConnectionTest, WaitsAreToldOnceEachWithTheirReason) {
+  Disconnect(absl::Seconds(5));
+  set_.faults = {{.request_messages = 0, .status = kGone}};
+  ASSERT_TRUE(Step().ok());
+  EXPECT_THAT(reasons_, ElementsAre(kRefused, kGone));
+}
+
+TEST_F(RetryingConnectionTest, WaitBetweenAttemptsEndsWithTheConnection) {
+  ClientOptions options = Options();
+  options.sleep = nullptr;
+  RetryingConnection connection(MakeStub(), options);
+  EXPECT_CALL(*stub_, GetServerInfo).WillOnce(Return(kGone)).WillOnce(Return(v1::GetServerInfoResponse()));
+  EXPECT_CALL(*stub_, AwaitDisconnect(absl::Seconds(1)));
+  EXPECT_TRUE(connection.GetServerInfo({}).ok());
 }
 
 TEST_F(RetryingConnectionTest, ReplyThatEndsBeforeItsResultIsNoSuccess) {

@@ -259,8 +259,9 @@ TEST(CallsTest, LogTellsAnOperatorWhatHappened) {
           .front()));
   EXPECT_EQ(stream.Finish().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(server.program().standard_error().AwaitLine("stalled"),
-              testing::Optional(ContainsRegex("WARNING stalled: /adamant.v1.OptimizerService/Step from ipv4:.*: the "
-                                              "server waited .* for the rest of the step: .* elements are missing")));
+              testing::Optional(
+                  ContainsRegex("WARNING stalled: /adamant.v1.OptimizerService/Step from ipv4:.*: the "
+                                "server waited .* for the rest of the step: expected all .* elements of tensor 0")));
   ASSERT_TRUE(client.Delete(LargeSpec().name()).ok());
   EXPECT_TRUE(server.program().standard_error().AwaitLine("deleted").has_value());
 }

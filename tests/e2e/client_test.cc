@@ -1,20 +1,27 @@
 // The C++ client library against the real server, over connections that break.
 #include <adamant/client.h>
 #include <adamant/error.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
 
+#include <cstdlib>
+#include <deque>
 #include <limits>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "tests/core/sequential_model.h"
 #include "tests/core/set_fixture.h"
 #include "tests/e2e/cutting_proxy.h"
+#include "tests/e2e/name_server.h"
 #include "tests/e2e/server_process.h"
+#include "tests/wire/bound_socket.h"
+#include "tests/wire/proxy_environment.h"
 
 namespace adamant::e2e {
 namespace {
@@ -26,6 +33,12 @@ using core::SameBits;
 using core::SequentialAdam;
 using core::SmallSpec;
 using core::Values;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+// gRPC polls idle channels every five seconds, whoever waits for them: that would hide that nobody else does.
+[[maybe_unused]] const int kNoBackupPoller = setenv("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "0", 1);
 
 // 12 MB a direction, in a dozen messages; tensors begin and end inside of messages and blocks.
 v1::ParameterSetSpec HugeSpec() {
@@ -283,6 +296,163 @@ TEST(ClientTest, ServerThatIsGoneIsAnErrorWithinTheTimeThatIsAllowed) {
   server.program().Signal(SIGKILL);
   server.program().Wait();
   EXPECT_EQ(trainer.Step().status().code(), absl::StatusCode::kUnavailable);
+}
+
+// Calls that begin before there is a connection, on a thread of their own. They have two attempts each, for the first
+// may find out that an earlier connection is gone, and so get through only over a connection that they have waited for.
+class PatientCall {
+ public:
+  explicit PatientCall(const std::string& target) : client_(Client::Connect(target, Options())) {
+    EXPECT_TRUE(client_.ok()) << client_.status();
+    Start();
+  }
+  ~PatientCall() {
+    if (thread_.joinable()) thread_.join();
+  }
+
+  // One more, after Result.
+  void Start() {
+    {
+      core::MutexLock lock(&mutex_);
+      reason_.reset();
+    }
+    thread_ = std::thread([this] {
+      result_ = client_->GetServerInfo().status();
+      Tell(absl::OkStatus());
+    });
+  }
+  // Returns when the call waits, and why: OK if it has not waited and is over.
+  absl::Status AwaitWait() {
+    core::MutexLock lock(&mutex_);
+    while (!reason_.has_value()) told_.Wait(&mutex_);
+    return *reason_;
+  }
+  absl::Status Result() {
+    thread_.join();
+    return result_;
+  }
+
+ private:
+  ClientOptions Options() {
+    ClientOptions options;
+    options.retry.max_attempts = 2;
+    options.on_wait = [this](const absl::Status& reason) { Tell(reason); };
+    return options;
+  }
+
+  void Tell(const absl::Status& reason) {
+    core::MutexLock lock(&mutex_);
+    if (!reason_.has_value()) reason_ = reason;
+    told_.NotifyAll();
+  }
+
+  core::Mutex mutex_;
+  core::CondVar told_;
+  absl::optional<absl::Status> reason_ ABSL_GUARDED_BY(mutex_);
+  absl::StatusOr<Client> client_;
+  absl::Status result_;
+  std::thread thread_;
+};
+
+std::string PortOf(const std::string& address) { return address.substr(address.rfind(':') + 1); }
+
+TEST(WaitingClientTest, GetsThroughToAServerThatStartsAfterIt) {
+  BoundSocket port;
+  PatientCall call(port.address());
+  const absl::Status reason = call.AwaitWait();
+  EXPECT_EQ(reason.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(reason.message()), AllOf(HasSubstr(port.address()), HasSubstr("Connection refused")));
+  port.LetGo();
+  ServerProcess server({absl::StrCat("--listen=", port.address())});
+  EXPECT_EQ(call.Result(), absl::OkStatus());
+}
+
+TEST(WaitingClientTest, GetsThroughToAUnixSocketThatAppearsLater) {
+  const std::string path = absl::StrCat("unix:", testing::TempDir(), "adamant-later-", getpid());
+  PatientCall call(path);
+  EXPECT_THAT(std::string(call.AwaitWait().message()), HasSubstr(path));
+  ServerProcess server({absl::StrCat("--listen=", path)});
+  EXPECT_EQ(call.Result(), absl::OkStatus());
+}
+
+TEST(WaitingClientTest, GetsThroughToAServerThatWasRestarted) {
+  for (const int signal : {SIGTERM, SIGKILL}) {
+    auto server = std::make_unique<ServerProcess>();
+    const std::string address = server->address();
+    PatientCall call(address);
+    ASSERT_EQ(call.Result(), absl::OkStatus());
+    server->program().Signal(signal);
+    server->program().Wait();
+    call.Start();
+    EXPECT_EQ(call.AwaitWait().code(), absl::StatusCode::kUnavailable);
+    server = std::make_unique<ServerProcess>(std::vector<std::string>{absl::StrCat("--listen=", address)});
+    EXPECT_EQ(call.Result(), absl::OkStatus());
+  }
+}
+
+TEST(WaitingClientTest, GetsThroughANetworkThatCutsAndRefusesForAWhile) {
+  ServerProcess server;
+  CuttingProxy proxy(server.address());
+  PatientCall call(proxy.address());
+  ASSERT_EQ(call.Result(), absl::OkStatus());
+  for (int i = 0; i < 3; ++i) {
+    proxy.GoDown();
+    call.Start();
+    EXPECT_EQ(call.AwaitWait().code(), absl::StatusCode::kUnavailable);
+    proxy.ComeUp();
+    ASSERT_EQ(call.Result(), absl::OkStatus());
+  }
+}
+
+// gRPC's own back-off would have waited for longer, by the eighth, than the call does.
+constexpr int kFailures = 8;
+
+TEST(WaitingClientTest, GetsThroughWhereConnectionsBreakAtOnceForAWhile) {
+  ServerProcess server;
+  CuttingProxy proxy(server.address());
+  proxy.BreakNext(kFailures);
+  PatientCall call(proxy.address());
+  EXPECT_EQ(call.Result(), absl::OkStatus());
+  EXPECT_EQ(proxy.LeftToBreak(), 0);
+}
+
+TEST(WaitingClientTest, GetsThroughToANameThatResolvesLater) {
+  ServerProcess server;
+  std::deque<std::string> answers(kFailures, "");
+  answers.push_back("127.0.0.1");
+  NameServer names(answers);
+  PatientCall call(names.TargetWithPort(PortOf(server.address())));
+  EXPECT_THAT(std::string(call.AwaitWait().message()), HasSubstr("DNS resolution failed for server.adamant.test"));
+  EXPECT_EQ(call.Result(), absl::OkStatus());
+  EXPECT_EQ(names.LeftToAnswer(), 0);
+}
+
+TEST(WaitingClientTest, GetsThroughToAServerThatMovesToAnotherAddress) {
+  ServerProcess server;
+  NameServer names({"127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.1"});
+  PatientCall call(names.TargetWithPort(PortOf(server.address())));
+  EXPECT_THAT(std::string(call.AwaitWait().message()), HasSubstr("127.0.0.2"));
+  EXPECT_EQ(call.Result(), absl::OkStatus());
+}
+
+TEST(ProxyTest, ClientReachesItsOwnMachineWithoutTheProxyOfTheEnvironment) {
+  ServerProcess server;
+  const BoundSocket dead_proxy;
+  const ProxyEnvironment environment(dead_proxy.address());
+  const std::string port = PortOf(server.address());
+  for (const char* host : {"127.0.0.1", "localhost", "dns:///localhost", "ipv4:127.0.0.1"}) {
+    EXPECT_EQ(Client::Connect(absl::StrCat(host, ":", port))->GetServerInfo().status(), absl::OkStatus()) << host;
+  }
+}
+
+TEST(ProxyTest, ClientReachesOtherMachinesThroughTheProxyOfTheEnvironment) {
+  BoundSocket proxy;
+  proxy.Listen();
+  const ProxyEnvironment environment(proxy.address());
+  ClientOptions options;
+  options.connect_timeout = absl::Seconds(1);
+  EXPECT_FALSE(Client::Connect("elsewhere.test:50051", options)->GetServerInfo().ok());
+  EXPECT_THAT(proxy.Received(), StartsWith("CONNECT elsewhere.test:50051 "));
 }
 
 struct CutCase {

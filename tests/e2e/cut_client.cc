@@ -12,6 +12,7 @@
 #include <iostream>
 
 #include "adamant/v1/service.grpc.pb.h"
+#include "proto/wire/target.h"
 
 int main(int argc, char** argv) {
   using adamant::v1::OptimizerService;
@@ -20,7 +21,8 @@ int main(int argc, char** argv) {
   if (argc != 3) return 2;
   std::ifstream file(argv[2], std::ios::binary);
   google::protobuf::io::IstreamInputStream input(&file);
-  const auto stub = OptimizerService::NewStub(grpc::CreateChannel(argv[1], grpc::InsecureChannelCredentials()));
+  const auto stub = OptimizerService::NewStub(grpc::CreateCustomChannel(argv[1], grpc::InsecureChannelCredentials(),
+                                                                        adamant::wire::ArgumentsForTarget(argv[1])));
   grpc::ClientContext context;
   const auto stream = stub->Step(&context);
   StepRequest message;

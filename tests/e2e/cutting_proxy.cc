@@ -39,29 +39,38 @@ int NewSocket() {
   Check(fd >= 0);
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
   return fd;
 }
 
 }  // namespace
 
 CuttingProxy::CuttingProxy(const std::string& target) : target_port_(ParsePort(target)), listener_(NewSocket()) {
+  // A socket that is bound to a port by its number keeps it while it does not listen; one that was given a free port
+  // does not.
+  const int finder = NewSocket();
   sockaddr_in address = Loopback(0);
   socklen_t size = sizeof(address);
+  Check(bind(finder, reinterpret_cast<sockaddr*>(&address), size) == 0);
+  Check(getsockname(finder, reinterpret_cast<sockaddr*>(&address), &size) == 0);
   Check(bind(listener_, reinterpret_cast<sockaddr*>(&address), size) == 0);
-  Check(listen(listener_, SOMAXCONN) == 0);
-  Check(getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size) == 0);
+  close(finder);
   address_ = absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
-  acceptor_ = std::thread([this] { Accept(); });
+  ComeUp();
 }
 
 CuttingProxy::~CuttingProxy() {
+  GoDown();
+  close(listener_);
+}
+
+void CuttingProxy::GoDown() {
   {
     core::MutexLock lock(&mutex_);
-    closing_ = true;
+    down_ = true;
   }
   shutdown(listener_, SHUT_RDWR);
-  acceptor_.join();
-  close(listener_);
+  if (acceptor_.joinable()) acceptor_.join();
   std::list<Connection> connections;
   {
     core::MutexLock lock(&mutex_);
@@ -75,6 +84,25 @@ CuttingProxy::~CuttingProxy() {
     close(connection.client);
     close(connection.server);
   }
+}
+
+void CuttingProxy::ComeUp() {
+  {
+    core::MutexLock lock(&mutex_);
+    down_ = false;
+  }
+  Check(listen(listener_, SOMAXCONN) == 0);
+  acceptor_ = std::thread([this] { Accept(); });
+}
+
+void CuttingProxy::BreakNext(int connections) {
+  core::MutexLock lock(&mutex_);
+  left_to_break_ = connections;
+}
+
+int CuttingProxy::LeftToBreak() {
+  core::MutexLock lock(&mutex_);
+  return left_to_break_;
 }
 
 void CuttingProxy::CutAfter(Direction direction, int64_t bytes) {
@@ -93,11 +121,16 @@ void CuttingProxy::Accept() {
   for (;;) {
     const int client = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
     core::MutexLock lock(&mutex_);
-    if (closing_) {
+    if (down_) {
       if (client >= 0) close(client);
       return;
     }
     if (client < 0) continue;
+    if (left_to_break_ > 0) {
+      --left_to_break_;
+      close(client);
+      continue;
+    }
     const int server = NewSocket();
     const sockaddr_in address = Loopback(target_port_);
     // A server that is gone shows to the client as a connection that breaks.

@@ -1,4 +1,4 @@
-// A TCP proxy that breaks a connection behind the byte that a test names.
+// A TCP proxy that breaks a connection behind the byte that a test names, and takes none while a test says so.
 #ifndef ADAMANT_TESTS_E2E_CUTTING_PROXY_H_
 #define ADAMANT_TESTS_E2E_CUTTING_PROXY_H_
 
@@ -33,6 +33,14 @@ class CuttingProxy {
   // Gives up a cut that has not happened. Whether there was one.
   bool Disarm();
 
+  // Breaks what is open, and refuses connections until ComeUp.
+  void GoDown();
+  void ComeUp();
+  // Breaks the next `connections` as soon as they are open.
+  void BreakNext(int connections);
+  // How many of them are still to come.
+  int LeftToBreak();
+
  private:
   struct Cut {
     Direction direction;
@@ -56,7 +64,8 @@ class CuttingProxy {
 
   core::Mutex mutex_;
   absl::optional<Cut> cut_ ABSL_GUARDED_BY(mutex_);
-  bool closing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool down_ ABSL_GUARDED_BY(mutex_) = false;
+  int left_to_break_ ABSL_GUARDED_BY(mutex_) = 0;
   std::list<Connection> connections_ ABSL_GUARDED_BY(mutex_);
   std::thread acceptor_;
 };

@@ -15,10 +15,13 @@
 #include "absl/time/clock.h"
 #include "tests/e2e/server_process.h"
 #include "tests/e2e/test_client.h"
+#include "tests/wire/bound_socket.h"
+#include "tests/wire/proxy_environment.h"
 
 namespace adamant::e2e {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -131,10 +134,37 @@ TEST(SanityTrainTest, DeadTargetIsAClearErrorWithinTheDeadline) {
   const std::string target = absl::StrCat("unix:", testing::TempDir(), "nobody-listens-here");
   const auto trainer = Train(target, {"--timeout=2s"});
   EXPECT_EQ(trainer->Wait(), 1);
-  const std::string error = trainer->standard_error().AwaitEnd();
-  EXPECT_THAT(Lines(error), SizeIs(1)) << error;
-  EXPECT_THAT(error, HasSubstr(target));
+  const std::vector<std::string> lines = Lines(trainer->standard_error().AwaitEnd());
+  ASSERT_THAT(lines, SizeIs(2));
+  EXPECT_THAT(lines[0], AllOf(HasSubstr("waiting"), HasSubstr(target), HasSubstr("No such file or directory")));
+  EXPECT_THAT(lines[1], AllOf(HasSubstr("no connection within 2s"), HasSubstr(target)));
   EXPECT_THAT(trainer->standard_output().AwaitEnd(), IsEmpty());
+}
+
+TEST(SanityTrainTest, WaitsForAServerThatStartsAfterIt) {
+  const std::string target = absl::StrCat("unix:", testing::TempDir(), "adamant-train-first-", getpid());
+  const auto trainer = Train(target, {"--check"});
+  EXPECT_TRUE(trainer->standard_error().AwaitLine("waiting").has_value());
+  ServerProcess server({absl::StrCat("--listen=", target)});
+  EXPECT_EQ(trainer->Wait(), 0);
+  EXPECT_EQ(trainer->standard_output().AwaitEnd(), kReferenceOutput);
+}
+
+TEST(ProxyTest, TrainerAndProbeReachTheirOwnMachineWithoutTheProxyOfTheEnvironment) {
+  const BoundSocket dead_proxy;
+  const ProxyEnvironment environment(dead_proxy.address());
+  ServerProcess server;
+  EXPECT_EQ(ChildProgram({ADAMANT_SERVER, absl::StrCat("--probe=", server.address())}).Wait(), 0);
+  EXPECT_EQ(Train(server.address(), {"--check"})->Wait(), 0);
+}
+
+TEST(ProbeTest, SaysInOneLineWhyItFails) {
+  const BoundSocket nobody;
+  ChildProgram probe({ADAMANT_SERVER, absl::StrCat("--probe=", nobody.address())});
+  EXPECT_EQ(probe.Wait(), 1);
+  const std::string error = probe.standard_error().AwaitEnd();
+  EXPECT_THAT(Lines(error), SizeIs(1)) << error;
+  EXPECT_THAT(error, AllOf(HasSubstr(nobody.address()), HasSubstr("Connection refused")));
 }
 
 TEST(SanityTrainTest, ServerThatDiesInTheMiddleIsAClearErrorWithinTheDeadline) {
@@ -144,9 +174,10 @@ TEST(SanityTrainTest, ServerThatDiesInTheMiddleIsAClearErrorWithinTheDeadline) {
   AwaitStep(&client);
   server.program().Signal(SIGKILL);
   EXPECT_EQ(trainer->Wait(), 1);
-  const std::string error = trainer->standard_error().AwaitEnd();
-  EXPECT_THAT(Lines(error), SizeIs(1)) << error;
-  EXPECT_THAT(error, HasSubstr(server.address()));
+  const std::vector<std::string> lines = Lines(trainer->standard_error().AwaitEnd());
+  ASSERT_FALSE(lines.empty());
+  EXPECT_THAT(lines.front(), HasSubstr("waiting"));
+  EXPECT_THAT(lines.back(), AllOf(HasSubstr("the server is lost"), HasSubstr(server.address())));
 }
 
 TEST(SanityTrainTest, InterruptedTrainerDeletesItsSet) {

@@ -27,6 +27,7 @@
 #include "adamant/v1/service.grpc.pb.h"
 #include "proto/error/error.h"
 #include "proto/wire/status.h"
+#include "proto/wire/target.h"
 #include "tests/core/sequential_model.h"
 #include "tests/e2e/tensor_messages.h"
 
@@ -113,7 +114,7 @@ inline bool operator==(const SetState& a, const SetState& b) {
 class TestClient {
  public:
   explicit TestClient(const std::string& address) {
-    grpc::ChannelArguments arguments;
+    grpc::ChannelArguments arguments = wire::ArgumentsForTarget(address);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection that nobody shares
     arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
     channel_ = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);

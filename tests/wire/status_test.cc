@@ -17,6 +17,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/error/error.h"
+#include "proto/wire/target.h"
 
 namespace adamant::wire {
 namespace {
@@ -164,8 +165,9 @@ absl::Status OverTheNetwork(const absl::Status& status) {
           .AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port)
           .RegisterService(&service)
           .BuildAndStart();
+  const std::string target = "127.0.0.1:" + std::to_string(port);
   const auto stub = v1::OptimizerService::NewStub(
-      grpc::CreateChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials()));
+      grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), ArgumentsForTarget(target)));
   grpc::ClientContext context;
   v1::GetServerInfoResponse response;
   return FromGrpcStatus(stub->GetServerInfo(&context, {}, &response));

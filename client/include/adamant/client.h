@@ -69,7 +69,7 @@ struct MutableState {
 class Client {
  public:
   // A client of the server at `target`: host:port, unix:path, or any name that gRPC resolves. Connects when the first
-  // call needs it: a server that is not there shows then. INVALID_ARGUMENT when an argument is not valid.
+  // call needs it, which waits for a server that is not there yet. INVALID_ARGUMENT when an argument is not valid.
   static absl::StatusOr<Client> Connect(const std::string& target, const ClientOptions& options = {});
 
   // A client on a connection of the caller's choice, such as a mock.

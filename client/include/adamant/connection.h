@@ -79,7 +79,8 @@ class Connection {
 };
 
 // The real one, to a server at `target`: host:port, unix:path, or any name that gRPC resolves. Connects when the first
-// call needs it. INVALID_ARGUMENT when `target` is empty or an option is out of its range.
+// call needs it, which waits for a server that is not there yet. INVALID_ARGUMENT when `target` is empty or an option
+// is out of its range.
 absl::StatusOr<std::shared_ptr<Connection>> MakeConnection(const std::string& target,
                                                            const ClientOptions& options = {});
 

@@ -16,6 +16,7 @@
 #include <functional>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 
 namespace grpc {
@@ -27,6 +28,9 @@ namespace adamant {
 // When a failed attempt is followed by another. Retried are UNAVAILABLE, RESOURCE_EXHAUSTED if the server says how long
 // to wait, and attempts that ran into their own timeout; nothing else. Attempts of a call are safe to repeat: steps and
 // writes carry a request_id.
+//
+// An attempt is made over a connection. While there is none, the call waits for one (ClientOptions::connect_timeout),
+// and uses up no attempts.
 struct RetryPolicy {
   // Attempts of one call, the first included; at least 1. In a step, asking for its outcome is part of the attempt.
   int max_attempts = 10;
@@ -34,7 +38,8 @@ struct RetryPolicy {
   absl::Duration total_timeout = absl::Minutes(10);
 
   // The wait before the second attempt; each later one is `multiplier` times the one before, up to `max_backoff`. A
-  // wait that the server asks for is kept to where it is longer.
+  // wait that the server asks for is kept to where it is longer. Any wait ends when the connection is lost: a server
+  // that comes back has not asked for it.
   absl::Duration initial_backoff = absl::Milliseconds(100);
   absl::Duration max_backoff = absl::Seconds(10);
   // At least 1.
@@ -47,6 +52,12 @@ struct RetryPolicy {
 struct ClientOptions {
   RetryPolicy retry = {};
 
+  // How long a call waits for a connection to the server, each time that there is none: for a server that is not up
+  // yet or is being restarted, for a network that is down, for a name that does not resolve yet. The target is tried
+  // three times a second, so that the call goes on within a second of the server's being there. When the time is over
+  // the call fails, UNAVAILABLE, with the target and the reason, such as "Connection refused". Positive; within
+  // `retry.total_timeout`.
+  absl::Duration connect_timeout = absl::Seconds(30);
   // One attempt of a call that moves no tensors. Positive, like the other two.
   absl::Duration unary_timeout = absl::Seconds(10);
   // One attempt of a step: gradient up, parameters back. Model size over bandwidth, twice, with room to spare. A peer
@@ -63,6 +74,10 @@ struct ClientOptions {
 
   // Called once, with the arguments that the channel is about to be made with; it may change any.
   std::function<void(grpc::ChannelArguments*)> channel_arguments = nullptr;
+
+  // Called when a call begins to wait, with the reason: once for each time that there is no connection, and before each
+  // attempt after the first. For a line in a log. Called from the thread of the call.
+  std::function<void(const absl::Status& reason)> on_wait = nullptr;
 
   // For tests: what waits between attempts, what tells the time (since some fixed moment, never going back), and what
   // names a step or write (1 to 64 printable ASCII characters, never the same twice). Empty: the real ones, and 128
