@@ -10,11 +10,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <future>
 #include <iostream>
 #include <limits>
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/flags/flag.h"
@@ -150,15 +154,27 @@ void OpenStandardStreams() {
   }
 }
 
-// Ends the process at the next of `signals`, or `limit` from now, whatever still runs.
-void EndInAnyCase(const sigset_t& signals, absl::Duration limit) {
-  std::thread([signals, limit] {
-    const timespec wait = absl::ToTimespec(limit);
-    const int signal = sigtimedwait(&signals, nullptr, &wait);
+// Takes the signals that end the server: the first one is for whoever waits for the future. From then on the process
+// ends at the next one, or when `drain_timeout` and kCutOffTime are over, whatever still runs. The thread for this is
+// made now: later the making of one could have to wait for a large set's memory, 8 s for 7 GB.
+std::future<int> AwaitSignals(const sigset_t& signals, absl::Duration drain_timeout) {
+  std::promise<int> first;
+  std::future<int> future = first.get_future();
+  std::thread([signals, drain_timeout, first = std::move(first)]() mutable {
+    int signal = 0;
+    sigwait(&signals, &signal);
+    first.set_value(signal);
+    const auto end = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(drain_timeout + kCutOffTime);
+    do {
+      const absl::Duration rest = absl::FromChrono(end - std::chrono::steady_clock::now());
+      const timespec left = absl::ToTimespec(std::max(absl::ZeroDuration(), rest));
+      signal = sigtimedwait(&signals, nullptr, &left);
+    } while (signal < 0 && errno == EINTR);  // a process that was stopped and goes on
     Log(LogLevel::kWarning, signal > 0 ? "a second signal: ended at once, with all that was under way"
                                        : "drain timeout: ended, with all that was under way");
     _exit(kCutOffExitCode);
   }).detach();
+  return future;
 }
 
 int Fail(absl::string_view message) {
@@ -196,6 +212,8 @@ int Main(const std::vector<char*>& arguments) {
   // Never undone: whoever is the last to let go of gRPC waits for its pollers, which has taken 10 seconds, and Docker
   // kills after that.
   grpc_init();
+  const absl::Duration drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
+  std::future<int> signal = AwaitSignals(signals, drain_timeout);
   absl::StatusOr<std::unique_ptr<rpc::Server>> server = rpc::Server::Start(*options);
   if (!server.ok()) return Fail(server.status().message());
   for (const std::string& address : (*server)->addresses()) std::cout << "listening on " << address << std::endl;
@@ -204,12 +222,8 @@ int Main(const std::vector<char*>& arguments) {
                                     " MiB, inflight ", options->inflight_bytes >> 20, " MiB, read ",
                                     options->read_bytes >> 20, " MiB, ", options->max_streams, " streams"));
 
-  int signal = 0;
-  sigwait(&signals, &signal);
-  Log(LogLevel::kInfo, absl::StrCat("SIG", sigabbrev_np(signal), ": draining"));
-  const absl::Duration timeout = absl::GetFlag(FLAGS_drain_timeout);
-  EndInAnyCase(signals, timeout + kCutOffTime);
-  const int cut_off = (*server)->Drain(timeout);
+  Log(LogLevel::kInfo, absl::StrCat("SIG", sigabbrev_np(signal.get()), ": draining"));
+  const int cut_off = (*server)->Drain(drain_timeout);
   if (cut_off > 0) Log(LogLevel::kWarning, absl::StrCat("drain timeout: ", cut_off, " calls were cut off"));
   server->reset();
   Log(LogLevel::kInfo, "stopped");

@@ -41,10 +41,18 @@ absl::Status OutOfMemory(size_t bytes, absl::string_view cause) {
                         absl::Milliseconds(200));
 }
 
+// Memory is populated in pieces of this many bytes: one call holds the process's memory map, and all who need that wait
+// (5.8 s for 7 GB in one piece, 0.3 s in these).
+constexpr size_t kPopulateBytes = size_t{16} << 20;
+
 // Has the system back memory, or returns false with errno set. An older kernel knows no such advice and does so on
 // first touch.
 bool Populate(void* address, size_t bytes) {
-  return madvise(address, bytes, MADV_POPULATE_WRITE) == 0 || errno == EINVAL;
+  std::byte* const begin = static_cast<std::byte*>(address);
+  for (size_t done = 0; done < bytes; done += kPopulateBytes) {
+    if (madvise(begin + done, std::min(kPopulateBytes, bytes - done), MADV_POPULATE_WRITE) != 0) return errno == EINVAL;
+  }
+  return true;
 }
 
 // Memory from the system, populated, or null with errno set. What holds huge pages begins at one.

@@ -100,9 +100,9 @@ void Call::CheckPatience(const OpenCalls::Sweep& sweep) {
     }
     overdue = {phase_, awaited_, sweep.now - *awaited_since_, sweep.place_wanted};
     under_way = end_.has_value();
-    if (under_way ? overdue.waited <= open_calls_->terms().For(wire::kMaxMessageBytes)
-                  : !IsOverdue(sweep, overdue.waited))
-      return;
+    const bool overdue_now = under_way ? writing_ && overdue.waited > open_calls_->terms().For(wire::kMaxMessageBytes)
+                                       : IsOverdue(sweep, overdue.waited);
+    if (!overdue_now) return;
     ++entered_;
     // No handler begins from here on; and none runs, since the client is waited for.
     if (!under_way) end_.emplace();

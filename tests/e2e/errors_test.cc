@@ -262,6 +262,44 @@ TEST_F(ErrorsOverTimeTest, StepThatStallsIsEnded) {
   EXPECT_TRUE(client_->ReturnsTo(budgets));
 }
 
+TEST_F(ErrorsOverTimeTest, StepWithoutItsLastIsToldThatThisIsMissing) {
+  rpc::ServerOptions options = SmallServer();
+  options.patience = absl::Milliseconds(100);
+  options.think_time = absl::Milliseconds(100);
+  options.min_rate = 1e9;
+  Serve(options);
+  StepStream stream(client_->stub());
+  std::vector<v1::StepRequest> messages = StepMessages(StepHeader("large"), Chunks(spec_, gradient_, 65536));
+  messages.back().clear_last();
+  ASSERT_TRUE(stream.Send(messages));
+
+  const absl::Status status = stream.Finish();
+
+  EXPECT_TRUE(FailsWith(status, absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_STALLED));
+  EXPECT_TRUE(absl::StrContains(status.message(), "the step's `last`: every element has come")) << status;
+  EXPECT_EQ(GetErrorDetail(status).set(), "large");
+}
+
+TEST_F(ErrorsOverTimeTest, StepThatStallsIsToldWhereItWouldGoOn) {
+  rpc::ServerOptions options = SmallServer();
+  options.patience = absl::Milliseconds(100);
+  options.think_time = absl::Milliseconds(100);
+  options.min_rate = 1e9;
+  Serve(options);
+  StepStream stream(client_->stub());
+  v1::StepRequest message;
+  *message.mutable_header() = StepHeader("large");
+  *message.add_chunks() = Chunks(spec_, gradient_, 1000).front();
+  ASSERT_TRUE(stream.Send(message));
+
+  const v1::ErrorDetail detail = GetErrorDetail(stream.Finish());
+
+  EXPECT_EQ(detail.reason(), v1::ERROR_REASON_STALLED);
+  EXPECT_EQ(detail.set(), "large");
+  EXPECT_EQ(detail.tensor(), 0);
+  EXPECT_EQ(detail.expected_offset(), 1000);
+}
+
 TEST_F(ErrorsOverTimeTest, StepThatFindsNoRoomInTimeIsRefused) {
   rpc::ServerOptions options = SmallServer();
   options.inflight_bytes = 3 * (int64_t{1} << 19);
