@@ -13,8 +13,8 @@ namespace adamant {
 
 // The folders that hold the limits of `controller` (such as `memory` or `cpu`) for this process, innermost first: those
 // of version 2, then those of version 1. In a container a group's path may be the host's, of which only the end, or
-// nothing, is mounted here, so folders that are not there are among them. `root` stands before /proc and /sys: empty,
-// but in tests.
+// nothing, is mounted here, so some of the folders may not exist. `root` is a prefix of /proc and /sys that
+// only tests set.
 struct CgroupFolders {
   std::vector<std::string> v2;
   std::vector<std::string> v1;

@@ -1,6 +1,6 @@
 // One line to stderr for each event in the server's life.
 //
-// Thread-safe. A line has the time in UTC, the level, and the text: `2026-01-31T12:00:00.000Z INFO listening on ...`.
+// Thread-safe. A line has the time in UTC, the level, and the text: `2026-01-31T12:00:00.000Z INFO stopped`.
 // Nobody ever waits for the reader of the log: where stderr takes nothing now, because it is a full pipe or its reader
 // is gone, lines are lost, and the next one that is written says how many.
 #ifndef ADAMANT_SERVER_LOG_H_
@@ -25,7 +25,7 @@ void Log(LogLevel level, absl::string_view text);
 // The lines of one kind of event that clients can cause at any rate. Thread-safe.
 class RateLimitedLog {
  public:
-  // Of any kind so many lines are written in so long; the first one after that says how many were left out.
+  // At most kBurst lines of one kind are written in each kInterval; the next one says how many were left out.
   static constexpr int kBurst = 10;
   static constexpr absl::Duration kInterval = absl::Seconds(10);
 
@@ -33,7 +33,7 @@ class RateLimitedLog {
 
   // Writes `text` as Log does, or counts it.
   void Write(absl::string_view text) { WriteAt(text, Now()); }
-  // The same for tests, which say what time it is, since some fixed moment.
+  // The same for tests: `now` is the time since any fixed moment.
   void WriteAt(absl::string_view text, absl::Duration now);
 
  private:

@@ -114,14 +114,24 @@ absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
   options.think_time = absl::GetFlag(FLAGS_think_time);
   options.release_free_memory = &ReleaseFreeMemory;
   options.min_rate = static_cast<double>(absl::GetFlag(FLAGS_min_rate));
-  if (options.admission_wait < absl::ZeroDuration() || options.patience <= absl::ZeroDuration() ||
-      options.think_time <= absl::ZeroDuration() || options.min_rate <= 0 ||
-      absl::GetFlag(FLAGS_drain_timeout) < absl::ZeroDuration() ||
-      absl::GetFlag(FLAGS_drain_timeout) > absl::Hours(24)) {
+  const struct {
+    const char* flag;
+    absl::Duration value;
+    bool may_be_zero;
+  } times[] = {{"patience", options.patience, false},
+               {"think_time", options.think_time, false},
+               {"admission_wait", options.admission_wait, true},
+               {"drain_timeout", absl::GetFlag(FLAGS_drain_timeout), true}};
+  for (const auto& time : times) {
+    if (time.value > absl::ZeroDuration() && time.value <= absl::Hours(24)) continue;
+    if (time.value == absl::ZeroDuration() && time.may_be_zero) continue;
+    return absl::InvalidArgumentError(absl::StrCat("--", time.flag, ": expected a time ",
+                                                   time.may_be_zero ? "in [0s, 24h]" : "in (0s, 24h]", ", got ",
+                                                   absl::FormatDuration(time.value)));
+  }
+  if (options.min_rate <= 0) {
     return absl::InvalidArgumentError(
-        "--patience, --think_time and --min_rate: expected more than 0; --admission_wait: not less than 0; "
-        "--drain_timeout: in [0, "
-        "24h]");
+        absl::StrCat("--min_rate: expected 1 or more, got ", absl::GetFlag(FLAGS_min_rate)));
   }
 
   absl::StatusOr<int64_t> memory = UsableMemory();
@@ -149,8 +159,8 @@ absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
 // A standard stream that is closed would be the next file that is opened, and a client get the log.
 void OpenStandardStreams() {
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
-    if (fcntl(fd, F_GETFD) == -1) [[maybe_unused]]
-      const int opened = open("/dev/null", O_RDWR);
+    if (fcntl(fd, F_GETFD) != -1) continue;
+    [[maybe_unused]] const int opened = open("/dev/null", O_RDWR);
   }
 }
 

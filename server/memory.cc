@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <fstream>
 #include <limits>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -86,8 +87,12 @@ absl::StatusOr<MemoryShares> DivideMemory(int64_t usable, int64_t stream_bytes, 
   shares.inflight = wishes.inflight.value_or(others / 14 * 3);
   shares.read = wishes.read.value_or(others / 14 * 3);
   shares.max_streams = wishes.max_streams.value_or(static_cast<int>(streams_share / stream_bytes));
-  for (const int64_t share : {shares.state, shares.inflight, shares.read, int64_t{shares.max_streams}}) {
-    if (share <= 0) return absl::InvalidArgumentError(absl::StrCat("a memory budget must be above 0, got ", share));
+  const std::pair<const char*, int64_t> flags[] = {{"state_bytes", shares.state},
+                                                   {"inflight_bytes", shares.inflight},
+                                                   {"read_bytes", shares.read},
+                                                   {"max_streams", shares.max_streams}};
+  for (const auto& [flag, share] : flags) {
+    if (share <= 0) return absl::InvalidArgumentError(absl::StrCat("--", flag, ": expected 1 or more, got ", share));
   }
   const double sum = static_cast<double>(shares.state) + static_cast<double>(shares.inflight) +
                      static_cast<double>(shares.read) + static_cast<double>(shares.max_streams * stream_bytes);

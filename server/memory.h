@@ -13,25 +13,25 @@
 
 namespace adamant {
 
-// Calls that move tensors at the same time, at most; and so many fit at least, unless they would take more than a
-// quarter of what is divided.
+// The most calls that move tensors at the same time.
 inline constexpr int kMostStreams = 256;
+// So many of them fit at least, unless they would take more than a quarter of what is divided.
 inline constexpr int kStreamsOfASmallServer = 16;
 
 // No server starts with less.
 inline constexpr int64_t kLeastUsableBytes = int64_t{256} << 20;
 
-// What the program itself takes, and is not divided, in bytes, where it may use `usable` in all: itself, its
-// connections, requests that move no tensors, and calls that wait.
+// The bytes of `usable` that are not divided: for the program, its connections, and requests that move no tensors. At
+// most kMostReservedBytes.
 inline constexpr int64_t kMostReservedBytes = int64_t{192} << 20;
 int64_t ReservedBytes(int64_t usable);
 
-// Calls that may wait for a place where a server may use `usable` bytes. They take some 2 % of that, which no budget
-// has.
+// How many calls may wait for a place where a server may use `usable` bytes. They take some 2 % of that, which comes
+// out of what no budget is given.
 int MaxWaitingCalls(int64_t usable);
 
 // The smaller of the machine's memory and the control group's limit (v2 `memory.max`, v1 `memory.limit_in_bytes`), in
-// bytes. `root` stands before /proc and /sys: empty, but in tests. Error: FAILED_PRECONDITION where /proc does not say.
+// bytes. `root` is a prefix of /proc and /sys that only tests set. Error: FAILED_PRECONDITION where /proc does not say.
 absl::StatusOr<int64_t> UsableMemory(absl::string_view root = "");
 
 // The budgets, in bytes, and how many calls may move tensors at the same time.
@@ -42,7 +42,7 @@ struct MemoryShares {
   int max_streams;
 };
 
-// What the user asked for; nothing: the default share.
+// What the user asked for. An empty wish takes the default share.
 struct MemoryWishes {
   absl::optional<int64_t> state = absl::nullopt;
   absl::optional<int64_t> inflight = absl::nullopt;
@@ -51,8 +51,8 @@ struct MemoryWishes {
 };
 
 // Divides `usable` less ReservedBytes(usable): 1/16 for calls, of `stream_bytes` each and at most kMostStreams, but
-// enough for kStreamsOfASmallServer where that is no more than 1/4; of the rest of 15/16, 8 parts for state, 3 for
-// steps and writes under way, 3 for readers. Error: INVALID_ARGUMENT if there is too little, or if a wish is not
+// enough for kStreamsOfASmallServer where that is no more than 1/4. What they leave of 15/16 is divided 8 : 3 : 3 among
+// state, steps and writes under way, and readers. Error: INVALID_ARGUMENT if there is too little, or if a wish is not
 // positive or brings the sum above 95 % of what is divided.
 absl::StatusOr<MemoryShares> DivideMemory(int64_t usable, int64_t stream_bytes, const MemoryWishes& wishes);
 

@@ -14,8 +14,8 @@ namespace adamant {
 // in tests.
 int UsableProcessors(absl::string_view root = "");
 
-// Whether `count` more threads can run at the same time: starts them, and ends them. A server finds out so, with a
-// message, what it would otherwise die of. Error: RESOURCE_EXHAUSTED, saying how many there could be.
+// Whether `count` more threads can run at the same time: starts them, and ends them. So a start fails with
+// a message where a later thread could not be made. Error: RESOURCE_EXHAUSTED, saying how many there could be.
 absl::Status CheckThreads(int count);
 
 }  // namespace adamant

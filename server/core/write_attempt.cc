@@ -56,6 +56,11 @@ absl::Status ValidateHeader(const v1::WriteHeader& header) {
   return absl::OkStatus();
 }
 
+// `status`, an error without a field, with the slot that it is about in its message.
+absl::Status OfSlot(size_t index, const absl::Status& status) {
+  return Error(status.code(), absl::StrCat(status.message(), " in ", kLimits[index].slot), GetErrorDetail(status));
+}
+
 absl::Status BadValue(const Schema& schema, v1::Slot slot, int32_t tensor, int64_t offset, float value) {
   const SlotLimits& limits = kLimits[SlotIndex(slot)];
   v1::ErrorDetail detail;
@@ -133,9 +138,9 @@ absl::Status WriteAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, in
 }
 
 absl::Status WriteAttempt::CheckComplete() const {
-  for (const absl::optional<Staging>& slot : slots_) {
-    if (!slot.has_value()) continue;
-    if (absl::Status status = slot->CheckComplete(); !status.ok()) return status;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    if (!slots_[i].has_value()) continue;
+    if (absl::Status status = slots_[i]->CheckComplete(); !status.ok()) return OfSlot(i, status);
   }
   return absl::OkStatus();
 }

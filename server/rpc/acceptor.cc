@@ -151,7 +151,8 @@ absl::Status Acceptor::ListenAtPath(const std::string& address, absl::string_vie
   sockaddr_un place = {};
   place.sun_family = AF_UNIX;
   if (path.size() >= sizeof(place.sun_path)) {
-    return CannotListen(address, absl::StrCat("a path has at most ", sizeof(place.sun_path) - 1, " bytes"));
+    return absl::InvalidArgumentError(absl::StrCat("cannot listen on ", address, ": a path has at most ",
+                                                   sizeof(place.sun_path) - 1, " bytes, got ", path.size()));
   }
   path.copy(place.sun_path, path.size());
   if (IsServed(place)) return CannotListen(address, "it is in use");

@@ -19,12 +19,13 @@ namespace adamant::rpc {
 // Thread-compatible; the handler is called on the acceptor's own thread.
 class Acceptor {
  public:
-  // Takes the connection `fd`, non-blocking, that was accepted at the listening socket `listener`: closes it one day.
+  // Takes the non-blocking connection `fd`, which was accepted at the listening socket `listener`. The handler owns
+  // `fd` and must close it.
   using Handler = std::function<void(int listener, int fd)>;
 
-  // Listens at each address: `HOST:PORT` (port 0 for one that is free; a host that stands for several addresses is
-  // listened to at all of them; 0.0.0.0 stands for all of IPv4 and IPv6), or `unix:PATH` (a socket that nobody serves
-  // any more is taken over). Errors: INVALID_ARGUMENT or UNAVAILABLE, naming the address that could not be had.
+  // Listens at each address. `HOST:PORT` is all addresses that the host has, with port 0 for one that is free; 0.0.0.0
+  // is all of IPv4 and IPv6. `unix:PATH` takes a socket over that nobody serves any more. Errors: INVALID_ARGUMENT or
+  // UNAVAILABLE, naming the address that could not be had.
   static absl::StatusOr<std::unique_ptr<Acceptor>> Listen(const std::vector<std::string>& addresses,
                                                           int max_connections);
   // Listens no more. Connections that were accepted live on.
@@ -35,8 +36,8 @@ class Acceptor {
   // Where it listens: as asked for, with the port that it got.
   const std::vector<std::string>& addresses() const { return addresses_; }
 
-  // Begins to accept. While `max_connections` file descriptors are open beyond those that are now, or while too few are
-  // left to the process, a connection that comes is closed at once, and the log says so. Once.
+  // Begins to accept. Call it once. A connection is closed at once, and the log says so, while `max_connections` more
+  // file descriptors are open than when Start was called, or while too few are left to the process.
   void Start(Handler handler);
 
  private:
@@ -60,7 +61,7 @@ class Acceptor {
   absl::Status ListenAtPort(const std::string& address, const std::string& host, int port);
 
   void Loop();
-  // Accepts what has come to one socket, up to some connections. Returns false if the system has no room for more now.
+  // Accepts at most kAcceptsInARow connections at one socket. Returns false if the system has no room for more now.
   bool AcceptAll(int listener);
 
   std::vector<std::string> addresses_;

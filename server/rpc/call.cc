@@ -132,13 +132,13 @@ void Call::EndOverdue(const Overdue& overdue) {
   const std::string waited = absl::FormatDuration(absl::Trunc(overdue.waited, absl::Milliseconds(100)));
   absl::Status status;
   if (overdue.phase == Phase::kIdle && overdue.place_wanted) {
-    status = PlaceWanted(absl::StrCat("the call was idle for ", waited, ", and others wait for its place"));
+    status = PlaceWanted(absl::StrCat("the call was idle for ", waited, ", and gave up its place to one that waits"));
   } else {
     Expectation expected = {"its reply to be taken", {}};
     if (overdue.awaited == Awaited::kMessage) expected = Expected();
-    expected.place.set_reason(v1::ERROR_REASON_STALLED);
+    expected.detail.set_reason(v1::ERROR_REASON_STALLED);
     status = Error(absl::StatusCode::kDeadlineExceeded,
-                   absl::StrCat("the server waited ", waited, " for ", expected.what), expected.place);
+                   absl::StrCat("the server waited ", waited, " for ", expected.what), expected.detail);
   }
   {
     core::MutexLock lock(&mutex_);

@@ -2,7 +2,7 @@
 //
 // All are served as streams, through gRPC's generic service, because only so the server decides when a message is read:
 // gRPC reads the request of a registered unary method before anybody is asked. 2,000 half-sent ones of 4 MiB held 7
-// GiB, whatever its ResourceQuota said; with slots for them, 0.1.
+// GiB, whatever its ResourceQuota said; with a limited number of places they held 0.1 GiB.
 #ifndef ADAMANT_SERVER_RPC_CALL_H_
 #define ADAMANT_SERVER_RPC_CALL_H_
 
@@ -32,8 +32,9 @@ enum class CallShape { kStream, kOnce };
 inline constexpr int64_t kMaxMetadataBytes = int64_t{32} << 10;
 
 // A call waits for a place, is let in, and is then idle or within an operation (a step, a write, a request and its
-// answer) until it ends. The handlers (OnMessage and so on) run one at a time, as a consequence of what they start:
-// OnMessage after Read, OnWritten after Write. A read and a write are never outstanding at the same time. OnDrain,
+// answer) until it ends. The handlers (OnMessage and so on) run one at a time, since the Read or Write
+// of one starts the next: OnMessage runs after Read, OnWritten after Write. A read and a write are never outstanding at
+// the same time. OnDrain,
 // OnOver and what the set reports may come at any time. No lock is held in any of them.
 class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_from_this<Call> {
  public:
@@ -60,7 +61,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   virtual void OnOpen();
   // A message of at most wire::kMaxMessageBytes has come.
   virtual void OnMessage(const grpc::ByteBuffer& message) = 0;
-  // The client sends no more. Of most calls the first message is the last one, behind which nothing is read.
+  // The client sends no more. Most calls have one message, and read nothing after it.
   virtual void OnHalfClose();
   // The last write is on its way.
   virtual void OnWritten() = 0;
@@ -69,15 +70,16 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   // The call has ended or was cancelled: drop everything. Once.
   virtual void OnOver() {}
 
-  // What the server waits for while a read is outstanding: the end of a sentence, and the place.
+  // What the server waits for while a read is outstanding. `what` completes "the server waited 5s for ..."; `detail`
+  // says where in the request that is.
   struct Expectation {
     std::string what;
-    v1::ErrorDetail place;
+    v1::ErrorDetail detail;
   };
   // Called while a read is outstanding and no handler runs.
   virtual Expectation Expected() const { return {"its request", {}}; }
 
-  // These do nothing once the call has ended. Read and Write start one operation each, while none is outstanding.
+  // These do nothing once the call has ended. Each starts a read or a write, while none is outstanding.
   void Read();
   void Write(const grpc::ByteBuffer& message);
   // Ends the call. The client gets `status`, after what was written.
@@ -89,23 +91,23 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   // The call needs no more than `bytes` of its charge from here on.
   void ShrinkCharge(int64_t bytes) { place_.ShrinkTo(bytes); }
 
-  // What the client may keep the server waiting with.
+  // How long a client may take over an operation.
   struct Operation {
-    // That it sends and takes, and that have to come and go at the lowest rate.
+    // The bytes that it sends and takes. They must move at `min_rate` or faster.
     int64_t bytes;
-    // Whether it may be silent between its messages for as long as nobody waits for what the call holds.
+    // Whether the client may be silent between its messages for as long as nobody waits for what the call holds.
     bool may_think = false;
     // Whether the call holds memory that others may wait for, beside its place.
     bool holds_memory = false;
   };
   void BeginOperation(const Operation& operation);
-  // It is over, or the call opens with none: the call is idle, for as long as its client likes, or as `bytes` bytes
-  // allow. While others wait for its place: for as long as patience lasts.
+  // The operation is over, or the call opens with none: the call is idle. It may stay so for as long as its client
+  // likes, or for PatienceTerms::For(bytes); while others wait for its place, at most for `patience`.
   void EndOperation(absl::optional<int64_t> bytes = absl::nullopt);
 
-  // Whatever may start an operation of gRPC's happens between these two, so that none is started after Finish: a call
-  // that has ended is over when everybody has left. Enter says whether it is still going on; if not, there is nothing
-  // to leave.
+  // Code that may start a read or a write runs between Enter and Leave, so that none is started after gRPC's Finish,
+  // which the last Leave after an End calls. Enter returns whether the call still goes on; if it does not, there is
+  // nothing to leave.
   bool Enter();
   void Leave();
 
@@ -114,10 +116,10 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
 
  private:
   enum class Phase { kWaiting, kIdle, kBusy };
-  // What the server waits for the client with.
+  // What the client owes: nothing, its next message, or to take a reply.
   enum class Awaited { kNothing, kMessage, kWritten };
 
-  // How a client has kept the server waiting.
+  // A client that has kept the server waiting for too long.
   struct Overdue {
     Phase phase;
     Awaited awaited;
@@ -134,11 +136,11 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   void Await(Awaited what);
   // Whether the client has kept the server waiting for too long; `waited` is how long it has by now.
   bool IsOverdue(const OpenCalls::Sweep& sweep, absl::Duration waited) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Ends a call that a client has kept waiting, and one that was ended so and whose last message has not left since.
-  // Requires: the caller has entered, and has decided the end.
+  // EndOverdue ends a call whose client is overdue. Its last message may still leave; CutOff ends it if that does not.
+  // Both require that the caller has entered, and has decided the end.
   void EndOverdue(const Overdue& overdue);
   void CutOff();
-  // Does what is left to do of an end that is decided. Requires: the caller has entered.
+  // Does what is left to do once the end is decided. Requires: the caller has entered.
   void FinishEnd();
   // "METHOD from PEER", for the log.
   std::string Description() const;
@@ -147,7 +149,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   grpc::GenericCallbackServerContext* const context_;
   const CallShape shape_;
   std::shared_ptr<Call> self_;  // until OnDone
-  // Until everybody has left: the client may call again before gRPC is done with the call.
+  // Held until the last Leave, and no longer: the client may call again before gRPC is done with the call.
   core::Grant waiting_;
   core::Grant place_;
   grpc::ByteBuffer incoming_;  // gRPC's between Read and OnReadDone
@@ -167,12 +169,12 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   Awaited awaited_ ABSL_GUARDED_BY(mutex_) = Awaited::kNothing;
   // When a sweep first found that it is awaited.
   absl::optional<absl::Duration> awaited_since_ ABSL_GUARDED_BY(mutex_);
-  // Of the operation.
+  // These belong to the current operation.
   bool may_think_ ABSL_GUARDED_BY(mutex_) = false;
   bool holds_memory_ ABSL_GUARDED_BY(mutex_) = false;
-  // What is left of the time that its bytes may take.
+  // The rest of the time that its bytes may take.
   absl::Duration allowance_ ABSL_GUARDED_BY(mutex_);
-  // Of an idle call.
+  // How long an idle call may stay so.
   absl::Duration idle_limit_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -13,8 +13,8 @@
 
 namespace adamant::rpc {
 
-// Logs that the call that `describe` names ended with the error `status`, if that is of an operator's concern: STALLED,
-// POISONED, BUDGET_EXHAUSTED, TOO_MANY_STREAMS.
+// Logs that the call that `describe` names ended with the error `status`, if its reason is one of STALLED, POISONED,
+// BUDGET_EXHAUSTED and TOO_MANY_STREAMS.
 void LogEnd(absl::FunctionRef<std::string()> describe, const absl::Status& status);
 
 // Logs that the call was cut off in the middle of a message.

@@ -86,7 +86,7 @@ void OpenCalls::RunSweep() {
   attended_ += sweep.elapsed;
   sweep.now = attended_;
   sweep.place_wanted = parts_.places->waiting() > 0;
-  sweep.memory_wanted = parts_.memory->waiting() > 0;
+  sweep.memory_wanted = parts_.inflight->waiting() > 0;
   ForEach([&sweep](Call* call) { call->CheckPatience(sweep); });
   core::MutexLock lock(&mutex_);
   sweep_timer_ = parts_.clock->Schedule(sweep_interval_, [this] { RunSweep(); });

@@ -19,22 +19,23 @@ namespace adamant::rpc {
 
 class Call;
 
-// What an open call may make the server hold beside its grants, and what its place is charged: one message of 4 MiB on
-// its way in, one small step of 1 MiB, and what is known of its tensors. While it writes, no read is posted, and its
-// messages are 1 MiB or refer to memory that is paid for.
+// The charge of a place: the most that an open call can make the server hold beside its grants, which is one message of
+// 4 MiB on its way in, one small step of 1 MiB, and what is known of its tensors. While a call writes, no read is
+// posted, and its messages are 1 MiB or refer to memory that is paid for.
 inline constexpr int64_t kStreamBytes = int64_t{11} << 19;
 
-// What a call that waits for a place may make the server hold: its headers, and what HTTP/2 lets a client send before
-// anybody reads. Measured, 4,096 calls with 64 KiB sent: 86 KiB each.
+// The charge of a call that waits for a place: its headers, and what HTTP/2 lets a client send before anybody reads.
+// Measured, 4,096 calls with 64 KiB sent: 86 KiB each.
 inline constexpr int64_t kWaitingCallBytes = int64_t{88} << 10;
 
 // How long a client may keep the server waiting.
 struct PatienceTerms {
-  // For a message or a reply under way, beside the time that its bytes take at `min_rate` bytes a second; and for any
-  // silence while somebody waits for what the call holds.
+  // How long a message or a reply may be under way, beside the time that its bytes take at `min_rate` bytes a second. A
+  // silence may last as long while somebody waits for what the call holds, and that of an idle call `patience` alone.
   absl::Duration patience;
   double min_rate;
-  // For a silence between the messages of a step or a write while nobody does.
+  // How long a silence between the messages of a step or a write may last while nobody does; at least as long as a
+  // message may be under way.
   absl::Duration think_time;
 
   absl::Duration For(int64_t bytes) const { return patience + absl::Seconds(static_cast<double>(bytes) / min_rate); }
@@ -43,14 +44,15 @@ struct PatienceTerms {
 // UNAVAILABLE (DRAINING).
 absl::Status DrainingError();
 
-// Thread-safe. Outlives its calls.
+// Thread-safe. It must outlive its calls.
 class OpenCalls {
  public:
-  // Everything outlives this.
+  // Each of these must outlive the OpenCalls.
   struct Parts {
-    core::Budget* places;        // kStreamBytes for each call that is open
-    core::Budget* waiting;       // kWaitingCallBytes for each that waits
-    const core::Budget* memory;  // what calls may hold of and others may wait for, beside places
+    core::Budget* places;   // kStreamBytes for each call that is open
+    core::Budget* waiting;  // kWaitingCallBytes for each that waits
+    // That steps and writes reserve from. Whoever waits for it shortens the silence of those that hold some.
+    const core::Budget* inflight;
     core::Clock* clock;
   };
   OpenCalls(const Parts& parts, PatienceTerms terms);
@@ -98,7 +100,7 @@ class OpenCalls {
   // Set under mutex_, so that nobody enters after; read without it, because every step of every set asks.
   std::atomic<bool> draining_ = false;
 
-  // Of the clock's thread.
+  // Used on the clock's thread only.
   absl::Duration last_sweep_;
   absl::Duration attended_ = absl::ZeroDuration();
 

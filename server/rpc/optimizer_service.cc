@@ -169,6 +169,7 @@ void OptimizerService::GetServerInfo(const v1::GetServerInfoRequest& /*request*/
   limits->set_recommended_chunk_elements(wire::kMessageBytes / wire::kElementBytes);
   limits->set_max_metadata_bytes(static_cast<int32_t>(parts_.limits.max_metadata_bytes));
   limits->set_max_connections(parts_.limits.max_connections);
+  limits->set_max_calls_per_connection(parts_.limits.max_calls_per_connection);
   *limits->mutable_patience() = ToProto(parts_.limits.patience);
   limits->set_min_rate(static_cast<int64_t>(parts_.limits.min_rate));
   *limits->mutable_think_time() = ToProto(parts_.limits.think_time);

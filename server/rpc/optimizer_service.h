@@ -23,6 +23,7 @@ struct ServiceLimits {
   int max_streams;
   int max_waiting_calls;
   int max_connections;
+  int max_calls_per_connection;
   int64_t max_metadata_bytes;
   absl::Duration patience;
   double min_rate;

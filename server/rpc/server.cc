@@ -61,6 +61,7 @@ ServiceLimits Limits(const ServerOptions& options) {
   return {.max_streams = options.max_streams,
           .max_waiting_calls = options.max_waiting_calls,
           .max_connections = options.max_connections,
+          .max_calls_per_connection = kMaxCallsAConnection,
           .max_metadata_bytes = kMaxMetadataBytes,
           .patience = options.patience,
           .min_rate = options.min_rate,

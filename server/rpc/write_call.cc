@@ -18,7 +18,8 @@ absl::StatusOr<std::shared_ptr<core::WriteAttempt>> WriteCall::NewAttempt(const 
   const int64_t arrays = header.mode() == v1::WRITE_MODE_FULL ? 3 : 1;
   const int64_t array_bytes = (*set)->schema().flat_size() * static_cast<int64_t>(sizeof(float));
   BeginOperation({.bytes = arrays * array_bytes,
-                  .may_think = shape() == CallShape::kStream,
+                  // Nobody can use the set while a full write is under way.
+                  .may_think = shape() == CallShape::kStream && header.mode() != v1::WRITE_MODE_FULL,
                   .holds_memory = array_bytes > core::kSmallStepBytes});
   return (*set)->NewWrite(header, std::static_pointer_cast<WriteCall>(shared_from_this()));
 }

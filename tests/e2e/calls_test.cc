@@ -240,6 +240,7 @@ TEST(CallsTest, LimitsCanBeAsked) {
   EXPECT_EQ(limits.min_rate(), 1000);
   EXPECT_EQ(limits.max_streams(), 5);
   EXPECT_EQ(limits.max_connections(), 77);
+  EXPECT_EQ(limits.max_calls_per_connection(), 100);
   EXPECT_GE(limits.max_waiting_calls(), 64);
   EXPECT_EQ(limits.max_message_bytes(), 4 << 20);
   EXPECT_EQ(limits.recommended_message_bytes(), 1 << 20);
