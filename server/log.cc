@@ -1,13 +1,13 @@
 #include "server/log.h"
 
-#include <poll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
-#include <cerrno>
 #include <chrono>
+#include <deque>
+#include <thread>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -19,29 +19,72 @@ namespace {
 
 constexpr std::array<absl::string_view, 4> kNames = {"debug", "info", "warning", "error"};
 
-// What a pipe takes in one piece, if it takes anything.
 constexpr size_t kMaxLineBytes = 4096;
+// Lines that wait for the reader.
+constexpr size_t kMaxLines = 1000;
 
 std::atomic<LogLevel> lowest_level = LogLevel::kInfo;
 
-// One line at a time: between the look at the pipe and the write nobody else of this process may fill it.
-core::Mutex& WriteMutex() {
-  static core::Mutex* const mutex = new core::Mutex;
-  return *mutex;
-}
-int lost_lines = 0;  // guarded by WriteMutex()
+// The lines that are still to be written, and the thread that writes them. Thread-safe.
+class Writer {
+ public:
+  // Never destroyed: threads may log until the process is gone.
+  static Writer& Get() {
+    static Writer* const writer = new Writer;
+    return *writer;
+  }
 
-// Writes `line` to stderr if that takes it without delay. The descriptor's own flags are left alone: whoever started
-// the server may share it.
-bool WriteWithoutWaiting(absl::string_view line) {
-  if (send(STDERR_FILENO, line.data(), line.size(), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return true;
-  if (errno != ENOTSOCK) return false;
-  pollfd stderr_poll = {STDERR_FILENO, POLLOUT, 0};
-  if (poll(&stderr_poll, 1, /*timeout=*/0) != 1 || (stderr_poll.revents & POLLOUT) == 0) return false;
-  return write(STDERR_FILENO, line.data(), line.size()) >= 0;
-}
+  void Add(std::string line) {
+    core::MutexLock lock(&mutex_);
+    if (lines_.size() == kMaxLines) {
+      ++lost_;
+      return;
+    }
+    if (lost_ > 0) line = absl::StrCat(Line(LogLevel::kWarning, absl::StrCat(std::exchange(lost_, 0), kLost)), line);
+    lines_.push_back(std::move(line));
+    added_.NotifyOne();
+  }
 
-std::string Line(LogLevel level, absl::string_view text) {
+  void AwaitWritten(std::chrono::steady_clock::time_point deadline) {
+    core::MutexLock lock(&mutex_);
+    while ((!lines_.empty() || writing_) && !written_.WaitUntil(&mutex_, deadline)) continue;
+  }
+
+  static std::string Line(LogLevel level, absl::string_view text);
+
+ private:
+  static constexpr absl::string_view kLost = " lines were lost: nobody took them";
+
+  Writer() {
+    std::thread([this] { Loop(); }).detach();
+  }
+
+  void Loop() {
+    for (;;) {
+      std::string line;
+      {
+        core::MutexLock lock(&mutex_);
+        writing_ = false;
+        written_.NotifyAll();
+        while (lines_.empty()) added_.Wait(&mutex_);
+        line = std::move(lines_.front());
+        lines_.pop_front();
+        writing_ = true;
+      }
+      // There is nobody to tell if it fails.
+      [[maybe_unused]] const ssize_t n = write(STDERR_FILENO, line.data(), line.size());
+    }
+  }
+
+  core::Mutex mutex_;
+  core::CondVar added_;
+  core::CondVar written_;
+  std::deque<std::string> lines_ ABSL_GUARDED_BY(mutex_);
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  int lost_ ABSL_GUARDED_BY(mutex_) = 0;  // since the last line
+};
+
+std::string Writer::Line(LogLevel level, absl::string_view text) {
   std::string line = absl::StrCat(absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()), " ",
                                   absl::AsciiStrToUpper(kNames[static_cast<size_t>(level)]), " ",
                                   absl::StrReplaceAll(text, {{"\n", " "}, {"\r", " "}}));
@@ -56,13 +99,11 @@ void SetLogLevel(LogLevel lowest) { lowest_level.store(lowest, std::memory_order
 
 void Log(LogLevel level, absl::string_view text) {
   if (level < lowest_level.load(std::memory_order_relaxed)) return;
-  core::MutexLock lock(&WriteMutex());
-  if (lost_lines > 0 && WriteWithoutWaiting(Line(LogLevel::kWarning, absl::StrCat(lost_lines,
-                                                                                  " lines were lost: nobody "
-                                                                                  "took them")))) {
-    lost_lines = 0;
-  }
-  if (!WriteWithoutWaiting(Line(level, text))) ++lost_lines;
+  Writer::Get().Add(Writer::Line(level, text));
+}
+
+void FlushLog(absl::Duration timeout) {
+  Writer::Get().AwaitWritten(std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(timeout));
 }
 
 void RateLimitedLog::WriteAt(absl::string_view text, absl::Duration now) {

@@ -1,8 +1,9 @@
 // One line to stderr for each event in the server's life.
 //
 // Thread-safe. A line has the time in UTC, the level, and the text: `2026-01-31T12:00:00.000Z INFO stopped`.
-// Nobody ever waits for the reader of the log: where stderr takes nothing now, because it is a full pipe or its reader
-// is gone, lines are lost, and the next one that is written says how many.
+// Nobody ever waits for the reader of the log: a thread of its own writes the lines. Where stderr takes nothing,
+// because it is a full pipe, a terminal that nobody reads, or its reader is gone, lines are lost, and the next one that
+// is written says how many.
 #ifndef ADAMANT_SERVER_LOG_H_
 #define ADAMANT_SERVER_LOG_H_
 
@@ -19,8 +20,11 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 // Drops lines below `lowest` from now on. INFO at first.
 void SetLogLevel(LogLevel lowest);
 
-// Writes one line: line breaks in `text` become spaces, and what is longer than 4 KiB is cut.
+// Has one line written: line breaks in `text` become spaces, and what is longer than 4 KiB is cut.
 void Log(LogLevel level, absl::string_view text);
+
+// Waits until all lines so far are written, at most for `timeout`. What a program calls before its end.
+void FlushLog(absl::Duration timeout);
 
 // The lines of one kind of event that clients can cause at any rate. Thread-safe.
 class RateLimitedLog {

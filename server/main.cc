@@ -74,9 +74,15 @@ namespace {
 constexpr int kCutOffExitCode = 3;
 // How long after --drain_timeout the process is gone in any case: Docker kills 10 s after its signal.
 constexpr absl::Duration kCutOffTime = absl::Seconds(1);
+// For how long another signal is the first one once more.
+constexpr absl::Duration kSameSignalTime = absl::Milliseconds(300);
+// How long the last lines of the log may take.
+constexpr absl::Duration kLastLinesTime = absl::Milliseconds(300);
 
 // File descriptors that are left to others than connections; a quarter of them where there are few.
 constexpr int64_t kSpareFiles = 64;
+// Without any connection some 16 are open.
+constexpr int64_t kLeastFiles = 48;
 // Threads of the server's own, and of gRPC's beside two for each processor.
 constexpr int kOtherThreads = 16;
 
@@ -152,6 +158,10 @@ absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
     return absl::InvalidArgumentError(absl::StrCat("--max_connections: expected 1 or more, got ", connections));
   }
   const int64_t files = RaiseFileLimit();
+  if (files < kLeastFiles) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("this process may open ", files, " files (ulimit -n), and needs at least ", kLeastFiles));
+  }
   options.max_connections = static_cast<int>(std::min(connections, files - std::min(kSpareFiles, files / 4)));
   return options;
 }
@@ -164,24 +174,46 @@ void OpenStandardStreams() {
   }
 }
 
+// The signals that end the server, but for those that whoever started it wants ignored, as nohup does.
+sigset_t EndingSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
+    struct sigaction action;
+    if (sigaction(signal, nullptr, &action) == 0 && action.sa_handler != SIG_IGN) sigaddset(&signals, signal);
+  }
+  return signals;
+}
+
+// Waits for one of `signals`, at most until `deadline`. Returns it, or 0. A process that was stopped and goes on waits
+// on.
+int AwaitSignal(const sigset_t& signals, std::chrono::steady_clock::time_point deadline) {
+  for (;;) {
+    const absl::Duration rest = absl::FromChrono(deadline - std::chrono::steady_clock::now());
+    const timespec wait = absl::ToTimespec(std::max(absl::ZeroDuration(), rest));
+    const int signal = sigtimedwait(&signals, nullptr, &wait);
+    if (signal > 0) return signal;
+    if (errno != EINTR) return 0;
+  }
+}
+
 // Takes the signals that end the server: the first one is for whoever waits for the future. From then on the process
 // ends at the next one, or when `drain_timeout` and kCutOffTime are over, whatever still runs. The thread for this is
 // made now: later the making of one could have to wait for a large set's memory, 8 s for 7 GB.
-std::future<int> AwaitSignals(const sigset_t& signals, absl::Duration drain_timeout) {
+std::future<int> TakeSignals(const sigset_t& signals, absl::Duration drain_timeout) {
   std::promise<int> first;
   std::future<int> future = first.get_future();
   std::thread([signals, drain_timeout, first = std::move(first)]() mutable {
     int signal = 0;
     sigwait(&signals, &signal);
     first.set_value(signal);
-    const auto end = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(drain_timeout + kCutOffTime);
-    do {
-      const absl::Duration rest = absl::FromChrono(end - std::chrono::steady_clock::now());
-      const timespec left = absl::ToTimespec(std::max(absl::ZeroDuration(), rest));
-      signal = sigtimedwait(&signals, nullptr, &left);
-    } while (signal < 0 && errno == EINTR);  // a process that was stopped and goes on
+    const auto begin = std::chrono::steady_clock::now();
+    // Some send their signal twice, as timeout(1) does: to the process and to its group.
+    while (AwaitSignal(signals, begin + absl::ToChronoNanoseconds(kSameSignalTime)) != 0) continue;
+    signal = AwaitSignal(signals, begin + absl::ToChronoNanoseconds(drain_timeout + kCutOffTime));
     Log(LogLevel::kWarning, signal > 0 ? "a second signal: ended at once, with all that was under way"
                                        : "drain timeout: ended, with all that was under way");
+    FlushLog(kLastLinesTime);
     _exit(kCutOffExitCode);
   }).detach();
   return future;
@@ -208,11 +240,7 @@ int Main(const std::vector<char*>& arguments) {
   signal(SIGPIPE, SIG_IGN);
   OpenStandardStreams();
   // Blocked before any thread starts, so that only the waits below see them.
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGHUP);
+  const sigset_t signals = EndingSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
   absl::StatusOr<rpc::ServerOptions> options = OptionsFromFlags();
@@ -223,7 +251,7 @@ int Main(const std::vector<char*>& arguments) {
   // kills after that.
   grpc_init();
   const absl::Duration drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
-  std::future<int> signal = AwaitSignals(signals, drain_timeout);
+  std::future<int> signal = TakeSignals(signals, drain_timeout);
   absl::StatusOr<std::unique_ptr<rpc::Server>> server = rpc::Server::Start(*options);
   if (!server.ok()) return Fail(server.status().message());
   for (const std::string& address : (*server)->addresses()) std::cout << "listening on " << address << std::endl;
@@ -237,6 +265,7 @@ int Main(const std::vector<char*>& arguments) {
   if (cut_off > 0) Log(LogLevel::kWarning, absl::StrCat("drain timeout: ", cut_off, " calls were cut off"));
   server->reset();
   Log(LogLevel::kInfo, "stopped");
+  FlushLog(kLastLinesTime);
   return cut_off > 0 ? kCutOffExitCode : 0;
 }
 

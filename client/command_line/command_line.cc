@@ -18,7 +18,9 @@
 namespace adamant {
 namespace {
 
-bool AsksForHelp(absl::string_view argument) { return argument == "--help" || argument == "-help" || argument == "-h"; }
+bool AsksForHelp(absl::string_view argument) {
+  return argument == "--help" || argument == "-help" || argument == "-h" || argument == "--help=true";
+}
 
 void PrintHelp(absl::string_view name, absl::string_view usage, absl::string_view main_file) {
   std::cout << name << ": " << usage << "\n\nFlags, with their defaults:\n";

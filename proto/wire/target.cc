@@ -31,7 +31,9 @@ bool IsLocalAddress(in_addr address) {
 
 bool IsLocalHost(absl::string_view host) {
   const std::string text(absl::StripSuffix(host, "."));
-  if (absl::EqualsIgnoreCase(text, "localhost")) return true;
+  for (const char* name : {"localhost", "ip6-localhost", "ip6-loopback"}) {
+    if (absl::EqualsIgnoreCase(text, name)) return true;
+  }
   in_addr address;
   if (inet_pton(AF_INET, text.c_str(), &address) == 1) return IsLocalAddress(address);
   in6_addr address6;

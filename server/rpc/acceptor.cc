@@ -142,6 +142,7 @@ absl::Status Acceptor::ListenAt(const std::string& address) {
         absl::StrCat("cannot listen on ", address, ": expected HOST:PORT, with a port in [0, 65535], or unix:PATH"));
   }
   absl::string_view host = absl::string_view(address).substr(0, colon);
+  if (host.empty() || host == "*") host = "0.0.0.0";
   if (absl::ConsumePrefix(&host, "[")) absl::ConsumeSuffix(&host, "]");
   return ListenAtPort(address, std::string(host), port);
 }
@@ -193,6 +194,8 @@ absl::Status Acceptor::ListenAtPort(const std::string& address, const std::strin
     if (listener.get() < 0 || bind(listener.get(), place->ai_addr, place->ai_addrlen) != 0 ||
         listen(listener.get(), SOMAXCONN) != 0) {
       why = std::strerror(errno);
+      // One of a host's addresses may be none of this machine's; one that somebody else has would be theirs.
+      if (errno != EADDRNOTAVAIL && errno != EAFNOSUPPORT) return CannotListen(address, why);
       continue;
     }
     port = PortOf(listener.get());
@@ -209,8 +212,11 @@ void Acceptor::Start(Handler handler) {
   const File lowest_free(dup(stop_.get()));
   rlimit files;
   getrlimit(RLIMIT_NOFILE, &files);
-  first_refused_fd_ = static_cast<int>(
-      std::min<rlim_t>(lowest_free.get() + max_connections_, std::max(files.rlim_cur, kSpareFiles) - kSpareFiles));
+  const rlim_t most_files = std::max(files.rlim_cur, kSpareFiles) - kSpareFiles;
+  bound_ = most_files < static_cast<rlim_t>(lowest_free.get() + max_connections_)
+               ? "the limit of open files (ulimit -n)"
+               : "--max_connections";
+  first_refused_fd_ = static_cast<int>(std::min<rlim_t>(lowest_free.get() + max_connections_, most_files));
   thread_ = std::thread([this] { Loop(); });
 }
 
@@ -233,7 +239,7 @@ bool Acceptor::AcceptAll(int listener) {
     const int fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= first_refused_fd_) {
       close(fd);
-      refused.Write("connection refused: as many are open as this server takes (--max_connections)");
+      refused.Write(absl::StrCat("connection refused: as many are open as ", bound_, " allows"));
     } else if (fd >= 0) {
       handler_(listener, fd);
     } else if (errno == EAGAIN) {

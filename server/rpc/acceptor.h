@@ -71,6 +71,7 @@ class Acceptor {
   // A connection with this number or a higher one is one too many: the system gives out the lowest number that is free.
   int max_connections_ = 0;
   int first_refused_fd_ = 0;
+  const char* bound_ = nullptr;  // what sets it, for the log
   Handler handler_;
   std::thread thread_;
 };

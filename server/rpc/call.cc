@@ -80,58 +80,93 @@ void Call::OnHalfClose() {
 
 void Call::DrainIfIdle() {
   Phase phase;
+  bool has_begun;
   {
     core::MutexLock lock(&mutex_);
     phase = phase_;
+    has_begun = has_message_ || awaited_ != Awaited::kMessage;
   }
-  if (phase == Phase::kWaiting) End(DrainingError());
+  if (phase == Phase::kWaiting || (phase == Phase::kBusy && !has_begun)) End(DrainingError());
   if (phase == Phase::kIdle) OnDrain();
 }
 
-void Call::CheckPatience(const OpenCalls::Sweep& sweep) {
+absl::optional<absl::Duration> Call::CheckPatience(const OpenCalls::Sweep& sweep) {
   Overdue overdue;
-  bool under_way;
+  bool cut_off = false;
   {
     core::MutexLock lock(&mutex_);
-    if (awaited_ == Awaited::kNothing) return;
+    if (awaited_ == Awaited::kNothing) return absl::nullopt;
     if (!awaited_since_.has_value()) {
       awaited_since_ = sweep.now;
-      return;
+      return absl::nullopt;
     }
-    overdue = {phase_, awaited_, sweep.now - *awaited_since_, sweep.place_wanted};
-    under_way = end_.has_value();
-    const bool overdue_now = under_way ? writing_ && overdue.waited > open_calls_->terms().For(wire::kMaxMessageBytes)
-                                       : IsOverdue(sweep, overdue.waited);
-    if (!overdue_now) return;
-    ++entered_;
-    // No handler begins from here on; and none runs, since the client is waited for.
-    if (!under_way) end_.emplace();
-    if (under_way || overdue.awaited == Awaited::kMessage) awaited_ = Awaited::kNothing;
-    awaited_since_ = sweep.now;
+    const absl::Duration waited = sweep.now - *awaited_since_;
+    if (end_.has_value()) {
+      cut_off = writing_ && waited > open_calls_->terms().For(wire::kMaxMessageBytes);
+      if (!cut_off) return absl::nullopt;
+      awaited_ = Awaited::kNothing;
+      ++entered_;
+    } else {
+      switch (Judge(sweep, waited)) {
+        case Verdict::kPatient:
+          return absl::nullopt;
+        case Verdict::kGivesWay:
+          return waited;
+        case Verdict::kOverdue:
+          overdue = DecideEnd(sweep, /*gives_way=*/false);
+          break;
+      }
+    }
   }
-  if (under_way) {
+  if (cut_off) {
     CutOff();
   } else {
     EndOverdue(overdue);
   }
+  return absl::nullopt;
 }
 
-bool Call::IsOverdue(const OpenCalls::Sweep& sweep, absl::Duration waited) {
+void Call::GiveWay(const OpenCalls::Sweep& sweep) {
+  Overdue overdue;
+  {
+    core::MutexLock lock(&mutex_);
+    if (end_.has_value() || awaited_ != Awaited::kMessage || !awaited_since_.has_value()) return;
+    overdue = DecideEnd(sweep, /*gives_way=*/true);
+  }
+  EndOverdue(overdue);
+}
+
+Call::Verdict Call::Judge(const OpenCalls::Sweep& sweep, absl::Duration waited) {
   const PatienceTerms& terms = open_calls_->terms();
-  if (phase_ == Phase::kIdle)
-    return waited > (sweep.place_wanted ? std::min(terms.patience, idle_limit_) : idle_limit_);
+  if (phase_ == Phase::kIdle) {
+    if (waited > idle_limit_) return Verdict::kOverdue;
+    return sweep.place_wanted && waited > terms.patience ? Verdict::kGivesWay : Verdict::kPatient;
+  }
   const absl::Duration one_message = terms.For(wire::kMaxMessageBytes);
+  const bool thinks = awaited_ == Awaited::kMessage && may_think_;
+  if (thinks && waited > std::max(terms.think_time, one_message)) return Verdict::kOverdue;
   const bool wanted = sweep.place_wanted || (holds_memory_ && sweep.memory_wanted);
-  if (awaited_ == Awaited::kMessage && may_think_ && !wanted) return waited > std::max(terms.think_time, one_message);
+  if (thinks && !wanted) return Verdict::kPatient;
   // Who is silent for longer than one message may take has used up the whole operation's time.
   allowance_ -= sweep.elapsed;
-  return allowance_ < absl::ZeroDuration() || waited > one_message;
+  if (allowance_ >= absl::ZeroDuration() && waited <= one_message) return Verdict::kPatient;
+  return thinks ? Verdict::kGivesWay : Verdict::kOverdue;
+}
+
+Call::Overdue Call::DecideEnd(const OpenCalls::Sweep& sweep, bool gives_way) {
+  const Overdue overdue = {phase_, awaited_, sweep.now - *awaited_since_, gives_way};
+  // No handler begins from here on; and none runs, since the client is waited for.
+  end_.emplace();
+  ++entered_;
+  if (awaited_ == Awaited::kMessage) awaited_ = Awaited::kNothing;
+  awaited_since_ = sweep.now;
+  return overdue;
 }
 
 void Call::EndOverdue(const Overdue& overdue) {
   const std::string waited = absl::FormatDuration(absl::Trunc(overdue.waited, absl::Milliseconds(100)));
   absl::Status status;
-  if (overdue.phase == Phase::kIdle && overdue.place_wanted) {
+  if (overdue.phase == Phase::kIdle && overdue.gives_way) {
     status = PlaceWanted(absl::StrCat("the call was idle for ", waited, ", and gave up its place to one that waits"));
   } else {
     Expectation expected = {"its reply to be taken", {}};
@@ -237,8 +272,14 @@ bool Call::ended() const {
 }
 
 void Call::OnReadDone(bool ok) {
-  if (!Enter()) return;
-  Await(Awaited::kNothing);
+  {
+    // In one go: who looks at the call's patience finds either a client that is waited for or a handler that runs.
+    core::MutexLock lock(&mutex_);
+    if (end_.has_value()) return;
+    ++entered_;
+    awaited_ = Awaited::kNothing;
+    has_message_ = has_message_ || ok;
+  }
   if (!ok) {
     OnHalfClose();
   } else if (incoming_.Length() > static_cast<size_t>(wire::kMaxMessageBytes)) {
@@ -303,6 +344,17 @@ absl::Status Call::CheckMetadata() const {
   }
   if (bytes <= kMaxMetadataBytes) return absl::OkStatus();
   return TooLarge("metadata of the call", bytes, kMaxMetadataBytes, "send less with it");
+}
+
+int64_t Call::MetadataCost() const {
+  if (context_ == nullptr) return 0;
+  // Measured, 900 entries of 35 bytes: 240 bytes each.
+  constexpr int64_t kEntryCost = 256;
+  int64_t bytes = 0;
+  for (const auto& [key, value] : context_->client_metadata()) {
+    bytes += static_cast<int64_t>(key.size() + value.size()) + kEntryCost;
+  }
+  return bytes;
 }
 
 std::string Call::Description() const {

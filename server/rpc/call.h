@@ -49,12 +49,19 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   // For OpenCalls: the call is to wait for a place, which `waiting` pays for. It reads nothing and answers nothing yet.
   void AwaitPlace(core::Grant waiting);
 
-  // The server drains: ends the call if it waits, and tells it so if it is between two operations.
+  // The server drains: ends the call if it waits, or if no message of it has come, and tells it so if it is between two
+  // operations.
   void DrainIfIdle();
   // Ends the call, DEADLINE_EXCEEDED (STALLED), if its client has kept it waiting for longer than it may. A message
   // under way to the client may end first, for as long again: a status that comes in the middle of a message is lost on
-  // some clients (Go's reports `unexpected EOF`).
-  void CheckPatience(const OpenCalls::Sweep& sweep);
+  // some clients (Go's reports `unexpected EOF`). Returns how long the client has been silent, if the call is to give
+  // way to others that wait for what it holds; else nothing.
+  absl::optional<absl::Duration> CheckPatience(const OpenCalls::Sweep& sweep);
+  // Ends the call to the advantage of others, if its client is still silent.
+  void GiveWay(const OpenCalls::Sweep& sweep);
+
+  // What gRPC takes for the metadata of the call, in bytes, at most.
+  int64_t MetadataCost() const;
 
  protected:
   // The call was let in. Starts the first read: of an operation, unless the call may be idle for as long as it likes.
@@ -124,7 +131,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
     Phase phase;
     Awaited awaited;
     absl::Duration waited;
-    bool place_wanted;
+    bool gives_way;
   };
 
   void OnReadDone(bool ok) final;
@@ -134,8 +141,12 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
 
   absl::Status CheckMetadata() const;
   void Await(Awaited what);
-  // Whether the client has kept the server waiting for too long; `waited` is how long it has by now.
-  bool IsOverdue(const OpenCalls::Sweep& sweep, absl::Duration waited) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What patience has to say of a client that has kept the server waiting for `waited`: that it may go on, that it is
+  // to give way if others need what the call holds, or that it is overdue.
+  enum class Verdict { kPatient, kGivesWay, kOverdue };
+  Verdict Judge(const OpenCalls::Sweep& sweep, absl::Duration waited) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Decides the end of a call whose client is overdue, from where no handler begins any more. The caller has entered.
+  Overdue DecideEnd(const OpenCalls::Sweep& sweep, bool gives_way) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // EndOverdue ends a call whose client is overdue. Its last message may still leave; CutOff ends it if that does not.
   // Both require that the caller has entered, and has decided the end.
   void EndOverdue(const Overdue& overdue);
@@ -163,6 +174,8 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   core::Budget::WaitId place_wait_ ABSL_GUARDED_BY(mutex_) = core::Budget::kNoWait;
   // The set that the operation is about; empty where none is known.
   std::string set_name_ ABSL_GUARDED_BY(mutex_);
+  // Whether a whole message has come.
+  bool has_message_ ABSL_GUARDED_BY(mutex_) = false;
   // How the call ends, once that is decided.
   absl::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
 

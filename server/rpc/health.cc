@@ -11,9 +11,6 @@ namespace {
 
 namespace health = ::grpc::health::v1;
 
-// What a call that waits for the drain keeps.
-constexpr int64_t kIdleCallBytes = int64_t{64} << 10;
-
 grpc::ByteBuffer Response(health::HealthCheckResponse::ServingStatus status) {
   health::HealthCheckResponse response;
   response.set_status(status);
@@ -39,7 +36,7 @@ void HealthWatchCall::OnMessage(const grpc::ByteBuffer& buffer) {
     End(status);
     return;
   }
-  ShrinkCharge(kIdleCallBytes);
+  ShrinkCharge(kIdleWatchBytes);
   known_ = IsKnown(watch.service());
   Write(Response(known_ ? health::HealthCheckResponse::SERVING : health::HealthCheckResponse::SERVICE_UNKNOWN));
 }

@@ -4,9 +4,12 @@
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/random/random.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
+#include "server/log.h"
 #include "server/rpc/call.h"
 
 namespace adamant::rpc {
@@ -14,6 +17,10 @@ namespace {
 
 // A sweep that comes later than it was due by more than this finds a process that was stopped.
 constexpr absl::Duration kLatestSweep = absl::Seconds(1);
+
+// When the log tells that calls wait, and how often it does again.
+constexpr absl::Duration kFirstWaitLogged = absl::Seconds(2);
+constexpr absl::Duration kWaitLogInterval = absl::Seconds(30);
 
 absl::Status TooManyCalls() {
   absl::BitGen random;
@@ -53,7 +60,8 @@ absl::Status OpenCalls::Enter(const std::shared_ptr<Call>& call) {
     call->LetIn(*std::move(place));
     return absl::OkStatus();
   }
-  absl::StatusOr<core::Grant> waiting = parts_.waiting->TryReserve(kWaitingCallBytes);
+  const int64_t metadata = std::max<int64_t>(0, call->MetadataCost() - kUsualMetadataBytes);
+  absl::StatusOr<core::Grant> waiting = parts_.waiting->TryReserve(kWaitingCallBytes + metadata);
   if (!waiting.ok()) return TooManyCalls();
   call->AwaitPlace(*std::move(waiting));
   return absl::OkStatus();
@@ -85,11 +93,37 @@ void OpenCalls::RunSweep() {
   sweep.elapsed = std::min(now - std::exchange(last_sweep_, now), sweep_interval_ + kLatestSweep);
   attended_ += sweep.elapsed;
   sweep.now = attended_;
-  sweep.place_wanted = parts_.places->waiting() > 0;
+  const int64_t waiting = parts_.places->waiting();
+  sweep.place_wanted = waiting > 0;
   sweep.memory_wanted = parts_.inflight->waiting() > 0;
-  ForEach([&sweep](Call* call) { call->CheckPatience(sweep); });
+  std::vector<std::pair<absl::Duration, std::shared_ptr<Call>>> silent;
+  ForEach([&](Call* call) {
+    const absl::optional<absl::Duration> silence = call->CheckPatience(sweep);
+    if (silence.has_value()) silent.emplace_back(*silence, call->shared_from_this());
+  });
+  // As many give way as there are who wait, the longest silence first.
+  absl::c_sort(silent, [](const auto& a, const auto& b) { return a.first > b.first; });
+  silent.resize(std::min<size_t>(silent.size(), waiting + (sweep.memory_wanted ? 1 : 0)));
+  for (const auto& [silence, call] : silent) call->GiveWay(sweep);
+  LogWaiting(waiting);
   core::MutexLock lock(&mutex_);
   sweep_timer_ = parts_.clock->Schedule(sweep_interval_, [this] { RunSweep(); });
+}
+
+void OpenCalls::LogWaiting(int64_t waiting) {
+  if (waiting == 0) {
+    wait_begin_.reset();
+    return;
+  }
+  if (!wait_begin_.has_value()) {
+    wait_begin_ = attended_;
+    next_log_ = attended_ + kFirstWaitLogged;
+  }
+  if (attended_ < next_log_) return;
+  next_log_ = attended_ + kWaitLogInterval;
+  const absl::Duration since = absl::Trunc(attended_ - *wait_begin_, absl::Seconds(1));
+  Log(LogLevel::kWarning, absl::StrCat("places are short (", parts_.places->name(), "): ", waiting,
+                                       " calls wait, and there has always been one for ", absl::FormatDuration(since)));
 }
 
 template <typename Visit>

@@ -19,6 +19,7 @@
 #include "server/core/registry.h"
 #include "server/rpc/acceptor.h"
 #include "server/rpc/call_table.h"
+#include "server/rpc/health.h"
 #include "server/rpc/open_calls.h"
 #include "server/rpc/optimizer_service.h"
 
@@ -40,18 +41,18 @@ constexpr int kMessageHeadroomBytes = 64 << 10;
 
 // Calls that move no tensors, by kind, at the same time. Most hold their place only until their request is whole, and
 // others wait so long. Until then they hold 4.4 MiB each, which is part of what the program itself takes.
-constexpr int kMaxUnaryCalls = 6;
+constexpr int kMaxUnaryCalls = 5;
 constexpr int kMaxHealthChecks = 2;
 constexpr int kMaxHealthWatches = 2;
-constexpr int kMaxReflections = 2;
+constexpr int kMaxReflections = 3;
 // Health checks wait for nothing but health checks.
 constexpr int kMaxWaitingHealthChecks = 100;
 
-// Places for so many calls of a kind.
+// Places for calls of a kind that take so many bytes.
 struct Places {
-  Places(absl::string_view name, int count, core::Budget* waiting, const core::Budget* memory, core::Clock* clock,
+  Places(absl::string_view name, int64_t bytes, core::Budget* waiting, const core::Budget* inflight, core::Clock* clock,
          PatienceTerms terms)
-      : budget(name, count * kStreamBytes, clock), calls({&budget, waiting, memory, clock}, terms) {}
+      : budget(name, bytes, clock), calls({&budget, waiting, inflight, clock}, terms) {}
 
   core::Budget budget;
   OpenCalls calls;
@@ -85,11 +86,13 @@ struct Server::Parts {
             core::Resources{clock.get(), &state, &inflight, &read, &pool, &compute, &backend, options.admission_wait})),
         waiting("waiting", options.max_waiting_calls * kWaitingCallBytes, clock.get()),
         waiting_health_checks("waiting health checks", kMaxWaitingHealthChecks * kWaitingCallBytes, clock.get()),
-        streams("streams", options.max_streams, &waiting, &inflight, clock.get(), terms),
-        unary("unary", kMaxUnaryCalls, &waiting, &inflight, clock.get(), terms),
-        health_checks("health checks", kMaxHealthChecks, &waiting_health_checks, &inflight, clock.get(), terms),
-        health_watches("health watches", kMaxHealthWatches, &waiting, &inflight, clock.get(), terms),
-        reflections("reflections", kMaxReflections, &waiting, &inflight, clock.get(), terms),
+        streams("streams", options.max_streams * kStreamBytes, &waiting, &inflight, clock.get(), terms),
+        unary("unary", kMaxUnaryCalls * kStreamBytes, &waiting, &inflight, clock.get(), terms),
+        health_checks("health checks", kMaxHealthChecks * kStreamBytes, &waiting_health_checks, &inflight, clock.get(),
+                      terms),
+        health_watches("health watches", kMaxHealthWatches * kStreamBytes + options.max_waiting_calls * kIdleWatchBytes,
+                       &waiting, &inflight, clock.get(), terms),
+        reflections("reflections", kMaxReflections * kStreamBytes, &waiting, &inflight, clock.get(), terms),
         optimizer_service({registry.get(),
                            &compute,
                            &creation,

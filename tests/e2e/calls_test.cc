@@ -101,6 +101,28 @@ TEST(CallsTest, CallWithTooMuchMetadataEndsAlone) {
   EXPECT_TRUE(other->Finish().ok());
 }
 
+TEST(CallsTest, CallThatWaitsPaysForItsMetadata) {
+  constexpr int kEntries = 500;
+  ServerProcess server({"--max_streams=1"});
+  TestClient client(server.address());
+  StepStream has_the_place(client.stub());
+  ASSERT_TRUE(TestClient::Until([&] { return client.UsedBudgets()["streams"] > 0; }));
+  grpc::ClientContext plain_context;
+  const auto plain = OpenStream(client.channel(), &plain_context, "/adamant.v1.OptimizerService/Step");
+  ASSERT_TRUE(TestClient::Until([&] { return client.UsedBudgets()["waiting"] > 0; }));
+  const int64_t one = client.UsedBudgets()["waiting"];
+
+  grpc::ClientContext context;
+  for (int i = 0; i < kEntries; ++i) context.AddMetadata(absl::StrCat("key-", i), "");
+  const auto stream = OpenStream(client.channel(), &context, "/adamant.v1.OptimizerService/Step");
+
+  EXPECT_TRUE(TestClient::Until([&] { return client.UsedBudgets()["waiting"] > 2 * one + kEntries * 200; }));
+  plain_context.TryCancel();
+  context.TryCancel();
+  EXPECT_FALSE(plain->Finish().ok());
+  EXPECT_FALSE(stream->Finish().ok());
+}
+
 // An HTTP/2 connection that pings and makes no calls.
 class PingingConnection {
  public:

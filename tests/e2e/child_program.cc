@@ -107,13 +107,20 @@ void ChildProgram::Signal(int signal) {
   if (!exit_code_.has_value()) kill(pid_, signal);
 }
 
+bool ChildProgram::HasEnded() {
+  if (!exit_code_.has_value()) TakeExitCode(WNOHANG);
+  return exit_code_.has_value();
+}
+
 int ChildProgram::Wait() {
-  int status = 0;
-  while (!exit_code_.has_value()) {
-    if (waitpid(pid_, &status, 0) != pid_) continue;
-    exit_code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  }
+  while (!exit_code_.has_value()) TakeExitCode(0);
   return *exit_code_;
+}
+
+void ChildProgram::TakeExitCode(int options) {
+  int status = 0;
+  if (waitpid(pid_, &status, options) != pid_) return;
+  exit_code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 int64_t ChildProgram::ResidentBytes() const { return StatusField("VmRSS:"); }

@@ -59,6 +59,8 @@ class ChildProgram {
   Output& standard_error() { return *error_; }
 
   void Signal(int signal);
+  // Whether it has ended.
+  bool HasEnded();
   // Waits for its end. Its exit code, or 128 and the number of the signal that ended it.
   int Wait();
 
@@ -68,6 +70,8 @@ class ChildProgram {
   void ResetPeak();
 
  private:
+  // Takes its exit code in, if it has ended, or once it has.
+  void TakeExitCode(int options);
   int64_t StatusField(absl::string_view field) const;
 
   pid_t pid_;

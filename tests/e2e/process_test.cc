@@ -283,6 +283,17 @@ TEST_P(SignalTest, EndsAnIdleServerWithExitCodeZero) {
   EXPECT_EQ(server.program().Wait(), 0);
 }
 
+// A command that runs a server after `commands` of the shell, with `redirections`.
+std::vector<std::string> Shell(const std::string& commands, const std::string& redirections = "") {
+  return {"/bin/bash", "-c", absl::StrCat(commands, " exec ", ADAMANT_SERVER, " --listen=127.0.0.1:0 ", redirections)};
+}
+
+// Where such a server listens.
+std::string AwaitAddress(ChildProgram* server) {
+  const absl::optional<std::string> line = server->standard_output().AwaitLine("listening on ");
+  return line.has_value() ? line->substr(line->rfind(' ') + 1) : "";
+}
+
 // A step of which the first half has come, and been admitted.
 struct HalfStep {
   explicit HalfStep(TestClient* client) : stream(client->stub()) {
@@ -376,10 +387,64 @@ TEST(ProcessTest, SecondSignalEndsItAtOnce) {
   server.program().Signal(SIGTERM);
   ASSERT_TRUE(server.program().standard_error().AwaitLine("draining").has_value());
 
-  server.program().Signal(SIGTERM);
+  // One that comes right behind the first is the same.
+  EXPECT_TRUE(TestClient::Until([&] {
+    server.program().Signal(SIGTERM);
+    return server.program().HasEnded();
+  }));
 
   EXPECT_EQ(server.program().Wait(), kCutOffExitCode);
   EXPECT_THAT(server.program().standard_error().AwaitEnd(), HasSubstr("WARNING a second signal"));
+}
+
+TEST(ProcessTest, SignalThatComesTwiceAtOnceIsOne) {
+  ServerProcess server({"--drain_timeout=10m"});
+  TestClient client(server.address());
+  ASSERT_TRUE(client.Create(LargeSpec()).ok());
+  HalfStep half(&client);
+  server.program().Signal(SIGTERM);
+  server.program().Signal(SIGINT);
+  ASSERT_TRUE(server.program().standard_error().AwaitLine("draining").has_value());
+  ASSERT_TRUE(half.stream.Send(half.messages));
+  EXPECT_TRUE(half.stream.ReadReply(half.spec).ok());
+  EXPECT_EQ(server.program().Wait(), 0);
+}
+
+TEST(ProcessTest, StopAndContinueDoesNotEndADrain) {
+  ServerProcess server({"--drain_timeout=10m"});
+  TestClient client(server.address());
+  ASSERT_TRUE(client.Create(LargeSpec()).ok());
+  HalfStep half(&client);
+  server.program().Signal(SIGTERM);
+  ASSERT_TRUE(server.program().standard_error().AwaitLine("draining").has_value());
+  server.program().Signal(SIGSTOP);
+  server.program().Signal(SIGCONT);
+  ASSERT_TRUE(half.stream.Send(half.messages));
+  EXPECT_TRUE(half.stream.ReadReply(half.spec).ok());
+  EXPECT_EQ(server.program().Wait(), 0);
+}
+
+TEST(ProcessTest, DrainDoesNotWaitForCallsThatHaveSentNoMessage) {
+  ServerProcess server({"--drain_timeout=10m"});
+  HalfSentCalls calls(server.address());
+  const auto half = std::make_shared<const std::string>(Framed(std::string(100, '\0'), 1));
+  for (const char* method : {"WriteTensors", "ReadTensors", "GetServerInfo", "StepOnce", "Step"}) {
+    calls.Begin(method, half);
+  }
+  calls.RunUntilStopped();
+  server.program().Signal(SIGTERM);
+  EXPECT_EQ(server.program().Wait(), 0);
+}
+
+TEST(ProcessTest, HangupThatIsToBeIgnoredIsIgnored) {
+  ChildProgram server(Shell("trap '' HUP;"));
+  TestClient client(AwaitAddress(&server));
+  ASSERT_TRUE(client.Create(SmallSpec()).ok());
+  server.Signal(SIGHUP);
+  EXPECT_TRUE(client.Delete(SmallSpec().name()).ok());
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0);
+  EXPECT_THAT(server.standard_error().AwaitEnd(), HasSubstr("SIGTERM: draining"));
 }
 
 TEST(ProcessTest, CreationOfALargeSetDoesNotHoldTheEndUp) {
@@ -399,17 +464,6 @@ TEST(ProcessTest, CreationOfALargeSetDoesNotHoldTheEndUp) {
   const int exit_code = server.program().Wait();
   creates.join();
   EXPECT_EQ(exit_code, response.created() ? 0 : kCutOffExitCode);
-}
-
-// A command that runs a server after `commands` of the shell, with `redirections`.
-std::vector<std::string> Shell(const std::string& commands, const std::string& redirections = "") {
-  return {"/bin/bash", "-c", absl::StrCat(commands, " exec ", ADAMANT_SERVER, " --listen=127.0.0.1:0 ", redirections)};
-}
-
-// Where such a server listens.
-std::string AwaitAddress(ChildProgram* server) {
-  const absl::optional<std::string> line = server->standard_output().AwaitLine("listening on ");
-  return line.has_value() ? line->substr(line->rfind(' ') + 1) : "";
 }
 
 class LostLogTest : public testing::TestWithParam<const char*> {};

@@ -152,6 +152,16 @@ TEST(AcceptorTest, SurvivesTheEndOfFileDescriptors) {
   }
 }
 
+TEST(AcceptorTest, NoHostIsAllAddresses) {
+  for (const char* address : {":0", "*:0", "0.0.0.0:0", "[::]:0"}) {
+    Connections connections;
+    const std::unique_ptr<Acceptor> acceptor = ListenAt(address);
+    acceptor->Start(connections.Handler());
+    TcpClient client(acceptor->addresses().front());
+    connections.Await(1);
+  }
+}
+
 TEST(AcceptorTest, ListensAtAllAddressesOfAHost) {
   const std::unique_ptr<Acceptor> acceptor = ListenAt("localhost:0");
   Connections connections;

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "proto/error/error.h"
+#include "server/log.h"
 
 namespace adamant::rpc {
 namespace {
@@ -17,6 +18,7 @@ using ::testing::IsEmpty;
 std::string Logged(const absl::Status& status) {
   testing::internal::CaptureStderr();
   LogEnd([] { return std::string("/Service/Method from ipv4:127.0.0.1:1"); }, status);
+  FlushLog(absl::Seconds(30));
   return testing::internal::GetCapturedStderr();
 }
 

@@ -2,6 +2,7 @@
 // never are, and the test tells a call what gRPC would.
 #include "server/rpc/open_calls.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -11,6 +12,7 @@
 
 #include "proto/error/error.h"
 #include "proto/wire/tensor_message.h"
+#include "server/log.h"
 #include "server/rpc/call.h"
 #include "tests/core/manual_clock.h"
 
@@ -358,6 +360,61 @@ TEST_F(OpenCallsTest, IdleCallGivesWayToOneThatWaits) {
   EXPECT_TRUE(waits->opened());
   Close(std::move(busy));
   Close(std::move(waits));
+}
+
+TEST_F(OpenCallsTest, AsManyGiveWayAsThereAreWhoWaitTheLongestSilenceFirst) {
+  std::shared_ptr<QuietCall> longest = Open();
+  longest->Read();
+  clock_.Advance(kPatience);
+  std::shared_ptr<QuietCall> other = Open();
+  other->Read();
+  clock_.Advance(100 * kPatience);
+  std::shared_ptr<QuietCall> waits = Open();
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_EQ(longest->overs(), 1);
+  EXPECT_EQ(other->overs(), 0);
+  EXPECT_TRUE(waits->opened());
+  longest->BeDone();
+  Close(std::move(other));
+  Close(std::move(waits));
+}
+
+TEST_F(OpenCallsTest, LogTellsThatCallsWait) {
+  std::shared_ptr<QuietCall> first = Open();
+  first->BeginOperation({.bytes = 0});
+  std::shared_ptr<QuietCall> second = Open();
+  second->BeginOperation({.bytes = 0});
+  std::shared_ptr<QuietCall> waits = Open();
+  testing::internal::CaptureStderr();
+  clock_.Advance(absl::Seconds(5));
+  FlushLog(absl::Seconds(30));
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              testing::HasSubstr("WARNING places are short (streams): 1 calls wait"));
+  Close(std::move(waits));
+  Close(std::move(first));
+  Close(std::move(second));
+}
+
+// gRPC may be done with a call that has ended a while after; nothing of it may be touched meanwhile.
+TEST_F(OpenCallsTest, CallThatHasEndedIsNotCutOff) {
+  std::shared_ptr<QuietCall> call = Open();
+  call->Read();
+  clock_.Advance(100 * open_calls_.terms().For(wire::kMaxMessageBytes));
+  call->HaveCancelled();
+  testing::internal::CaptureStderr();
+  clock_.Advance(100 * open_calls_.terms().For(wire::kMaxMessageBytes));
+  FlushLog(absl::Seconds(30));
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  call->BeDone();
+}
+
+TEST_F(OpenCallsTest, DrainEndsACallOfWhichNoMessageHasCome) {
+  std::shared_ptr<QuietCall> call = Open();
+  call->BeginOperation({.bytes = 0});
+  call->Read();
+  open_calls_.Drain();
+  EXPECT_EQ(call->overs(), 1);
+  call->BeDone();
 }
 
 TEST_F(OpenCallsTest, TimeInWhichTheProcessWasStoppedIsNobodysSilence) {

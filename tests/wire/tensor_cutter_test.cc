@@ -16,7 +16,9 @@ namespace {
 // to the limit and use it. `element(tensor, index)` is what a tensor holds.
 void ExpectCutsAllOf(const std::vector<int64_t>& sizes, v1::Slot slot, ChunkForm form, int64_t limit,
                      const google::protobuf::MessageLite& header, std::mt19937* random) {
-  const auto element = [](int32_t tensor, int64_t index) { return static_cast<float>(int64_t{tensor} * 1000003 + index); };
+  const auto element = [](int32_t tensor, int64_t index) {
+    return static_cast<float>(int64_t{tensor} * 1000003 + index);
+  };
   std::vector<std::vector<float>> tensors;
   for (size_t tensor = 0; tensor < sizes.size(); ++tensor) {
     tensors.emplace_back(sizes[tensor]);
