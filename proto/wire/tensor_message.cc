@@ -21,6 +21,13 @@ namespace {
 using google::protobuf::FieldDescriptor;
 using google::protobuf::internal::WireFormatLite;
 
+absl::Status HeaderTooLarge() {
+  return Error(
+      absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_MESSAGE_TOO_LARGE,
+      ExpectedGot(absl::StrCat("at most ", kMaxHeaderBytes, " bytes, in at most ", kMaxHeaders, " pieces"), "more"),
+      "header");
+}
+
 }  // namespace
 
 absl::Status MalformedMessage(absl::string_view type, absl::string_view field) {
@@ -125,6 +132,7 @@ absl::Status TensorMessage::Decode(const grpc::ByteBuffer& buffer, absl::string_
   *message = TensorMessage();
   if (!buffer.Dump(&message->slices_).ok()) return MalformedMessage(type);
   FieldReader reader(SliceCursor(message->slices_.data()), buffer.Length());
+  int64_t header_bytes = 0;
   while (!reader.done()) {
     uint32_t tag;
     int64_t length;
@@ -133,6 +141,8 @@ absl::Status TensorMessage::Decode(const grpc::ByteBuffer& buffer, absl::string_
     switch (tag) {
       case tag::kHeader:
         if (!reader.ReadLength(&length)) return MalformedMessage(type);
+        header_bytes += length;
+        if (message->headers_.size() == kMaxHeaders || header_bytes > kMaxHeaderBytes) return HeaderTooLarge();
         message->headers_.emplace_back(length, '\0');
         reader.Take(length).Read(message->headers_.back().data(), length);
         break;

@@ -37,6 +37,11 @@ inline constexpr int64_t kMaxMessageBytes = int64_t{4} << 20;
 // Chunks of one message that are decoded. 4 MiB of chunks of one element each would take ten times that in memory.
 inline constexpr size_t kMaxChunks = 32768;
 
+// How often field 1 may come in one message (protobuf merges them), and its bytes in all. Two million empty ones take
+// 30 times their bytes.
+inline constexpr size_t kMaxHeaders = 16;
+inline constexpr int64_t kMaxHeaderBytes = int64_t{64} << 10;
+
 // Of one element, in bytes.
 inline constexpr int64_t kElementBytes = sizeof(float);
 

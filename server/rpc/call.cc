@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "proto/error/error.h"
+#include "proto/wire/message_check.h"
 #include "proto/wire/status.h"
 #include "proto/wire/tensor_message.h"
 #include "server/rpc/call_log.h"
@@ -366,7 +367,14 @@ grpc::ByteBuffer Serialize(const google::protobuf::MessageLite& message) {
   return grpc::ByteBuffer(&slice, 1);
 }
 
-absl::Status Parse(const grpc::ByteBuffer& buffer, google::protobuf::Message* message) {
+absl::Status Parse(const grpc::ByteBuffer& buffer, google::protobuf::Message* message, int64_t max_bytes) {
+  const auto size = static_cast<int64_t>(buffer.Length());
+  if (size > max_bytes) return TooLarge("request", size, max_bytes, "no request of this method needs more");
+  // A small message is small once it is parsed, too.
+  constexpr int64_t kSmallBytes = 4096;
+  if (size > kSmallBytes) {
+    if (absl::Status status = wire::CheckOnWire(buffer, message->GetDescriptor()); !status.ok()) return status;
+  }
   grpc::ByteBuffer bytes = buffer;  // the slices, not what is in them
   grpc::ProtoBufferReader reader(&bytes);
   if (!reader.status().ok() || !message->ParseFromZeroCopyStream(&reader)) {

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -97,6 +98,12 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
 
   // The call needs no more than `bytes` of its charge from here on.
   void ShrinkCharge(int64_t bytes) { place_.ShrinkTo(bytes); }
+
+  // The charge of the call, cut to `bytes`, for whoever holds its memory from here on.
+  core::Grant TakeCharge(int64_t bytes) {
+    place_.ShrinkTo(bytes);
+    return std::move(place_);
+  }
 
   // How long a client may take over an operation.
   struct Operation {
@@ -191,11 +198,16 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   absl::Duration idle_limit_ ABSL_GUARDED_BY(mutex_);
 };
 
+// Requests that move no tensors and create no set are small.
+inline constexpr int64_t kMaxRequestBytes = int64_t{64} << 10;
+
 // `message` as gRPC sends it.
 grpc::ByteBuffer Serialize(const google::protobuf::MessageLite& message);
-// Parses a whole message. Errors, INVALID_ARGUMENT: MALFORMED_MESSAGE, and then `message` is empty; UNKNOWN_FIELD, and
-// then it holds what is known.
-absl::Status Parse(const grpc::ByteBuffer& buffer, google::protobuf::Message* message);
+// Parses a whole message of at most `max_bytes`. Errors, INVALID_ARGUMENT: MESSAGE_TOO_LARGE, MALFORMED_MESSAGE, and
+// INVALID_FIELD for more elements than wire::kMaxRepeated, and then `message` is empty; UNKNOWN_FIELD, and then it
+// holds what is known, unless the message is large.
+absl::Status Parse(const grpc::ByteBuffer& buffer, google::protobuf::Message* message,
+                   int64_t max_bytes = kMaxRequestBytes);
 
 }  // namespace adamant::rpc
 

@@ -26,7 +26,8 @@ class Call;
 inline constexpr int64_t kStreamBytes = int64_t{11} << 19;
 
 // The charge of a call that waits for a place: what HTTP/2 lets a client send before anybody reads, its state, and
-// kUsualMetadataBytes of metadata; more of that is charged for beside. Measured, 4,096 calls with 64 KiB sent: 86 KiB each.
+// kUsualMetadataBytes of metadata; more of that is charged for beside. Measured, 4,096 calls with 64 KiB sent: 86 KiB
+// each.
 inline constexpr int64_t kWaitingCallBytes = int64_t{96} << 10;
 inline constexpr int64_t kUsualMetadataBytes = int64_t{8} << 10;
 

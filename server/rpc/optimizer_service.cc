@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -73,7 +74,9 @@ UnaryCall::Handler OptimizerService::Handle(void (OptimizerService::*function)(c
   return [this, function](const grpc::ByteBuffer& buffer, UnaryCall::Done done) {
     Request request;
     // What this version does not know may be a condition: an error, too.
-    if (absl::Status status = Parse(buffer, &request); !status.ok()) {
+    constexpr bool kCreates = std::is_same_v<Request, v1::CreateParameterSetRequest>;
+    const int64_t max_bytes = kCreates ? wire::kMaxMessageBytes : kMaxRequestBytes;
+    if (absl::Status status = Parse(buffer, &request, max_bytes); !status.ok()) {
       done(WithSet(SetOf(request), status));
       return;
     }
@@ -161,6 +164,7 @@ void OptimizerService::GetServerInfo(const v1::GetServerInfoRequest& /*request*/
   limits->set_max_tensor_name_bytes(core::kMaxTensorNameBytes);
   limits->set_max_labels(core::kMaxLabels);
   limits->set_max_message_bytes(wire::kMaxMessageBytes);
+  limits->set_max_request_bytes(kMaxRequestBytes);
   limits->set_max_streams(parts_.limits.max_streams);
   limits->set_remembered_steps(core::kRememberedSteps);
   limits->set_max_chunks_per_message(wire::kMaxChunks);

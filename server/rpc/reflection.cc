@@ -24,7 +24,7 @@ using ::grpc::reflection::v1::ServerReflectionResponse;
 
 // Names are short. The time that protobuf takes to say that there is no such name grows with the square of its dots: 10
 // s for 200 KB of them.
-constexpr size_t kMaxRequestBytes = 1024;
+constexpr size_t kMaxNameBytes = 1024;
 
 void SetError(grpc::StatusCode code, const std::string& message, ServerReflectionResponse* response) {
   response->mutable_error_response()->set_error_code(code);
@@ -122,9 +122,9 @@ void ReflectionCall::OnOpen() {
 
 void ReflectionCall::OnMessage(const grpc::ByteBuffer& buffer) {
   BeginOperation({.bytes = wire::kMaxMessageBytes});
-  if (buffer.Length() > kMaxRequestBytes) {
+  if (buffer.Length() > kMaxNameBytes) {
     End(absl::InvalidArgumentError(
-        absl::StrCat("a request of ", buffer.Length(), " bytes: expected at most ", kMaxRequestBytes)));
+        absl::StrCat("a request of ", buffer.Length(), " bytes: expected at most ", kMaxNameBytes)));
     return;
   }
   ServerReflectionRequest request;

@@ -268,6 +268,7 @@ TEST(CallsTest, LimitsCanBeAsked) {
   EXPECT_EQ(limits.recommended_message_bytes(), 1 << 20);
   EXPECT_EQ(limits.recommended_chunk_elements(), 1 << 18);
   EXPECT_EQ(limits.max_metadata_bytes(), 32 << 10);
+  EXPECT_EQ(limits.max_request_bytes(), 64 << 10);
 }
 
 TEST(CallsTest, LogTellsAnOperatorWhatHappened) {

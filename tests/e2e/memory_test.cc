@@ -55,6 +55,15 @@ class Server {
     }
   }
 
+  // Whether it has never held as much as `bytes` more than when it was idle.
+  void ExpectRoom(int64_t bytes) {
+    const int64_t peak = process_.program().PeakResidentBytes();
+    std::cout << "MiB in RAM: idle " << idle_bytes_ / kMiB << ", peak " << peak / kMiB << "\n";
+    if (kResidentMemoryIsTheServers) {
+      EXPECT_LT(peak, idle_bytes_ + bytes);
+    }
+  }
+
   // Whether everything has come back, and a step succeeds.
   void ExpectAsBefore() {
     EXPECT_TRUE(client_.ReturnsTo(used_));
@@ -227,6 +236,44 @@ TEST(MemoryTest, HalfSentHealthChecksAndReflectionHavePlacesOfTheirOwn) {
   }
   server.ExpectBounded();
   server.ExpectAsBefore();
+}
+
+TEST(MemoryTest, RepliesThatNobodyReadsAreWaitedForBeforeOthersAreMade) {
+  // A page of tensors is 1 MiB, of which a client that reads nothing takes 64 KiB.
+  constexpr int kCalls = 1200;
+  Server server(/*max_streams=*/4);
+  v1::ParameterSetSpec spec = SmallSpec("names");
+  spec.clear_tensors();
+  for (int i = 0; i < 4096; ++i) {
+    v1::TensorSpec* tensor = spec.add_tensors();
+    tensor->set_name(absl::StrCat(std::string(400, 'n'), i));
+    tensor->set_group(spec.groups(0).name());
+    tensor->add_shape(1);
+  }
+  ASSERT_TRUE(server.client().Create(spec).ok());
+  v1::ListTensorsRequest request;
+  request.set_name(spec.name());
+  const auto bytes = Share(Framed(request.SerializeAsString()));
+  {
+    HalfSentCalls calls(server.address());
+    for (int i = 0; i < kCalls; ++i) calls.Begin("ListTensors", bytes);
+    calls.RunUntilStopped();
+    EXPECT_TRUE(server.Step(SmallSpec()).ok());
+    server.ExpectRoom(kCalls * kMiB / 2);
+  }
+  EXPECT_TRUE(TestClient::Until([&] { return server.client().Get(SmallSpec().name()).ok(); }));
+}
+
+TEST(MemoryTest, UnknownFieldsOfACreateAreRefusedBeforeTheyAreKept) {
+  Server server(/*max_streams=*/4);
+  std::string fields;
+  while (fields.size() < 4 * kMiB - 2) fields += "\x98\x06\x01";  // number 99, 1
+  const auto bytes = Share(Framed(fields));
+  HalfSentCalls calls(server.address());
+  for (int i = 0; i < 8; ++i) calls.Begin("CreateParameterSet", bytes);
+  calls.Run([&] { return calls.open() == 0; });
+  EXPECT_EQ(calls.ended(grpc::StatusCode::INVALID_ARGUMENT), 8);
+  server.ExpectRoom(150 * kMiB);
 }
 
 TEST(MemoryTest, CompressedMessageIsNotInflated) {

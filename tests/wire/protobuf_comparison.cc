@@ -31,13 +31,16 @@ bool HasMalformedChunk(const v1::StepRequest& message) {
   return false;
 }
 
-std::string DifferenceInRefusal(const absl::Status& status, bool valid, const v1::StepRequest& message) {
+std::string DifferenceInRefusal(const absl::Status& status, bool valid, size_t bytes, const v1::StepRequest& message) {
   if (status.code() != absl::StatusCode::kInvalidArgument) return absl::StrCat("another code: ", status.ToString());
   switch (GetErrorDetail(status).reason()) {
     case v1::ERROR_REASON_MALFORMED_MESSAGE:
       return valid ? "refuses a valid message" : "";
     case v1::ERROR_REASON_UNKNOWN_FIELD:
       return valid && !HasUnknownField(message) ? "finds an unknown field where none is" : "";
+    case v1::ERROR_REASON_MESSAGE_TOO_LARGE:
+      // Two bytes for each header that is one too many.
+      return bytes <= 2 * kMaxHeaders ? "refuses few headers" : "";
     case v1::ERROR_REASON_MALFORMED_CHUNK:
       return valid && !HasMalformedChunk(message) ? "refuses a valid chunk" : "";
     default:
@@ -71,11 +74,11 @@ std::string DifferenceFromProtobuf(const grpc::ByteBuffer& buffer) {
   const bool valid = expected.ParseFromString(Flat(buffer));
 
   absl::StatusOr<TensorMessage> message = TensorMessage::Decode(buffer);
-  if (!message.ok()) return DifferenceInRefusal(message.status(), valid, expected);
+  if (!message.ok()) return DifferenceInRefusal(message.status(), valid, buffer.Length(), expected);
   v1::StepHeader header;
   if (message->has_header()) {
     const absl::Status status = message->ParseHeader(&header);
-    if (!status.ok()) return DifferenceInRefusal(status, valid, expected);
+    if (!status.ok()) return DifferenceInRefusal(status, valid, buffer.Length(), expected);
   }
 
   if (!valid) return "accepts what is not a valid message";
