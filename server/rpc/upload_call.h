@@ -102,9 +102,10 @@ class UploadCall : public Call, public core::Listener<Reply> {
     (*attempt)->Start();
     // An attempt that has to wait keeps the bytes alone: decoded, a message of small chunks takes half as much again.
     // By now the next upload may have begun.
+    absl::optional<wire::TensorMessage> decoded;
     core::MutexLock lock(&upload_mutex_);
     if (attempt_ == *attempt && message_.has_value()) {
-      message_.reset();
+      decoded = std::exchange(message_, absl::nullopt);
       undecoded_ = buffer;
     }
     return absl::OkStatus();
