@@ -166,7 +166,7 @@ absl::Status RetryingConnection::AwaitConnection(const Attempts& attempts) {
   absl::Duration left = limit;
   bool told = false;
   while (true) {
-    const absl::Status status = stub_->Connect(std::min(left, kConnectInterval));
+    absl::Status status = stub_->Connect(std::min(left, kConnectInterval));
     if (status.ok()) return status;
     if (options_.on_wait && !std::exchange(told, true)) options_.on_wait(status);
     left = limit - (options_.now() - begin);

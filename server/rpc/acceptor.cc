@@ -213,10 +213,9 @@ void Acceptor::Start(Handler handler) {
   rlimit files;
   getrlimit(RLIMIT_NOFILE, &files);
   const rlim_t most_files = std::max(files.rlim_cur, kSpareFiles) - kSpareFiles;
-  bound_ = most_files < static_cast<rlim_t>(lowest_free.get() + max_connections_)
-               ? "the limit of open files (ulimit -n)"
-               : "--max_connections";
-  first_refused_fd_ = static_cast<int>(std::min<rlim_t>(lowest_free.get() + max_connections_, most_files));
+  const rlim_t asked_for = static_cast<rlim_t>(lowest_free.get()) + static_cast<rlim_t>(max_connections_);
+  bound_ = most_files < asked_for ? "the limit of open files (ulimit -n)" : "--max_connections";
+  first_refused_fd_ = static_cast<int>(std::min(asked_for, most_files));
   thread_ = std::thread([this] { Loop(); });
 }
 
