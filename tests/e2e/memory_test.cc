@@ -99,7 +99,9 @@ class Server {
     std::vector<std::string> all = {absl::StrCat("--state_bytes=", kStateBytes),
                                     absl::StrCat("--inflight_bytes=", kInflightBytes),
                                     absl::StrCat("--read_bytes=", kReadBytes),
-                                    absl::StrCat("--max_streams=", max_streams), "--admission_wait=100ms"};
+                                    absl::StrCat("--max_streams=", max_streams), "--admission_wait=100ms",
+                                    // So that none of those who are silent gives way to those who wait.
+                                    "--patience=1h"};
     // Of a flag that comes twice the last counts.
     all.insert(all.end(), flags.begin(), flags.end());
     return all;
