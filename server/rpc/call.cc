@@ -51,6 +51,8 @@ void Call::LetIn(core::Grant place) {
   // Some clients send nothing before they have seen that the call was taken.
   if (shape_ == CallShape::kStream) StartSendInitialMetadata();
   OnOpen();
+  // A drain that began meanwhile has not seen a call that waits for its first message.
+  if (open_calls_->draining()) DrainIfIdle();
   Leave();
 }
 

@@ -11,9 +11,6 @@
 
 namespace adamant::rpc {
 
-UnaryCall::UnaryCall(Handler handler, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context)
-    : Call(open_calls, context, CallShape::kOnce), handler_(std::move(handler)) {}
-
 namespace {
 
 // The largest reply: a page of tensors or sets is 1 MiB and one entry.
@@ -34,6 +31,9 @@ grpc::ByteBuffer Charged(const grpc::ByteBuffer& reply, core::Grant charge) {
 }
 
 }  // namespace
+
+UnaryCall::UnaryCall(Handler handler, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context)
+    : Call(open_calls, context, CallShape::kOnce), handler_(std::move(handler)) {}
 
 void UnaryCall::OnMessage(const grpc::ByteBuffer& buffer) {
   // It is not over before it is answered, even if its client is gone: the server is not taken down under a handler.

@@ -5,7 +5,6 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/sync_stream.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -17,12 +16,12 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/string_view.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "server/core/mutex.h"
 #include "tests/e2e/server_process.h"
 #include "tests/e2e/test_client.h"
+#include "tests/rpc/local_connection.h"
 
 namespace adamant::e2e {
 namespace {
@@ -126,14 +125,7 @@ TEST(CallsTest, CallThatWaitsPaysForItsMetadata) {
 // An HTTP/2 connection that pings and makes no calls.
 class PingingConnection {
  public:
-  explicit PingingConnection(const std::string& address) : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    int port = 0;
-    EXPECT_TRUE(absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
-    sockaddr_in place = {};
-    place.sin_family = AF_INET;
-    place.sin_port = htons(static_cast<uint16_t>(port));
-    place.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(connect(socket_, reinterpret_cast<const sockaddr*>(&place), sizeof(place)), 0);
+  explicit PingingConnection(const std::string& address) : socket_(ConnectLoopback(address)) {
     Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     Send(absl::string_view("\0\0\0\4\0\0\0\0\0", 9));  // empty settings
   }

@@ -16,12 +16,12 @@
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "tests/e2e/half_sent_calls.h"
 #include "tests/e2e/server_process.h"
 #include "tests/e2e/test_client.h"
+#include "tests/rpc/local_connection.h"
 
 namespace adamant::e2e {
 namespace {
@@ -494,17 +494,8 @@ TEST(ProcessTest, ConnectionsBeyondTheFilesThatThereAreAreRefusedUntilOthersHave
   const std::string address = AwaitAddress(&server);
   TestClient early(address);
   ASSERT_TRUE(early.Create(SmallSpec()).ok());
-  int port = 0;
-  ASSERT_TRUE(absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
-  sockaddr_in place = {};
-  place.sin_family = AF_INET;
-  place.sin_port = htons(static_cast<uint16_t>(port));
-  place.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   std::vector<int> connections;
-  for (int i = 0; i < 300; ++i) {
-    connections.push_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    ASSERT_EQ(connect(connections.back(), reinterpret_cast<const sockaddr*>(&place), sizeof(place)), 0);
-  }
+  for (int i = 0; i < 300; ++i) connections.push_back(ConnectLoopback(address));
   const absl::optional<std::string> refused = server.standard_error().AwaitLine("connection refused");
   ASSERT_TRUE(refused.has_value());
   EXPECT_THAT(*refused, HasSubstr(" WARNING "));

@@ -1,7 +1,6 @@
 // Where connections are accepted, and what happens when there are too many: sockets without gRPC.
 #include "server/rpc/acceptor.h"
 
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -17,9 +16,9 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/core/mutex.h"
+#include "tests/rpc/local_connection.h"
 
 namespace adamant::rpc {
 namespace {
@@ -61,15 +60,7 @@ class Connections {
 // A connection to 127.0.0.1:PORT, closed at its end.
 class TcpClient {
  public:
-  explicit TcpClient(const std::string& address) : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    int port = 0;
-    EXPECT_TRUE(absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
-    sockaddr_in place = {};
-    place.sin_family = AF_INET;
-    place.sin_port = htons(static_cast<uint16_t>(port));
-    place.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(connect(fd_, reinterpret_cast<const sockaddr*>(&place), sizeof(place)), 0);
-  }
+  explicit TcpClient(const std::string& address) : fd_(ConnectLoopback(address)) {}
   ~TcpClient() { close(fd_); }
   TcpClient(const TcpClient&) = delete;
   TcpClient& operator=(const TcpClient&) = delete;
@@ -138,13 +129,7 @@ TEST(AcceptorTest, SurvivesTheEndOfFileDescriptors) {
     rlimit none = before;
     none.rlim_cur = 3;
     ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
-    sockaddr_in place = {};
-    place.sin_family = AF_INET;
-    int port = 0;
-    ASSERT_TRUE(absl::SimpleAtoi(acceptor->addresses().front().substr(10), &port));
-    place.sin_port = htons(static_cast<uint16_t>(port));
-    place.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    ASSERT_EQ(connect(socket_made_before, reinterpret_cast<const sockaddr*>(&place), sizeof(place)), 0);
+    ConnectLoopback(socket_made_before, acceptor->addresses().front());
     ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
     // It had waited, and is taken.
     connections.Await(3);

@@ -43,6 +43,9 @@ class QuietCall final : public Call {
   void HaveCancelled() { static_cast<grpc::ServerGenericBidiReactor*>(this)->OnCancel(); }
   void BeDone() { static_cast<grpc::ServerGenericBidiReactor*>(this)->OnDone(); }
 
+  // Has the call begin with an operation and a read, as most do, rather than idle.
+  void ReadFirst() { reads_first_ = true; }
+
   bool opened() const { return opened_; }
   int overs() const { return overs_; }
 
@@ -50,7 +53,12 @@ class QuietCall final : public Call {
   void OnOpen() override {
     opened_ = true;
     if (at_open_) at_open_();
-    EndOperation();
+    if (reads_first_) {
+      BeginOperation({.bytes = 0});
+      Read();
+    } else {
+      EndOperation();
+    }
   }
   void OnMessage(const grpc::ByteBuffer&) override {}
   void OnHalfClose() override {}
@@ -58,6 +66,7 @@ class QuietCall final : public Call {
   void OnOver() override { ++overs_; }
 
   const std::function<void()> at_open_;
+  bool reads_first_ = false;
   bool opened_ = false;
   int overs_ = 0;
 };
@@ -405,6 +414,15 @@ TEST_F(OpenCallsTest, CallThatHasEndedIsNotCutOff) {
   clock_.Advance(100 * open_calls_.terms().For(wire::kMaxMessageBytes));
   FlushLog(absl::Seconds(30));
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  call->BeDone();
+}
+
+TEST_F(OpenCallsTest, DrainThatBeginsWhileACallOpensEndsItBeforeItsFirstMessage) {
+  std::shared_ptr<QuietCall> call;
+  call = std::make_shared<QuietCall>(&open_calls_, [&] { open_calls_.Drain(); });
+  call->ReadFirst();
+  call->Open();
+  EXPECT_EQ(call->overs(), 1);
   call->BeDone();
 }
 
