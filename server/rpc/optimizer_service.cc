@@ -170,7 +170,7 @@ void OptimizerService::GetServerInfo(const v1::GetServerInfoRequest& /*request*/
   limits->set_max_chunks_per_message(wire::kMaxChunks);
   limits->set_max_waiting_calls(parts_.limits.max_waiting_calls);
   limits->set_recommended_message_bytes(wire::kMessageBytes);
-  limits->set_recommended_chunk_elements(wire::kMessageBytes / wire::kElementBytes);
+  limits->set_recommended_chunk_elements(wire::kChunkElements);
   limits->set_max_metadata_bytes(static_cast<int32_t>(parts_.limits.max_metadata_bytes));
   limits->set_max_connections(parts_.limits.max_connections);
   limits->set_max_calls_per_connection(parts_.limits.max_calls_per_connection);

@@ -257,7 +257,7 @@ TEST(CallsTest, LimitsCanBeAsked) {
   EXPECT_EQ(limits.max_calls_per_connection(), 100);
   EXPECT_GE(limits.max_waiting_calls(), 64);
   EXPECT_EQ(limits.max_message_bytes(), 4 << 20);
-  EXPECT_EQ(limits.recommended_message_bytes(), 1 << 20);
+  EXPECT_EQ(limits.recommended_message_bytes(), (1 << 20) + (1 << 10));
   EXPECT_EQ(limits.recommended_chunk_elements(), 1 << 18);
   EXPECT_EQ(limits.max_metadata_bytes(), 32 << 10);
   EXPECT_EQ(limits.max_request_bytes(), 64 << 10);

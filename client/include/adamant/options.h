@@ -67,10 +67,10 @@ struct ClientOptions {
   // One attempt of a read or write of parameters or of the whole state.
   absl::Duration transfer_timeout = absl::Minutes(5);
 
-  // How large messages with tensors are made, in bytes, in [1 KiB, 4 MiB]: 1 and 2 MiB are alike, less costs
-  // throughput, and 4 MiB is what the server takes at most. A step that fits into one is sent whole; a larger one sends
-  // its header ahead, so that the server admits it before the gradient moves.
-  int64_t message_bytes = int64_t{1} << 20;
+  // How large messages with tensors are made, in bytes, in [1 KiB, 4 MiB]: 1 MiB of elements with room for what goes
+  // with them. 2 MiB are alike, less costs throughput, and 4 MiB is what the server takes at most. A step that fits into
+  // one is sent whole; a larger one sends its header ahead, so that the server admits it before the gradient moves.
+  int64_t message_bytes = (int64_t{1} << 20) + (int64_t{1} << 10);
 
   // Called once, with the arguments that the channel is about to be made with; it may change any.
   std::function<void(grpc::ChannelArguments*)> channel_arguments = nullptr;
