@@ -5,17 +5,25 @@
 namespace adamant::wire {
 
 TensorCutter::TensorCutter(absl::Span<const int64_t> sizes, v1::Slot slot, ChunkForm form)
-    : sizes_(sizes), slot_(slot), form_(form) {
+    : sizes_(sizes), slot_(slot), form_(form), missing_tensor_(sizes.size()) {
   PassOverEmpty();
 }
 
 bool TensorCutter::done() const { return tensor_ == sizes_.size(); }
 
+void TensorCutter::SetAvailable(size_t tensor, int64_t offset) {
+  missing_tensor_ = tensor;
+  missing_offset_ = offset;
+}
+
 void TensorCutter::Fill(int64_t limit, Source source, TensorMessageBuilder* builder) {
   while (!done() && builder->chunks() < kMaxChunks) {
+    const int64_t available =
+        tensor_ == missing_tensor_ ? missing_offset_ : (tensor_ < missing_tensor_ ? sizes_[tensor_] : 0);
+    if (offset_ >= available) return;
     const int32_t tensor = static_cast<int32_t>(tensor_);
     const int64_t room = limit - builder->size();
-    int64_t count = std::min(sizes_[tensor_] - offset_, std::max<int64_t>(room, 0) / kElementBytes);
+    int64_t count = std::min(available - offset_, std::max<int64_t>(room, 0) / kElementBytes);
     // What does not fit with the chunk's own bytes, in whole elements. A chunk of fewer elements has no more of its
     // own.
     const int64_t excess = TensorMessageBuilder::ChunkBytes(tensor, offset_, slot_, count) - room;

@@ -27,9 +27,14 @@ class TensorCutter {
 
   // Whether all elements have been given out.
   bool done() const;
-  // Adds chunks to `builder` until done(), or until it has kMaxChunks, or until another element would bring its size
-  // above `limit`. A builder without a chunk gets at least one element, even if that alone goes above. Stops where
-  // `source` has nothing: then `builder` is good for nothing.
+  // The first element that has not; tensor() is the number of tensors once all have.
+  size_t tensor() const { return tensor_; }
+  int64_t offset() const { return offset_; }
+  // Elements from `offset` of `tensor` on are not to be had yet: Fill stops before them. At first all are.
+  void SetAvailable(size_t tensor, int64_t offset);
+  // Adds chunks to `builder` until done(), or until no element is available, or until it has kMaxChunks, or until
+  // another element would bring its size above `limit`. A builder without a chunk gets at least one element, even if
+  // that alone goes above. Stops where `source` has nothing: then `builder` is good for nothing.
   void Fill(int64_t limit, Source source, TensorMessageBuilder* builder);
 
  private:
@@ -41,6 +46,9 @@ class TensorCutter {
   ChunkForm form_;
   size_t tensor_ = 0;
   int64_t offset_ = 0;
+  // The first element that is not available.
+  size_t missing_tensor_;
+  int64_t missing_offset_ = 0;
 };
 
 }  // namespace adamant::wire

@@ -30,9 +30,9 @@
 
 namespace adamant::wire {
 
-// Messages are this large by choice, in bytes: 1 MiB of elements, with room for what goes with them, so that a tensor of
-// some MiB does not need another message for its last bytes. 1 or 2 MiB are alike, and 4 MiB is what every client takes
-// by default.
+// Messages are this large by choice, in bytes: 1 MiB of elements, with room for what goes with them, so that a tensor
+// of some MiB does not need another message for its last bytes. 1 or 2 MiB are alike, and 4 MiB is what every client
+// takes by default.
 inline constexpr int64_t kMessageBytes = (int64_t{1} << 20) + (int64_t{1} << 10);
 // Such a chunk fits into such a message.
 inline constexpr int64_t kChunkElements = int64_t{1} << 18;

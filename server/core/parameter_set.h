@@ -133,9 +133,14 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
   std::shared_ptr<Commit> BeginCommit(const std::shared_ptr<StepAttempt>& attempt, const Finding& finding)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ComputeBlock(Commit* commit, int64_t block) const;
+  // `block` is computed. Tells the listener, now and then.
+  void TellComputed(Commit* commit, int64_t block);
   void Publish(Commit* commit);
   void GiveUp(Commit* commit, absl::Status status);
-  StepReply MakeReply(const v1::StepResult& result, StepAttempt* attempt) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::shared_ptr<const StepParameters> ReplyParameters(std::shared_ptr<const Snapshot> snapshot,
+                                                        StepAttempt* attempt) const;
+  StepReply MakeReply(const v1::StepResult& result, std::shared_ptr<const StepParameters> parameters) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // A write's way (write_attempt.cc).
   void BeginWrite(const std::shared_ptr<WriteAttempt>& attempt);

@@ -19,11 +19,11 @@
 namespace adamant::core {
 
 class ParameterSet;
+class StepAttempt;
 
-// What became of a step, and what its parameters live in. Whoever holds memory of the snapshot holds the reply, too: it
-// pays for it.
-struct StepReply {
-  v1::StepResult result;
+// Parameters that a step answers with, and what they live in. Whoever holds memory of the snapshot holds these, too:
+// they pay for it.
+struct StepParameters {
   std::shared_ptr<const Schema> schema;
   // In this order, so that blocks come back before what pays for them.
   std::shared_ptr<const ParameterSet> set;  // whose state stays charged while its blocks are in use
@@ -31,7 +31,21 @@ struct StepReply {
   std::shared_ptr<const Snapshot> snapshot;
 };
 
-using StepListener = Listener<StepReply>;
+// What became of a step.
+struct StepReply {
+  v1::StepResult result;
+  std::shared_ptr<const StepParameters> parameters;
+};
+
+class StepListener : public Listener<StepReply> {
+ public:
+  // The first `blocks` blocks of what `attempt` will answer with are computed, and do not change any more. Whether the
+  // step is applied is not known before OnOutcome, which then brings the same parameters. Called from any thread,
+  // perhaps from several at the same time and out of order, for some of the blocks or none, and by chance after
+  // OnOutcome, when it is to be ignored.
+  virtual void OnComputed(const StepAttempt* /*attempt*/, const std::shared_ptr<const StepParameters>& /*parameters*/,
+                          int64_t /*blocks*/) {}
+};
 
 // Made by ParameterSet::NewStep. Start comes first and once; Add and Complete after OnAdmitted, by one thread at a
 // time, until Complete or an error has ended the attempt; Cancel at any time, from any thread. Destroying the last
@@ -39,6 +53,7 @@ using StepListener = Listener<StepReply>;
 class StepAttempt : public std::enable_shared_from_this<StepAttempt> {
  public:
   using Header = v1::StepHeader;
+  using Listener = StepListener;
 
   ~StepAttempt();
   StepAttempt(const StepAttempt&) = delete;

@@ -13,6 +13,9 @@ namespace {
 // Gradients must stay below this after scaling, so that their squares are finite.
 constexpr float kMaxMagnitude = 0x1p63f;
 
+// The listener hears of so many blocks at a time: those of one message.
+constexpr int64_t kToldBlocks = 4;
+
 uint32_t Bits(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
@@ -33,13 +36,18 @@ struct ParameterSet::Commit {
   v1::StepResult result;
   std::vector<kernels::AdamScalars> scalars;  // by group
   std::shared_ptr<const Snapshot> before;
-  BlockList parameters;  // the gradient, and block by block the new parameters
+  std::shared_ptr<const StepParameters> parameters;  // the gradient, and block by block the new parameters
   BlockList exp_avg_in;
   BlockList exp_avg_out;
   BlockList exp_avg_sq_in;
   BlockList exp_avg_sq_out;
 
   std::atomic<bool> failed = false;
+
+  Mutex progress_mutex;
+  std::vector<bool> computed ABSL_GUARDED_BY(progress_mutex);  // by block
+  int64_t first_missing ABSL_GUARDED_BY(progress_mutex) = 0;   // the blocks before it are computed
+  int64_t last_told ABSL_GUARDED_BY(progress_mutex) = 0;       // as many blocks the listener knows of
 };
 
 ParameterSet::TurnState ParameterSet::StepTurn(const std::shared_ptr<StepAttempt>& attempt) {
@@ -79,14 +87,18 @@ ParameterSet::TurnState ParameterSet::StepTurn(const std::shared_ptr<StepAttempt
   commit->exp_avg_out = *std::move(exp_avg);
   commit->exp_avg_sq_out = *std::move(exp_avg_sq);
 
-  const int64_t blocks = static_cast<int64_t>(commit->parameters.size());
+  const auto blocks = static_cast<int64_t>(commit->parameters->snapshot->blocks().size());
   if (IsSmall()) {
     for (int64_t block = 0; block < blocks; ++block) ComputeBlock(commit.get(), block);
     Publish(commit.get());
     return TurnState::kOver;
   }
   resources_.compute->Run(
-      blocks, [this, commit](int64_t block) { ComputeBlock(commit.get(), block); },
+      blocks,
+      [this, commit](int64_t block) {
+        ComputeBlock(commit.get(), block);
+        TellComputed(commit.get(), block);
+      },
       [this, commit] {
         Publish(commit.get());
         RunTurns();
@@ -103,7 +115,7 @@ absl::StatusOr<absl::optional<StepReply>> ParameterSet::Decide(StepAttempt* atte
   if (*replay != nullptr) {
     v1::StepResult result = (*replay)->result;
     result.set_replayed(true);
-    return MakeReply(result, attempt);
+    return MakeReply(result, ReplyParameters(snapshot_, attempt));
   }
   if (attempt->incarnation_ != incarnation_) return Rewritten();
   // Before expected_step, which would say of a request that was applied that it came too late.
@@ -121,7 +133,7 @@ absl::StatusOr<absl::optional<StepReply>> ParameterSet::Decide(StepAttempt* atte
     result.set_config_revision(configuration_->revision());
     result.set_non_finite_tensor(finding.non_finite->tensor);
     result.set_non_finite_offset(finding.non_finite->offset);
-    return MakeReply(result, attempt);
+    return MakeReply(result, ReplyParameters(snapshot_, attempt));
   }
   return absl::nullopt;
 }
@@ -143,7 +155,12 @@ std::shared_ptr<ParameterSet::Commit> ParameterSet::BeginCommit(const std::share
     commit->result.add_learning_rates(configuration_->LearningRate(group, step_ + 1));
   }
   commit->before = snapshot_;
-  commit->parameters = attempt->staging_->TakeBlocks();
+  commit->parameters = ReplyParameters(
+      std::make_shared<const Snapshot>(incarnation_, step_ + 1, attempt->staging_->TakeBlocks()), attempt.get());
+  {
+    MutexLock lock(&commit->progress_mutex);
+    commit->computed.resize(commit->parameters->snapshot->blocks().size());
+  }
   commit->exp_avg_in = std::move(exp_avg_);
   commit->exp_avg_sq_in = std::move(exp_avg_sq_);
   committing_ = true;
@@ -156,13 +173,34 @@ void ParameterSet::ComputeBlock(Commit* commit, int64_t block) const {
   update.index = block;
   update.ranges = ranges_[block];
   update.scalars = commit->scalars;
-  update.gradient = commit->parameters[block];
+  update.gradient = commit->parameters->snapshot->blocks()[block];
   update.parameters = commit->before->blocks()[block];
   update.exp_avg_in = commit->exp_avg_in[block];
   update.exp_avg_out = commit->exp_avg_out[block];
   update.exp_avg_sq_in = commit->exp_avg_sq_in[block];
   update.exp_avg_sq_out = commit->exp_avg_sq_out[block];
   if (!resources_.backend->Update(update).ok()) commit->failed.store(true, std::memory_order_relaxed);
+}
+
+void ParameterSet::TellComputed(Commit* commit, int64_t block) {
+  int64_t computed;
+  {
+    MutexLock lock(&commit->progress_mutex);
+    commit->computed[block] = true;
+    const auto blocks = static_cast<int64_t>(commit->computed.size());
+    while (commit->first_missing < blocks && commit->computed[commit->first_missing]) ++commit->first_missing;
+    computed = commit->first_missing;
+    // The last ones come with the outcome.
+    if (computed < commit->last_told + kToldBlocks || computed == blocks) return;
+    commit->last_told = computed;
+  }
+  if (commit->failed.load(std::memory_order_relaxed)) return;
+  std::shared_ptr<StepListener> listener;
+  {
+    MutexLock lock(&mutex_);
+    listener = commit->attempt->listener_;
+  }
+  if (listener != nullptr) listener->OnComputed(commit->attempt.get(), commit->parameters, computed);
 }
 
 void ParameterSet::Publish(Commit* commit) {
@@ -184,9 +222,9 @@ void ParameterSet::Publish(Commit* commit) {
       reply = CheckReady();
     } else {
       step_ = commit->result.step();
-      snapshot_ = std::make_shared<const Snapshot>(incarnation_, step_, std::move(commit->parameters));
+      snapshot_ = commit->parameters->snapshot;
       replay_.Remember({commit->attempt->header_.request_id(), commit->attempt->header_hash_, commit->result});
-      reply = MakeReply(commit->result, commit->attempt.get());
+      reply = MakeReply(commit->result, std::move(commit->parameters));
     }
   }
   // Back to the pool before the client can ask for the next step's memory.
@@ -208,14 +246,20 @@ void ParameterSet::GiveUp(Commit* commit, absl::Status status) {
   for (absl::AnyInvocable<void()>& read : reads) read();
 }
 
-StepReply ParameterSet::MakeReply(const v1::StepResult& result, StepAttempt* attempt) const {
-  StepReply reply;
-  reply.result = result;
+std::shared_ptr<const StepParameters> ParameterSet::ReplyParameters(std::shared_ptr<const Snapshot> snapshot,
+                                                                    StepAttempt* attempt) const {
+  auto parameters = std::make_shared<StepParameters>();
+  parameters->schema = schema_;
+  parameters->set = shared_from_this();
+  parameters->grant = std::move(attempt->grant_);
+  parameters->snapshot = std::move(snapshot);
+  return parameters;
+}
+
+StepReply ParameterSet::MakeReply(const v1::StepResult& result,
+                                  std::shared_ptr<const StepParameters> parameters) const {
+  StepReply reply = {result, std::move(parameters)};
   reply.result.set_parameters_step(step_);
-  reply.schema = schema_;
-  reply.snapshot = snapshot_;
-  reply.grant = std::move(attempt->grant_);
-  reply.set = shared_from_this();
   return reply;
 }
 

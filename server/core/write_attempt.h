@@ -32,6 +32,7 @@ using WriteListener = Listener<v1::WriteTensorsResponse>;
 class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
  public:
   using Header = v1::WriteHeader;
+  using Listener = WriteListener;
 
   ~WriteAttempt();
   WriteAttempt(const WriteAttempt&) = delete;

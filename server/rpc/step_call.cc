@@ -1,5 +1,6 @@
 #include "server/rpc/step_call.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -42,7 +43,11 @@ absl::StatusOr<std::shared_ptr<core::StepAttempt>> StepCall::NewAttempt(const v1
   if (shape() == CallShape::kStream) {
     BeginOperation({.bytes = 2 * array_bytes, .may_think = true, .holds_memory = array_bytes > core::kSmallStepBytes});
   }
-  return (*set)->NewStep(header, std::static_pointer_cast<StepCall>(shared_from_this()));
+  std::shared_ptr<core::StepAttempt> attempt =
+      (*set)->NewStep(header, std::static_pointer_cast<StepCall>(shared_from_this()));
+  core::MutexLock lock(&reply_mutex_);
+  if (shape() == CallShape::kStream) computing_ = attempt.get();
+  return attempt;
 }
 
 absl::StatusOr<std::shared_ptr<core::ParameterSet>> StepCall::FindSet(const std::string& name) {
@@ -54,42 +59,93 @@ absl::StatusOr<std::shared_ptr<core::ParameterSet>> StepCall::FindSet(const std:
   return found;
 }
 
-void StepCall::OnReply(core::StepReply reply) {
-  reply_ = std::make_shared<const core::StepReply>(std::move(reply));
-  cutter_.emplace(reply_->schema->sizes(), v1::SLOT_UNSPECIFIED, form());
+void StepCall::OnComputed(const core::StepAttempt* attempt,
+                          const std::shared_ptr<const core::StepParameters>& parameters, int64_t blocks) {
+  {
+    core::MutexLock lock(&reply_mutex_);
+    if (attempt != computing_) return;
+    BeginReply(parameters);
+    computed_ = std::max(computed_, blocks * core::kBlockElements);
+  }
   WriteNext();
 }
 
+void StepCall::OnReply(core::StepReply reply) {
+  {
+    core::MutexLock lock(&reply_mutex_);
+    computing_ = nullptr;
+    BeginReply(reply.parameters);
+    result_ = std::move(reply.result);
+  }
+  WriteNext();
+}
+
+void StepCall::BeginReply(const std::shared_ptr<const core::StepParameters>& parameters) {
+  if (parameters_ != nullptr) return;
+  parameters_ = parameters;
+  computed_ = 0;
+  cutter_.emplace(parameters->schema->sizes(), v1::SLOT_UNSPECIFIED, form());
+}
+
 void StepCall::WriteNext() {
-  wire::TensorMessageBuilder builder(reply_);
-  const core::StepReply& reply = *reply_;
-  const auto source = [&reply](int32_t tensor, int64_t begin, int64_t end, wire::TensorMessageBuilder* to) {
-    const int64_t base = reply.schema->tensors()[tensor].begin;
+  absl::optional<grpc::ByteBuffer> message;
+  {
+    core::MutexLock lock(&reply_mutex_);
+    if (writing_ || parameters_ == nullptr) return;
+    message = NextMessage();
+    writing_ = message.has_value();
+  }
+  if (message.has_value()) Write(*message);
+}
+
+absl::optional<grpc::ByteBuffer> StepCall::NextMessage() {
+  const core::Schema& schema = *parameters_->schema;
+  if (!result_.has_value()) {
+    // The last blocks come with the result.
+    if (cutter_->done() || computed_ == schema.flat_size()) return absl::nullopt;
+    const int64_t sent = schema.tensors()[cutter_->tensor()].begin + cutter_->offset();
+    if (computed_ - sent < wire::kChunkElements) return absl::nullopt;
+    const int tensor = schema.TensorAt(computed_);
+    const core::Schema::Tensor& place = schema.tensors()[tensor];
+    cutter_->SetAvailable(tensor, std::min(computed_, place.end) - place.begin);
+  } else {
+    cutter_->SetAvailable(schema.tensors().size(), 0);
+  }
+  wire::TensorMessageBuilder builder(parameters_);
+  const core::Snapshot& snapshot = *parameters_->snapshot;
+  const auto source = [&](int32_t tensor, int64_t begin, int64_t end, wire::TensorMessageBuilder* to) {
+    const int64_t base = schema.tensors()[tensor].begin;
     core::ForEachRun(base + begin, base + end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
-      to->AddElements(reply.snapshot->blocks()[block].data() + run_begin, run_end - run_begin);
+      to->AddElements(snapshot.blocks()[block].data() + run_begin, run_end - run_begin);
     });
     return true;
   };
   // One message for a unary call: NewAttempt saw to it that everything fits.
   cutter_->Fill(shape() == CallShape::kOnce ? wire::kMaxMessageBytes : wire::kMessageBytes, source, &builder);
-  if (cutter_->done()) {
-    builder.SetHeader(reply.result);
-    reply_.reset();  // its memory returns when gRPC has let go of it
+  if (result_.has_value() && cutter_->done()) {
+    builder.SetHeader(*result_);
+    // The memory returns when gRPC has let go of it.
+    parameters_.reset();
+    result_.reset();
   }
-  Write(builder.Finish());
+  return builder.Finish();
 }
 
 void StepCall::OnWritten() {
-  if (!cutter_->done()) {
+  bool over;
+  {
+    core::MutexLock lock(&reply_mutex_);
+    writing_ = false;
+    over = parameters_ == nullptr;
+  }
+  if (!over) {
     WriteNext();
-    return;
-  }
-  if (shape() == CallShape::kOnce) {
+  } else if (shape() == CallShape::kOnce) {
     End(absl::OkStatus());
-    return;
+  } else {
+    EndOperation();
+    Read();
   }
-  EndOperation();
-  Read();
 }
 
 }  // namespace adamant::rpc

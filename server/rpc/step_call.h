@@ -16,7 +16,9 @@
 
 namespace adamant::rpc {
 
-// One call, any number of steps, one after the other: reads one, lets it take its turn, writes its reply.
+// One call, any number of steps, one after the other: reads one, lets it take its turn, writes its reply. The reply of
+// a large step begins while its later blocks are computed; what was sent of it counts only with the result, in its last
+// message.
 class StepCall final : public UploadCall<core::StepAttempt, core::StepReply> {
  public:
   StepCall(core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context,
@@ -26,19 +28,35 @@ class StepCall final : public UploadCall<core::StepAttempt, core::StepReply> {
   void OnOpen() override;
   absl::StatusOr<std::shared_ptr<core::StepAttempt>> NewAttempt(const v1::StepHeader& header) override;
   absl::Status EndBetweenUploads() const override { return absl::OkStatus(); }
+  void OnComputed(const core::StepAttempt* attempt, const std::shared_ptr<const core::StepParameters>& parameters,
+                  int64_t blocks) override;
   void OnReply(core::StepReply reply) override;
   void OnWritten() override;
 
   absl::StatusOr<std::shared_ptr<core::ParameterSet>> FindSet(const std::string& name);
+  // Begins a reply with `parameters`, if it has not begun.
+  void BeginReply(const std::shared_ptr<const core::StepParameters>& parameters)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(reply_mutex_);
+  // Writes the reply's next message, if there is one to write and no other is under way.
   void WriteNext();
+  // That message; nothing, where what is computed makes none yet. The last one has the result.
+  absl::optional<grpc::ByteBuffer> NextMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(reply_mutex_);
 
   core::Registry* const registry_;
 
   // Of the handlers, which run one at a time.
   // That the last step was for. Weak: a stream may be idle for long, and would keep a deleted set's memory.
   std::weak_ptr<core::ParameterSet> set_;
-  std::shared_ptr<const core::StepReply> reply_;
-  absl::optional<wire::TensorCutter> cutter_;
+
+  core::Mutex reply_mutex_;
+  // The step whose blocks may be sent as they are computed: until its outcome is known.
+  const core::StepAttempt* computing_ ABSL_GUARDED_BY(reply_mutex_) = nullptr;
+  // The reply under way.
+  std::shared_ptr<const core::StepParameters> parameters_ ABSL_GUARDED_BY(reply_mutex_);
+  absl::optional<wire::TensorCutter> cutter_ ABSL_GUARDED_BY(reply_mutex_);
+  int64_t computed_ ABSL_GUARDED_BY(reply_mutex_) = 0;  // flat elements, from the first on
+  absl::optional<v1::StepResult> result_ ABSL_GUARDED_BY(reply_mutex_);
+  bool writing_ ABSL_GUARDED_BY(reply_mutex_) = false;
 };
 
 }  // namespace adamant::rpc

@@ -24,7 +24,7 @@ namespace adamant::rpc {
 // the set decides whether it admits the attempt, no read is posted. From its last message on the upload is the set's,
 // until OnReply.
 template <typename Attempt, typename Reply>
-class UploadCall : public Call, public core::Listener<Reply> {
+class UploadCall : public Call, public Attempt::Listener {
  protected:
   using Header = typename Attempt::Header;
 

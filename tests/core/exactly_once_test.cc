@@ -293,7 +293,7 @@ TEST(InterruptedAdmissionTest, AStepThatEndsWhileItBeginsToWaitLosesItsPlace) {
   const std::shared_ptr<ParameterSet> set = *ParameterSet::Create(resources, LargeSpec());
   absl::optional<StepDelivery> first = BeginStep(set.get(), Header());
   ASSERT_TRUE(first->admitted());
-  second = set->NewStep(Header(), std::make_shared<Recorder<StepReply>>());
+  second = set->NewStep(Header(), std::make_shared<Recorder<StepAttempt, StepReply>>());
   second->Start();
   first.reset();
   second.reset();

@@ -62,6 +62,22 @@ class FaultyBackend final : public FakeBackend {
   int64_t block_ ABSL_GUARDED_BY(mutex_) = -1;
 };
 
+// Holds the first block of a step of a marked set until its last is about to be computed.
+class FirstBlockLastBackend final : public FakeBackend {
+ public:
+  explicit FirstBlockLastBackend(int64_t blocks) : last_block_(blocks - 1) {}
+
+ private:
+  absl::Status Before(const BlockUpdate& update, bool marked) override {
+    if (marked && update.index == last_block_) last_begins_.Open();
+    if (marked && update.index == 0) last_begins_.Pass();
+    return absl::OkStatus();
+  }
+
+  const int64_t last_block_;
+  Gate last_begins_;
+};
+
 // Holds the steps of marked sets inside of the kernel until it is told to let them go; notes which blocks were
 // computed.
 class GatedBackend final : public FakeBackend {

@@ -50,6 +50,17 @@ TEST_P(PoisonTest, ParametersStayReadableAndSayWhatTheyAre) {
   EXPECT_TRUE(SameBits(*Fetch(**reading, v1::SLOT_PARAMETER), before_.parameters));
 }
 
+TEST_P(PoisonTest, NothingIsToldOfTheBlockThatFailed) {
+  backend_.FailAt(GetParam());
+  auto recorder = std::make_shared<ComputedRecorder>();
+  const std::shared_ptr<StepAttempt> attempt = set_->NewStep(Header("failed", 1), recorder);
+  attempt->Start();
+  ASSERT_THAT(Deliver(attempt.get(), set_->schema(), gradient_), IsOk());
+  server_.StopComputing();
+  EXPECT_THAT(recorder->reply().status(), FailsWith(absl::StatusCode::kDataLoss, v1::ERROR_REASON_POISONED));
+  EXPECT_LE(recorder->values().size(), static_cast<size_t>(GetParam()) * kBlockElements);
+}
+
 TEST_P(PoisonTest, EverythingElseIsDataLoss) {
   StepDelivery arriving = BeginStep(set_.get(), Header());
   ASSERT_THAT(arriving.Send(Cut(set_->schema(), kBlockElements), gradient_), IsOk());

@@ -213,8 +213,8 @@ inline Values Gradient(int64_t parameter_count, uint64_t seed) {
 }
 
 // What a listener has heard, and a way to wait for it. Thread-safe.
-template <typename Reply>
-class Recorder final : public Listener<Reply> {
+template <typename Attempt, typename Reply>
+class Recorder final : public Attempt::Listener {
  public:
   void OnAdmitted() override {
     MutexLock lock(&mutex_);
@@ -259,11 +259,70 @@ class Recorder final : public Listener<Reply> {
   absl::optional<absl::StatusOr<Reply>> reply_ ABSL_GUARDED_BY(mutex_);
 };
 
+// What a step's listener heard of its blocks while they were computed. Thread-safe.
+class ComputedRecorder final : public StepListener {
+ public:
+  void OnAdmitted() override {}
+  void OnOutcome(absl::StatusOr<StepReply> reply) override { reply_ = std::move(reply); }
+  void OnComputed(const StepAttempt* attempt, const std::shared_ptr<const StepParameters>& parameters,
+                  int64_t blocks) override {
+    MutexLock lock(&mutex_);
+    attempt_ = attempt;
+    parameters_ = parameters;
+    values_.clear();
+    for (int64_t block = 0; block < blocks; ++block) {
+      const BlockRef& told = parameters->snapshot->blocks()[block];
+      values_.insert(values_.end(), told.data(), told.data() + told.size());
+    }
+  }
+
+  // After the server has stopped computing.
+  const absl::StatusOr<StepReply>& reply() const { return reply_; }
+  // Of the last call: what was told, and the elements of its blocks as they were then.
+  const StepAttempt* attempt() const {
+    MutexLock lock(&mutex_);
+    return attempt_;
+  }
+  std::shared_ptr<const StepParameters> parameters() const {
+    MutexLock lock(&mutex_);
+    return parameters_;
+  }
+  Values values() const {
+    MutexLock lock(&mutex_);
+    return values_;
+  }
+
+ private:
+  absl::StatusOr<StepReply> reply_;
+  mutable Mutex mutex_;
+  const StepAttempt* attempt_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  std::shared_ptr<const StepParameters> parameters_ ABSL_GUARDED_BY(mutex_);
+  Values values_ ABSL_GUARDED_BY(mutex_);
+};
+
+template <typename Attempt>
+absl::Status AddPiece(Attempt* attempt, const Piece& piece, const Values& values, v1::Slot slot) {
+  const float* from = values.data() + piece.begin;
+  return attempt->Add(slot, piece.tensor, piece.offset, piece.count, [&from](float* to, int64_t n) {
+    std::copy_n(from, n, to);
+    from += n;
+  });
+}
+
+// All of a step after its header, for a listener of the caller's.
+inline absl::Status Deliver(StepAttempt* attempt, const Schema& schema, const Values& gradient) {
+  for (const Piece& piece : Cut(schema, kBlockElements)) {
+    absl::Status status = AddPiece(attempt, piece, gradient, v1::SLOT_UNSPECIFIED);
+    if (!status.ok()) return status;
+  }
+  return attempt->Complete();
+}
+
 // A step or a write under way. Destroying it is what the end of a call is: it cancels and lets go.
 template <typename Attempt, typename Reply>
 class Delivery {
  public:
-  Delivery(std::shared_ptr<Attempt> attempt, std::shared_ptr<Recorder<Reply>> recorder)
+  Delivery(std::shared_ptr<Attempt> attempt, std::shared_ptr<Recorder<Attempt, Reply>> recorder)
       : attempt_(std::move(attempt)), recorder_(std::move(recorder)) {
     attempt_->Start();
   }
@@ -277,11 +336,7 @@ class Delivery {
   ~Delivery() { End(); }
 
   absl::Status Send(const Piece& piece, const Values& values, v1::Slot slot = v1::SLOT_UNSPECIFIED) {
-    const float* from = values.data() + piece.begin;
-    return attempt_->Add(slot, piece.tensor, piece.offset, piece.count, [&from](float* to, int64_t n) {
-      std::copy_n(from, n, to);
-      from += n;
-    });
+    return AddPiece(attempt_.get(), piece, values, slot);
   }
 
   absl::Status Send(const std::vector<Piece>& pieces, const Values& values, v1::Slot slot = v1::SLOT_UNSPECIFIED) {
@@ -304,7 +359,7 @@ class Delivery {
   }
 
   std::shared_ptr<Attempt> attempt_;
-  std::shared_ptr<Recorder<Reply>> recorder_;
+  std::shared_ptr<Recorder<Attempt, Reply>> recorder_;
 };
 
 using StepDelivery = Delivery<StepAttempt, StepReply>;
@@ -335,12 +390,12 @@ inline v1::WriteHeader FullHeader(int64_t step, absl::string_view request_id = "
 }
 
 inline StepDelivery BeginStep(ParameterSet* set, const v1::StepHeader& header) {
-  auto recorder = std::make_shared<Recorder<StepReply>>();
+  auto recorder = std::make_shared<Recorder<StepAttempt, StepReply>>();
   return StepDelivery(set->NewStep(header, recorder), recorder);
 }
 
 inline WriteDelivery BeginWrite(ParameterSet* set, const v1::WriteHeader& header) {
-  auto recorder = std::make_shared<Recorder<v1::WriteTensorsResponse>>();
+  auto recorder = std::make_shared<Recorder<WriteAttempt, v1::WriteTensorsResponse>>();
   return WriteDelivery(set->NewWrite(header, recorder), recorder);
 }
 
@@ -392,7 +447,9 @@ inline Values Unpad(const Schema& schema, const BlockList& blocks) {
   return values;
 }
 
-inline Values Parameters(const StepReply& reply) { return Unpad(*reply.schema, reply.snapshot->blocks()); }
+inline Values Parameters(const StepReply& reply) {
+  return Unpad(*reply.parameters->schema, reply.parameters->snapshot->blocks());
+}
 
 // A read that may have to wait for its beginning.
 class PendingRead {

@@ -7,6 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/core/fake_backends.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"
 
@@ -50,6 +51,45 @@ TEST_F(StepTest, AStepIsAdamWithEachGroupsLearningRate) {
     EXPECT_FALSE(reply->result.replayed());
   }
   EXPECT_TRUE(*FetchState(set_.get()) == model_.arrays());
+}
+
+// A step of a large set on `server`, and what its listener heard.
+std::shared_ptr<ComputedRecorder> RecordComputed(TestServer* server, const v1::ParameterSetSpec& spec) {
+  const std::shared_ptr<ParameterSet> set = server->MakeSet(spec);
+  auto recorder = std::make_shared<ComputedRecorder>();
+  const std::shared_ptr<StepAttempt> attempt = set->NewStep(Header(), recorder);
+  attempt->Start();
+  EXPECT_THAT(Deliver(attempt.get(), set->schema(), Gradient(set->schema().parameter_count(), 1)), IsOk());
+  server->StopComputing();
+  return recorder;
+}
+
+// Whether what was told of is what the reply has.
+void ExpectToldAsReplied(const ComputedRecorder& recorder) {
+  ASSERT_THAT(recorder.reply(), IsOk());
+  const std::shared_ptr<const StepParameters> replied = (*recorder.reply()).parameters;
+  const Values told = recorder.values();
+  Values begin;
+  for (const BlockRef& block : replied->snapshot->blocks())
+    begin.insert(begin.end(), block.data(), block.data() + block.size());
+  begin.resize(told.size());
+  EXPECT_TRUE(SameBits(told, begin));
+  if (!told.empty()) {
+    EXPECT_EQ(recorder.parameters(), replied);
+  }
+}
+
+TEST_F(StepTest, TellsOfTheBlocksThatAreComputedBeforeAllAre) {
+  TestServer server({.compute_threads = 1});
+  const std::shared_ptr<ComputedRecorder> recorder = RecordComputed(&server, LargeSpec());
+  EXPECT_EQ(recorder->values().size(), 4 * kBlockElements);
+  ExpectToldAsReplied(*recorder);
+}
+
+TEST_F(StepTest, TellsOfNoBlockThatFollowsOneThatIsNotComputed) {
+  FirstBlockLastBackend backend(6);
+  TestServer server({.compute_threads = 2, .backend = &backend});
+  ExpectToldAsReplied(*RecordComputed(&server, Marked(LargeSpec())));
 }
 
 TEST_F(StepTest, TensorsWithoutElementsNeedNoChunk) {

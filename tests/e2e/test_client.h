@@ -63,6 +63,8 @@ class StepStream {
     return std::all_of(messages.begin(), messages.end(), [this](const auto& message) { return Send(message); });
   }
 
+  // The next message of a reply. False if the stream has ended.
+  bool Receive(v1::StepResponse* message) { return stream_->Read(message); }
   // The next reply, whole. The stream's status if it ends before.
   absl::StatusOr<StepReply> ReadReply(const v1::ParameterSetSpec& spec) {
     ChunkCollector collector(TensorSizes(spec));

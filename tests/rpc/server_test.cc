@@ -6,10 +6,16 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <cstring>
 #include <memory>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/adam.h"
+#include "kernels/dispatch.h"
+#include "server/core/block.h"
+#include "tests/core/gate.h"
 #include "tests/e2e/server_fixture.h"
 
 namespace adamant::rpc {
@@ -68,6 +74,58 @@ TEST(ServerTest, AnIdleStreamDoesNotKeepADeletedSet) {
   ASSERT_TRUE(client.Delete(spec.name()).ok());
   EXPECT_TRUE(e2e::TestClient::Until([&] { return client.UsedBudgets()["state"] == 0; }));
   (*server)->Drain(kLong);
+}
+
+// Computes blocks until there were kOpenBlocks, and holds the others until the gate is open.
+constexpr int kOpenBlocks = 5;
+core::Gate* gate = nullptr;
+std::atomic<int> computed = 0;
+
+void GatedAdam(const kernels::AdamScalars& scalars, const kernels::AdamSpan& span) {
+  if (computed.fetch_add(1) >= kOpenBlocks) gate->Pass();
+  kernels::BestKernels().adam(scalars, span);
+}
+
+TEST(ServerTest, ReplyBeginsWhileLaterBlocksAreComputed) {
+  core::Gate opened_below;
+  gate = &opened_below;
+  computed = 0;
+  const kernels::KernelTable gated = {"gated", [] { return true; }, &GatedAdam, kernels::BestKernels().measure};
+  ServerOptions options = e2e::SmallServer();
+  options.kernels = &gated;
+  e2e::TestServer server(options);
+  e2e::TestClient client(server.address());
+  v1::ParameterSetSpec spec = e2e::SmallSpec();
+  spec.clear_tensors();
+  v1::TensorSpec* tensor = spec.add_tensors();
+  tensor->set_name("w");
+  tensor->add_shape(8 * core::kBlockElements);
+  ASSERT_TRUE(client.Create(spec).ok());
+  const e2e::Values gradient = e2e::Gradient(e2e::ParameterCount(spec), 1);
+
+  e2e::StepStream stream(client.stub());
+  stream.Send(e2e::StepMessages(e2e::StepHeader(spec.name()), e2e::Chunks(spec, gradient, 65536)));
+  v1::StepResponse first;
+  ASSERT_TRUE(stream.Receive(&first));
+  EXPECT_FALSE(first.has_result());
+  ASSERT_EQ(first.chunks_size(), 1);
+  const size_t early = first.chunks(0).data().size() / sizeof(float);
+  EXPECT_EQ(early, 4 * core::kBlockElements);
+  opened_below.Open();
+
+  e2e::Values parameters(early);
+  std::memcpy(parameters.data(), first.chunks(0).data().data(), first.chunks(0).data().size());
+  v1::StepResponse next;
+  while (!next.has_result()) {
+    ASSERT_TRUE(stream.Receive(&next));
+    for (const v1::TensorChunk& chunk : next.chunks()) {
+      ASSERT_EQ(chunk.offset(), static_cast<int64_t>(parameters.size()));
+      parameters.resize(parameters.size() + chunk.data().size() / sizeof(float));
+      std::memcpy(parameters.data() + chunk.offset(), chunk.data().data(), chunk.data().size());
+    }
+  }
+  EXPECT_EQ(next.result().outcome(), v1::STEP_OUTCOME_APPLIED);
+  EXPECT_EQ(parameters, client.ReadState(spec)->arrays.parameters);
 }
 
 }  // namespace

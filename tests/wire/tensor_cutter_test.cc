@@ -115,6 +115,37 @@ TEST(TensorCutterTest, StopsWhereTheSourceHasNothing) {
   EXPECT_FALSE(cutter.done());
 }
 
+TEST(TensorCutterTest, StopsBeforeWhatIsNotAvailableAndGoesOnFromThere) {
+  const std::vector<int64_t> sizes = {3, 0, 4, 2};
+  std::vector<std::vector<int64_t>> asked;
+  const auto source = [&](int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* builder) {
+    asked.push_back({tensor, begin, end});
+    static const float kElements[4] = {};
+    builder->AddElements(kElements, end - begin);
+    return true;
+  };
+  TensorCutter cutter(sizes, v1::SLOT_UNSPECIFIED, ChunkForm::kData);
+  const auto fill = [&](size_t tensor, int64_t offset) {
+    asked.clear();
+    cutter.SetAvailable(tensor, offset);
+    TensorMessageBuilder builder(nullptr);
+    cutter.Fill(kMessageBytes, source, &builder);
+    builder.Finish();
+    return asked;
+  };
+  using Ranges = std::vector<std::vector<int64_t>>;
+
+  EXPECT_EQ(fill(0, 0), Ranges());
+  EXPECT_EQ(fill(0, 2), (Ranges{{0, 0, 2}}));
+  EXPECT_EQ(fill(2, 1), (Ranges{{0, 2, 3}, {2, 0, 1}}));
+  EXPECT_EQ(cutter.tensor(), 2);
+  EXPECT_EQ(cutter.offset(), 1);
+  EXPECT_EQ(fill(2, 1), Ranges());
+  EXPECT_FALSE(cutter.done());
+  EXPECT_EQ(fill(4, 0), (Ranges{{2, 1, 4}, {3, 0, 2}}));
+  EXPECT_TRUE(cutter.done());
+}
+
 TEST(TensorCutterTest, MakesHeadwayWhereNothingFits) {
   const std::vector<int64_t> sizes = {3};
   const std::vector<float> elements = Ascending(3);
