@@ -1,8 +1,10 @@
 // adamant-bench: what a remote step costs, beside a raw exchange of the same bytes and the kernel alone.
 //
-//   adamant-bench step --params=67108864 --compare     a step; with --compare beside exchange and kernel
-//   adamant-bench exchange --params=67108864           the raw exchange of a step's bytes
+//   adamant-bench step --params=67108864 --compare     a step; with --compare beside exchange, tcp and kernel
+//   adamant-bench exchange --params=67108864           the raw exchange of a step's bytes; with --compare beside tcp
 //   adamant-bench echo                                 a ping-pong of 300 bytes on one stream
+//   adamant-bench tcp --params=67108864                the same bytes over plain sockets, without gRPC: the floor
+//   adamant-bench settings --params=67108864           exchanges beside tcp, one for each setting that may matter
 //
 // Every pair of a server (or a peer of the exchange) and a worker that measures is two fresh processes: what one binary
 // needs for the same exchange differs by half between processes, so that only ratios of rounds that were interleaved in
@@ -23,39 +25,91 @@
 #include <vector>
 
 #include "absl/flags/flag.h"
+#include "absl/flags/reflection.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "client/command_line/command_line.h"
 #include "proto/wire/tensor_message.h"
 #include "tests/bench/child_process.h"
 #include "tests/bench/exchange.h"
 #include "tests/bench/samples.h"
+#include "tests/bench/socket_exchange.h"
 #include "tests/bench/worker.h"
 
 ABSL_FLAG(int64_t, params, 1 << 20, "Parameters of the set; an exchange moves their bytes.");
 ABSL_FLAG(std::string, dtype, "float32", "Element type of gradients and replies.");
 ABSL_FLAG(int32_t, steps, 0, "Rounds to count in each pair of processes. 0: by size, 10 to 2,000.");
-ABSL_FLAG(int32_t, pairs, 0, "Pairs of fresh processes. 0: 5 with --compare, else 1.");
-ABSL_FLAG(bool, compare, false, "Step: interleave with the exchange and the kernel alone, and print the ratio.");
+ABSL_FLAG(int32_t, pairs, 0, "Pairs of fresh processes. 0: 5 with --compare and for settings, else 1.");
+ABSL_FLAG(bool, compare, false,
+          "Step: interleave with the exchange, tcp and the kernel alone, and print the ratios. Exchange and echo: with "
+          "tcp.");
 ABSL_FLAG(bool, json, false, "Print one JSON object a line.");
-ABSL_FLAG(std::string, target, "", "Step: a running server. Exchange and echo: a running peer. Empty: one of its own.");
+ABSL_FLAG(std::string, target, "",
+          "Step: a running server. Exchange and echo: a running peer. Tcp: a running "
+          "tcp_peer. Empty: one of its own.");
 ABSL_FLAG(std::string, transport, "tcp", "Of servers of its own: tcp or unix.");
 ABSL_FLAG(std::string, server, "", "Path of adamant-server. Empty: beside this program.");
 ABSL_FLAG(std::string, allocator, ADAMANT_BENCH_ALLOCATOR,
           "Of the worker and of peers: tcmalloc, thresholds (glibc with raised thresholds), or glibc (as it comes).");
-ABSL_FLAG(std::string, listen, "127.0.0.1:0", "Peer: address to listen at.");
+ABSL_FLAG(
+    std::string, probe, "",
+    "Of exchanges over gRPC, as the five below: which ends probe the bandwidth: on (both), off, server or client. "
+    "Empty: as in a step.");
+ABSL_FLAG(int32_t, frame_bytes, 0, "HTTP/2 frames that an end takes, 16,384 to 16,777,215. 0: as in a step.");
+ABSL_FLAG(int32_t, lookahead_bytes, 0, "What may be under way on a stream. 0: as in a step.");
+ABSL_FLAG(int32_t, read_chunk_bytes, 0,
+          "What gRPC reads at a time, if GRPC_EXPERIMENTS=-tcp_read_chunks. 0: as in a step.");
+ABSL_FLAG(int32_t, message_bytes, adamant::wire::kMessageBytes, "Size of messages, at most 4 MiB.");
+ABSL_FLAG(bool, overlap, false, "Ask for the next message before the last one is copied.");
+ABSL_FLAG(std::string, listen, "127.0.0.1:0", "Peer and tcp_peer: address to listen at.");
 ABSL_FLAG(std::string, peer, "", "Worker: address of the peer.");
+ABSL_FLAG(std::string, tcp_peer, "", "Worker: address of the tcp_peer.");
 
 namespace adamant::bench {
 namespace {
 
 constexpr int64_t kEchoBytes = 300;
 constexpr int64_t kMaxParams = int64_t{1} << 40;
+// HTTP/2's own.
+constexpr int kMinFrameBytes = 16384;
+constexpr int kMaxFrameBytes = 16777215;
 constexpr char kListening[] = "listening on ";
+
+// A way to exchange: how the peer and the worker are started that do it so.
+struct Variant {
+  std::string name;
+  std::vector<std::string> flags = {};
+  ChildProcess::Environment environment = {};
+};
+
+// Each differs in one thing from what the flags say. GRPC_EXPERIMENTS is gRPC's own.
+const std::vector<Variant>& Variants() {
+  static const auto& variants = *new std::vector<Variant>{
+      {"as it is", {}, {}},
+      {"probe off", {"--probe=off"}, {}},
+      {"probe on", {"--probe=on"}, {}},
+      {"probe at the server", {"--probe=server"}, {}},
+      {"probe at the client", {"--probe=client"}, {}},
+      {"frames of 1 MiB", {"--frame_bytes=1048576"}, {}},
+      {"look-ahead of 1 MiB", {"--lookahead_bytes=1048576"}, {}},
+      {"look-ahead of 16 MiB", {"--lookahead_bytes=16777216"}, {}},
+      {"messages of 256 KiB", {"--message_bytes=262144"}, {}},
+      {"messages of 4 MiB", {"--message_bytes=4194304"}, {}},
+      {"overlap", {"--overlap"}, {}},
+      {"reads of 256 KiB", {"--read_chunk_bytes=262144"}, {{"GRPC_EXPERIMENTS", "-tcp_read_chunks"}}},
+      {"tcp_frame_size_tuning", {}, {{"GRPC_EXPERIMENTS", "tcp_frame_size_tuning"}}},
+      {"tcp_rcv_lowat", {}, {{"GRPC_EXPERIMENTS", "tcp_rcv_lowat"}}},
+      {"peer_state_based_framing", {}, {{"GRPC_EXPERIMENTS", "peer_state_based_framing"}}},
+      {"flow_control_fixes", {}, {{"GRPC_EXPERIMENTS", "flow_control_fixes"}}},
+      {"glibc's allocator", {}, {{"LD_PRELOAD", ""}, {"GLIBC_TUNABLES", ""}}},
+  };
+  return variants;
+}
 
 int64_t ExchangeBytes(int64_t params) {
   // The message of a small step is its header more than its gradient.
@@ -67,10 +121,31 @@ int Steps() {
   return static_cast<int>(std::clamp<int64_t>((1 << 28) / absl::GetFlag(FLAGS_params), 10, 2000));
 }
 
-int Pairs() {
+int Pairs(bool compare) {
   if (absl::GetFlag(FLAGS_pairs) > 0) return absl::GetFlag(FLAGS_pairs);
-  return absl::GetFlag(FLAGS_compare) ? 5 : 1;
+  return compare ? 5 : 1;
 }
+
+ExchangeSettings Settings() {
+  return {.probe = absl::GetFlag(FLAGS_probe),
+          .frame_bytes = absl::GetFlag(FLAGS_frame_bytes),
+          .lookahead_bytes = absl::GetFlag(FLAGS_lookahead_bytes),
+          .read_chunk_bytes = absl::GetFlag(FLAGS_read_chunk_bytes),
+          .message_bytes = absl::GetFlag(FLAGS_message_bytes),
+          .overlap = absl::GetFlag(FLAGS_overlap)};
+}
+
+// The same, for a process that this one starts.
+std::vector<std::string> SettingsFlags() {
+  std::vector<std::string> flags;
+  for (const absl::string_view name :
+       {"probe", "frame_bytes", "lookahead_bytes", "read_chunk_bytes", "message_bytes", "overlap"}) {
+    flags.push_back(absl::StrCat("--", name, "=", absl::FindCommandLineFlag(name)->CurrentValue()));
+  }
+  return flags;
+}
+
+bool Exchanges(const std::string& command) { return command == "exchange" || command == "echo"; }
 
 absl::Status CheckFlags(const std::string& command) {
   const auto invalid = [](absl::string_view what) { return absl::InvalidArgumentError(what); };
@@ -89,8 +164,27 @@ absl::Status CheckFlags(const std::string& command) {
   if (allocator == "tcmalloc" && std::string(ADAMANT_BENCH_TCMALLOC).empty()) {
     return invalid("--allocator=tcmalloc: this program was built where there is none");
   }
-  if (absl::GetFlag(FLAGS_compare) && (command != "step" || !absl::GetFlag(FLAGS_target).empty())) {
-    return invalid("--compare is for steps at a server of this program's own");
+  const std::string probe = absl::GetFlag(FLAGS_probe);
+  if (!probe.empty() && probe != "on" && probe != "off" && probe != "server" && probe != "client") {
+    return invalid(absl::StrCat("--probe must be on, off, server or client, got ", probe));
+  }
+  const int frame_bytes = absl::GetFlag(FLAGS_frame_bytes);
+  if (frame_bytes != 0 && (frame_bytes < kMinFrameBytes || frame_bytes > kMaxFrameBytes)) {
+    return invalid(
+        absl::StrCat("--frame_bytes must be 0 or in [", kMinFrameBytes, ", ", kMaxFrameBytes, "], got ", frame_bytes));
+  }
+  if (absl::GetFlag(FLAGS_lookahead_bytes) < 0) return invalid("--lookahead_bytes must not be negative");
+  if (absl::GetFlag(FLAGS_read_chunk_bytes) < 0) return invalid("--read_chunk_bytes must not be negative");
+  const int message_bytes = absl::GetFlag(FLAGS_message_bytes);
+  if (message_bytes < 1 || message_bytes > wire::kMaxMessageBytes) {
+    return invalid(absl::StrCat("--message_bytes must be in [1, ", wire::kMaxMessageBytes, "], got ", message_bytes));
+  }
+  if (absl::GetFlag(FLAGS_compare) &&
+      ((command != "step" && !Exchanges(command)) || !absl::GetFlag(FLAGS_target).empty())) {
+    return invalid("--compare is for steps, exchanges and echoes with a server or peer of this program's own");
+  }
+  if (command == "settings" && !absl::GetFlag(FLAGS_target).empty()) {
+    return invalid("settings starts a peer for each: it takes no --target");
   }
   return absl::OkStatus();
 }
@@ -161,82 +255,119 @@ class Listener {
   std::string folder_;
 };
 
-// Fresh processes, one round of measurement.
-absl::StatusOr<PairSamples> RunPair(const std::string& command) {
-  std::string server = command == "step" ? absl::GetFlag(FLAGS_target) : "";
-  std::string peer = command == "step" ? "" : absl::GetFlag(FLAGS_target);
-  std::unique_ptr<Listener> server_process;
-  std::unique_ptr<Listener> peer_process;
-  if (command == "step" && server.empty()) {
-    const absl::StatusOr<std::string> program = ServerProgram();
-    if (!program.ok()) return program.status();
-    absl::StatusOr<std::unique_ptr<Listener>> started = Listener::Start({*program, "--log_level=warning"}, {});
-    if (!started.ok()) return started.status();
-    server_process = *std::move(started);
-    server = server_process->address();
-  }
-  if (absl::GetFlag(FLAGS_compare) || (command != "step" && peer.empty())) {
-    absl::StatusOr<std::unique_ptr<Listener>> started =
-        Listener::Start({ThisProgram(), "peer"}, AllocatorEnvironment());
-    if (!started.ok()) return started.status();
-    peer_process = *std::move(started);
-    peer = peer_process->address();
-  }
+std::vector<std::string> Joined(std::vector<std::string> first, const std::vector<std::string>& second) {
+  first.insert(first.end(), second.begin(), second.end());
+  return first;
+}
 
-  const absl::StatusOr<std::unique_ptr<ChildProcess>> worker =
-      ChildProcess::Start({ThisProgram(), "worker", absl::StrCat("--target=", server), absl::StrCat("--peer=", peer),
-                           absl::StrCat("--params=", absl::GetFlag(FLAGS_params)), absl::StrCat("--steps=", Steps())},
-                          AllocatorEnvironment());
+// Fresh processes, one round of measurement: of `command`, and with `compare` of what it is compared with.
+absl::StatusOr<PairSamples> RunPair(const std::string& command, bool compare, const Variant& variant) {
+  ChildProcess::Environment environment = AllocatorEnvironment();
+  environment.insert(environment.end(), variant.environment.begin(), variant.environment.end());
+  std::vector<std::string> worker_arguments = {ThisProgram(), "worker",
+                                               absl::StrCat("--params=", absl::GetFlag(FLAGS_params)),
+                                               absl::StrCat("--steps=", Steps())};
+  const std::vector<std::string> settings = Joined(SettingsFlags(), variant.flags);
+  worker_arguments = Joined(std::move(worker_arguments), settings);
+
+  std::vector<std::unique_ptr<Listener>> listeners;
+  // Tells the worker by `flag` where to find what is started so, unless --target says where it runs already.
+  const auto listen = [&](absl::string_view flag, const std::vector<std::string>& arguments,
+                          const ChildProcess::Environment& variables) -> absl::Status {
+    std::string address = absl::GetFlag(FLAGS_target);
+    if (address.empty()) {
+      absl::StatusOr<std::unique_ptr<Listener>> started = Listener::Start(arguments, variables);
+      if (!started.ok()) return started.status();
+      address = (*started)->address();
+      listeners.push_back(*std::move(started));
+    }
+    worker_arguments.push_back(absl::StrCat("--", flag, "=", address));
+    return absl::OkStatus();
+  };
+  absl::Status listening;
+  if (command == "step") {
+    const absl::StatusOr<std::string> program = absl::GetFlag(FLAGS_target).empty() ? ServerProgram() : "";
+    if (!program.ok()) return program.status();
+    listening.Update(listen("target", {*program, "--log_level=warning"}, {}));
+  }
+  if (Exchanges(command) || compare) {
+    listening.Update(listen("peer", Joined({ThisProgram(), "peer"}, settings), environment));
+  }
+  if (command == "tcp" || compare) listening.Update(listen("tcp_peer", {ThisProgram(), "tcp_peer"}, environment));
+  if (!listening.ok()) return listening;
+
+  const absl::StatusOr<std::unique_ptr<ChildProcess>> worker = ChildProcess::Start(worker_arguments, environment);
   if (!worker.ok()) return worker.status();
   PairSamples samples;
-  for (std::vector<double>* part : {&samples.rounds, &samples.exchange, &samples.kernel}) {
+  for (const Part part : kParts) {
     const absl::StatusOr<std::string> line = (*worker)->ReadLine();
     if (!line.ok()) return line.status();
     absl::StatusOr<std::vector<double>> parsed = ParseSamplesLine(*line);
     if (!parsed.ok()) return parsed.status();
-    *part = *std::move(parsed);
+    if (!parsed->empty()) samples[part] = *std::move(parsed);
   }
   return samples;
 }
 
-absl::Status Measure(const std::string& command) {
-  std::vector<PairSamples> pairs;
-  for (int i = 0; i < Pairs(); ++i) {
-    absl::StatusOr<PairSamples> pair = RunPair(command);
-    if (!pair.ok()) return pair.status();
-    pairs.push_back(*std::move(pair));
+// Runs a pair of each variant in turn, so that all of them see the same weather. A result for each.
+absl::StatusOr<std::vector<Result>> RunPairs(const std::string& command, bool compare,
+                                             const std::vector<Variant>& variants, int rounds) {
+  std::vector<std::vector<PairSamples>> pairs(variants.size());
+  for (int round = 0; round < rounds; ++round) {
+    for (size_t i = 0; i < variants.size(); ++i) {
+      absl::StatusOr<PairSamples> pair = RunPair(command, compare, variants[i]);
+      if (!pair.ok()) return pair.status();
+      pairs[i].push_back(*std::move(pair));
+    }
   }
-  const Result result = Summarize(pairs, {.name = command,
-                                          .params = absl::GetFlag(FLAGS_params),
-                                          .transport = absl::GetFlag(FLAGS_transport),
-                                          .allocator = absl::GetFlag(FLAGS_allocator)});
-  std::cout << (absl::GetFlag(FLAGS_json) ? JsonLine(result) : TextLine(result)) << std::endl;
+  std::vector<Result> results;
+  for (size_t i = 0; i < variants.size(); ++i) {
+    results.push_back(Summarize(pairs[i], {.name = variants[i].name,
+                                           .params = absl::GetFlag(FLAGS_params),
+                                           .transport = absl::GetFlag(FLAGS_transport),
+                                           .allocator = absl::GetFlag(FLAGS_allocator)}));
+  }
+  return results;
+}
+
+absl::Status Measure(const std::string& command) {
+  const bool settings = command == "settings";
+  const absl::StatusOr<std::vector<Result>> results =
+      settings
+          ? RunPairs("exchange", true, Variants(), Pairs(true))
+          : RunPairs(command, absl::GetFlag(FLAGS_compare), {{command, {}, {}}}, Pairs(absl::GetFlag(FLAGS_compare)));
+  if (!results.ok()) return results.status();
+  if (absl::GetFlag(FLAGS_json)) {
+    for (const Result& result : *results) std::cout << JsonLine(result) << std::endl;
+  } else {
+    std::cout << (settings ? Table(*results) : Text(results->front())) << std::endl;
+  }
   return absl::OkStatus();
 }
 
-// What RunPair starts to measure: prints the times, a line each.
+// What RunPair starts to measure: prints the times, a line for each part, empty for what is not measured.
 absl::Status Work() {
-  const absl::StatusOr<PairSamples> samples = RunWorker({.server = absl::GetFlag(FLAGS_target),
-                                                         .peer = absl::GetFlag(FLAGS_peer),
-                                                         .params = absl::GetFlag(FLAGS_params),
-                                                         .exchange_bytes = ExchangeBytes(absl::GetFlag(FLAGS_params)),
-                                                         .steps = Steps()});
+  absl::StatusOr<PairSamples> samples = RunWorker({.server = absl::GetFlag(FLAGS_target),
+                                                   .peer = absl::GetFlag(FLAGS_peer),
+                                                   .tcp_peer = absl::GetFlag(FLAGS_tcp_peer),
+                                                   .params = absl::GetFlag(FLAGS_params),
+                                                   .exchange_bytes = ExchangeBytes(absl::GetFlag(FLAGS_params)),
+                                                   .settings = Settings(),
+                                                   .steps = Steps()});
   if (!samples.ok()) return samples.status();
-  for (const std::vector<double>& part : {samples->rounds, samples->exchange, samples->kernel}) {
-    std::cout << SamplesLine(part) << std::endl;
-  }
+  for (const Part part : kParts) std::cout << SamplesLine((*samples)[part]) << std::endl;
   return absl::OkStatus();
 }
 
 // The peer of the raw exchange, until it is killed.
 absl::Status Listen() {
   const std::string address = absl::GetFlag(FLAGS_listen);
-  ExchangeService service;
+  ExchangeService service(Settings());
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
   builder.RegisterCallbackGenericService(&service);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  for (const auto& [name, value] : ServerChannelSettings(Settings())) builder.AddChannelArgument(name, value);
   builder.SetMaxReceiveMessageSize(static_cast<int>(wire::kMaxMessageBytes));
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr) return absl::UnavailableError(absl::StrCat("cannot listen at ", address));
@@ -247,14 +378,26 @@ absl::Status Listen() {
   return absl::OkStatus();
 }
 
+// The peer of the plain exchange, for one worker after the other, until it is killed.
+absl::Status ListenPlainly() {
+  const absl::StatusOr<std::unique_ptr<SocketPeer>> peer = SocketPeer::Listen(absl::GetFlag(FLAGS_listen));
+  if (!peer.ok()) return peer.status();
+  std::cout << kListening << (*peer)->address() << std::endl;
+  for (;;) {
+    if (absl::Status served = (*peer)->ServeOne(); !served.ok()) std::cerr << served.message() << std::endl;
+  }
+}
+
 absl::Status Run(const std::vector<char*>& arguments) {
   const std::string command = arguments.size() == 2 ? arguments[1] : "";
   if (absl::Status flags = CheckFlags(command); !flags.ok()) return flags;
   if (command == "peer") return Listen();
+  if (command == "tcp_peer") return ListenPlainly();
   if (command == "worker") return Work();
   if (command == "echo") absl::SetFlag(&FLAGS_params, kEchoBytes / static_cast<int64_t>(sizeof(float)));
-  if (command == "step" || command == "exchange" || command == "echo") return Measure(command);
-  return absl::InvalidArgumentError("say what to measure: step, exchange or echo (or peer, to serve exchanges)");
+  if (command == "step" || Exchanges(command) || command == "tcp" || command == "settings") return Measure(command);
+  return absl::InvalidArgumentError(
+      "say what to measure: step, exchange, echo, tcp or settings (or peer or tcp_peer, to serve exchanges)");
 }
 
 }  // namespace
@@ -264,9 +407,11 @@ int main(int argc, char** argv) {
   const absl::Status status = adamant::bench::Run(adamant::ParseCommandLine(
       argc, argv,
       "measures steps at an Adamant server.\n"
-      "  adamant-bench step --params=67108864 --compare     a step beside a raw exchange and the kernel alone\n"
-      "  adamant-bench exchange --params=67108864           the raw exchange of a step's bytes\n"
-      "  adamant-bench echo                                 a ping-pong of 300 bytes on one stream",
+      "  adamant-bench step --params=67108864 --compare     a step beside a raw exchange, tcp and the kernel alone\n"
+      "  adamant-bench exchange --params=67108864           the raw exchange of a step's bytes, over gRPC\n"
+      "  adamant-bench echo                                 a ping-pong of 300 bytes on one stream\n"
+      "  adamant-bench tcp --params=67108864                the same bytes over plain sockets: the floor\n"
+      "  adamant-bench settings --params=67108864           what each setting is worth to the exchange, beside tcp",
       __FILE__));
   if (status.ok()) return 0;
   absl::FPrintF(stderr, "adamant-bench: %s\n", status.message());

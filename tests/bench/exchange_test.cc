@@ -9,6 +9,8 @@
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
 
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -19,25 +21,32 @@ namespace adamant::bench {
 namespace {
 
 using testing::Each;
+using testing::ElementsAre;
+using testing::IsEmpty;
+using testing::Pair;
 
-class ExchangeTest : public testing::TestWithParam<int64_t> {
+// How many elements are exchanged, and how.
+class ExchangeTest : public testing::TestWithParam<std::tuple<int64_t, ExchangeSettings>> {
  protected:
   ExchangeTest() {
     grpc::ServerBuilder builder;
     int port = 0;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
     builder.RegisterCallbackGenericService(&service_);
+    for (const auto& [name, value] : ServerChannelSettings(settings_)) builder.AddChannelArgument(name, value);
     server_ = builder.BuildAndStart();
     const std::string target = absl::StrCat("127.0.0.1:", port);
-    channel_ = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), wire::ArgumentsForTarget(target));
+    grpc::ChannelArguments arguments = wire::ArgumentsForTarget(target);
+    for (const auto& [name, value] : ClientChannelSettings(settings_)) arguments.SetInt(name, value);
+    channel_ = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
   }
 
   ~ExchangeTest() override { server_->Shutdown(); }
 
   absl::Status RunRounds(int rounds) {
-    const std::vector<float> source(GetParam(), 2.0f);
+    const std::vector<float> source(sink_.size(), 2.0f);
     ExchangeCall call(channel_, {reinterpret_cast<const char*>(source.data()), source.size() * sizeof(float)},
-                      {reinterpret_cast<char*>(sink_.data()), sink_.size() * sizeof(float)});
+                      {reinterpret_cast<char*>(sink_.data()), sink_.size() * sizeof(float)}, settings_);
     absl::Status status;
     for (int round = 0; round < rounds; ++round) {
       std::fill(sink_.begin(), sink_.end(), 0.0f);
@@ -46,10 +55,11 @@ class ExchangeTest : public testing::TestWithParam<int64_t> {
     return status;
   }
 
-  ExchangeService service_;
+  const ExchangeSettings settings_ = std::get<1>(GetParam());
+  std::vector<float> sink_ = std::vector<float>(std::get<0>(GetParam()));
+  ExchangeService service_ = ExchangeService(settings_);
   std::unique_ptr<grpc::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
-  std::vector<float> sink_ = std::vector<float>(GetParam());
 };
 
 TEST_P(ExchangeTest, FillsTheWholeSinkInEveryRound) {
@@ -66,9 +76,43 @@ TEST_P(ExchangeTest, FailsWhenThePeerIsGone) {
 
 constexpr int64_t kMessageFloats = wire::kMessageBytes / static_cast<int64_t>(sizeof(float));
 
-INSTANTIATE_TEST_SUITE_P(Sizes, ExchangeTest,
-                         testing::Values(1, 75, kMessageFloats - 1, kMessageFloats, kMessageFloats + 1,
-                                         5 * kMessageFloats + 3));
+const ExchangeSettings kEverySetting = {.probe = "on",
+                                        .frame_bytes = 1 << 20,
+                                        .lookahead_bytes = 1 << 24,
+                                        .read_chunk_bytes = 1 << 18,
+                                        .message_bytes = 100000,
+                                        .overlap = true};
+
+INSTANTIATE_TEST_SUITE_P(SizesAndSettings, ExchangeTest,
+                         testing::Combine(testing::Values(1, 75, kMessageFloats - 1, kMessageFloats, kMessageFloats + 1,
+                                                          5 * kMessageFloats + 3),
+                                          testing::Values(ExchangeSettings(), kEverySetting)));
+
+TEST(ChannelSettingsTest, AreTheServersOwnWhereNothingIsSet) {
+  EXPECT_THAT(ServerChannelSettings({}), ElementsAre(Pair(GRPC_ARG_HTTP2_BDP_PROBE, 0)));
+  EXPECT_THAT(ClientChannelSettings({}), IsEmpty());
+}
+
+TEST(ChannelSettingsTest, TurnTheProbeOnAtTheEndsThatAreNamed) {
+  // The last value of an argument holds.
+  const auto probes = [](const char* probe) {
+    return std::pair(ServerChannelSettings({.probe = probe}).back().second,
+                     ClientChannelSettings({.probe = probe}).back().second);
+  };
+
+  EXPECT_THAT(probes("on"), Pair(1, 1));
+  EXPECT_THAT(probes("off"), Pair(0, 0));
+  EXPECT_THAT(probes("server"), Pair(1, 0));
+  EXPECT_THAT(probes("client"), Pair(0, 1));
+}
+
+TEST(ChannelSettingsTest, AreGrpcsArguments) {
+  EXPECT_THAT(
+      ClientChannelSettings(kEverySetting),
+      ElementsAre(Pair(GRPC_ARG_HTTP2_BDP_PROBE, 1), Pair(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20),
+                  Pair(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 24), Pair(GRPC_ARG_TCP_READ_CHUNK_SIZE, 1 << 18),
+                  Pair(GRPC_ARG_TCP_MIN_READ_CHUNK_SIZE, 1 << 18), Pair(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, 1 << 18)));
+}
 
 }  // namespace
 }  // namespace adamant::bench

@@ -3,10 +3,10 @@
 #define ADAMANT_TESTS_BENCH_SAMPLES_H_
 
 #include <cstdint>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
-
-#include "absl/types/optional.h"
 
 namespace adamant::bench {
 
@@ -15,12 +15,12 @@ double Median(std::vector<double> values);
 double Min(const std::vector<double>& values);
 double Max(const std::vector<double>& values);
 
-// Seconds of every counted round that one pair of fresh processes ran, interleaved. What was not measured is empty.
-struct PairSamples {
-  std::vector<double> rounds = {};  // what the line is about
-  std::vector<double> exchange = {};
-  std::vector<double> kernel = {};
-};
+// What a worker can measure. The first one that a worker measured is what its line of results is about.
+enum class Part { kStep, kExchange, kTcp, kKernel };
+inline constexpr Part kParts[] = {Part::kStep, Part::kExchange, Part::kTcp, Part::kKernel};
+
+// Seconds of every counted round that one pair of fresh processes ran, interleaved, of what was measured.
+using PairSamples = std::map<Part, std::vector<double>>;
 
 // A line of results.
 struct Result {
@@ -32,29 +32,33 @@ struct Result {
   int steps = 0;  // rounds counted in each pair
   double median_seconds = 0;
   double min_seconds = 0;
-  // With a comparison only.
-  struct Comparison {
-    double exchange_seconds;
-    double kernel_seconds;
-    // Median over the pairs of round / (exchange + kernel), each the pair's own median; and its spread.
-    double ratio;
-    double ratio_min;
-    double ratio_max;
-    // Likewise round / exchange.
-    double exchange_ratio;
+
+  // What was measured beside, in the order of `kParts`: the median.
+  std::vector<std::pair<Part, double>> beside = {};
+  // One time against one or two others: over the pairs, the median and the spread of what each pair's own medians give.
+  struct Ratio {
+    std::string key;   // in JSON
+    std::string text;  // such as "step / (exchange + kernel)"
+    double median;
+    double min;
+    double max;
   };
-  absl::optional<Comparison> comparison = {};
+  // All whose times were measured.
+  std::vector<Ratio> ratios = {};
 };
 
-// `result.median_seconds` and the comparison's seconds are medians of the pairs' medians. `result` has everything else.
-// Requires: at least one pair, each with rounds; exchange and kernel in all of them or in none.
+// `result.median_seconds` and the times beside it are medians of the pairs' medians. `result` has everything else.
+// Requires: at least one pair; each has the same parts, at least one, all with rounds.
 Result Summarize(const std::vector<PairSamples>& pairs, Result result);
 
 // One JSON object on one line, without an end.
 std::string JsonLine(const Result& result);
 
-// The same for a reader.
-std::string TextLine(const Result& result);
+// The same for a reader: a line, and one for each ratio.
+std::string Text(const Result& result);
+
+// For a reader who compares results: a line for each, after one of titles. Requires: all have the same ratios.
+std::string Table(const std::vector<Result>& results);
 
 }  // namespace adamant::bench
 

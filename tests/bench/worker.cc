@@ -19,6 +19,7 @@
 #include "tests/bench/exchange.h"
 #include "tests/bench/float_array.h"
 #include "tests/bench/kernel_alone.h"
+#include "tests/bench/socket_exchange.h"
 
 namespace adamant::bench {
 namespace {
@@ -97,12 +98,21 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
     if (!created.ok()) return created.status();
     set = *std::move(created);
   }
+  const auto source = absl::MakeConstSpan(gradient.bytes(), plan.exchange_bytes);
+  const auto sink = absl::MakeSpan(parameters.bytes(), plan.exchange_bytes);
   std::unique_ptr<ExchangeCall> exchange;
   if (!plan.peer.empty()) {
-    const size_t bytes = plan.exchange_bytes;
-    exchange =
-        std::make_unique<ExchangeCall>(MakeChannel(plan.peer, ClientOptions()), absl::MakeSpan(gradient.bytes(), bytes),
-                                       absl::MakeSpan(parameters.bytes(), bytes));
+    ClientOptions options;
+    options.channel_arguments = [&](grpc::ChannelArguments* arguments) {
+      for (const auto& [name, value] : ClientChannelSettings(plan.settings)) arguments->SetInt(name, value);
+    };
+    exchange = std::make_unique<ExchangeCall>(MakeChannel(plan.peer, options), source, sink, plan.settings);
+  }
+  std::unique_ptr<SocketExchange> tcp;
+  if (!plan.tcp_peer.empty()) {
+    absl::StatusOr<std::unique_ptr<SocketExchange>> connected = SocketExchange::Connect(plan.tcp_peer, source, sink);
+    if (!connected.ok()) return connected.status();
+    tcp = *std::move(connected);
   }
   std::unique_ptr<KernelAlone> kernel;
   if (set && exchange) {
@@ -111,25 +121,27 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
     kernel = std::make_unique<KernelAlone>(plan.params, *threads);
   }
 
+  std::vector<std::pair<Part, std::function<absl::Status()>>> parts;
+  if (set) {
+    parts.emplace_back(Part::kStep, [&] {
+      return set->Step(gradient.span().first(plan.params), parameters.span().first(plan.params));
+    });
+  }
+  if (exchange) parts.emplace_back(Part::kExchange, [&] { return exchange->Round(); });
+  if (tcp) parts.emplace_back(Part::kTcp, [&] { return tcp->Round(); });
+  if (kernel) {
+    parts.emplace_back(Part::kKernel, [&] {
+      kernel->Round();
+      return absl::OkStatus();
+    });
+  }
+
   PairSamples samples;
   for (int round = 0; round < kUncountedRounds + plan.steps; ++round) {
-    if (round == kUncountedRounds) samples = {};
-    absl::Status status;
-    if (set) {
-      status.Update(Time(&samples.rounds, [&] {
-        return set->Step(gradient.span().first(plan.params), parameters.span().first(plan.params));
-      }));
+    if (round == kUncountedRounds) samples.clear();
+    for (const auto& [part, run] : parts) {
+      if (absl::Status status = Time(&samples[part], run); !status.ok()) return status;
     }
-    if (exchange) {
-      status.Update(Time(set ? &samples.exchange : &samples.rounds, [&] { return exchange->Round(); }));
-    }
-    if (kernel) {
-      status.Update(Time(&samples.kernel, [&] {
-        kernel->Round();
-        return absl::OkStatus();
-      }));
-    }
-    if (!status.ok()) return status;
   }
   return samples;
 }

@@ -1,4 +1,4 @@
-// The process that measures: one connection to a server, one to a peer of the raw exchange, or either.
+// The process that measures: connections to a server, to a peer of the raw exchange, and to one of the plain exchange.
 #ifndef ADAMANT_TESTS_BENCH_WORKER_H_
 #define ADAMANT_TESTS_BENCH_WORKER_H_
 
@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "tests/bench/exchange.h"
 #include "tests/bench/samples.h"
 
 namespace adamant::bench {
@@ -15,17 +16,20 @@ namespace adamant::bench {
 struct WorkerPlan {
   // An Adamant server to step at; empty: none.
   std::string server;
-  // A peer to exchange with; empty: none. At least one of the two.
+  // A peer to exchange with over gRPC, and one over plain sockets; empty: none. At least one of the three.
   std::string peer;
+  std::string tcp_peer;
   int64_t params;
-  // What the exchange moves each way. A multiple of four.
+  // What an exchange moves each way. A multiple of four.
   int64_t exchange_bytes;
+  // Of the exchange over gRPC.
+  ExchangeSettings settings;
   // Rounds that are counted. Some more run before them.
   int steps;
 };
 
-// Runs the rounds: of each, a step, an exchange and, if there are both, the kernel alone on as many threads as the
-// server would take. Without a server the rounds are the exchange's.
+// Runs the rounds: of each, a step, an exchange over gRPC, one over plain sockets and, where there are a step and an
+// exchange, the kernel alone on as many threads as the server would take.
 absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan);
 
 // What a worker tells the program that started it, as one line each, and back.
