@@ -120,7 +120,7 @@ class Refusal : public grpc::ServerGenericBidiReactor {
   void OnDone() override { delete this; }
 };
 
-// What both ends have in common. `probe` is the end's own name.
+// What is set at an end, which is called "server" or "client".
 ChannelSettings SettingsOf(const ExchangeSettings& settings, absl::string_view end) {
   ChannelSettings values;
   if (!settings.probe.empty()) {
@@ -141,13 +141,23 @@ ChannelSettings SettingsOf(const ExchangeSettings& settings, absl::string_view e
 }  // namespace
 
 ChannelSettings ServerChannelSettings(const ExchangeSettings& settings) {
-  // The server's own first: of two values of one argument the later one holds.
-  ChannelSettings values = {{GRPC_ARG_HTTP2_BDP_PROBE, 0}};
-  for (auto& value : SettingsOf(settings, "server")) values.push_back(std::move(value));
+  ChannelSettings values = SettingsOf(settings, "server");
+  // As the server has it.
+  values.emplace_back(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   return values;
 }
 
-ChannelSettings ClientChannelSettings(const ExchangeSettings& settings) { return SettingsOf(settings, "client"); }
+grpc::ChannelArguments ClientChannelArguments(const ExchangeSettings& settings, const grpc::ChannelArguments& library) {
+  grpc::ChannelArguments arguments;
+  for (const auto& [name, value] : SettingsOf(settings, "client")) arguments.SetInt(name, value);
+  grpc_channel_args rest;
+  library.SetChannelArgs(&rest);
+  for (size_t i = 0; i < rest.num_args; ++i) {
+    // The one that is no number, the user agent, is in any arguments.
+    if (rest.args[i].type == GRPC_ARG_INTEGER) arguments.SetInt(rest.args[i].key, rest.args[i].value.integer);
+  }
+  return arguments;
+}
 
 grpc::ServerGenericBidiReactor* ExchangeService::CreateReactor(grpc::GenericCallbackServerContext* context) {
   const auto found = context->client_metadata().find(kBytesKey);

@@ -10,6 +10,7 @@
 #include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/channel_arguments.h>
 
 #include <cstdint>
 #include <memory>
@@ -39,10 +40,14 @@ struct ExchangeSettings {
   bool overlap = false;
 };
 
-// Channel arguments and their values, for either end.
+// Channel arguments and their values. Of two values of one argument gRPC takes the first.
 using ChannelSettings = std::vector<std::pair<std::string, int>>;
+
+// Of a peer's server.
 ChannelSettings ServerChannelSettings(const ExchangeSettings& settings);
-ChannelSettings ClientChannelSettings(const ExchangeSettings& settings);
+// Of a channel to a peer. `library` are the client library's for that channel: it is not by its own hook that they can
+// be changed, for that comes after them.
+grpc::ChannelArguments ClientChannelArguments(const ExchangeSettings& settings, const grpc::ChannelArguments& library);
 
 // The answering side: reads the bytes that a call announces, sends as many, and so on. Thread-safe.
 class ExchangeService : public grpc::CallbackGenericService {

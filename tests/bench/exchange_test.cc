@@ -22,7 +22,6 @@ namespace {
 
 using testing::Each;
 using testing::ElementsAre;
-using testing::IsEmpty;
 using testing::Pair;
 
 // How many elements are exchanged, and how.
@@ -36,9 +35,8 @@ class ExchangeTest : public testing::TestWithParam<std::tuple<int64_t, ExchangeS
     for (const auto& [name, value] : ServerChannelSettings(settings_)) builder.AddChannelArgument(name, value);
     server_ = builder.BuildAndStart();
     const std::string target = absl::StrCat("127.0.0.1:", port);
-    grpc::ChannelArguments arguments = wire::ArgumentsForTarget(target);
-    for (const auto& [name, value] : ClientChannelSettings(settings_)) arguments.SetInt(name, value);
-    channel_ = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+    channel_ = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(),
+                                         ClientChannelArguments(settings_, wire::ArgumentsForTarget(target)));
   }
 
   ~ExchangeTest() override { server_->Shutdown(); }
@@ -88,16 +86,26 @@ INSTANTIATE_TEST_SUITE_P(SizesAndSettings, ExchangeTest,
                                                           5 * kMessageFloats + 3),
                                           testing::Values(ExchangeSettings(), kEverySetting)));
 
+// The numbers among the arguments of a channel, in order.
+ChannelSettings ClientChannelSettings(const ExchangeSettings& settings, const grpc::ChannelArguments& library) {
+  const grpc::ChannelArguments arguments = ClientChannelArguments(settings, library);
+  grpc_channel_args values;
+  arguments.SetChannelArgs(&values);
+  ChannelSettings numbers;
+  for (size_t i = 0; i < values.num_args; ++i) {
+    if (values.args[i].type == GRPC_ARG_INTEGER) numbers.emplace_back(values.args[i].key, values.args[i].value.integer);
+  }
+  return numbers;
+}
+
 TEST(ChannelSettingsTest, AreTheServersOwnWhereNothingIsSet) {
   EXPECT_THAT(ServerChannelSettings({}), ElementsAre(Pair(GRPC_ARG_HTTP2_BDP_PROBE, 0)));
-  EXPECT_THAT(ClientChannelSettings({}), IsEmpty());
 }
 
 TEST(ChannelSettingsTest, TurnTheProbeOnAtTheEndsThatAreNamed) {
-  // The last value of an argument holds.
   const auto probes = [](const char* probe) {
-    return std::pair(ServerChannelSettings({.probe = probe}).back().second,
-                     ClientChannelSettings({.probe = probe}).back().second);
+    return std::pair(ServerChannelSettings({.probe = probe}).front().second,
+                     ClientChannelSettings({.probe = probe}, {}).front().second);
   };
 
   EXPECT_THAT(probes("on"), Pair(1, 1));
@@ -106,12 +114,15 @@ TEST(ChannelSettingsTest, TurnTheProbeOnAtTheEndsThatAreNamed) {
   EXPECT_THAT(probes("client"), Pair(0, 1));
 }
 
-TEST(ChannelSettingsTest, AreGrpcsArguments) {
-  EXPECT_THAT(
-      ClientChannelSettings(kEverySetting),
-      ElementsAre(Pair(GRPC_ARG_HTTP2_BDP_PROBE, 1), Pair(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20),
-                  Pair(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 24), Pair(GRPC_ARG_TCP_READ_CHUNK_SIZE, 1 << 18),
-                  Pair(GRPC_ARG_TCP_MIN_READ_CHUNK_SIZE, 1 << 18), Pair(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, 1 << 18)));
+TEST(ChannelSettingsTest, ComeBeforeTheLibrarysSoThatTheyHold) {
+  grpc::ChannelArguments library;
+  library.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+
+  EXPECT_THAT(ClientChannelSettings(kEverySetting, library),
+              ElementsAre(Pair(GRPC_ARG_HTTP2_BDP_PROBE, 1), Pair(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20),
+                          Pair(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 24),
+                          Pair(GRPC_ARG_TCP_READ_CHUNK_SIZE, 1 << 18), Pair(GRPC_ARG_TCP_MIN_READ_CHUNK_SIZE, 1 << 18),
+                          Pair(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, 1 << 18), Pair(GRPC_ARG_HTTP2_BDP_PROBE, 0)));
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 #include "tests/bench/worker.h"
 
 #include <adamant/client.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
 
 #include <algorithm>
 #include <functional>
@@ -102,11 +104,11 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
   const auto sink = absl::MakeSpan(parameters.bytes(), plan.exchange_bytes);
   std::unique_ptr<ExchangeCall> exchange;
   if (!plan.peer.empty()) {
-    ClientOptions options;
-    options.channel_arguments = [&](grpc::ChannelArguments* arguments) {
-      for (const auto& [name, value] : ClientChannelSettings(plan.settings)) arguments->SetInt(name, value);
-    };
-    exchange = std::make_unique<ExchangeCall>(MakeChannel(plan.peer, options), source, sink, plan.settings);
+    const grpc::ChannelArguments arguments =
+        ClientChannelArguments(plan.settings, MakeChannelArguments(plan.peer, ClientOptions()));
+    exchange = std::make_unique<ExchangeCall>(
+        grpc::CreateCustomChannel(plan.peer, grpc::InsecureChannelCredentials(), arguments), source, sink,
+        plan.settings);
   }
   std::unique_ptr<SocketExchange> tcp;
   if (!plan.tcp_peer.empty()) {
