@@ -46,26 +46,25 @@ ABSL_FLAG(std::string, dtype, "float32", "Element type of gradients and replies.
 ABSL_FLAG(int32_t, steps, 0, "Rounds to count in each pair of processes. 0: by size, 10 to 2,000.");
 ABSL_FLAG(int32_t, pairs, 0, "Pairs of fresh processes. 0: 5 with --compare and for settings, else 1.");
 ABSL_FLAG(bool, compare, false,
-          "Step: interleave with the exchange, tcp and the kernel alone, and print the ratios. Exchange and echo: with "
-          "tcp.");
+          "Interleave a step with the exchange, tcp and the kernel alone, or an exchange or echo with tcp; print the "
+          "ratios.");
 ABSL_FLAG(bool, json, false, "Print one JSON object a line.");
 ABSL_FLAG(std::string, target, "",
-          "Step: a running server. Exchange and echo: a running peer. Tcp: a running "
-          "tcp_peer. Empty: one of its own.");
+          "Step: a running server. Exchange and echo: a running peer. Tcp: a running tcp_peer. Empty: one of its own.");
 ABSL_FLAG(std::string, transport, "tcp", "Of servers of its own: tcp or unix.");
 ABSL_FLAG(std::string, server, "", "Path of adamant-server. Empty: beside this program.");
 ABSL_FLAG(std::string, allocator, ADAMANT_BENCH_ALLOCATOR,
           "Of the worker and of peers: tcmalloc, thresholds (glibc with raised thresholds), or glibc (as it comes).");
+ABSL_FLAG(std::string, probe, "",
+          "Exchange: which ends probe the bandwidth: on (both), off, server or client. Empty: as in a step.");
+ABSL_FLAG(int32_t, frame_bytes, 0,
+          "Exchange: the largest HTTP/2 frame that an end takes, 16,384 to 16,777,215. 0: as in a step.");
+ABSL_FLAG(int32_t, lookahead_bytes, 0, "Exchange: what may be under way on a stream. 0: as in a step.");
 ABSL_FLAG(
-    std::string, probe, "",
-    "Of exchanges over gRPC, as the five below: which ends probe the bandwidth: on (both), off, server or client. "
-    "Empty: as in a step.");
-ABSL_FLAG(int32_t, frame_bytes, 0, "HTTP/2 frames that an end takes, 16,384 to 16,777,215. 0: as in a step.");
-ABSL_FLAG(int32_t, lookahead_bytes, 0, "What may be under way on a stream. 0: as in a step.");
-ABSL_FLAG(int32_t, read_chunk_bytes, 0,
-          "What gRPC reads at a time, if GRPC_EXPERIMENTS=-tcp_read_chunks. 0: as in a step.");
-ABSL_FLAG(int32_t, message_bytes, adamant::wire::kMessageBytes, "Size of messages, at most 4 MiB.");
-ABSL_FLAG(bool, overlap, false, "Ask for the next message before the last one is copied.");
+    int32_t, read_chunk_bytes, 0,
+    "Exchange: what gRPC reads from a socket at a time if GRPC_EXPERIMENTS is -tcp_read_chunks. 0: as in a step.");
+ABSL_FLAG(int32_t, message_bytes, adamant::wire::kMessageBytes, "Exchange: the size of messages, at most 4 MiB.");
+ABSL_FLAG(bool, overlap, false, "Exchange: ask for the next message before the last one is copied.");
 ABSL_FLAG(std::string, listen, "127.0.0.1:0", "Peer and tcp_peer: address to listen at.");
 ABSL_FLAG(std::string, peer, "", "Worker: address of the peer.");
 ABSL_FLAG(std::string, tcp_peer, "", "Worker: address of the tcp_peer.");
@@ -80,33 +79,36 @@ constexpr int kMinFrameBytes = 16384;
 constexpr int kMaxFrameBytes = 16777215;
 constexpr char kListening[] = "listening on ";
 
-// A way to exchange: how the peer and the worker are started that do it so.
+// A way to exchange, for the peer and the worker that do it: flags beside those of this process, gRPC's experiments
+// (empty: those of this process's environment), and an allocator (empty: the flag's).
 struct Variant {
   std::string name;
-  std::vector<std::string> flags = {};
-  ChildProcess::Environment environment = {};
+  std::vector<std::string> flags;
+  std::string experiments;
+  std::string allocator;
 };
 
-// Each differs in one thing from what the flags say. GRPC_EXPERIMENTS is gRPC's own.
+// Each differs in one thing from what the flags say.
 const std::vector<Variant>& Variants() {
   static const auto& variants = *new std::vector<Variant>{
-      {"as it is", {}, {}},
-      {"probe off", {"--probe=off"}, {}},
-      {"probe on", {"--probe=on"}, {}},
-      {"probe at the server", {"--probe=server"}, {}},
-      {"probe at the client", {"--probe=client"}, {}},
-      {"frames of 1 MiB", {"--frame_bytes=1048576"}, {}},
-      {"look-ahead of 1 MiB", {"--lookahead_bytes=1048576"}, {}},
-      {"look-ahead of 16 MiB", {"--lookahead_bytes=16777216"}, {}},
-      {"messages of 256 KiB", {"--message_bytes=262144"}, {}},
-      {"messages of 4 MiB", {"--message_bytes=4194304"}, {}},
-      {"overlap", {"--overlap"}, {}},
-      {"reads of 256 KiB", {"--read_chunk_bytes=262144"}, {{"GRPC_EXPERIMENTS", "-tcp_read_chunks"}}},
-      {"tcp_frame_size_tuning", {}, {{"GRPC_EXPERIMENTS", "tcp_frame_size_tuning"}}},
-      {"tcp_rcv_lowat", {}, {{"GRPC_EXPERIMENTS", "tcp_rcv_lowat"}}},
-      {"peer_state_based_framing", {}, {{"GRPC_EXPERIMENTS", "peer_state_based_framing"}}},
-      {"flow_control_fixes", {}, {{"GRPC_EXPERIMENTS", "flow_control_fixes"}}},
-      {"glibc's allocator", {}, {{"LD_PRELOAD", ""}, {"GLIBC_TUNABLES", ""}}},
+      {"as it is", {}, "", ""},
+      {"probe off", {"--probe=off"}, "", ""},
+      {"probe on", {"--probe=on"}, "", ""},
+      {"probe at the server", {"--probe=server"}, "", ""},
+      {"probe at the client", {"--probe=client"}, "", ""},
+      {"frames of 1 MiB", {"--frame_bytes=1048576"}, "", ""},
+      {"look-ahead of 1 MiB", {"--lookahead_bytes=1048576"}, "", ""},
+      {"look-ahead of 16 MiB", {"--lookahead_bytes=16777216"}, "", ""},
+      {"messages of 256 KiB", {"--message_bytes=262144"}, "", ""},
+      {"messages of 4 MiB", {"--message_bytes=4194304"}, "", ""},
+      {"overlap", {"--overlap"}, "", ""},
+      {"reads of 256 KiB", {"--read_chunk_bytes=262144"}, "-tcp_read_chunks", ""},
+      {"tcp_frame_size_tuning", {}, "tcp_frame_size_tuning", ""},
+      {"tcp_rcv_lowat", {}, "tcp_rcv_lowat", ""},
+      {"peer_state_based_framing", {}, "peer_state_based_framing", ""},
+      {"flow_control_fixes", {}, "flow_control_fixes", ""},
+      {"glibc with thresholds", {}, "", "thresholds"},
+      {"glibc as it comes", {}, "", "glibc"},
   };
   return variants;
 }
@@ -173,8 +175,13 @@ absl::Status CheckFlags(const std::string& command) {
     return invalid(
         absl::StrCat("--frame_bytes must be 0 or in [", kMinFrameBytes, ", ", kMaxFrameBytes, "], got ", frame_bytes));
   }
-  if (absl::GetFlag(FLAGS_lookahead_bytes) < 0) return invalid("--lookahead_bytes must not be negative");
-  if (absl::GetFlag(FLAGS_read_chunk_bytes) < 0) return invalid("--read_chunk_bytes must not be negative");
+  const int lookahead_bytes = absl::GetFlag(FLAGS_lookahead_bytes);
+  if (lookahead_bytes < 0)
+    return invalid(absl::StrCat("--lookahead_bytes must not be negative, got ", lookahead_bytes));
+  const int read_chunk_bytes = absl::GetFlag(FLAGS_read_chunk_bytes);
+  if (read_chunk_bytes < 0) {
+    return invalid(absl::StrCat("--read_chunk_bytes must not be negative, got ", read_chunk_bytes));
+  }
   const int message_bytes = absl::GetFlag(FLAGS_message_bytes);
   if (message_bytes < 1 || message_bytes > wire::kMaxMessageBytes) {
     return invalid(absl::StrCat("--message_bytes must be in [1, ", wire::kMaxMessageBytes, "], got ", message_bytes));
@@ -190,8 +197,7 @@ absl::Status CheckFlags(const std::string& command) {
 }
 
 // The allocator is chosen for a process as it starts, which lets one binary show them all.
-ChildProcess::Environment AllocatorEnvironment() {
-  const std::string allocator = absl::GetFlag(FLAGS_allocator);
+ChildProcess::Environment AllocatorEnvironment(const std::string& allocator) {
   if (allocator == "tcmalloc") return {{"LD_PRELOAD", ADAMANT_BENCH_TCMALLOC}};
   if (allocator == "thresholds") {
     return {{"GLIBC_TUNABLES",
@@ -199,6 +205,10 @@ ChildProcess::Environment AllocatorEnvironment() {
              "glibc.malloc.top_pad=268435456"}};
   }
   return {};
+}
+
+std::string Allocator(const Variant& variant) {
+  return variant.allocator.empty() ? absl::GetFlag(FLAGS_allocator) : variant.allocator;
 }
 
 std::string ThisProgram() { return std::filesystem::read_symlink("/proc/self/exe").string(); }
@@ -262,8 +272,8 @@ std::vector<std::string> Joined(std::vector<std::string> first, const std::vecto
 
 // Fresh processes, one round of measurement: of `command`, and with `compare` of what it is compared with.
 absl::StatusOr<PairSamples> RunPair(const std::string& command, bool compare, const Variant& variant) {
-  ChildProcess::Environment environment = AllocatorEnvironment();
-  environment.insert(environment.end(), variant.environment.begin(), variant.environment.end());
+  ChildProcess::Environment environment = AllocatorEnvironment(Allocator(variant));
+  if (!variant.experiments.empty()) environment.emplace_back("GRPC_EXPERIMENTS", variant.experiments);
   std::vector<std::string> worker_arguments = {ThisProgram(), "worker",
                                                absl::StrCat("--params=", absl::GetFlag(FLAGS_params)),
                                                absl::StrCat("--steps=", Steps())};
@@ -309,7 +319,7 @@ absl::StatusOr<PairSamples> RunPair(const std::string& command, bool compare, co
   return samples;
 }
 
-// Runs a pair of each variant in turn, so that all of them see the same weather. A result for each.
+// Runs a pair of each variant in turn, so that what else the machine does meets all of them alike. A result for each.
 absl::StatusOr<std::vector<Result>> RunPairs(const std::string& command, bool compare,
                                              const std::vector<Variant>& variants, int rounds) {
   std::vector<std::vector<PairSamples>> pairs(variants.size());
@@ -325,7 +335,7 @@ absl::StatusOr<std::vector<Result>> RunPairs(const std::string& command, bool co
     results.push_back(Summarize(pairs[i], {.name = variants[i].name,
                                            .params = absl::GetFlag(FLAGS_params),
                                            .transport = absl::GetFlag(FLAGS_transport),
-                                           .allocator = absl::GetFlag(FLAGS_allocator)}));
+                                           .allocator = Allocator(variants[i])}));
   }
   return results;
 }
@@ -333,9 +343,9 @@ absl::StatusOr<std::vector<Result>> RunPairs(const std::string& command, bool co
 absl::Status Measure(const std::string& command) {
   const bool settings = command == "settings";
   const absl::StatusOr<std::vector<Result>> results =
-      settings
-          ? RunPairs("exchange", true, Variants(), Pairs(true))
-          : RunPairs(command, absl::GetFlag(FLAGS_compare), {{command, {}, {}}}, Pairs(absl::GetFlag(FLAGS_compare)));
+      settings ? RunPairs("exchange", true, Variants(), Pairs(true))
+               : RunPairs(command, absl::GetFlag(FLAGS_compare), {{command, {}, "", ""}},
+                          Pairs(absl::GetFlag(FLAGS_compare)));
   if (!results.ok()) return results.status();
   if (absl::GetFlag(FLAGS_json)) {
     for (const Result& result : *results) std::cout << JsonLine(result) << std::endl;
@@ -384,7 +394,9 @@ absl::Status ListenPlainly() {
   if (!peer.ok()) return peer.status();
   std::cout << kListening << (*peer)->address() << std::endl;
   for (;;) {
-    if (absl::Status served = (*peer)->ServeOne(); !served.ok()) std::cerr << served.message() << std::endl;
+    const absl::StatusOr<std::unique_ptr<SocketConnection>> connection = (*peer)->Accept();
+    if (!connection.ok()) return connection.status();
+    if (absl::Status served = ServeRounds(connection->get()); !served.ok()) std::cerr << served.message() << std::endl;
   }
 }
 

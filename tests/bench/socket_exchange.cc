@@ -124,23 +124,27 @@ absl::StatusOr<std::unique_ptr<SocketPeer>> SocketPeer::Listen(const std::string
 
 SocketPeer::~SocketPeer() { close(descriptor_); }
 
-absl::Status SocketPeer::ServeOne() {
+absl::StatusOr<std::unique_ptr<SocketConnection>> SocketPeer::Accept() {
   const int accepted = accept4(descriptor_, nullptr, nullptr, SOCK_CLOEXEC);
   if (accepted < 0) return absl::ErrnoToStatus(errno, "accept");
-  SocketConnection connection(accepted);
+  return std::make_unique<SocketConnection>(accepted);
+}
+
+absl::Status ServeRounds(SocketConnection* connection) {
   int64_t size = 0;
-  absl::Status status = connection.Receive({reinterpret_cast<char*>(&size), sizeof(size)});
-  if (!status.ok()) return status;
+  if (absl::Status status = connection->Receive({reinterpret_cast<char*>(&size), sizeof(size)}); !status.ok()) {
+    return status;
+  }
   if (size <= 0) return absl::InvalidArgumentError(absl::StrCat("a round of ", size, " bytes"));
   const int64_t floats = (size + sizeof(float) - 1) / sizeof(float);
   FloatArray source(floats, 1.0f);
   FloatArray sink(floats, 0.0f);
-  while (status.ok()) {
-    status = connection.Receive({sink.bytes(), static_cast<size_t>(size)});
+  for (;;) {
+    absl::Status status = connection->Receive({sink.bytes(), static_cast<size_t>(size)});
     if (absl::IsOutOfRange(status)) return absl::OkStatus();
-    if (status.ok()) status = connection.Send({source.bytes(), static_cast<size_t>(size)});
+    if (status.ok()) status = connection->Send({source.bytes(), static_cast<size_t>(size)});
+    if (!status.ok()) return status;
   }
-  return status;
 }
 
 absl::StatusOr<std::unique_ptr<SocketExchange>> SocketExchange::Connect(const std::string& address,

@@ -33,7 +33,7 @@ class SocketConnection {
   std::vector<char> buffer_;
 };
 
-// The answering side. Thread-compatible.
+// Where the answering side is to be found. Thread-compatible.
 class SocketPeer {
  public:
   // Listens at HOST:PORT, where port 0 is any that is free and HOST is a name or an IPv4 address, or at unix:PATH.
@@ -45,8 +45,8 @@ class SocketPeer {
   // Where it listens, as a client would say it.
   const std::string& address() const { return address_; }
 
-  // Waits for the next connection and answers its rounds until it is closed. An error if it ended within a round.
-  absl::Status ServeOne();
+  // Waits for the next connection.
+  absl::StatusOr<std::unique_ptr<SocketConnection>> Accept();
 
  private:
   SocketPeer(int descriptor, std::string address) : descriptor_(descriptor), address_(std::move(address)) {}
@@ -54,6 +54,9 @@ class SocketPeer {
   const int descriptor_;
   std::string address_;
 };
+
+// The answering side: answers the rounds of a connection until it is closed. An error if it ended within a round.
+absl::Status ServeRounds(SocketConnection* connection);
 
 // The asking side. Thread-compatible.
 class SocketExchange {

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -50,7 +51,7 @@ TEST_P(SocketExchangeTest, FillsTheWholeSinkInEveryRound) {
     const std::vector<float> source(size, 2.0f);
     std::vector<float> sink(size);
     absl::Status served;
-    std::thread peer([&] { served = peer_->ServeOne(); });
+    std::thread peer([&] { served = ServeRounds(peer_->Accept()->get()); });
     {
       const auto exchange = SocketExchange::Connect(peer_->address(), Bytes(source), MutableBytes(&sink));
       EXPECT_TRUE(exchange.ok()) << exchange.status();
@@ -88,6 +89,24 @@ TEST_P(SocketExchangeTest, FailsToConnectWhereNobodyListens) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, SocketExchangeTest, testing::Values("127.0.0.1:0", "unix"));
+
+// What ServeRounds makes of a client that sends `size`, so many bytes of its first round, and then closes.
+absl::Status ServeClient(int64_t size, size_t bytes) {
+  int ends[2];
+  EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+  auto client = std::make_unique<SocketConnection>(ends[0]);
+  SocketConnection connection(ends[1]);
+  EXPECT_TRUE(client->Send({reinterpret_cast<const char*>(&size), sizeof(size)}).ok());
+  EXPECT_TRUE(client->Send(std::string(bytes, 'a')).ok());
+  client.reset();
+  return ServeRounds(&connection);
+}
+
+TEST(ServeRoundsTest, EndsWhereNoRoundHasBegun) { EXPECT_TRUE(ServeClient(8, 0).ok()); }
+
+TEST(ServeRoundsTest, SaysThatARoundBrokeOff) { EXPECT_TRUE(absl::IsUnavailable(ServeClient(8, 7))); }
+
+TEST(ServeRoundsTest, RefusesARoundOfNothing) { EXPECT_TRUE(absl::IsInvalidArgument(ServeClient(0, 0))); }
 
 TEST(SocketPeerTest, RefusesWhatIsNoAddress) {
   for (const char* address : {"nothing", "127.0.0.1:no-such-port", "unix:"}) {
