@@ -176,8 +176,9 @@ absl::Status CheckFlags(const std::string& command) {
         absl::StrCat("--frame_bytes must be 0 or in [", kMinFrameBytes, ", ", kMaxFrameBytes, "], got ", frame_bytes));
   }
   const int lookahead_bytes = absl::GetFlag(FLAGS_lookahead_bytes);
-  if (lookahead_bytes < 0)
+  if (lookahead_bytes < 0) {
     return invalid(absl::StrCat("--lookahead_bytes must not be negative, got ", lookahead_bytes));
+  }
   const int read_chunk_bytes = absl::GetFlag(FLAGS_read_chunk_bytes);
   if (read_chunk_bytes < 0) {
     return invalid(absl::StrCat("--read_chunk_bytes must not be negative, got ", read_chunk_bytes));

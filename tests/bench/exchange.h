@@ -45,8 +45,8 @@ using ChannelSettings = std::vector<std::pair<std::string, int>>;
 
 // Of a peer's server.
 ChannelSettings ServerChannelSettings(const ExchangeSettings& settings);
-// Of a channel to a peer. `library` are the client library's for that channel: it is not by its own hook that they can
-// be changed, for that comes after them.
+// Of a channel to a peer, for which the client library would take `library`. Its hook,
+// ClientOptions::channel_arguments, comes after its own values, and so could not change them.
 grpc::ChannelArguments ClientChannelArguments(const ExchangeSettings& settings, const grpc::ChannelArguments& library);
 
 // The answering side: reads the bytes that a call announces, sends as many, and so on. Thread-safe.
