@@ -14,7 +14,7 @@
 
 namespace adamant {
 
-// The arguments of a channel to `target` with these options, the caller's hook applied.
+// The arguments of a channel to `target` with these options: those that the caller's hook sets, and ours.
 grpc::ChannelArguments MakeChannelArguments(const std::string& target, const ClientOptions& options);
 
 // A channel to `target` with those arguments. Connects when its first call needs it.

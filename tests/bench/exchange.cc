@@ -147,16 +147,8 @@ ChannelSettings ServerChannelSettings(const ExchangeSettings& settings) {
   return values;
 }
 
-grpc::ChannelArguments ClientChannelArguments(const ExchangeSettings& settings, const grpc::ChannelArguments& library) {
-  grpc::ChannelArguments arguments;
-  for (const auto& [name, value] : SettingsOf(settings, "client")) arguments.SetInt(name, value);
-  grpc_channel_args rest;
-  library.SetChannelArgs(&rest);
-  for (size_t i = 0; i < rest.num_args; ++i) {
-    // The one that is no number, the user agent, is in any arguments.
-    if (rest.args[i].type == GRPC_ARG_INTEGER) arguments.SetInt(rest.args[i].key, rest.args[i].value.integer);
-  }
-  return arguments;
+void AddClientSettings(const ExchangeSettings& settings, grpc::ChannelArguments* arguments) {
+  for (const auto& [name, value] : SettingsOf(settings, "client")) arguments->SetInt(name, value);
 }
 
 grpc::ServerGenericBidiReactor* ExchangeService::CreateReactor(grpc::GenericCallbackServerContext* context) {

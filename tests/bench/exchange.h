@@ -45,9 +45,8 @@ using ChannelSettings = std::vector<std::pair<std::string, int>>;
 
 // Of a peer's server.
 ChannelSettings ServerChannelSettings(const ExchangeSettings& settings);
-// Of a channel to a peer, for which the client library would take `library`. Its hook,
-// ClientOptions::channel_arguments, comes after its own values, and so could not change them.
-grpc::ChannelArguments ClientChannelArguments(const ExchangeSettings& settings, const grpc::ChannelArguments& library);
+// Of a channel to a peer: for ClientOptions::channel_arguments.
+void AddClientSettings(const ExchangeSettings& settings, grpc::ChannelArguments* arguments);
 
 // The answering side: reads the bytes that a call announces, sends as many, and so on. Thread-safe.
 class ExchangeService : public grpc::CallbackGenericService {

@@ -35,8 +35,9 @@ class ExchangeTest : public testing::TestWithParam<std::tuple<int64_t, ExchangeS
     for (const auto& [name, value] : ServerChannelSettings(settings_)) builder.AddChannelArgument(name, value);
     server_ = builder.BuildAndStart();
     const std::string target = absl::StrCat("127.0.0.1:", port);
-    channel_ = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(),
-                                         ClientChannelArguments(settings_, wire::ArgumentsForTarget(target)));
+    grpc::ChannelArguments arguments = wire::ArgumentsForTarget(target);
+    AddClientSettings(settings_, &arguments);
+    channel_ = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
   }
 
   ~ExchangeTest() override { server_->Shutdown(); }
@@ -87,8 +88,9 @@ INSTANTIATE_TEST_SUITE_P(SizesAndSettings, ExchangeTest,
                                           testing::Values(ExchangeSettings(), kEverySetting)));
 
 // The numbers among the arguments of a channel, in order.
-ChannelSettings ClientChannelSettings(const ExchangeSettings& settings, const grpc::ChannelArguments& library) {
-  const grpc::ChannelArguments arguments = ClientChannelArguments(settings, library);
+ChannelSettings ClientChannelSettings(const ExchangeSettings& settings) {
+  grpc::ChannelArguments arguments;
+  AddClientSettings(settings, &arguments);
   grpc_channel_args values;
   arguments.SetChannelArgs(&values);
   ChannelSettings numbers;
@@ -105,7 +107,7 @@ TEST(ChannelSettingsTest, AreTheServersOwnWhereNothingIsSet) {
 TEST(ChannelSettingsTest, TurnTheProbeOnAtTheEndsThatAreNamed) {
   const auto probes = [](const char* probe) {
     return std::pair(ServerChannelSettings({.probe = probe}).front().second,
-                     ClientChannelSettings({.probe = probe}, {}).front().second);
+                     ClientChannelSettings({.probe = probe}).front().second);
   };
 
   EXPECT_THAT(probes("on"), Pair(1, 1));
@@ -114,15 +116,12 @@ TEST(ChannelSettingsTest, TurnTheProbeOnAtTheEndsThatAreNamed) {
   EXPECT_THAT(probes("client"), Pair(0, 1));
 }
 
-TEST(ChannelSettingsTest, ComeBeforeTheLibrarysSoThatTheyHold) {
-  grpc::ChannelArguments library;
-  library.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-
-  EXPECT_THAT(ClientChannelSettings(kEverySetting, library),
-              ElementsAre(Pair(GRPC_ARG_HTTP2_BDP_PROBE, 1), Pair(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20),
-                          Pair(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 24),
-                          Pair(GRPC_ARG_TCP_READ_CHUNK_SIZE, 1 << 18), Pair(GRPC_ARG_TCP_MIN_READ_CHUNK_SIZE, 1 << 18),
-                          Pair(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, 1 << 18), Pair(GRPC_ARG_HTTP2_BDP_PROBE, 0)));
+TEST(ChannelSettingsTest, AreSetInTheChannel) {
+  EXPECT_THAT(
+      ClientChannelSettings(kEverySetting),
+      ElementsAre(Pair(GRPC_ARG_HTTP2_BDP_PROBE, 1), Pair(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20),
+                  Pair(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 24), Pair(GRPC_ARG_TCP_READ_CHUNK_SIZE, 1 << 18),
+                  Pair(GRPC_ARG_TCP_MIN_READ_CHUNK_SIZE, 1 << 18), Pair(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, 1 << 18)));
 }
 
 }  // namespace

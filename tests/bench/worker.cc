@@ -104,11 +104,9 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
   const auto sink = absl::MakeSpan(parameters.bytes(), plan.exchange_bytes);
   std::unique_ptr<ExchangeCall> exchange;
   if (!plan.peer.empty()) {
-    const grpc::ChannelArguments arguments =
-        ClientChannelArguments(plan.settings, MakeChannelArguments(plan.peer, ClientOptions()));
-    exchange = std::make_unique<ExchangeCall>(
-        grpc::CreateCustomChannel(plan.peer, grpc::InsecureChannelCredentials(), arguments), source, sink,
-        plan.settings);
+    ClientOptions options;
+    options.channel_arguments = [&](grpc::ChannelArguments* arguments) { AddClientSettings(plan.settings, arguments); };
+    exchange = std::make_unique<ExchangeCall>(MakeChannel(plan.peer, options), source, sink, plan.settings);
   }
   std::unique_ptr<SocketExchange> tcp;
   if (!plan.tcp_peer.empty()) {

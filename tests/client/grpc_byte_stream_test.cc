@@ -248,6 +248,19 @@ TEST_F(GrpcByteStreamTest, LargestMessagesAreTaken) {
   EXPECT_EQ(parameters_, gradients_);
 }
 
+TEST_F(GrpcByteStreamTest, ChannelArgumentsOfTheCallerHoldOverTheLibrarys) {
+  options_.channel_arguments = [](grpc::ChannelArguments* arguments) {
+    arguments->SetMaxReceiveMessageSize(int{wire::kMessageBytes} / 2);
+  };
+  const std::vector<int64_t> sizes = {wire::kChunkElements};
+  MakeTensors(sizes);
+  RawServer server(address_, [&](RawServer::Call* call) {
+    Reply(call, ReceiveStep(call, sizes).value_or(ReceivedStep()));
+    call->Finish(absl::OkStatus());
+  });
+  EXPECT_THAT(Step(Connect().get()).status().message(), HasSubstr("larger than max"));
+}
+
 TEST_F(GrpcByteStreamTest, SmallStepsAreOneMessageEachOnOneCall) {
   const std::vector<int64_t> sizes = {32, 16, 16, 1};
   MakeTensors(sizes);

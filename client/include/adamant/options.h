@@ -68,11 +68,13 @@ struct ClientOptions {
   absl::Duration transfer_timeout = absl::Minutes(5);
 
   // How large messages with tensors are made, in bytes, in [1 KiB, 4 MiB]: 1 MiB of elements with room for what goes
-  // with them. 2 MiB are alike, less costs throughput, and 4 MiB is what the server takes at most. A step that fits into
-  // one is sent whole; a larger one sends its header ahead, so that the server admits it before the gradient moves.
+  // with them. 2 MiB are alike, less costs throughput, and 4 MiB is what the server takes at most. A step that fits
+  // into one is sent whole; a larger one sends its header ahead, so that the server admits it before the gradient
+  // moves.
   int64_t message_bytes = (int64_t{1} << 20) + (int64_t{1} << 10);
 
-  // Called once, with the arguments that the channel is about to be made with; it may change any.
+  // Called once for each connection; may set any argument of its channel. What it sets holds over what the library
+  // would.
   std::function<void(grpc::ChannelArguments*)> channel_arguments = nullptr;
 
   // Called when a call begins to wait, with the reason: once for each time that there is no connection, and before each
