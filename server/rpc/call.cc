@@ -42,6 +42,7 @@ void Call::Open() {
 
 void Call::LetIn(core::Grant place) {
   if (!Enter()) return;
+  charge_ = place.bytes();
   place_ = std::move(place);
   waiting_ = core::Grant();
   {
@@ -56,20 +57,16 @@ void Call::LetIn(core::Grant place) {
   Leave();
 }
 
-void Call::AwaitPlace(core::Grant waiting) {
-  waiting_ = std::move(waiting);
-  const core::Budget::WaitId wait = open_calls_->places()->Reserve(
-      kStreamBytes, absl::InfiniteDuration(), [self = shared_from_this()](absl::StatusOr<core::Grant> place) {
-        if (place.ok()) self->LetIn(*std::move(place));
-      });
+void Call::AwaitPlace(core::Grant waiting) { waiting_ = std::move(waiting); }
+
+void Call::Refuse(const absl::Status& status) {
   {
     core::MutexLock lock(&mutex_);
-    if (!end_.has_value()) {
-      place_wait_ = wait;
-      return;
-    }
+    if (end_.has_value() || phase_ != Phase::kWaiting) return;
+    end_ = status;
+    ++entered_;
   }
-  open_calls_->places()->Cancel(wait);
+  FinishEnd();
 }
 
 void Call::OnOpen() {
@@ -93,73 +90,106 @@ void Call::DrainIfIdle() {
   if (phase == Phase::kIdle) OnDrain();
 }
 
-absl::optional<absl::Duration> Call::CheckPatience(const OpenCalls::Sweep& sweep) {
-  Overdue overdue;
-  bool cut_off = false;
+Call::Standing Call::CheckPatience(const OpenCalls::Sweep& sweep) {
+  Standing standing;
+  standing.charge = charge_;
+  absl::optional<Overdue> overdue;
+  bool stuck = false;
   {
     core::MutexLock lock(&mutex_);
-    if (awaited_ == Awaited::kNothing) return absl::nullopt;
+    standing.holds_memory = holds_memory_;
+    standing.idle = phase_ == Phase::kIdle;
+    standing.leaving = end_.has_value() && (!writing_ || cut_off_);
+    if (!end_.has_value() && !IsSilent()) return standing;
     if (!awaited_since_.has_value()) {
       awaited_since_ = sweep.now;
-      return absl::nullopt;
+      return standing;
     }
-    const absl::Duration waited = sweep.now - *awaited_since_;
+    standing.silence = sweep.now - *awaited_since_;
     if (end_.has_value()) {
-      cut_off = writing_ && waited > open_calls_->terms().For(wire::kMaxMessageBytes);
-      if (!cut_off) return absl::nullopt;
-      awaited_ = Awaited::kNothing;
-      ++entered_;
+      stuck = IsStuck(sweep, standing.silence);
+      if (writing_ && sweep.place_wanted && standing.silence > ReplyTime()) standing.gives_way = GivesWay::kWhenWanted;
+    } else if (IsOverdue(sweep, standing.silence)) {
+      overdue = DecideEnd(sweep, /*gives_way=*/false);
     } else {
-      switch (Judge(sweep, waited)) {
-        case Verdict::kPatient:
-          return absl::nullopt;
-        case Verdict::kGivesWay:
-          return waited;
-        case Verdict::kOverdue:
-          overdue = DecideEnd(sweep, /*gives_way=*/false);
-          break;
-      }
+      standing.gives_way = Judge(sweep, standing.silence);
     }
   }
-  if (cut_off) {
-    CutOff();
-  } else {
-    EndOverdue(overdue);
-  }
-  return absl::nullopt;
+  if (stuck) CutOff();
+  if (overdue.has_value()) EndOverdue(*overdue);
+  return standing;
 }
 
 void Call::GiveWay(const OpenCalls::Sweep& sweep) {
-  Overdue overdue;
+  absl::optional<Overdue> overdue;
+  bool writing;
   {
     core::MutexLock lock(&mutex_);
-    if (end_.has_value() || awaited_ != Awaited::kMessage || !awaited_since_.has_value()) return;
-    overdue = DecideEnd(sweep, /*gives_way=*/true);
+    if (!awaited_since_.has_value()) return;
+    if (!end_.has_value()) {
+      if (!IsSilent()) return;
+      overdue = DecideEnd(sweep, /*gives_way=*/true);
+    }
+    writing = writing_;
   }
-  EndOverdue(overdue);
+  if (overdue.has_value()) EndOverdue(*overdue);
+  // The status would have to wait behind the reply.
+  if (writing) CutOff();
 }
 
-Call::Verdict Call::Judge(const OpenCalls::Sweep& sweep, absl::Duration waited) {
+bool Call::IsOverdue(const OpenCalls::Sweep& sweep, absl::Duration waited) {
   const PatienceTerms& terms = open_calls_->terms();
-  if (phase_ == Phase::kIdle) {
-    if (waited > idle_limit_) return Verdict::kOverdue;
-    return sweep.place_wanted && waited > terms.patience ? Verdict::kGivesWay : Verdict::kPatient;
-  }
+  if (phase_ == Phase::kIdle) return waited > idle_limit_;
   const absl::Duration one_message = terms.For(wire::kMaxMessageBytes);
-  const bool thinks = awaited_ == Awaited::kMessage && may_think_;
-  if (thinks && waited > std::max(terms.think_time, one_message)) return Verdict::kOverdue;
-  const bool wanted = sweep.place_wanted || (holds_memory_ && sweep.memory_wanted);
-  if (thinks && !wanted) return Verdict::kPatient;
+  if (awaited_ == Awaited::kMessage && may_think_) {
+    if (waited > std::max(terms.think_time, one_message)) return true;
+    const bool wanted = sweep.place_wanted || (holds_memory_ && sweep.memory_wanted);
+    if (wanted) allowance_ -= sweep.elapsed;
+    return false;
+  }
   // Who is silent for longer than one message may take has used up the whole operation's time.
   allowance_ -= sweep.elapsed;
-  if (allowance_ >= absl::ZeroDuration() && waited <= one_message) return Verdict::kPatient;
-  return thinks ? Verdict::kGivesWay : Verdict::kOverdue;
+  return allowance_ < absl::ZeroDuration() || waited > one_message;
+}
+
+Call::GivesWay Call::Judge(const OpenCalls::Sweep& sweep, absl::Duration waited) const {
+  const PatienceTerms& terms = open_calls_->terms();
+  const absl::Duration request_time = open_calls_->request_time();
+  const auto judge = [waited](absl::Duration when_wanted, absl::Duration where_undeserved) {
+    if (waited > when_wanted) return GivesWay::kWhenWanted;
+    return waited > where_undeserved ? GivesWay::kWhereUndeserved : GivesWay::kNever;
+  };
+  if (awaited_ == Awaited::kMessage && may_think_) {
+    const bool wanted = sweep.place_wanted || (holds_memory_ && sweep.memory_wanted);
+    const bool used_up = allowance_ < absl::ZeroDuration() || waited > terms.For(wire::kMaxMessageBytes);
+    if (wanted && used_up) return GivesWay::kWhenWanted;
+  }
+  if (!sweep.place_wanted) return GivesWay::kNever;
+  if (phase_ == Phase::kIdle) {
+    // Who may not stay idle for as long as it likes owes a request.
+    return judge(idle_limit_ < absl::InfiniteDuration() ? std::min(request_time, terms.patience) : terms.patience,
+                 kGrace);
+  }
+  if (awaited_ == Awaited::kWritten) return judge(ReplyTime(), std::min(ReplyTime(), request_time));
+  if (has_message_) return GivesWay::kNever;
+  return judge(request_time, std::min(request_time, kLargeRequestGrace));
+}
+
+bool Call::IsStuck(const OpenCalls::Sweep& sweep, absl::Duration waited) const {
+  if (done_ || cut_off_) return false;
+  const absl::Duration longest = open_calls_->terms().For(wire::kMaxMessageBytes);
+  if (writing_) return waited > longest;
+  // Otherwise it keeps nothing of its client's.
+  if (!finished_ || (!reading_ && phase_ != Phase::kWaiting)) return false;
+  if (gave_way_ || phase_ == Phase::kWaiting) return waited > kGrace;
+  return waited > (sweep.place_wanted ? std::min(kLargeRequestGrace, longest) : longest);
 }
 
 Call::Overdue Call::DecideEnd(const OpenCalls::Sweep& sweep, bool gives_way) {
-  const Overdue overdue = {phase_, awaited_, sweep.now - *awaited_since_, gives_way};
+  const Overdue overdue = {phase_, awaited_, has_message_, sweep.now - *awaited_since_, gives_way};
   // No handler begins from here on; and none runs, since the client is waited for.
   end_.emplace();
+  gave_way_ = gives_way;
   ++entered_;
   if (awaited_ == Awaited::kMessage) awaited_ = Awaited::kNothing;
   awaited_since_ = sweep.now;
@@ -167,10 +197,16 @@ Call::Overdue Call::DecideEnd(const OpenCalls::Sweep& sweep, bool gives_way) {
 }
 
 void Call::EndOverdue(const Overdue& overdue) {
-  const std::string waited = absl::FormatDuration(absl::Trunc(overdue.waited, absl::Milliseconds(100)));
+  const std::string waited = absl::FormatDuration(absl::Trunc(overdue.waited, absl::Milliseconds(10)));
   absl::Status status;
-  if (overdue.phase == Phase::kIdle && overdue.gives_way) {
+  if (overdue.gives_way && overdue.phase == Phase::kIdle) {
     status = PlaceWanted(absl::StrCat("the call was idle for ", waited, ", and gave up its place to one that waits"));
+  } else if (overdue.gives_way && overdue.awaited == Awaited::kWritten) {
+    status = absl::UnavailableError(
+        absl::StrCat("the reply was not taken for ", waited, ", and the call gave up its place to one that waits"));
+  } else if (overdue.gives_way && !overdue.has_message) {
+    status = PlaceWanted(absl::StrCat("the server waited ", waited, " for ", Expected().what,
+                                      ", and the call gave up its place to one that waits"));
   } else {
     Expectation expected = {"its reply to be taken", {}};
     if (overdue.awaited == Awaited::kMessage) expected = Expected();
@@ -187,22 +223,43 @@ void Call::EndOverdue(const Overdue& overdue) {
 
 void Call::CutOff() {
   absl::Status status;
+  grpc_call* call = nullptr;
+  bool in_a_message;
+  std::string description;
+  core::Grant place;
+  core::Grant waiting;
   {
     core::MutexLock lock(&mutex_);
+    if (done_ || std::exchange(cut_off_, true)) return;
     status = *end_;
+    in_a_message = writing_;
+    if (finished_) {
+      // gRPC lets go of what has come, but is not done with the call before the client takes what was sent before.
+      place = std::move(place_);
+      waiting = std::move(waiting_);
+      charge_ = 0;
+    }
+    // gRPC's until OnDone, but for those who hold a reference.
+    if (context_ != nullptr) {
+      call = context_->c_call();
+      grpc_call_ref(call);
+    }
+    description = Description();
   }
-  LogCutOff(Description());
-  // Trailers wait for the data before them, and a client that does not read would keep both here for good.
-  if (context_ != nullptr) {
-    grpc_call_cancel_with_status(context_->c_call(), static_cast<grpc_status_code>(status.code()),
-                                 std::string(status.message()).c_str(), nullptr);
-  }
-  Leave();
+  if (in_a_message) LogCutOff(description);
+  if (call == nullptr) return;
+  // Trailers wait for the data before them, and a client that does not read would keep both here for good. Details do
+  // not get through; and RESOURCE_EXHAUSTED without a delay is not retried.
+  const bool worth_a_retry = GetRetryDelay(status).has_value();
+  grpc_call_cancel_with_status(call,
+                               worth_a_retry ? GRPC_STATUS_UNAVAILABLE : static_cast<grpc_status_code>(status.code()),
+                               std::string(status.message()).c_str(), nullptr);
+  grpc_call_unref(call);
 }
 
 void Call::Read() {
   if (!Enter()) return;
-  Await(Awaited::kMessage);
+  Await(Awaited::kMessage, 0);
   StartRead(&incoming_);
   Leave();
 }
@@ -210,16 +267,18 @@ void Call::Read() {
 void Call::Write(const grpc::ByteBuffer& message) {
   if (!Enter()) return;
   outgoing_ = message;
-  Await(Awaited::kWritten);
+  Await(Awaited::kWritten, static_cast<int64_t>(message.Length()));
   StartWrite(&outgoing_);
   Leave();
 }
 
-void Call::Await(Awaited what) {
+void Call::Await(Awaited what, int64_t outgoing_bytes) {
   core::MutexLock lock(&mutex_);
   awaited_ = what;
   awaited_since_.reset();
+  reading_ = what == Awaited::kMessage;
   writing_ = what == Awaited::kWritten;
+  outgoing_bytes_ = outgoing_bytes;
 }
 
 void Call::End(const absl::Status& status) {
@@ -227,20 +286,21 @@ void Call::End(const absl::Status& status) {
     core::MutexLock lock(&mutex_);
     if (end_.has_value()) return;
     end_ = WithSet(set_name_, status);
+    awaited_since_.reset();
     ++entered_;
   }
   FinishEnd();
 }
 
 void Call::FinishEnd() {
-  core::Budget::WaitId place_wait;
   absl::Status status;
+  bool waits;
   {
     core::MutexLock lock(&mutex_);
     status = *end_;
-    place_wait = std::exchange(place_wait_, core::Budget::kNoWait);
+    waits = phase_ == Phase::kWaiting;
   }
-  if (place_wait != core::Budget::kNoWait) open_calls_->places()->Cancel(place_wait);
+  if (waits) open_calls_->StopWaiting(this);
   if (!status.ok()) LogEnd([this] { return Description(); }, status);
   OnOver();
   Leave();
@@ -258,6 +318,8 @@ void Call::EndOperation(absl::optional<int64_t> bytes) {
   {
     core::MutexLock lock(&mutex_);
     phase_ = Phase::kIdle;
+    holds_memory_ = false;
+    awaited_since_.reset();
     idle_limit_ = bytes.has_value() ? open_calls_->terms().For(*bytes) : absl::InfiniteDuration();
     set_name_.clear();
   }
@@ -278,9 +340,11 @@ void Call::OnReadDone(bool ok) {
   {
     // In one go: who looks at the call's patience finds either a client that is waited for or a handler that runs.
     core::MutexLock lock(&mutex_);
+    reading_ = false;
     if (end_.has_value()) return;
     ++entered_;
     awaited_ = Awaited::kNothing;
+    awaited_since_.reset();
     has_message_ = has_message_ || ok;
   }
   if (!ok) {
@@ -301,6 +365,7 @@ void Call::OnWriteDone(bool ok) {
   {
     core::MutexLock lock(&mutex_);
     awaited_ = Awaited::kNothing;
+    awaited_since_.reset();
     writing_ = false;
     ++entered_;
     over = end_.has_value();
@@ -314,6 +379,12 @@ void Call::OnWriteDone(bool ok) {
 void Call::OnCancel() { End(absl::CancelledError("the client cancelled the call")); }
 
 void Call::OnDone() {
+  {
+    core::MutexLock lock(&mutex_);
+    done_ = true;
+    waiting_ = core::Grant();
+    place_ = core::Grant();
+  }
   open_calls_->Leave(this);
   self_.reset();
 }
@@ -327,14 +398,16 @@ bool Call::Enter() {
 
 void Call::Leave() {
   absl::Status status;
+  bool over_for_client;
   {
     core::MutexLock lock(&mutex_);
     if (--entered_ > 0 || !end_.has_value() || writing_ || finished_) return;
     finished_ = true;
     status = *end_;
+    over_for_client = !reading_ && phase_ != Phase::kWaiting;
+    if (over_for_client) charge_ = 0;
   }
-  waiting_ = core::Grant();
-  place_ = core::Grant();
+  if (over_for_client) place_ = core::Grant();
   Finish(wire::ToGrpcStatus(status));
 }
 
@@ -358,6 +431,18 @@ int64_t Call::MetadataCost() const {
     bytes += static_cast<int64_t>(key.size() + value.size()) + kEntryCost;
   }
   return bytes;
+}
+
+std::string Call::Connection() const { return context_ == nullptr ? "" : context_->peer(); }
+
+void Call::ShrinkCharge(int64_t bytes) {
+  place_.ShrinkTo(bytes);
+  charge_ = place_.bytes();
+}
+
+core::Grant Call::TakeCharge(int64_t bytes) {
+  ShrinkCharge(bytes);
+  return std::move(place_);
 }
 
 std::string Call::Description() const {

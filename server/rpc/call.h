@@ -9,6 +9,7 @@
 #include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/support/byte_buffer.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -33,10 +34,9 @@ enum class CallShape { kStream, kOnce };
 inline constexpr int64_t kMaxMetadataBytes = int64_t{32} << 10;
 
 // A call waits for a place, is let in, and is then idle or within an operation (a step, a write, a request and its
-// answer) until it ends. The handlers (OnMessage and so on) run one at a time, since the Read or Write
-// of one starts the next: OnMessage runs after Read, OnWritten after Write. A read and a write are never outstanding at
-// the same time. OnDrain,
-// OnOver and what the set reports may come at any time. No lock is held in any of them.
+// answer) until it ends. The handlers (OnMessage and so on) run one at a time, since the Read or Write of one starts
+// the next: OnMessage runs after Read, OnWritten after Write. A read and a write are never outstanding at the same
+// time. OnDrain, OnOver and what the set reports may come at any time. No lock is held in any of them.
 class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_from_this<Call> {
  public:
   // `context` is null in tests without a network.
@@ -45,24 +45,42 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   // Has the call let in and begins it, or ends it. Keeps it alive until gRPC is done with it.
   void Open();
 
-  // For OpenCalls: the call has a place, from its `grant`. Begins it, unless it has ended meanwhile.
+  // For OpenCalls: the call has a place. Begins it, unless it has ended meanwhile.
   void LetIn(core::Grant place);
   // For OpenCalls: the call is to wait for a place, which `waiting` pays for. It reads nothing and answers nothing yet.
   void AwaitPlace(core::Grant waiting);
+  // For WaitingRoom: ends the call with `status` if it still waits for a place.
+  void Refuse(const absl::Status& status);
 
   // The server drains: ends the call if it waits, or if no message of it has come, and tells it so if it is between two
   // operations.
   void DrainIfIdle();
+  // When a call is to give way to others that wait for what it holds: not yet; if its connection does not deserve
+  // better (OpenCalls says when); or in any case.
+  enum class GivesWay { kNever, kWhereUndeserved, kWhenWanted };
+  // What a sweep finds.
+  struct Standing {
+    int64_t charge = 0;  // what is charged to the call, in bytes
+    bool holds_memory = false;
+    bool idle = false;
+    bool leaving = false;  // it has ended, and its charge is about to be free
+    absl::Duration silence = absl::ZeroDuration();
+    GivesWay gives_way = GivesWay::kNever;
+  };
   // Ends the call, DEADLINE_EXCEEDED (STALLED), if its client has kept it waiting for longer than it may. A message
   // under way to the client may end first, for as long again: a status that comes in the middle of a message is lost on
-  // some clients (Go's reports `unexpected EOF`). Returns how long the client has been silent, if the call is to give
-  // way to others that wait for what it holds; else nothing.
-  absl::optional<absl::Duration> CheckPatience(const OpenCalls::Sweep& sweep);
-  // Ends the call to the advantage of others, if its client is still silent.
+  // some clients (Go's reports `unexpected EOF`).
+  Standing CheckPatience(const OpenCalls::Sweep& sweep);
+  // Ends the call to the advantage of others, if its client is still silent: RESOURCE_EXHAUSTED (TOO_MANY_STREAMS, with
+  // RetryInfo), or STALLED in the middle of a step or write. A reply under way is cut off, UNAVAILABLE.
   void GiveWay(const OpenCalls::Sweep& sweep);
 
+  // Whether its end is decided.
+  bool ended() const;
   // What gRPC takes for the metadata of the call, in bytes, at most.
   int64_t MetadataCost() const;
+  // Tells the client's connection from others. All that come over Unix sockets are one.
+  virtual std::string Connection() const;
 
  protected:
   // The call was let in. Starts the first read: of an operation, unless the call may be idle for as long as it likes.
@@ -97,13 +115,10 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   void NameSet(absl::string_view name);
 
   // The call needs no more than `bytes` of its charge from here on.
-  void ShrinkCharge(int64_t bytes) { place_.ShrinkTo(bytes); }
+  void ShrinkCharge(int64_t bytes);
 
   // The charge of the call, cut to `bytes`, for whoever holds its memory from here on.
-  core::Grant TakeCharge(int64_t bytes) {
-    place_.ShrinkTo(bytes);
-    return std::move(place_);
-  }
+  core::Grant TakeCharge(int64_t bytes);
 
   // How long a client may take over an operation.
   struct Operation {
@@ -126,7 +141,6 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   void Leave();
 
   CallShape shape() const { return shape_; }
-  bool ended() const;
 
  private:
   enum class Phase { kWaiting, kIdle, kBusy };
@@ -137,6 +151,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   struct Overdue {
     Phase phase;
     Awaited awaited;
+    bool has_message;
     absl::Duration waited;
     bool gives_way;
   };
@@ -147,16 +162,27 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   void OnDone() final;
 
   absl::Status CheckMetadata() const;
-  void Await(Awaited what);
-  // What patience has to say of a client that has kept the server waiting for `waited`: that it may go on, that it is
-  // to give way if others need what the call holds, or that it is overdue.
-  enum class Verdict { kPatient, kGivesWay, kOverdue };
-  Verdict Judge(const OpenCalls::Sweep& sweep, absl::Duration waited) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Await(Awaited what, int64_t outgoing_bytes);
+  // Whether the client owes the server something, or the call is idle.
+  bool IsSilent() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return awaited_ != Awaited::kNothing || (phase_ == Phase::kIdle && entered_ == 0);
+  }
+  // Whether a client that has kept the server waiting for `waited` has done so for longer than it may.
+  bool IsOverdue(const OpenCalls::Sweep& sweep, absl::Duration waited) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // How long the client may take over the message that is being written to it while others wait.
+  absl::Duration ReplyTime() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return kGrace + open_calls_->terms().AtMinRate(outgoing_bytes_);
+  }
+  // Whether it is to give way if it is not overdue.
+  GivesWay Judge(const OpenCalls::Sweep& sweep, absl::Duration waited) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether a call that has ended has taken too long to leave.
+  bool IsStuck(const OpenCalls::Sweep& sweep, absl::Duration waited) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Decides the end of a call whose client is overdue, from where no handler begins any more. The caller has entered.
   Overdue DecideEnd(const OpenCalls::Sweep& sweep, bool gives_way) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // EndOverdue ends a call whose client is overdue. Its last message may still leave; CutOff ends it if that does not.
-  // Both require that the caller has entered, and has decided the end.
+  // Ends a call whose client is overdue. Its last message may still leave. Requires: the caller has entered, and has
+  // decided the end.
   void EndOverdue(const Overdue& overdue);
+  // Takes what an ended call holds away from its client, whether or not that has taken the last message and the status.
   void CutOff();
   // Does what is left to do once the end is decided. Requires: the caller has entered.
   void FinishEnd();
@@ -167,18 +193,24 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   grpc::GenericCallbackServerContext* const context_;
   const CallShape shape_;
   std::shared_ptr<Call> self_;  // until OnDone
-  // Held until the last Leave, and no longer: the client may call again before gRPC is done with the call.
+  // Held until the last Leave, and no longer: the client may call again before gRPC is done with the call. But until
+  // OnDone or CutOff if the call was not over for its client, which may have sent more than was read: where the client
+  // takes nothing, the end does not get through, and gRPC keeps what has come.
   core::Grant waiting_;
   core::Grant place_;
-  grpc::ByteBuffer incoming_;  // gRPC's between Read and OnReadDone
-  grpc::ByteBuffer outgoing_;  // gRPC's between Write and OnWriteDone
+  std::atomic<int64_t> charge_ = 0;  // what was made of place_
+  grpc::ByteBuffer incoming_;        // gRPC's between Read and OnReadDone
+  grpc::ByteBuffer outgoing_;        // gRPC's between Write and OnWriteDone
 
   mutable core::Mutex mutex_;
   int entered_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool reading_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  bool done_ ABSL_GUARDED_BY(mutex_) = false;
+  bool gave_way_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cut_off_ ABSL_GUARDED_BY(mutex_) = false;
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kWaiting;
-  core::Budget::WaitId place_wait_ ABSL_GUARDED_BY(mutex_) = core::Budget::kNoWait;
   // The set that the operation is about; empty where none is known.
   std::string set_name_ ABSL_GUARDED_BY(mutex_);
   // Whether a whole message has come.
@@ -187,8 +219,9 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   absl::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
 
   Awaited awaited_ ABSL_GUARDED_BY(mutex_) = Awaited::kNothing;
-  // When a sweep first found that it is awaited.
+  // When a sweep first found that it is awaited, or that the call has ended.
   absl::optional<absl::Duration> awaited_since_ ABSL_GUARDED_BY(mutex_);
+  int64_t outgoing_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of the message that is to be taken
   // These belong to the current operation.
   bool may_think_ ABSL_GUARDED_BY(mutex_) = false;
   bool holds_memory_ ABSL_GUARDED_BY(mutex_) = false;

@@ -47,31 +47,37 @@ std::shared_ptr<Call> CallTable::MakeCall(grpc::GenericCallbackServerContext* co
   if (absl::ConsumePrefix(&method, "/grpc.health.v1.Health/")) return MakeHealthCall(method, context);
   if (method == "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" ||
       method == "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo") {
-    return std::make_shared<ReflectionCall>(slots_.reflections, context);
+    return std::make_shared<ReflectionCall>(kinds_.reflections, context);
   }
   return nullptr;
 }
 
 std::shared_ptr<Call> CallTable::MakeOptimizerCall(absl::string_view method,
                                                    grpc::GenericCallbackServerContext* context) {
-  if (method == "Step") return std::make_shared<StepCall>(registry_, slots_.tensors, context, CallShape::kStream);
-  if (method == "StepOnce") return std::make_shared<StepCall>(registry_, slots_.tensors, context, CallShape::kOnce);
+  if (method == "Step") return std::make_shared<StepCall>(registry_, kinds_.tensors, context, CallShape::kStream);
+  if (method == "StepOnce") return std::make_shared<StepCall>(registry_, kinds_.tensors, context, CallShape::kOnce);
   if (method == "WriteTensors") {
-    return std::make_shared<WriteCall>(registry_, slots_.tensors, context, CallShape::kStream);
+    return std::make_shared<WriteCall>(registry_, kinds_.tensors, context, CallShape::kStream);
   }
   if (method == "WriteTensorsOnce") {
-    return std::make_shared<WriteCall>(registry_, slots_.tensors, context, CallShape::kOnce);
+    return std::make_shared<WriteCall>(registry_, kinds_.tensors, context, CallShape::kOnce);
   }
-  if (method == "ReadTensors") return std::make_shared<ReadCall>(registry_, slots_.tensors, context);
+  if (method == "ReadTensors") return std::make_shared<ReadCall>(registry_, kinds_.tensors, context);
   UnaryCall::Handler handler = service_->FindHandler(method);
-  return handler != nullptr ? std::make_shared<UnaryCall>(std::move(handler), slots_.unary, context) : nullptr;
+  return handler != nullptr ? std::make_shared<UnaryCall>(std::move(handler), KindOf(method), context) : nullptr;
+}
+
+OpenCalls* CallTable::KindOf(absl::string_view method) const {
+  if (method == "CreateParameterSet") return kinds_.creations;
+  const bool is_page = method == "GetParameterSet" || method == "ListParameterSets" || method == "ListTensors";
+  return is_page ? kinds_.pages : kinds_.small;
 }
 
 std::shared_ptr<Call> CallTable::MakeHealthCall(absl::string_view method, grpc::GenericCallbackServerContext* context) {
-  if (method == "Watch") return std::make_shared<HealthWatchCall>(slots_.health_watches, context);
+  if (method == "Watch") return std::make_shared<HealthWatchCall>(kinds_.health_watches, context);
   if (method != "Check") return nullptr;
   const auto check = [](const grpc::ByteBuffer& request, UnaryCall::Done done) { done(CheckHealth(request)); };
-  return std::make_shared<UnaryCall>(check, slots_.health_checks, context);
+  return std::make_shared<UnaryCall>(check, kinds_.health_checks, context);
 }
 
 }  // namespace adamant::rpc

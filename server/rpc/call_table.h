@@ -17,17 +17,19 @@ namespace adamant::rpc {
 // All that gRPC is told of. Thread-safe.
 class CallTable final : public grpc::CallbackGenericService {
  public:
-  // Kinds of calls have slots of their own: clients that fill the ones still get an answer from the others. Everything
-  // outlives the table.
-  struct Slots {
+  // Each kind of calls has places of its own: clients that fill the ones still get an answer from the others. What
+  // decides the kind is what a request and its reply may hold. Everything outlives the table.
+  struct Kinds {
     OpenCalls* tensors;
-    OpenCalls* unary;  // those that move no tensors
+    OpenCalls* creations;  // large requests
+    OpenCalls* pages;      // small requests, large replies
+    OpenCalls* small;      // small requests, small replies
     OpenCalls* health_checks;
     OpenCalls* health_watches;
     OpenCalls* reflections;
   };
-  CallTable(core::Registry* registry, OptimizerService* service, Slots slots)
-      : registry_(registry), service_(service), slots_(slots) {}
+  CallTable(core::Registry* registry, OptimizerService* service, Kinds kinds)
+      : registry_(registry), service_(service), kinds_(kinds) {}
 
   // UNIMPLEMENTED for a method that there is not.
   grpc::ServerGenericBidiReactor* CreateReactor(grpc::GenericCallbackServerContext* context) override;
@@ -36,11 +38,13 @@ class CallTable final : public grpc::CallbackGenericService {
   // Null for a method that there is not.
   std::shared_ptr<Call> MakeCall(grpc::GenericCallbackServerContext* context);
   std::shared_ptr<Call> MakeOptimizerCall(absl::string_view method, grpc::GenericCallbackServerContext* context);
+  // Of the methods of OptimizerService that move no tensors.
+  OpenCalls* KindOf(absl::string_view method) const;
   std::shared_ptr<Call> MakeHealthCall(absl::string_view method, grpc::GenericCallbackServerContext* context);
 
   core::Registry* const registry_;
   OptimizerService* const service_;
-  const Slots slots_;
+  const Kinds kinds_;
 };
 
 }  // namespace adamant::rpc

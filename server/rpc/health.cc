@@ -36,7 +36,7 @@ void HealthWatchCall::OnMessage(const grpc::ByteBuffer& buffer) {
     End(status);
     return;
   }
-  ShrinkCharge(kIdleWatchBytes);
+  ShrinkCharge(kIdleCallBytes);
   known_ = IsKnown(watch.service());
   Write(Response(known_ ? health::HealthCheckResponse::SERVING : health::HealthCheckResponse::SERVICE_UNKNOWN));
 }

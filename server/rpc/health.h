@@ -14,9 +14,6 @@ namespace adamant::rpc {
 // service; as Parse. Thread-safe.
 absl::StatusOr<grpc::ByteBuffer> CheckHealth(const grpc::ByteBuffer& request);
 
-// What a watch keeps between two messages, in bytes. Measured: 19 KiB.
-inline constexpr int64_t kIdleWatchBytes = int64_t{24} << 10;
-
 // Watch: says that the server serves, and at its drain that it serves no more.
 class HealthWatchCall final : public Call {
  public:

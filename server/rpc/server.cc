@@ -4,6 +4,7 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <limits>
@@ -22,6 +23,7 @@
 #include "server/rpc/health.h"
 #include "server/rpc/open_calls.h"
 #include "server/rpc/optimizer_service.h"
+#include "server/rpc/waiting_room.h"
 
 namespace adamant::rpc {
 namespace {
@@ -39,24 +41,34 @@ constexpr int kMostMetadataBytes = 128 << 10;
 // What gRPC takes above the largest message, so that one that is a little too large is refused with what to do instead.
 constexpr int kMessageHeadroomBytes = 64 << 10;
 
+// What gRPC may hold for a call with a place: the largest message, what HTTP/2 takes beside it, and its own state.
+constexpr int64_t kMessageInGrpcBytes = wire::kMaxMessageBytes + kMessageHeadroomBytes + kWaitingCallBytes;
+
 // Calls that move no tensors, by kind, at the same time. Most hold their place only until their request is whole, and
 // others wait so long. Until then they hold 4.4 MiB each, which is part of what the program itself takes.
-constexpr int kMaxUnaryCalls = 5;
+constexpr int kMaxCreations = 2;
+constexpr int kMaxPages = 3;
+constexpr int kMaxSmallCalls = 3;
 constexpr int kMaxHealthChecks = 2;
-constexpr int kMaxHealthWatches = 2;
-constexpr int kMaxReflections = 3;
+constexpr int kMaxHealthWatches = 1;
+constexpr int kMaxReflections = 2;
 // Health checks wait for nothing but health checks.
 constexpr int kMaxWaitingHealthChecks = 100;
 
 // Places for calls of a kind that take so many bytes.
 struct Places {
-  Places(absl::string_view name, int64_t bytes, core::Budget* waiting, const core::Budget* inflight, core::Clock* clock,
-         PatienceTerms terms)
-      : budget(name, bytes, clock), calls({&budget, waiting, inflight, clock}, terms) {}
+  Places(absl::string_view name, int64_t bytes, absl::Duration request_time, WaitingRoom* waiting,
+         const core::Budget* inflight, core::Clock* clock, PatienceTerms terms)
+      : budget(name, bytes, clock), calls({&budget, waiting, inflight, clock, request_time}, terms) {}
 
   core::Budget budget;
   OpenCalls calls;
 };
+
+// As long as a slow client needs that has no time to lose.
+absl::Duration LargeRequestTime(const PatienceTerms& terms) {
+  return std::max(kGrace, terms.AtMinRate(wire::kMaxMessageBytes));
+}
 
 ServiceLimits Limits(const ServerOptions& options) {
   return {.max_streams = options.max_streams,
@@ -84,23 +96,28 @@ struct Server::Parts {
         backend(*options.kernels),
         registry(std::make_unique<core::Registry>(
             core::Resources{clock.get(), &state, &inflight, &read, &pool, &compute, &backend, options.admission_wait})),
-        waiting("waiting", options.max_waiting_calls * kWaitingCallBytes, clock.get()),
-        waiting_health_checks("waiting health checks", kMaxWaitingHealthChecks * kWaitingCallBytes, clock.get()),
-        streams("streams", options.max_streams * kStreamBytes, &waiting, &inflight, clock.get(), terms),
-        unary("unary", kMaxUnaryCalls * kStreamBytes, &waiting, &inflight, clock.get(), terms),
-        health_checks("health checks", kMaxHealthChecks * kStreamBytes, &waiting_health_checks, &inflight, clock.get(),
-                      terms),
-        health_watches("health watches", kMaxHealthWatches * kStreamBytes + options.max_waiting_calls * kIdleWatchBytes,
-                       &waiting, &inflight, clock.get(), terms),
-        reflections("reflections", kMaxReflections * kStreamBytes, &waiting, &inflight, clock.get(), terms),
+        waiting("waiting", options.max_waiting_calls, clock.get()),
+        waiting_health_checks("waiting health checks", kMaxWaitingHealthChecks, clock.get()),
+        streams("streams", options.max_streams * kStreamBytes, LargeRequestTime(terms), &waiting, &inflight,
+                clock.get(), terms),
+        creations("creations", kMaxCreations * kStreamBytes, LargeRequestTime(terms), &waiting, &inflight, clock.get(),
+                  terms),
+        pages("pages", kMaxPages * kStreamBytes, kGrace, &waiting, &inflight, clock.get(), terms),
+        small("small calls", kMaxSmallCalls * kStreamBytes, kGrace, &waiting, &inflight, clock.get(), terms),
+        health_checks("health checks", kMaxHealthChecks * kStreamBytes, kGrace, &waiting_health_checks, &inflight,
+                      clock.get(), terms),
+        health_watches("health watches", kMaxHealthWatches * kStreamBytes + options.max_waiting_calls * kIdleCallBytes,
+                       kGrace, &waiting, &inflight, clock.get(), terms),
+        reflections("reflections", kMaxReflections * kStreamBytes, kGrace, &waiting, &inflight, clock.get(), terms),
         optimizer_service({registry.get(),
                            &compute,
                            &creation,
                            &backend,
-                           {&state, &inflight, &read, &streams.budget, &waiting},
+                           {&state, &inflight, &read, &streams.budget, &waiting.budget()},
                            Limits(options)}),
         call_table(registry.get(), &optimizer_service,
-                   {&streams.calls, &unary.calls, &health_checks.calls, &health_watches.calls, &reflections.calls}),
+                   {&streams.calls, &creations.calls, &pages.calls, &small.calls, &health_checks.calls,
+                    &health_watches.calls, &reflections.calls}),
         compute(options.compute_threads),
         creation(1) {}
 
@@ -112,10 +129,12 @@ struct Server::Parts {
   core::BlockPool pool;
   core::CpuBackend backend;
   std::unique_ptr<core::Registry> registry;
-  core::Budget waiting;
-  core::Budget waiting_health_checks;
+  WaitingRoom waiting;
+  WaitingRoom waiting_health_checks;
   Places streams;
-  Places unary;
+  Places creations;
+  Places pages;
+  Places small;
   Places health_checks;
   Places health_watches;
   Places reflections;
@@ -125,7 +144,8 @@ struct Server::Parts {
   core::ComputePool compute;
   core::ComputePool creation;
 
-  const std::array<Places*, 5> all_places = {&streams, &unary, &health_checks, &health_watches, &reflections};
+  const std::array<Places*, 7> all_places = {&streams,       &creations,      &pages,      &small,
+                                             &health_checks, &health_watches, &reflections};
 };
 
 Server::Server() = default;
@@ -151,12 +171,15 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMostMetadataBytes);
   // A message that is too large is refused only when it is whole. This ends its call before: 60 of 512 MiB, at a quota
-  // of 900 MiB, held 1.3 GiB. It is as much as all calls may hold that are open or wait: with less, gRPC would break
-  // the connections of those who wait.
+  // of 900 MiB, held 1.3 GiB. It is as much as gRPC may hold for all calls that are open or wait: with less, it would
+  // break the connections of those who wait.
   grpc::ResourceQuota quota("adamant-server");
-  size_t quota_bytes = server->parts_->waiting.capacity() + server->parts_->waiting_health_checks.capacity();
-  for (const Places* places : server->parts_->all_places) quota_bytes += places->budget.capacity();
-  quota.Resize(quota_bytes);
+  int64_t quota_bytes =
+      server->parts_->waiting.budget().capacity() + server->parts_->waiting_health_checks.budget().capacity();
+  for (const Places* places : server->parts_->all_places) {
+    quota_bytes += places->budget.capacity() / kStreamBytes * kMessageInGrpcBytes;
+  }
+  quota.Resize(static_cast<size_t>(quota_bytes));
   builder.SetResourceQuota(quota);
 
   absl::StatusOr<std::unique_ptr<Acceptor>> acceptor = Acceptor::Listen(options.addresses, options.max_connections);

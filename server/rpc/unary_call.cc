@@ -16,7 +16,8 @@ namespace {
 // The largest reply: a page of tensors or sets is 1 MiB and one entry.
 constexpr int64_t kMaxReplyBytes = int64_t{3} << 19;
 
-// `reply` with what pays for it, until gRPC has let go of it: a client that reads nothing may keep it there for long.
+// `reply` with what pays for it and for its call, until gRPC has let go of it: a client that reads nothing may keep
+// both there for long.
 grpc::ByteBuffer Charged(const grpc::ByteBuffer& reply, core::Grant charge) {
   struct Held {
     grpc::Slice bytes;
@@ -43,7 +44,7 @@ void UnaryCall::OnMessage(const grpc::ByteBuffer& buffer) {
   handler_(buffer,
            [self = std::static_pointer_cast<UnaryCall>(shared_from_this())](absl::StatusOr<grpc::ByteBuffer> response) {
              if (response.ok()) {
-               const auto bytes = static_cast<int64_t>(response->Length());
+               const auto bytes = static_cast<int64_t>(response->Length()) + kIdleCallBytes;
                self->Write(Charged(*response, self->TakeCharge(bytes)));
              } else {
                self->End(response.status());

@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <iterator>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -26,6 +27,8 @@ namespace {
 
 // What the server allows on a connection.
 constexpr size_t kCallsAConnection = 100;
+// How often to look whether it is done, where nothing happens on the connections.
+constexpr int kLookMs = 10;
 
 void Check(bool holds) {
   if (!holds) std::abort();
@@ -42,18 +45,24 @@ nghttp2_nv Field(absl::string_view name, absl::string_view value) {
 }  // namespace
 
 struct HalfSentCalls::Call {
+  std::string path;
   std::shared_ptr<const std::string> bytes;
   size_t sent = 0;
   absl::optional<int> code;  // its answer
+  bool closed = false;
 };
 
 class HalfSentCalls::Connection {
  public:
-  explicit Connection(int port) : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  Connection(int port, int window)
+      : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)), reads_(window != kUnreadSockets) {
     sockaddr_in address = {};
     address.sin_family = AF_INET;
     address.sin_port = htons(static_cast<uint16_t>(port));
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    // So that what nobody reads soon fills it.
+    constexpr int kSmallBuffer = 4096;
+    if (!reads_) setsockopt(socket_, SOL_SOCKET, SO_RCVBUF, &kSmallBuffer, sizeof(kSmallBuffer));
     Check(connect(socket_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0);
     fcntl(socket_, F_SETFL, O_NONBLOCK);
 
@@ -64,13 +73,19 @@ class HalfSentCalls::Connection {
     nghttp2_session_callbacks_set_on_header_callback(callbacks, &OnHeader);
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, &OnClose);
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, &OnFrame);
+    nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, &OnFrameSent);
     nghttp2_option* options;
     nghttp2_option_new(&options);
     nghttp2_option_set_no_auto_window_update(options, 1);  // what comes is taken by nobody
     nghttp2_session_client_new2(&session_, callbacks, this, options);
     nghttp2_option_del(options);
     nghttp2_session_callbacks_del(callbacks);
-    Ask();
+    constexpr int kMostWindow = std::numeric_limits<int32_t>::max();
+    const nghttp2_settings_entry setting = {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE,
+                                            static_cast<uint32_t>(reads_ ? window : kMostWindow)};
+    ++asked_;
+    nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, &setting, 1);
+    if (!reads_) nghttp2_submit_window_update(session_, NGHTTP2_FLAG_NONE, 0, kMostWindow - kUsualWindow);
   }
 
   ~Connection() {
@@ -79,14 +94,16 @@ class HalfSentCalls::Connection {
   }
 
   const std::list<Call>& calls() const { return calls_; }
+  // How many calls have been begun on the wire, ever.
+  size_t begun() const { return begun_; }
 
   void Begin(absl::string_view method, std::shared_ptr<const std::string> bytes) {
     Call& call = calls_.emplace_back();
+    call.path = absl::StrCat(method[0] == '/' ? "" : "/adamant.v1.OptimizerService/", method);
     call.bytes = std::move(bytes);
-    const std::string path = absl::StrCat(method[0] == '/' ? "" : "/adamant.v1.OptimizerService/", method);
     const nghttp2_nv fields[] = {Field(":method", "POST"),
                                  Field(":scheme", "http"),
-                                 Field(":path", path),
+                                 Field(":path", call.path),
                                  Field(":authority", "test"),
                                  Field("content-type", "application/grpc"),
                                  Field("te", "trailers")};
@@ -96,23 +113,35 @@ class HalfSentCalls::Connection {
     Check(nghttp2_submit_request(session_, nullptr, fields, std::size(fields), &body, &call) > 0);
   }
 
+  // Forgets the calls that have ended, and begins them once more.
+  void Renew() {
+    std::list<Call> ended;
+    for (auto call = calls_.begin(); call != calls_.end();) {
+      const auto next = std::next(call);
+      if (call->closed) ended.splice(ended.end(), calls_, call);
+      call = next;
+    }
+    for (Call& call : ended) Begin(call.path, std::move(call.bytes));
+  }
+
   // Asks for an answer that comes after the server has taken in everything sent before. Not by a ping: there is a limit
   // for these.
   void Ask() {
     ++asked_;
     nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, nullptr, 0);
   }
-  bool answered() const { return broken_ || answers_ == asked_; }
+  bool answered() const { return broken_ || answers_ == asked_ || (!reads_ && !nghttp2_session_want_write(session_)); }
 
   pollfd Wish() const {
-    pollfd wish = {broken_ ? -1 : socket_, POLLIN, 0};
+    pollfd wish = {broken_ ? -1 : socket_, 0, 0};
+    if (reads_) wish.events |= POLLIN;
     if (nghttp2_session_want_write(session_)) wish.events |= POLLOUT;
     return wish;
   }
 
   void Work() {
     if (broken_) return;
-    if (nghttp2_session_recv(session_) == 0) {
+    if (!reads_ || nghttp2_session_recv(session_) == 0) {
       nghttp2_session_send(session_);
       return;
     }
@@ -160,7 +189,9 @@ class HalfSentCalls::Connection {
 
   static int OnClose(nghttp2_session* session, int32_t stream, uint32_t, void*) {
     Call* const call = static_cast<Call*>(nghttp2_session_get_stream_user_data(session, stream));
-    if (call != nullptr && !call->code.has_value()) call->code = grpc::StatusCode::UNKNOWN;
+    if (call == nullptr) return 0;
+    if (!call->code.has_value()) call->code = grpc::StatusCode::UNKNOWN;
+    call->closed = true;
     return 0;
   }
 
@@ -170,9 +201,16 @@ class HalfSentCalls::Connection {
     return 0;
   }
 
+  static int OnFrameSent(nghttp2_session*, const nghttp2_frame* frame, void* self) {
+    static_cast<Connection*>(self)->begun_ += frame->hd.type == NGHTTP2_HEADERS;
+    return 0;
+  }
+
   const int socket_;
+  const bool reads_;
   nghttp2_session* session_;
   std::list<Call> calls_;
+  size_t begun_ = 0;
   int asked_ = 0;
   int answers_ = 0;
   bool broken_ = false;
@@ -184,18 +222,26 @@ std::string Framed(absl::string_view message, size_t missing) {
   return absl::StrCat(absl::string_view("\0", 1), prefix, message.substr(0, message.size() - missing));
 }
 
-HalfSentCalls::HalfSentCalls(const std::string& address)
+HalfSentCalls::HalfSentCalls(const std::string& address, int connections, int window)
     : port_([&address] {
         int port;
         Check(absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
         return port;
-      }()) {}
+      }()),
+      window_(window),
+      spread_(connections) {}
 
 HalfSentCalls::~HalfSentCalls() = default;
 
 void HalfSentCalls::Begin(absl::string_view method, std::shared_ptr<const std::string> bytes) {
-  if (connections_.empty() || connections_.back().calls().size() == kCallsAConnection) connections_.emplace_back(port_);
-  connections_.back().Begin(method, std::move(bytes));
+  NextConnection()->Begin(method, std::move(bytes));
+}
+
+HalfSentCalls::Connection* HalfSentCalls::NextConnection() {
+  const size_t turn = begun_++;
+  if (spread_ != kAsFewAsPossible && turn >= spread_) return &*std::next(connections_.begin(), turn % spread_);
+  if (spread_ != kAsFewAsPossible || turn % kCallsAConnection == 0) connections_.emplace_back(port_, window_);
+  return &connections_.back();
 }
 
 void HalfSentCalls::Run(absl::FunctionRef<bool()> done) {
@@ -204,8 +250,15 @@ void HalfSentCalls::Run(absl::FunctionRef<bool()> done) {
     if (done()) return;
     std::vector<pollfd> wishes;
     for (const Connection& connection : connections_) wishes.push_back(connection.Wish());
-    poll(wishes.data(), wishes.size(), /*timeout=*/-1);
+    poll(wishes.data(), wishes.size(), kLookMs);
   }
+}
+
+void HalfSentCalls::RunRenewing(absl::FunctionRef<bool()> done) {
+  Run([&] {
+    for (Connection& connection : connections_) connection.Renew();
+    return done();
+  });
 }
 
 void HalfSentCalls::RunUntilStopped() {
@@ -223,6 +276,7 @@ void HalfSentCalls::RunUntilStopped() {
 size_t HalfSentCalls::Progress() const {
   size_t progress = ended();
   for (const Connection& connection : connections_) {
+    progress += connection.begun();
     for (const Call& call : connection.calls()) progress += call.sent;
   }
   return progress;
