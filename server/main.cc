@@ -35,6 +35,7 @@
 #include "server/processors.h"
 #include "server/rpc/open_calls.h"
 #include "server/rpc/server.h"
+#include "server/rpc/trusted_networks.h"
 #include "server/version.h"
 
 ABSL_FLAG(std::vector<std::string>, listen, {"0.0.0.0:50051"},
@@ -52,6 +53,9 @@ ABSL_FLAG(
 ABSL_FLAG(absl::optional<int>, max_connections, absl::nullopt,
           "connections at the same time; default one for each MiB of memory. Never more than the limit of open files, "
           "less 64, allows");
+ABSL_FLAG(std::vector<std::string>, trusted, {},
+          "addresses and prefixes, separated by commas, whose connections are not guarded: 10.1.2.3, 10.0.0.0/8 or "
+          "fd00::/8. Unix sockets never are");
 ABSL_FLAG(int, compute_threads, 0,
           "threads that large steps are computed on; 0: one for each processor that this process may use");
 ABSL_FLAG(std::string, isa, "", "instruction set of the kernels: scalar, avx2 or avx512; empty: the best there is");
@@ -157,6 +161,9 @@ absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
   if (connections < 1) {
     return absl::InvalidArgumentError(absl::StrCat("--max_connections: expected 1 or more, got ", connections));
   }
+  absl::StatusOr<rpc::TrustedNetworks> trusted = rpc::TrustedNetworks::Parse(absl::GetFlag(FLAGS_trusted));
+  if (!trusted.ok()) return absl::InvalidArgumentError(absl::StrCat("--trusted: ", trusted.status().message()));
+  options.trusted = *std::move(trusted);
   const int64_t files = RaiseFileLimit();
   if (files < kLeastFiles) {
     return absl::InvalidArgumentError(

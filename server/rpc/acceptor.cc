@@ -110,7 +110,7 @@ Acceptor::File::~File() {
 }
 
 absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Listen(const std::vector<std::string>& addresses,
-                                                           int max_connections) {
+                                                           int max_connections, TrustedNetworks trusted) {
   // Not std::make_unique: the constructor is private.
   std::unique_ptr<Acceptor> acceptor(new Acceptor);
   for (const std::string& address : addresses) {
@@ -118,6 +118,7 @@ absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Listen(const std::vector<std
   }
   acceptor->stop_ = File(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
   acceptor->max_connections_ = max_connections;
+  acceptor->trusted_ = std::move(trusted);
   return acceptor;
 }
 
@@ -207,12 +208,13 @@ absl::Status Acceptor::ListenAtPort(const std::string& address, const std::strin
   return absl::OkStatus();
 }
 
-void Acceptor::Start(Handler handler) {
+void Acceptor::Start(Handler handler, Guard::CallsLeftOver calls_left_over) {
   handler_ = std::move(handler);
+  guard_ = std::make_unique<Guard>(std::move(calls_left_over));
   const File lowest_free(dup(stop_.get()));
   rlimit files;
   getrlimit(RLIMIT_NOFILE, &files);
-  const rlim_t most_files = std::max(files.rlim_cur, kSpareFiles) - kSpareFiles;
+  const rlim_t most_files = std::min<rlim_t>(std::max(files.rlim_cur, kSpareFiles) - kSpareFiles, Guard::kMostFiles);
   const rlim_t asked_for = static_cast<rlim_t>(lowest_free.get()) + static_cast<rlim_t>(max_connections_);
   bound_ = most_files < asked_for ? "the limit of open files (ulimit -n)" : "--max_connections";
   first_refused_fd_ = static_cast<int>(std::min(asked_for, most_files));
@@ -235,11 +237,14 @@ void Acceptor::Loop() {
 bool Acceptor::AcceptAll(int listener) {
   static RateLimitedLog refused(LogLevel::kWarning);
   for (int i = 0; i < kAcceptsInARow; ++i) {
-    const int fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    sockaddr_storage peer = {};
+    socklen_t peer_size = sizeof(peer);
+    const int fd = accept4(listener, reinterpret_cast<sockaddr*>(&peer), &peer_size, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= first_refused_fd_) {
       close(fd);
       refused.Write(absl::StrCat("connection refused: as many are open as ", bound_, " allows"));
     } else if (fd >= 0) {
+      GuardFrom(peer, fd);
       handler_(listener, fd);
     } else if (errno == EAGAIN) {
       return true;
@@ -250,6 +255,11 @@ bool Acceptor::AcceptAll(int listener) {
     // Whatever else is wrong is wrong with that one connection.
   }
   return true;
+}
+
+void Acceptor::GuardFrom(const sockaddr_storage& peer, int fd) {
+  const absl::optional<IpAddress> address = IpAddress::Of(peer);
+  if (address.has_value() && !trusted_.Contain(*address)) guard_->Watch(fd, address->ToString());
 }
 
 }  // namespace adamant::rpc

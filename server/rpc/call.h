@@ -23,6 +23,7 @@
 #include "google/protobuf/message.h"
 #include "server/core/budget.h"
 #include "server/core/mutex.h"
+#include "server/rpc/live_calls.h"
 #include "server/rpc/open_calls.h"
 
 namespace adamant::rpc {
@@ -189,6 +190,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   // "METHOD from PEER", for the log.
   std::string Description() const;
 
+  const LiveCall live_;
   OpenCalls* const open_calls_;
   grpc::GenericCallbackServerContext* const context_;
   const CallShape shape_;

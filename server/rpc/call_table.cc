@@ -7,6 +7,7 @@
 #include "absl/strings/strip.h"
 #include "adamant/v1/service.grpc.pb.h"
 #include "server/rpc/health.h"
+#include "server/rpc/live_calls.h"
 #include "server/rpc/read_call.h"
 #include "server/rpc/reflection.h"
 #include "server/rpc/step_call.h"
@@ -30,6 +31,8 @@ class UnknownMethod final : public grpc::ServerGenericBidiReactor {
   static constexpr size_t kMostNameBytes = 256;
 
   void OnDone() override { delete this; }
+
+  const LiveCall live_;
 };
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kernels/dispatch.h"
+#include "server/rpc/trusted_networks.h"
 
 namespace grpc {
 class Server;
@@ -27,6 +28,8 @@ struct ServerOptions {
   int64_t state_bytes;
   int64_t inflight_bytes;
   int64_t read_bytes;
+  // Who needs no guard.
+  TrustedNetworks trusted = {};
   // Calls that move tensors, at the same time.
   int max_streams;
   // Calls that may wait for a place.
