@@ -137,8 +137,11 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
   }
 
   PairSamples samples;
+  std::mt19937 random(1);
   for (int round = 0; round < kUncountedRounds + plan.steps; ++round) {
     if (round == kUncountedRounds) samples.clear();
+    // What comes first in a round leaves caches and sleeping threads to the next: each follows each of the others.
+    std::shuffle(parts.begin(), parts.end(), random);
     for (const auto& [part, run] : parts) {
       if (absl::Status status = Time(&samples[part], run); !status.ok()) return status;
     }
