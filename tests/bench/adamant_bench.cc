@@ -96,7 +96,7 @@ const std::vector<Variant>& Variants() {
       {"probe on", {"--probe=on"}, "", ""},
       {"probe at the server", {"--probe=server"}, "", ""},
       {"probe at the client", {"--probe=client"}, "", ""},
-      {"frames of 1 MiB", {"--frame_bytes=1048576"}, "", ""},
+      {"frames of 16 KiB", {"--frame_bytes=16384"}, "", ""},
       {"look-ahead of 1 MiB", {"--lookahead_bytes=1048576"}, "", ""},
       {"look-ahead of 16 MiB", {"--lookahead_bytes=16777216"}, "", ""},
       {"messages of 256 KiB", {"--message_bytes=262144"}, "", ""},

@@ -144,6 +144,7 @@ ChannelSettings ServerChannelSettings(const ExchangeSettings& settings) {
   ChannelSettings values = SettingsOf(settings, "server");
   // As the server has it.
   values.emplace_back(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  values.emplace_back(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
   return values;
 }
 

@@ -101,7 +101,8 @@ ChannelSettings ClientChannelSettings(const ExchangeSettings& settings) {
 }
 
 TEST(ChannelSettingsTest, AreTheServersOwnWhereNothingIsSet) {
-  EXPECT_THAT(ServerChannelSettings({}), ElementsAre(Pair(GRPC_ARG_HTTP2_BDP_PROBE, 0)));
+  EXPECT_THAT(ServerChannelSettings({}),
+              ElementsAre(Pair(GRPC_ARG_HTTP2_BDP_PROBE, 0), Pair(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20)));
 }
 
 TEST(ChannelSettingsTest, TurnTheProbeOnAtTheEndsThatAreNamed) {
