@@ -66,7 +66,7 @@ absl::StatusOr<int64_t> UsableMemory(absl::string_view root) {
   return std::min(total, CgroupLimit(root));
 }
 
-int MaxWaitingCalls(int64_t usable) { return static_cast<int>(std::clamp<int64_t>(usable >> 22, 64, 4096)); }
+int MaxWaitingCalls(int64_t usable) { return static_cast<int>(std::clamp<int64_t>(usable >> 23, 64, 4096)); }
 
 int64_t ReservedBytes(int64_t usable) { return std::min(kMostReservedBytes, usable / 16 * 5); }
 

@@ -398,16 +398,18 @@ bool Call::Enter() {
 
 void Call::Leave() {
   absl::Status status;
-  bool over_for_client;
+  core::Grant place;  // for the others, before the client hears of the end
   {
     core::MutexLock lock(&mutex_);
     if (--entered_ > 0 || !end_.has_value() || writing_ || finished_) return;
     finished_ = true;
     status = *end_;
-    over_for_client = !reading_ && phase_ != Phase::kWaiting;
-    if (over_for_client) charge_ = 0;
+    if (!reading_ && phase_ != Phase::kWaiting) {
+      charge_ = 0;
+      place = std::move(place_);
+    }
   }
-  if (over_for_client) place_ = core::Grant();
+  place = core::Grant();
   Finish(wire::ToGrpcStatus(status));
 }
 

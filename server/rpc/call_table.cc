@@ -28,7 +28,7 @@ class UnknownMethod final : public grpc::ServerGenericBidiReactor {
   }
 
  private:
-  static constexpr size_t kMostNameBytes = 256;
+  static constexpr size_t kMostNameBytes = 64;
 
   void OnDone() override { delete this; }
 

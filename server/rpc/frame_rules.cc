@@ -26,23 +26,24 @@ constexpr uint8_t kEndHeaders = 0x4;
 // gRPC takes 128 KiB of metadata uncompressed, counted with 32 bytes a field, so that no header block that it would
 // take is longer. It looks at what has come of one only in each frame for itself: 500 MiB of CONTINUATION held 1 GiB.
 constexpr int64_t kMaxHeaderBlockBytes = int64_t{128} << 10;
-// The frames of that have 16 KiB each; there may be three times as many, for clients that cut them smaller. For each gRPC
-// copies what it has of an unfinished field: ten fields, each in 110,000 frames of a byte, kept a health check waiting
-// for 1.1 s, and 60 for longer than it waits.
+// The frames of that have 16 KiB each; there may be three times as many, for clients that cut them smaller. For each
+// gRPC copies what it has of an unfinished field: ten fields, each in 110,000 frames of a byte, kept a health check
+// waiting for 1.1 s, and 60 for longer than it waits.
 constexpr int kMaxHeaderBlockFrames = 24;
 
 // What gRPC's own limits are before the client has acknowledged SETTINGS: 16 MiB of metadata a call, and calls without
 // number (284,000 held 2.1 GiB). Some clients begin calls before they have seen the server's SETTINGS.
 constexpr int kMaxEarlyCalls = 100;
-constexpr int64_t kMaxEarlyHeaderBytes = int64_t{64} << 10;
+constexpr int64_t kMaxEarlyHeaderBytes = int64_t{128} << 10;
 
-// No client of gRPC sends trailers. gRPC keeps up to 128 KiB of them, a field of one byte as 80, with each call until
-// it ends, and nobody is charged for that.
+// No client of gRPC sends trailers, though a proxy may hand on those of another. gRPC keeps up to 128 KiB of them, a
+// field of one byte as 80, with each call until it ends, and nobody is charged for that.
 constexpr int64_t kMaxTrailerBytes = 64;
 
 // gRPC keeps 32 bytes and more for each DATA frame of a message that nobody has read yet: 1,000 calls with a window
-// full of frames of one byte held 1.2 GiB. So a stream may have one frame for each message and for each 512 bytes, and
-// this many more. Clients cut messages where a frame or a window ends, proxies where a TCP segment does.
+// full of frames of one byte held 1.2 GiB. So a stream may have one frame for each message, one more if it is no tiny
+// one, since some clients write its prefix by itself, one for each 512 bytes, and this many more. Clients cut messages
+// where a frame or a window ends, proxies where a TCP segment does.
 constexpr int64_t kBytesOfAFrame = 512;
 constexpr int64_t kMaxExcessBytes = 256 * kBytesOfAFrame;
 // Streams that are looked after, on one connection. More are not open: gRPC allows 100. The rest were ended by the
@@ -51,6 +52,8 @@ constexpr size_t kMaxStreams = 256;
 
 // What comes before each message: a flag, and the length.
 constexpr int64_t kMessagePrefixBytes = 5;
+// A window holds fewer frames of messages as large as this, two each, than of empty ones.
+constexpr int64_t kTinyMessageBytes = 16;
 
 std::string Broken(absl::string_view what, int64_t most, int64_t got) {
   return absl::StrCat(what, ": expected at most ", most, ", got ", got);
@@ -179,20 +182,27 @@ absl::optional<std::string> FrameRules::BeginData(uint32_t stream) {
   receiver_ = Find(stream);
   if (receiver_ == nullptr) return absl::nullopt;
   receiver_->last_use = frames_;
-  receiver_->excess_bytes = std::max<int64_t>(0, receiver_->excess_bytes + kBytesOfAFrame - payload_left_);
+  receiver_->excess_bytes += kBytesOfAFrame - payload_left_;
+  LimitCredit(receiver_);
   if (receiver_->excess_bytes <= kMaxExcessBytes) return absl::nullopt;
   return Broken("DATA frames of a message smaller than 512 bytes", kMaxExcessBytes / kBytesOfAFrame,
                 receiver_->excess_bytes / kBytesOfAFrame + 1);
 }
 
+void FrameRules::LimitCredit(Stream* stream) { stream->excess_bytes = std::max(stream->excess_bytes, -kBytesOfAFrame); }
+
 void FrameRules::WalkMessages(absl::string_view bytes) {
   Stream& stream = *receiver_;
   while (!bytes.empty()) {
     if (stream.prefix_bytes < kMessagePrefixBytes) {
-      if (stream.prefix_bytes == 0) stream.excess_bytes = std::max<int64_t>(0, stream.excess_bytes - kBytesOfAFrame);
+      if (stream.prefix_bytes == 0) stream.excess_bytes -= kBytesOfAFrame;
       // The first byte is a flag; the others shift it out.
       stream.message_bytes = (stream.message_bytes << 8 | static_cast<uint8_t>(bytes[0])) & 0xffffffff;
       ++stream.prefix_bytes;
+      if (stream.prefix_bytes == kMessagePrefixBytes && stream.message_bytes >= kTinyMessageBytes) {
+        stream.excess_bytes -= kBytesOfAFrame;
+      }
+      LimitCredit(&stream);
       bytes.remove_prefix(1);
     } else {
       const auto count = std::min(stream.message_bytes, static_cast<int64_t>(bytes.size()));

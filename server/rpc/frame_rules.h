@@ -52,6 +52,8 @@ class FrameRules {
   absl::optional<std::string> BeginHeaders(uint32_t stream);
   absl::optional<std::string> BeginData(uint32_t stream);
   absl::optional<std::string> CheckBlock() const;
+  // A stream has at most one frame's worth to its credit.
+  static void LimitCredit(Stream* stream);
   // Takes payload of a DATA frame.
   void WalkMessages(absl::string_view bytes);
 

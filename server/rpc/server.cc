@@ -176,8 +176,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxCallsAConnection);
-  // With the probe an upload does not wait for a round trip a MiB, but a stream that nobody reads holds 12 MB instead of
-  // 0.1: of calls that wait, 2.1 GB where 1.2 are allowed.
+  // With the probe an upload does not wait for a round trip a MiB, but a stream that nobody reads holds 12 MB instead
+  // of 0.1: of calls that wait, 2.1 GB where 1.2 are allowed.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, kMaxFrameBytes);
   // Peers that are gone are found out by the system: see acceptor.cc.

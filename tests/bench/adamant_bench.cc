@@ -343,10 +343,11 @@ absl::StatusOr<std::vector<Result>> RunPairs(const std::string& command, bool co
 
 absl::Status Measure(const std::string& command) {
   const bool settings = command == "settings";
+  const bool compare = settings || absl::GetFlag(FLAGS_compare);
+  std::vector<Variant> variants = Variants();
+  if (!settings) variants = {{command, {}, "", ""}};
   const absl::StatusOr<std::vector<Result>> results =
-      settings ? RunPairs("exchange", true, Variants(), Pairs(true))
-               : RunPairs(command, absl::GetFlag(FLAGS_compare), {{command, {}, "", ""}},
-                          Pairs(absl::GetFlag(FLAGS_compare)));
+      RunPairs(settings ? "exchange" : command, compare, variants, Pairs(compare));
   if (!results.ok()) return results.status();
   if (absl::GetFlag(FLAGS_json)) {
     for (const Result& result : *results) std::cout << JsonLine(result) << std::endl;

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -56,7 +57,7 @@ class Connection {
   ~Connection() {
     close(epoll_);
     CloseServer();
-    close(client_);
+    if (client_ >= 0) close(client_);
   }
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -101,6 +102,17 @@ class Connection {
     EXPECT_EQ(parts[0].iov_len + parts[1].iov_len, room);
     if (bytes > 0) received_.append(buffer, 0, static_cast<size_t>(bytes));
     return bytes;
+  }
+  // Ends it as a client does that crashes.
+  void ResetFromClient() {
+    const linger now = {.l_onoff = 1, .l_linger = 0};
+    setsockopt(client_, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+    close(std::exchange(client_, -1));
+  }
+  // Sends from the server's end for as long as there is room.
+  void AnswerUntilFull() {
+    const std::string bytes(size_t{64} << 10, 'x');
+    while (send(server_, bytes.data(), bytes.size(), MSG_NOSIGNAL) > 0) continue;
   }
   // Receives until there is no more to be had. Returns what recvmsg said then.
   ssize_t ReceiveAll() {
@@ -256,6 +268,42 @@ TEST(GuardTest, NobodyWaitsForCallsThatAreStuck) {
     while (connection.ReceiveAll() != -1 || connection.Receive() != -1) continue;
   }
   EXPECT_EQ(connection.received(), bytes);
+}
+
+TEST(GuardTest, TheEndOfAPausedConnectionIsSeen) {
+  Server server;
+  server.SetCallsLeftOver(2000);
+  Guard guard(server.CallsLeftOver());
+  Connection connection;
+  guard.Watch(connection.server(), "peer");
+  connection.Send(Hello() + Acknowledgement());
+  EXPECT_EQ(connection.ReceiveAll(), -1);
+  connection.Send(Frame(kHeaders, kEndHeaders, 1, "h"));
+  EXPECT_EQ(connection.ReceiveAll(), -1);
+  EXPECT_EQ(errno, EAGAIN);
+  while (connection.HasEdge()) continue;
+  connection.ResetFromClient();
+  ASSERT_TRUE(connection.AwaitEdge());
+  EXPECT_EQ(connection.Receive(), -1);
+  EXPECT_EQ(errno, ECONNRESET);
+}
+
+TEST(GuardTest, WhoTakesNothingIsCutOffWhereManyCallsAreStuck) {
+  Server server;
+  server.SetCallsLeftOver(5000);
+  Guard guard(server.CallsLeftOver());
+  Connection mute;
+  guard.Watch(mute.server(), "mute");
+  Connection other;
+  guard.Watch(other.server(), "other");
+  for (Connection* connection : {&mute, &other}) {
+    connection->Send(Hello() + Acknowledgement() + Frame(kHeaders, kEndHeaders, 1, "h"));
+    while (connection->ReceiveAll() != -1 || connection->Receive() != -1) continue;
+  }
+  mute.AnswerUntilFull();
+  while (mute.Receive() != 0) ASSERT_TRUE(mute.AwaitEdge());
+  other.Send(Frame(kHeaders, kEndHeaders, 3, "h"));
+  EXPECT_NE(other.Receive(), 0);
 }
 
 TEST(GuardTest, PausedConnectionsGoOnAfterItsEnd) {

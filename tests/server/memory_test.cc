@@ -132,7 +132,7 @@ TEST(DivideMemoryTest, NeverDividesMoreThanThereIs) {
 
 TEST(DivideMemoryTest, LeavesRoomForCallsThatWait) {
   EXPECT_EQ(MaxWaitingCalls(256 * kMiB), 64);
-  EXPECT_EQ(MaxWaitingCalls(8 * kGiB), 2048);
+  EXPECT_EQ(MaxWaitingCalls(8 * kGiB), 1024);
   EXPECT_EQ(MaxWaitingCalls(1024 * kGiB), 4096);
 }
 
