@@ -60,7 +60,7 @@ void ParameterSet::BeginRead(const v1::ReadTensorsRequest& request, ReadDone don
     if (status.ok()) status = FillReading(request, *std::move(slots), reading.get());
   }
   if (!status.ok()) {
-    done(status);
+    done(std::move(status));
   } else {
     done(std::move(reading));
   }
