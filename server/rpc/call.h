@@ -172,7 +172,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   bool IsOverdue(const OpenCalls::Sweep& sweep, absl::Duration waited) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // How long the client may take over the message that is being written to it while others wait.
   absl::Duration ReplyTime() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return kGrace + open_calls_->terms().AtMinRate(outgoing_bytes_);
+    return kReplyGrace + open_calls_->terms().AtMinRate(outgoing_bytes_);
   }
   // Whether it is to give way if it is not overdue.
   GivesWay Judge(const OpenCalls::Sweep& sweep, absl::Duration waited) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -94,6 +94,8 @@ absl::optional<std::string> FrameRules::Walk(absl::string_view bytes) {
 
 int FrameRules::TakeCalls() { return std::exchange(calls_, 0); }
 
+int FrameRules::TakeControlFrames() { return std::exchange(control_frames_, 0); }
+
 int64_t FrameRules::open_header_bytes() const {
   const bool under_way = block_open_ || (payload_left_ > 0 && (type_ == kHeaders || type_ == kContinuation));
   return under_way ? block_bytes_ - payload_left_ : 0;
@@ -108,6 +110,7 @@ absl::optional<std::string> FrameRules::BeginFrame() {
   const uint32_t stream = BigEndian(header_.data() + 5, 4) & 0x7fffffff;
   receiver_ = nullptr;
   ++frames_;
+  if (type_ != kHeaders && (type_ != kData || payload_left_ == 0)) ++control_frames_;
   switch (type_) {
     case kData:
       return BeginData(stream);
@@ -142,9 +145,15 @@ absl::optional<std::string> FrameRules::BeginHeaders(uint32_t stream) {
   block_bytes_ = payload_left_;
   block_frames_ = 1;
   block_open_ = (flags_ & kEndHeaders) == 0;
-  trailers_ = stream <= last_stream_;
+  // A client's calls have odd numbers, and gRPC passes over others.
+  const bool begins = stream % 2 == 1 && stream > last_stream_;
+  trailers_ = !begins;
   ++calls_;
-  last_stream_ = std::max(last_stream_, stream);
+  if (begins) {
+    last_stream_ = stream;
+    others_.excess_bytes -= kBytesOfAFrame;
+    LimitCredit(&others_);
+  }
   if (!acknowledged_) {
     ++early_calls_;
     early_header_bytes_ += payload_left_;
@@ -180,13 +189,14 @@ absl::optional<std::string> FrameRules::BeginData(uint32_t stream) {
     return absl::nullopt;
   }
   receiver_ = Find(stream);
-  if (receiver_ == nullptr) return absl::nullopt;
-  receiver_->last_use = frames_;
-  receiver_->excess_bytes += kBytesOfAFrame - payload_left_;
-  LimitCredit(receiver_);
-  if (receiver_->excess_bytes <= kMaxExcessBytes) return absl::nullopt;
+  if (receiver_ == nullptr && !made_room_) return absl::nullopt;
+  Stream& account = receiver_ != nullptr ? *receiver_ : others_;
+  account.last_use = frames_;
+  account.excess_bytes += kBytesOfAFrame - payload_left_;
+  LimitCredit(&account);
+  if (account.excess_bytes <= kMaxExcessBytes) return absl::nullopt;
   return Broken("DATA frames of a message smaller than 512 bytes", kMaxExcessBytes / kBytesOfAFrame,
-                receiver_->excess_bytes / kBytesOfAFrame + 1);
+                account.excess_bytes / kBytesOfAFrame + 1);
 }
 
 void FrameRules::LimitCredit(Stream* stream) { stream->excess_bytes = std::max(stream->excess_bytes, -kBytesOfAFrame); }
@@ -224,6 +234,7 @@ void FrameRules::Add(uint32_t id) {
     streams_.erase(std::min_element(streams_.begin(), streams_.end(), [](const Stream& a, const Stream& b) {
       return std::tie(a.excess_bytes, a.last_use) < std::tie(b.excess_bytes, b.last_use);
     }));
+    made_room_ = true;
   }
   streams_.push_back({.id = id, .last_use = frames_});
 }

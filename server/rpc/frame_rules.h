@@ -28,6 +28,8 @@ class FrameRules {
 
   // Calls that were begun since the last TakeCalls.
   int TakeCalls();
+  // Frames since the last TakeControlFrames that neither begin a call nor bring any of a message.
+  int TakeControlFrames();
   // Frames since the last TakeQuestions that the server answers with a frame of its own: SETTINGS and PING.
   int questions() const { return questions_; }
   void TakeQuestions() { questions_ = 0; }
@@ -82,8 +84,11 @@ class FrameRules {
   int early_calls_ = 0;             // before the client acknowledged SETTINGS
   int64_t early_header_bytes_ = 0;  // before that
   int questions_ = 0;
+  int control_frames_ = 0;
   uint64_t frames_ = 0;
   std::vector<Stream> streams_;
+  bool made_room_ = false;      // whether any had to leave streams_ for others
+  Stream others_{};             // the account of those that are not there
   Stream* receiver_ = nullptr;  // one of streams_, whose DATA frame is under way
 };
 

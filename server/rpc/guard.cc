@@ -32,6 +32,10 @@ namespace {
 
 // Calls that a connection begins before it is paused: as many as it may have open.
 constexpr int kCallsInARow = 100;
+// The same of frames that move no message, and of bytes. gRPC's next buffers are as large as what it has read before it
+// found nothing more: 2 GiB of frames that it passes over made them overflow, which ended the process.
+constexpr int kControlFramesInARow = 1000;
+constexpr int64_t kBytesInARow = int64_t{32} << 20;
 
 // What is read at once beyond the frame that is under way, and so without knowing what it is: in the middle of
 // messages, which more of them follow; else; and where the server is far behind. A call that is reset at once takes 28
@@ -144,6 +148,7 @@ class WatchedConnection {
 
   // Nothing comes from now on. gRPC will ask so many times before it waits for more.
   void Pause(int asks) ABSL_EXCLUSIVE_LOCKS_REQUIRED(reading_);
+  void BeginRow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(reading_);
   // Receives at most so many bytes.
   ssize_t ReceiveSome(msghdr* message, size_t most) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(reading_);
   // Takes the first `bytes` of what `message` holds. Returns the rule that they break.
@@ -160,6 +165,8 @@ class WatchedConnection {
   core::Mutex reading_;
   FrameRules rules_ ABSL_GUARDED_BY(reading_);
   int calls_in_a_row_ ABSL_GUARDED_BY(reading_) = 0;
+  int control_frames_in_a_row_ ABSL_GUARDED_BY(reading_) = 0;
+  int64_t bytes_in_a_row_ ABSL_GUARDED_BY(reading_) = 0;
   int asks_before_it_waits_ ABSL_GUARDED_BY(reading_) = 0;
   bool header_open_ ABSL_GUARDED_BY(reading_) = false;  // as Shared knows it
   uint64_t bytes_taken_ ABSL_GUARDED_BY(reading_) = 0;  // by the peer, at the last look
@@ -344,17 +351,23 @@ ssize_t WatchedConnection::Receive(msghdr* message) {
   size_t blind_bytes = rules_.in_data() ? kBlindBytesInData : kBlindBytes;
   if (far_behind) blind_bytes = kBlindBytesFarBehind;
   const ssize_t bytes = ReceiveSome(message, static_cast<size_t>(rules_.payload_left()) + blind_bytes);
-  if (bytes <= 0) return bytes;
+  if (bytes <= 0) {
+    BeginRow();
+    return bytes;
+  }
   if (const absl::optional<std::string> broken = Walk(*message, static_cast<size_t>(bytes)); broken.has_value()) {
     Guard::Shared::CutOff(this, *broken);
     return 0;
   }
   const int calls = rules_.TakeCalls();
   calls_in_a_row_ += calls;
+  control_frames_in_a_row_ += rules_.TakeControlFrames();
+  bytes_in_a_row_ += bytes;
   const bool more = BytesLeft(*message) != 0;
   // Where nothing is left to read gRPC turns to what it has read by itself.
-  if (!more) calls_in_a_row_ = 0;
-  if (calls_in_a_row_ >= kCallsInARow || (far_behind && calls > 0)) {
+  if (!more) BeginRow();
+  if (calls_in_a_row_ >= kCallsInARow || control_frames_in_a_row_ >= kControlFramesInARow ||
+      bytes_in_a_row_ >= kBytesInARow || (far_behind && calls > 0)) {
     // gRPC asks until its buffers are full, takes in what it has, and asks once more.
     Pause(more && static_cast<size_t>(bytes) < RoomIn(*message) ? 2 : 1);
   }
@@ -373,7 +386,13 @@ ssize_t WatchedConnection::Receive(msghdr* message) {
 void WatchedConnection::Pause(int asks) {
   paused_ = true;
   asks_before_it_waits_ = asks;
+  BeginRow();
+}
+
+void WatchedConnection::BeginRow() {
   calls_in_a_row_ = 0;
+  control_frames_in_a_row_ = 0;
+  bytes_in_a_row_ = 0;
 }
 
 ssize_t WatchedConnection::ReceiveSome(msghdr* message, size_t most) const {

@@ -36,6 +36,8 @@ inline constexpr int64_t kIdleCallBytes = int64_t{24} << 10;
 // How long a client may be silent while somebody waits for what its call holds, where its request is small, so that it
 // normally comes with the headers, or where its connection holds more than its share.
 inline constexpr absl::Duration kGrace = absl::Milliseconds(30);
+// The same for a reply that is to be taken: a busy server may take as long to send it.
+inline constexpr absl::Duration kReplyGrace = absl::Seconds(1);
 // The same for a request that may be large, where the connection holds more than its share.
 inline constexpr absl::Duration kLargeRequestGrace = absl::Seconds(1);
 
@@ -65,7 +67,8 @@ absl::Status DrainingError();
 // Who gives way. A call that waits for its client holds its place only as long as nobody else needs it. While calls
 // wait, as many give way as make room for them, the longest silence first, of those
 // - whose first message has not come within `request_time`;
-// - of whose reply a message has not been taken within the time of its bytes at PatienceTerms::min_rate, and kGrace;
+// - of whose reply a message has not been taken within the time of its bytes at PatienceTerms::min_rate, and
+// kReplyGrace;
 // - that have been idle for longer than `patience`, or than `request_time` where they may not be idle for good;
 // - that are in the middle of a step or a write, and have been silent for longer than a message may be under way;
 // - whose connection holds more than its share, if that makes room for one that holds less, and which have been idle

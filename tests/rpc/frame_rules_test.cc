@@ -128,8 +128,9 @@ TEST(FrameRulesTest, LittleMetadataMayComeBeforeSettingsAreAcknowledged) {
   for (uint32_t stream = 5; stream < 15; stream += 2) {
     EXPECT_EQ(Broken(&rules, BeginCall(stream, kFrameBytes)), "") << stream;
   }
-  EXPECT_EQ(Broken(&rules, BeginCall(15, 1)),
-            "bytes of header blocks before the server's SETTINGS are acknowledged: expected at most 131072, got 131073");
+  EXPECT_EQ(
+      Broken(&rules, BeginCall(15, 1)),
+      "bytes of header blocks before the server's SETTINGS are acknowledged: expected at most 131072, got 131073");
 }
 
 TEST(FrameRulesTest, TrailersAreAtMostEmpty) {
@@ -206,6 +207,34 @@ TEST(FrameRulesTest, AMessageMayBeCutAsNetworksCutIt) {
       ASSERT_EQ(Broken(&rules, Frame(kData, 0, 1, message.substr(i, piece))), "") << piece;
     }
   }
+}
+
+TEST(FrameRulesTest, CallsOfEvenNumbersHideNoOthers) {
+  FrameRules rules = AfterHello();
+  EXPECT_EQ(Broken(&rules, Frame(kHeaders, kEndHeaders, 0x7ffffffe, "h")), "");
+  std::string broken = Broken(&rules, BeginCall(1) + Frame(kData, 0, 1, Message(1 << 20).substr(0, 5)));
+  for (int i = 0; broken.empty() && i < 1000; ++i) broken = Broken(&rules, Frame(kData, 0, 1, "x"));
+  EXPECT_THAT(broken, HasSubstr("DATA frames"));
+}
+
+TEST(FrameRulesTest, CallsThatMadeRoomForOthersCostTogether) {
+  FrameRules rules = AfterHello();
+  std::string broken = Broken(&rules, BeginCall(1) + Frame(kData, 0, 1, Message(1 << 20).substr(0, 5)));
+  for (uint32_t stream = 3; stream < 900; stream += 2) {
+    ASSERT_EQ(Broken(&rules, BeginCall(stream) + Frame(kData, 0, stream, "x")), "");
+  }
+  for (int i = 0; broken.empty() && i < 1000; ++i) broken = Broken(&rules, Frame(kData, 0, 1, "x"));
+  EXPECT_THAT(broken, HasSubstr("DATA frames"));
+}
+
+TEST(FrameRulesTest, CountsFramesThatMoveNoMessage) {
+  FrameRules rules = AfterHello();
+  rules.TakeControlFrames();
+  EXPECT_EQ(Broken(&rules, BeginCall(1) + Frame(kData, 0, 1, Message(100)) + Frame(0x2, 0, 1, "prior") +
+                               Frame(0x77, 0, 0, "?") + Frame(kData, 0, 1)),
+            "");
+  EXPECT_EQ(rules.TakeControlFrames(), 3);
+  EXPECT_EQ(rules.TakeControlFrames(), 0);
 }
 
 TEST(FrameRulesTest, FramesOfCallsThatAreOverCostNothing) {

@@ -765,7 +765,9 @@ TEST_F(SmallCallsTest, ReplyThatIsNotTakenGivesWay) {
     call->Write(grpc::ByteBuffer());
   }
   std::shared_ptr<QuietCall> waits = Open("c");
-  clock_.Advance(2 * kGrace);
+  clock_.Advance(10 * kGrace);
+  EXPECT_EQ(calls[0]->overs() + calls[1]->overs(), 0);
+  clock_.Advance(kReplyGrace);
   EXPECT_EQ(calls[0]->overs() + calls[1]->overs(), 1);
   const std::shared_ptr<QuietCall> cut_off = calls[calls[0]->overs() == 1 ? 0 : 1];
   cut_off->HaveWritten();
