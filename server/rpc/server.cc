@@ -87,12 +87,11 @@ ServiceLimits Limits(const ServerOptions& options) {
           .admission_wait = options.admission_wait};
 }
 
-// Calls that may be open or wait.
+// Calls that may be open or wait, but for watches that are idle.
 int64_t MostCalls(const ServerOptions& options) {
-  constexpr int kControlCalls = kMaxCreations + kMaxPages + kMaxSmallCalls + kMaxHealthChecks + kMaxReflections;
-  // Watches that are idle are as many as calls may wait.
-  const int watches = kMaxHealthWatches + options.max_waiting_calls;
-  return options.max_streams + kControlCalls + watches + kMaxWaitingHealthChecks + options.max_waiting_calls;
+  constexpr int kControlCalls =
+      kMaxCreations + kMaxPages + kMaxSmallCalls + kMaxHealthChecks + kMaxHealthWatches + kMaxReflections;
+  return options.max_streams + kControlCalls + kMaxWaitingHealthChecks + options.max_waiting_calls;
 }
 
 }  // namespace
