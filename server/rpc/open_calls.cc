@@ -228,32 +228,37 @@ void OpenCalls::MakeRoom(const Sweep& sweep) {
     Holder* holder;
     Call::Standing standing;
   };
-  std::map<const Connection*, Holder> holders;
+  std::map<std::string, Holder> holders;  // by connection
   std::vector<Candidate> candidates;
+  {
+    core::MutexLock lock(&mutex_);
+    for (const auto& [call, entry] : calls_) {
+      if (entry.waits) continue;
+      if (std::shared_ptr<Call> alive = call->weak_from_this().lock()) {
+        candidates.push_back({std::move(alive), &holders[entry.connection->first], {}});
+      }
+    }
+  }
+  int64_t leaving = 0;  // bytes
+  for (Candidate& candidate : candidates) {
+    candidate.standing = candidate.call->CheckPatience(sweep);
+    if (candidate.standing.leaving) {
+      leaving += candidate.standing.charge;
+    } else if (candidate.standing.charge > 0) {
+      candidate.holder->bytes += candidate.standing.charge;
+      ++candidate.holder->calls;
+    }
+  }
+  // What is missing, in bytes, beside what those need who wait. Who waits is found out after who leaves: where a place
+  // goes from one to the other meanwhile, too few give way and not too many, and the next sweep mends that.
+  const int64_t missing = parts_.places->used() - parts_.places->capacity() - leaving;
   {
     core::MutexLock lock(&mutex_);
     for (const auto& [name, connection] : connections_) {
       if (connection.calls == 0) continue;
-      Holder& holder = holders[&connection];
+      Holder& holder = holders[name];
       holder.waiting = static_cast<int64_t>(connection.waiting.size());
       holder.gave_way = connection.gave_way > 0;
-    }
-    for (const auto& [call, entry] : calls_) {
-      if (entry.waits) continue;
-      if (std::shared_ptr<Call> alive = call->weak_from_this().lock()) {
-        candidates.push_back({std::move(alive), &holders[&entry.connection->second], {}});
-      }
-    }
-  }
-  // What is missing, in bytes, beside what those need who wait.
-  int64_t missing = parts_.places->used() - parts_.places->capacity();
-  for (Candidate& candidate : candidates) {
-    candidate.standing = candidate.call->CheckPatience(sweep);
-    if (candidate.standing.leaving) {
-      missing -= candidate.standing.charge;
-    } else if (candidate.standing.charge > 0) {
-      candidate.holder->bytes += candidate.standing.charge;
-      ++candidate.holder->calls;
     }
   }
   if (!sweep.place_wanted && !sweep.memory_wanted) return;

@@ -66,6 +66,9 @@ TEST(MemoryTest, StreamsStoppedInTheMiddleOfAStepHoldTheInflightBudgetAndNoMore)
   server.ExpectAsBefore();
 }
 
+// So many that `calls` are spread evenly: then none holds more than its share, and no call gives way to another.
+int ConnectionsFor(int calls) { return calls / 80; }
+
 struct HalfSent {
   const char* name;
   std::vector<const char*> methods;
@@ -84,10 +87,9 @@ TEST_P(HalfSentTest, AreTakenWhileThereArePlacesAndWaitBeyond) {
   Server server(kPlaces);
   const auto half = AlmostAMessage();
   {
-    HalfSentCalls calls(server.address());
+    HalfSentCalls calls(server.address(), ConnectionsFor(GetParam().calls));
     for (int i = 0; i < GetParam().calls; ++i) calls.Begin(GetParam().methods[i % GetParam().methods.size()], half);
     EXPECT_TRUE(server.AllWaitBut(kPlaces, &calls));
-    // Those that came first held all places until others came, and give way.
     EXPECT_GT(calls.open(), 2 * kPlaces);
     EXPECT_EQ(RefusedForNow(calls), calls.ended());
     server.ExpectBounded();
@@ -102,7 +104,7 @@ TEST(MemoryTest, CallsBeyondThoseThatMayWaitAreRefused) {
   const int most = server.Info().limits().max_waiting_calls();
   const auto half = AlmostAMessage();
   {
-    HalfSentCalls calls(server.address());
+    HalfSentCalls calls(server.address(), ConnectionsFor(kPlaces + most + kTooMany));
     for (int i = 0; i < kPlaces + most + kTooMany; ++i) calls.Begin("StepOnce", half);
     EXPECT_TRUE(server.AllWaitBut(kPlaces, &calls));
     EXPECT_GE(calls.ended(), kTooMany);
@@ -244,7 +246,7 @@ TEST(MemoryTest, AllKindsOfStoppedCallsTogetherStayWithinTheBudgets) {
   const auto half_step = HalfAStep();
   const auto half_message = AlmostAMessage();
   {
-    HalfSentCalls calls(server.address());
+    HalfSentCalls calls(server.address(), ConnectionsFor(3000));
     for (int i = 0; i < 500; ++i) calls.Begin("Step", half_step);
     calls.Run([&] { return calls.open() <= LargeStepsThatFit(); });
     for (int i = 0; i < 500; ++i) {
