@@ -6,6 +6,7 @@
 #include <deque>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -28,6 +29,12 @@ class ComputePool {
   // on the thread that finished last. `count` is at least 1. Returns at once. `work` is destroyed before `done` is
   // called, and `done` once it has returned: nothing of a job outlives it.
   void Run(int64_t count, absl::AnyInvocable<void(int64_t) const> work, absl::AnyInvocable<void()> done);
+
+  // Calls `work` once, on one of the threads. Returns at once.
+  void Post(absl::AnyInvocable<void()> work) {
+    Run(
+        1, [](int64_t /*item*/) {}, std::move(work));
+  }
 
   int threads() const { return static_cast<int>(threads_.size()); }
 

@@ -129,6 +129,7 @@ ParameterSet::ParameterSet(const Resources& resources, std::string name, std::sh
       initialization_(initialization),
       state_grant_(std::move(state_grant)),
       ranges_(GroupRanges(*schema_)),
+      turns_(std::make_shared<TurnQueue>(resources_.compute)),
       configuration_(std::move(configuration)),
       state_(v1::PARAMETER_SET_STATE_UNINITIALIZED) {}
 
@@ -185,37 +186,10 @@ bool ParameterSet::deleted() const {
   return deleted_;
 }
 
-void ParameterSet::Enqueue(Turn turn) {
-  {
-    MutexLock lock(&mutex_);
-    turns_.push_back(std::move(turn));
-    if (turn_taken_) return;
-    turn_taken_ = true;
-  }
-  RunTurns();
-}
-
-void ParameterSet::RunTurns() {
-  // The last turn may hold the last reference to this set.
-  const std::shared_ptr<ParameterSet> self = shared_from_this();
-  for (;;) {
-    Turn turn;
-    {
-      MutexLock lock(&mutex_);
-      if (turns_.empty()) {
-        turn_taken_ = false;
-        return;
-      }
-      turn = std::move(turns_.front());
-      turns_.pop_front();
-    }
-    if (turn() == TurnState::kGoesOn) return;
-  }
-}
-
 void ParameterSet::Delete(absl::optional<uint64_t> incarnation, absl::AnyInvocable<void()> forget,
                           absl::AnyInvocable<void(absl::Status)> done) {
-  Enqueue([self = shared_from_this(), this, incarnation, forget = std::move(forget), done = std::move(done)]() mutable {
+  turns_->Enqueue([self = shared_from_this(), this, incarnation, forget = std::move(forget),
+                   done = std::move(done)](const TurnQueue::Turn& /*turn*/) mutable {
     absl::Status status;
     absl::Status gone;
     {
@@ -232,7 +206,6 @@ void ParameterSet::Delete(absl::optional<uint64_t> incarnation, absl::AnyInvocab
       EndLate(gone);
     }
     done(status);
-    return TurnState::kOver;
   });
 }
 

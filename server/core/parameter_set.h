@@ -8,7 +8,6 @@
 #define ADAMANT_SERVER_CORE_PARAMETER_SET_H_
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,6 +36,7 @@
 #include "server/core/schema.h"
 #include "server/core/snapshot.h"
 #include "server/core/step_attempt.h"
+#include "server/core/turn_queue.h"
 #include "server/core/write_attempt.h"
 
 namespace adamant::core {
@@ -104,17 +104,9 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
   struct Finding;
   struct TakenState;
 
-  // A turn does all its work and returns kOver, or returns kGoesOn and calls RunTurns when it is over.
-  enum class TurnState { kOver, kGoesOn };
-  using Turn = absl::AnyInvocable<TurnState()>;
-
   ParameterSet(const Resources& resources, std::string name, std::shared_ptr<const Schema> schema,
                std::shared_ptr<const Configuration> configuration, v1::Initialization initialization,
                Grant state_grant);
-
-  // Turns.
-  void Enqueue(Turn turn);
-  void RunTurns();
 
   // A step's way (step_attempt.cc): header, admission ...
   absl::Status CheckStepHeader(const StepAttempt& attempt) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -127,7 +119,7 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
   void Admit(const std::shared_ptr<StepAttempt>& attempt);
   void Admitted(const std::shared_ptr<StepAttempt>& attempt, absl::StatusOr<Grant> grant);
   // ... turn and commit (step_commit.cc).
-  TurnState StepTurn(const std::shared_ptr<StepAttempt>& attempt);
+  void StepTurn(const std::shared_ptr<StepAttempt>& attempt, TurnQueue::Turn turn);
   absl::StatusOr<absl::optional<StepReply>> Decide(StepAttempt* attempt, const Finding& finding)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::shared_ptr<Commit> BeginCommit(const std::shared_ptr<StepAttempt>& attempt, const Finding& finding)
@@ -148,14 +140,14 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WaitToWrite(WriteAttempt* attempt, std::vector<std::shared_ptr<WriteAttempt>>* older)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  TurnState DirectWriteTurn(const std::shared_ptr<WriteAttempt>& attempt);
+  void DirectWriteTurn(const std::shared_ptr<WriteAttempt>& attempt);
   TakenState TakeState(bool with_moments) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PutBack(TakenState taken) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReturnBlocks(WriteAttempt* attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeStaging(const std::shared_ptr<WriteAttempt>& attempt, absl::StatusOr<Grant> grant);
   // Ends a write to which nothing is being added, and lets the next one begin.
   void FailWrite(WriteAttempt* attempt, absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
-  TurnState WriteCommitTurn(const std::shared_ptr<WriteAttempt>& attempt);
+  void WriteCommitTurn(const std::shared_ptr<WriteAttempt>& attempt);
 
   // A read's way (reading.cc).
   absl::Status FillReading(const v1::ReadTensorsRequest& request, std::vector<v1::Slot> slots, Reading* reading) const
@@ -215,10 +207,9 @@ class ParameterSet : public std::enable_shared_from_this<ParameterSet> {
   // A block's elements by group, for each block.
   const std::vector<std::vector<BlockUpdate::Range>> ranges_;
 
-  mutable Mutex mutex_;
+  const std::shared_ptr<TurnQueue> turns_;
 
-  std::deque<Turn> turns_ ABSL_GUARDED_BY(mutex_);
-  bool turn_taken_ ABSL_GUARDED_BY(mutex_) = false;
+  mutable Mutex mutex_;
 
   std::shared_ptr<const Configuration> configuration_ ABSL_GUARDED_BY(mutex_);
   v1::ParameterSetState state_ ABSL_GUARDED_BY(mutex_);

@@ -71,7 +71,8 @@ absl::Status StepAttempt::Complete() {
     return status;
   }
   if (!set_->SetComplete(this)) return absl::OkStatus();
-  set_->Enqueue([set = set_, attempt = shared_from_this()] { return set->StepTurn(attempt); });
+  set_->turns_->Enqueue(
+      [set = set_, attempt = shared_from_this()](TurnQueue::Turn turn) { set->StepTurn(attempt, std::move(turn)); });
   return absl::OkStatus();
 }
 

@@ -50,7 +50,7 @@ struct ParameterSet::Commit {
   int64_t last_told ABSL_GUARDED_BY(progress_mutex) = 0;       // as many blocks the listener knows of
 };
 
-ParameterSet::TurnState ParameterSet::StepTurn(const std::shared_ptr<StepAttempt>& attempt) {
+void ParameterSet::StepTurn(const std::shared_ptr<StepAttempt>& attempt, TurnQueue::Turn turn) {
   Finding finding;
   if (attempt->staging_.has_value()) {
     const kernels::GradientStats stats = attempt->staging_->Stats();
@@ -69,12 +69,12 @@ ParameterSet::TurnState ParameterSet::StepTurn(const std::shared_ptr<StepAttempt
   }
   if (!decision.ok()) {
     End(attempt.get(), std::move(decision).status());
-    return TurnState::kOver;
+    return;
   }
   if (commit == nullptr) {
     attempt->staging_.reset();  // what paid for it pays for the reply now
     End(attempt.get(), **std::move(decision));
-    return TurnState::kOver;
+    return;
   }
 
   // From here to the publish nobody can take a reference to the moments; those taken before are never written to.
@@ -82,7 +82,7 @@ ParameterSet::TurnState ParameterSet::StepTurn(const std::shared_ptr<StepAttempt
   absl::StatusOr<BlockList> exp_avg_sq = ReplaceHeld(commit->exp_avg_sq_in);
   if (!exp_avg.ok() || !exp_avg_sq.ok()) {
     GiveUp(commit.get(), exp_avg.ok() ? exp_avg_sq.status() : exp_avg.status());
-    return TurnState::kOver;
+    return;
   }
   commit->exp_avg_out = *std::move(exp_avg);
   commit->exp_avg_sq_out = *std::move(exp_avg_sq);
@@ -91,7 +91,7 @@ ParameterSet::TurnState ParameterSet::StepTurn(const std::shared_ptr<StepAttempt
   if (IsSmall()) {
     for (int64_t block = 0; block < blocks; ++block) ComputeBlock(commit.get(), block);
     Publish(commit.get());
-    return TurnState::kOver;
+    return;
   }
   resources_.compute->Run(
       blocks,
@@ -99,11 +99,7 @@ ParameterSet::TurnState ParameterSet::StepTurn(const std::shared_ptr<StepAttempt
         ComputeBlock(commit.get(), block);
         TellComputed(commit.get(), block);
       },
-      [this, commit] {
-        Publish(commit.get());
-        RunTurns();
-      });
-  return TurnState::kGoesOn;
+      [this, commit, turn = std::move(turn)] { Publish(commit.get()); });
 }
 
 // The reply, where nothing is to be applied; nothing, where the step is; or the error.

@@ -148,7 +148,8 @@ absl::Status WriteAttempt::CheckComplete() const {
 absl::Status WriteAttempt::Complete() {
   if (absl::Status status = CheckComplete(); !status.ok()) return Fail(status);
   if (!set_->SetComplete(this)) return absl::OkStatus();
-  set_->Enqueue([set = set_, attempt = shared_from_this()] { return set->WriteCommitTurn(attempt); });
+  set_->turns_->Enqueue(
+      [set = set_, attempt = shared_from_this()](const TurnQueue::Turn& /*turn*/) { set->WriteCommitTurn(attempt); });
   return absl::OkStatus();
 }
 
@@ -189,7 +190,8 @@ void ParameterSet::BeginWrite(const std::shared_ptr<WriteAttempt>& attempt) {
       SetAdmitted(attempt.get());
       break;
     case Kind::kDirect:
-      Enqueue([self = shared_from_this(), attempt] { return self->DirectWriteTurn(attempt); });
+      turns_->Enqueue(
+          [self = shared_from_this(), attempt](const TurnQueue::Turn& /*turn*/) { self->DirectWriteTurn(attempt); });
       break;
     case Kind::kStaged:
       if (IsSmall()) {
@@ -270,19 +272,19 @@ struct ParameterSet::TakenState {
   bool moments_valid;
 };
 
-ParameterSet::TurnState ParameterSet::DirectWriteTurn(const std::shared_ptr<WriteAttempt>& attempt) {
+void ParameterSet::DirectWriteTurn(const std::shared_ptr<WriteAttempt>& attempt) {
   const bool full = attempt->header_.mode() == v1::WRITE_MODE_FULL;
   TakenState taken;
   absl::Status status;
   {
     MutexLock lock(&mutex_);
-    if (attempt->state_ != WriteAttempt::State::kWaiting) return TurnState::kOver;
+    if (attempt->state_ != WriteAttempt::State::kWaiting) return;
     status = CheckExists();
     if (status.ok()) taken = TakeState(full);
   }
   if (!status.ok()) {
     FailWrite(attempt.get(), std::move(status));
-    return TurnState::kOver;
+    return;
   }
   // Without the mutex: where readers hold the state, other memory may have to be mapped, which takes long.
   absl::StatusOr<BlockList> parameters = ReplaceHeld(taken.parameters);
@@ -295,7 +297,7 @@ ParameterSet::TurnState ParameterSet::DirectWriteTurn(const std::shared_ptr<Writ
       PutBack(std::move(taken));
     }
     FailWrite(attempt.get(), blocks->status());
-    return TurnState::kOver;
+    return;
   }
   taken = {};  // or it would count as a holder
   attempt->slots_[0].emplace(schema_, *std::move(parameters), nullptr);
@@ -304,7 +306,6 @@ ParameterSet::TurnState ParameterSet::DirectWriteTurn(const std::shared_ptr<Writ
     attempt->slots_[2].emplace(schema_, *std::move(exp_avg_sq), nullptr);
   }
   SetAdmitted(attempt.get());
-  return TurnState::kOver;
 }
 
 // The set is UNINITIALIZED from here on.
@@ -374,7 +375,7 @@ void ParameterSet::FailWrite(WriteAttempt* attempt, absl::Status status) {
   End(attempt, std::move(status));
 }
 
-ParameterSet::TurnState ParameterSet::WriteCommitTurn(const std::shared_ptr<WriteAttempt>& attempt) {
+void ParameterSet::WriteCommitTurn(const std::shared_ptr<WriteAttempt>& attempt) {
   const v1::WriteHeader& header = attempt->header_;
   std::shared_ptr<const Snapshot> before;  // destroyed outside of the mutex
   v1::WriteTensorsResponse response;
@@ -414,12 +415,11 @@ ParameterSet::TurnState ParameterSet::WriteCommitTurn(const std::shared_ptr<Writ
   }
   if (!status.ok()) {
     FailWrite(attempt.get(), std::move(status));
-    return TurnState::kOver;
+    return;
   }
   attempt->LetNextBegin();
   if (!response.replayed()) EndLate(rewritten);
   End(attempt.get(), std::move(response));
-  return TurnState::kOver;
 }
 
 }  // namespace adamant::core
