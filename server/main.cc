@@ -16,6 +16,7 @@
 #include <iostream>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -26,7 +27,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "client/command_line/command_line.h"
 #include "kernels/dispatch.h"
 #include "server/health_probe.h"
@@ -40,17 +40,17 @@
 
 ABSL_FLAG(std::vector<std::string>, listen, {"0.0.0.0:50051"},
           "addresses to serve on, separated by commas: HOST:PORT (port 0: one that is free) or unix:PATH");
-ABSL_FLAG(absl::optional<int64_t>, state_bytes, absl::nullopt,
+ABSL_FLAG(std::optional<int64_t>, state_bytes, std::nullopt,
           "memory for parameters and moments, 12 bytes a parameter; default 1/2 of what there is");
-ABSL_FLAG(absl::optional<int64_t>, inflight_bytes, absl::nullopt,
+ABSL_FLAG(std::optional<int64_t>, inflight_bytes, std::nullopt,
           "memory for steps and writes under way, 4 bytes a parameter; default 3/16 of what there is");
-ABSL_FLAG(absl::optional<int64_t>, read_bytes, absl::nullopt,
+ABSL_FLAG(std::optional<int64_t>, read_bytes, std::nullopt,
           "memory for snapshots that readers hold, 4 to 12 bytes a parameter; default 3/16 of what there is");
 ABSL_FLAG(
-    absl::optional<int>, max_streams, absl::nullopt,
+    std::optional<int>, max_streams, std::nullopt,
     "calls that move tensors at the same time, 5.5 MiB each; default 1/16 of the memory, at most 256, or more of it "
     "where that is less than 16 of them");
-ABSL_FLAG(absl::optional<int>, max_connections, absl::nullopt,
+ABSL_FLAG(std::optional<int>, max_connections, std::nullopt,
           "connections at the same time; default one for each MiB of memory. Never more than the limit of open files, "
           "less 64, allows");
 ABSL_FLAG(std::vector<std::string>, trusted, {},

@@ -5,11 +5,11 @@
 #define ADAMANT_SERVER_MEMORY_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 
 namespace adamant {
 
@@ -44,10 +44,10 @@ struct MemoryShares {
 
 // What the user asked for. An empty wish takes the default share.
 struct MemoryWishes {
-  absl::optional<int64_t> state = absl::nullopt;
-  absl::optional<int64_t> inflight = absl::nullopt;
-  absl::optional<int64_t> read = absl::nullopt;
-  absl::optional<int> max_streams = absl::nullopt;
+  std::optional<int64_t> state = std::nullopt;
+  std::optional<int64_t> inflight = std::nullopt;
+  std::optional<int64_t> read = std::nullopt;
+  std::optional<int> max_streams = std::nullopt;
 };
 
 // Divides `usable` less ReservedBytes(usable): 1/16 for calls, of `stream_bytes` each and at most kMostStreams, but

@@ -4,6 +4,7 @@
 #include <grpc/support/time.h>
 
 #include <cstdint>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -60,17 +61,17 @@ absl::Status GrpcByteStream::WritesDone() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<absl::optional<grpc::ByteBuffer>> GrpcByteStream::Read() {
+absl::StatusOr<std::optional<grpc::ByteBuffer>> GrpcByteStream::Read() {
   Wait([this] { return !messages_.empty() || (broken_ && !outstanding_[kRead]); });
   if (!messages_.empty()) {
-    absl::optional<grpc::ByteBuffer> message = std::move(messages_.front());
+    std::optional<grpc::ByteBuffer> message = std::move(messages_.front());
     messages_.pop_front();
     if (messages_.empty() && !outstanding_[kRead] && !broken_) StartRead();
     return message;
   }
   absl::Status status = End();
   if (!status.ok()) return status;
-  return absl::optional<grpc::ByteBuffer>();
+  return std::optional<grpc::ByteBuffer>();
 }
 
 void GrpcByteStream::Close() {

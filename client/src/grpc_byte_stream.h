@@ -14,13 +14,13 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "client/src/stub.h"
 
 namespace adamant {
@@ -34,7 +34,7 @@ class GrpcByteStream : public ByteStream {
   void SetTimeout(absl::Duration timeout) override;
   absl::Status Write(grpc::ByteBuffer message) override;
   absl::Status WritesDone() override;
-  absl::StatusOr<absl::optional<grpc::ByteBuffer>> Read() override;
+  absl::StatusOr<std::optional<grpc::ByteBuffer>> Read() override;
   void Close() override;
   void DriveUntil(absl::FunctionRef<bool()> done) override;
   bool alive() override;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -112,7 +113,7 @@ absl::Status ReceiveStep(MutableTensors parameters, ByteStream* stream, v1::Step
   const ReadCall::Target target = {v1::SLOT_PARAMETER, parameters};
   TensorReceiver receiver({&target, 1});
   while (true) {
-    absl::StatusOr<absl::optional<grpc::ByteBuffer>> buffer = stream->Read();
+    absl::StatusOr<std::optional<grpc::ByteBuffer>> buffer = stream->Read();
     if (!buffer.ok()) return buffer.status();
     if (!buffer->has_value()) return absl::UnavailableError("the server ended the call before it answered");
     absl::StatusOr<wire::TensorMessage> message = wire::TensorMessage::Decode(**buffer);
@@ -128,7 +129,7 @@ absl::Status ReceiveStep(MutableTensors parameters, ByteStream* stream, v1::Step
 absl::Status ReceiveWritten(ByteStream* stream, v1::WriteTensorsResponse* response) {
   absl::Status status = stream->WritesDone();
   if (!status.ok()) return status;
-  absl::StatusOr<absl::optional<grpc::ByteBuffer>> buffer = stream->Read();
+  absl::StatusOr<std::optional<grpc::ByteBuffer>> buffer = stream->Read();
   if (!buffer.ok()) return buffer.status();
   if (!buffer->has_value()) return absl::InternalError("the server did not answer");
   grpc::ProtoBufferReader reader(&**buffer);
@@ -319,9 +320,9 @@ absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call,
   if (!status.ok()) return status;
 
   TensorReceiver receiver(call.targets);
-  absl::optional<v1::ReadHeader> header;
+  std::optional<v1::ReadHeader> header;
   while (true) {
-    absl::StatusOr<absl::optional<grpc::ByteBuffer>> buffer = stream->Read();
+    absl::StatusOr<std::optional<grpc::ByteBuffer>> buffer = stream->Read();
     if (!buffer.ok()) return buffer.status();
     if (!buffer->has_value()) break;
     absl::StatusOr<wire::TensorMessage> message = wire::TensorMessage::Decode(**buffer);

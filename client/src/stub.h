@@ -6,12 +6,12 @@
 #include <grpcpp/support/byte_buffer.h>
 
 #include <memory>
+#include <optional>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "adamant/v1/service.pb.h"
 
 namespace adamant {
@@ -32,7 +32,7 @@ class ByteStream {
   // Says that no message will follow. The same on error.
   virtual absl::Status WritesDone() = 0;
   // The next message, or nothing if the call has ended OK. On error the call has ended.
-  virtual absl::StatusOr<absl::optional<grpc::ByteBuffer>> Read() = 0;
+  virtual absl::StatusOr<std::optional<grpc::ByteBuffer>> Read() = 0;
 
   // Cancels the call if it has not ended, and lets go of it. Only DriveUntil may follow.
   virtual void Close() = 0;

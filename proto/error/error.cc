@@ -1,6 +1,7 @@
 #include "proto/error/error.h"
 
 #include <charconv>
+#include <optional>
 #include <string>
 
 #include "absl/strings/cord.h"
@@ -23,10 +24,10 @@ std::string ShortestOf(Float value) {
 }
 
 template <typename Message>
-absl::optional<Message> Payload(const absl::Status& status, absl::string_view url) {
-  absl::optional<absl::Cord> bytes = status.GetPayload(url);
+std::optional<Message> Payload(const absl::Status& status, absl::string_view url) {
+  const auto bytes = status.GetPayload(url);
   Message message;
-  if (!bytes.has_value() || !message.ParseFromString(std::string(*bytes))) return absl::nullopt;
+  if (!bytes.has_value() || !message.ParseFromString(std::string(*bytes))) return std::nullopt;
   return message;
 }
 
@@ -83,9 +84,9 @@ v1::ErrorDetail GetErrorDetail(const absl::Status& status) {
   return Payload<v1::ErrorDetail>(status, kErrorDetailUrl).value_or(v1::ErrorDetail());
 }
 
-absl::optional<absl::Duration> GetRetryDelay(const absl::Status& status) {
-  absl::optional<v1::RetryInfo> info = Payload<v1::RetryInfo>(status, kRetryInfoUrl);
-  if (!info.has_value()) return absl::nullopt;
+std::optional<absl::Duration> GetRetryDelay(const absl::Status& status) {
+  std::optional<v1::RetryInfo> info = Payload<v1::RetryInfo>(status, kRetryInfoUrl);
+  if (!info.has_value()) return std::nullopt;
   return absl::Seconds(info->retry_delay().seconds()) + absl::Nanoseconds(info->retry_delay().nanos());
 }
 

@@ -7,13 +7,13 @@
 
 #include <google/protobuf/generated_enum_reflection.h>
 
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "adamant/v1/error.pb.h"
 
 namespace adamant {
@@ -51,7 +51,7 @@ absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
 v1::ErrorDetail GetErrorDetail(const absl::Status& status);
 
 // The delay that a status carries, or nothing: then the call is not worth repeating as it is.
-absl::optional<absl::Duration> GetRetryDelay(const absl::Status& status);
+std::optional<absl::Duration> GetRetryDelay(const absl::Status& status);
 
 // How messages spell what a client sent.
 

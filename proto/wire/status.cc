@@ -2,13 +2,13 @@
 #include "proto/wire/status.h"
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 #include "adamant/v1/error.pb.h"
 #include "proto/error/error.h"
 
@@ -58,7 +58,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
     detail.set_field(std::string(CutText(detail.field(), kDetailTextBytes)));
     AddDetail(kErrorDetailUrl, detail.SerializeAsString(), &details);
   }
-  if (absl::optional<absl::Cord> delay = status.GetPayload(kRetryInfoUrl)) {
+  if (const auto delay = status.GetPayload(kRetryInfoUrl)) {
     AddDetail(kRetryInfoUrl, std::string(*delay), &details);
   }
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message, details.SerializeAsString());

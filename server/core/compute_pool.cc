@@ -58,10 +58,13 @@ std::shared_ptr<ComputePool::Job> ComputePool::TakeItem(int64_t* item) {
   MutexLock lock(&mutex_);
   while (jobs_.empty() && !stopping_) ready_.Wait(&mutex_);
   if (jobs_.empty()) return nullptr;
-  std::shared_ptr<Job> job = std::move(jobs_.front());
-  jobs_.pop_front();
+  std::shared_ptr<Job> job = jobs_.front();
   *item = job->next++;
-  if (job->next < job->count) jobs_.push_back(job);
+  if (job->next < job->count) {
+    jobs_.splice(jobs_.end(), jobs_, jobs_.begin());
+  } else {
+    jobs_.pop_front();
+  }
   return job;
 }
 

@@ -3,7 +3,7 @@
 #define ADAMANT_SERVER_CORE_COMPUTE_POOL_H_
 
 #include <cstdint>
-#include <deque>
+#include <list>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -48,7 +48,8 @@ class ComputePool {
   Mutex mutex_;
   CondVar ready_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::deque<std::shared_ptr<Job>> jobs_ ABSL_GUARDED_BY(mutex_);  // those with items that nobody has taken
+  // Those with items that nobody has taken. A list, so that taking one allocates nothing: steps are in the middle of it.
+  std::list<std::shared_ptr<Job>> jobs_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::thread> threads_;
 };
 

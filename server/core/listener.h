@@ -7,16 +7,19 @@
 namespace adamant::core {
 
 // Called by the set from any thread, with no lock of the set's held. Must not block.
-template <typename Reply>
+template <typename ReplyType>
 class Listener {
  public:
+  using Reply = ReplyType;
+
   virtual ~Listener() = default;
 
-  // Chunks may come. At most once; and by chance just after OnOutcome, when it is to be ignored.
+  // Says that chunks may come. Called at most once; and by chance just after OnOutcome, when it is to be ignored.
   virtual void OnAdmitted() = 0;
 
-  // It is over: at most once, and not after the attempt was cancelled. An error may come at any time before Complete,
-  // for instance because the set was deleted.
+  // Says that the attempt is over, and what became of it. Called at most once, and not after the attempt was cancelled,
+  // unless another thread was about to. An error may come at any time before Complete, for instance because the set was
+  // deleted.
   virtual void OnOutcome(absl::StatusOr<Reply> reply) = 0;
 };
 

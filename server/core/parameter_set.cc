@@ -1,30 +1,35 @@
 #include "server/core/parameter_set.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/util/time_util.h"
 #include "proto/error/error.h"
-#include "server/core/attempt_life.h"
+#include "server/core/set_rep.h"
+#include "server/core/slots.h"
 #include "server/core/spec_difference.h"
 
 namespace adamant::core {
 namespace {
+
+// What a list keeps beside an entry: two links, and what the allocator adds.
+constexpr int64_t kNodeBytes = 32;
 
 // What a set takes beside its arrays: itself, its configuration, what it knows of its tensors, what it remembers of its
 // steps, and what a direct write, which there is one of at a time, knows of its progress.
 int64_t OverheadBytes(const Schema& schema, const Configuration& configuration) {
   const int64_t tensors = static_cast<int64_t>(schema.tensors().size());
   const int64_t blocks = (schema.flat_size() + kBlockElements - 1) / kBlockElements;
-  // As GroupRanges makes them: at worst one for each tensor, and where a block ends, in vectors that double as they
+  // As FindGroupRanges makes them: at worst one for each tensor, and where a block ends, in vectors that double as they
   // grow.
-  const int64_t ranges = static_cast<int64_t>(2 * sizeof(BlockUpdate::Range)) * (tensors + blocks) +
-                         static_cast<int64_t>(2 * sizeof(std::vector<BlockUpdate::Range>)) * blocks;
+  const int64_t ranges = static_cast<int64_t>(2 * sizeof(GroupRange)) * (tensors + blocks) +
+                         static_cast<int64_t>(2 * sizeof(std::vector<GroupRange>)) * blocks;
   const int64_t remembered =
-      kRememberedSteps * static_cast<int64_t>(sizeof(ReplayMemory::Entry) + kMaxRequestIdBytes +
-                                              sizeof(v1::StepResult) + sizeof(double) * configuration.groups().size());
+      kRememberedSteps * static_cast<int64_t>(sizeof(Requests::Entry) + sizeof(Requests::Key) + kMaxRequestIdBytes +
+                                              sizeof(double) * configuration.groups().size() + kNodeBytes);
   int64_t configured = 0;
   for (const v1::ParameterGroup& group : configuration.groups()) {
     configured += static_cast<int64_t>(group.SpaceUsedLong());
@@ -32,21 +37,21 @@ int64_t OverheadBytes(const Schema& schema, const Configuration& configuration) 
   for (const auto& [key, value] : configuration.labels()) {
     configured += static_cast<int64_t>(2 * sizeof(std::string) + key.size() + value.size());
   }
-  return static_cast<int64_t>(sizeof(ParameterSet)) + schema.MemoryBytes() + ranges + remembered + configured +
+  return static_cast<int64_t>(sizeof(SetRep)) + schema.MemoryBytes() + ranges + remembered + configured +
          3 * Coverage::MemoryBytes(tensors);
 }
 
 // The flat space by block, each as runs of one group. Padding goes with the tensor before it: a gradient of zero leaves
 // parameters and moments of zero as they are.
-std::vector<std::vector<BlockUpdate::Range>> GroupRanges(const Schema& schema) {
-  std::vector<std::vector<BlockUpdate::Range>> ranges;
+GroupRanges FindGroupRanges(const Schema& schema) {
+  GroupRanges ranges;
   const absl::Span<const Schema::Tensor> tensors = schema.tensors();
   for (size_t i = 0; i < tensors.size(); ++i) {
     const int group = tensors[i].group;
     const int64_t end = i + 1 < tensors.size() ? tensors[i + 1].begin : schema.flat_size();
     ForEachRun(tensors[i].begin, end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
       ranges.resize(std::max<size_t>(ranges.size(), block + 1));
-      std::vector<BlockUpdate::Range>& of_block = ranges[block];
+      std::vector<GroupRange>& of_block = ranges[block];
       if (!of_block.empty() && of_block.back().group == group) {
         of_block.back().end = run_end;
       } else {
@@ -83,74 +88,63 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
   if (!schema.ok()) return schema.status();
   if (absl::Status status = ValidateInitialization(spec.initialization()); !status.ok()) return status;
 
-  const int64_t array_elements = (*schema)->flat_size();
-  const int64_t array_bytes = array_elements * static_cast<int64_t>(sizeof(float));
-  const int64_t step_bytes = array_bytes + Coverage::MemoryBytes((*schema)->tensors().size());
-  if (array_bytes > kSmallStepBytes && step_bytes > resources.inflight->capacity()) {
+  if (!IsSmall(**schema) && StagingBytes(**schema) > resources.inflight->capacity()) {
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
                  ExpectedGot(absl::StrCat("steps of at most ", resources.inflight->capacity(),
                                           " bytes, the budget for those under way"),
-                             absl::StrCat(step_bytes)),
+                             absl::StrCat(StagingBytes(**schema))),
                  "spec.tensors");
   }
-  absl::StatusOr<Grant> grant = resources.state->TryReserve(3 * array_bytes + OverheadBytes(**schema, **configuration));
+  std::vector<v1::Slot> slots = OptimizerSlots((*configuration)->groups());
+  const int64_t arrays_bytes = ArrayBytes(**schema) * static_cast<int64_t>(1 + slots.size());
+  absl::StatusOr<Grant> grant = resources.state->TryReserve(arrays_bytes + OverheadBytes(**schema, **configuration));
   if (!grant.ok()) return grant.status();
 
+  const ArraysLayout layout = {*schema, std::make_shared<const GroupRanges>(FindGroupRanges(**schema)),
+                               std::move(slots)};
+  absl::StatusOr<BlockList> parameters = TakeZeroed(resources.pool, (*schema)->flat_size());
+  if (!parameters.ok()) return parameters.status();
+  absl::StatusOr<std::unique_ptr<SlotArrays>> arrays =
+      resources.backend->NewArrays(layout, resources.pool, resources.compute);
+  if (!arrays.ok()) return arrays.status();
+
+  absl::BitGen random;
+  Lifecycle lifecycle(spec.name(), (*schema)->fingerprint(), DrawIncarnation(&random));
+  auto rep = std::make_shared<SetRep>(resources, *std::move(schema), *std::move(configuration), spec.initialization(),
+                                      *std::move(grant), layout, *std::move(arrays), lifecycle);
+  {
+    MutexLock lock(&rep->mutex);
+    if (spec.initialization() == v1::INITIALIZATION_ZEROS) {
+      rep->lifecycle.Rewrite(lifecycle.incarnation(), /*step=*/0);
+      rep->snapshot = std::make_shared<const Snapshot>(lifecycle.incarnation(), 0, *std::move(parameters));
+    } else {
+      rep->unpublished = *std::move(parameters);
+    }
+  }
   // Not std::make_shared: the constructor is private.
-  std::shared_ptr<ParameterSet> set(new ParameterSet(
-      resources, spec.name(), *std::move(schema), *std::move(configuration), spec.initialization(), *std::move(grant)));
-  absl::StatusOr<BlockList> parameters = TakeZeroed(resources.pool, array_elements);
-  absl::StatusOr<BlockList> exp_avg = TakeZeroed(resources.pool, array_elements);
-  absl::StatusOr<BlockList> exp_avg_sq = TakeZeroed(resources.pool, array_elements);
-  for (const auto* blocks : {&parameters, &exp_avg, &exp_avg_sq}) {
-    if (!blocks->ok()) return blocks->status();
-  }
-  MutexLock lock(&set->mutex_);
-  set->incarnation_ = set->DrawIncarnation();
-  set->exp_avg_ = *std::move(exp_avg);
-  set->exp_avg_sq_ = *std::move(exp_avg_sq);
-  if (spec.initialization() == v1::INITIALIZATION_ZEROS) {
-    set->state_ = v1::PARAMETER_SET_STATE_READY;
-    set->snapshot_ = std::make_shared<const Snapshot>(set->incarnation_, 0, *std::move(parameters));
-  } else {
-    set->state_ = v1::PARAMETER_SET_STATE_UNINITIALIZED;
-    set->unpublished_ = *std::move(parameters);
-  }
-  return set;
+  return std::shared_ptr<ParameterSet>(new ParameterSet(std::move(rep)));
 }
 
-ParameterSet::ParameterSet(const Resources& resources, std::string name, std::shared_ptr<const Schema> schema,
-                           std::shared_ptr<const Configuration> configuration, v1::Initialization initialization,
-                           Grant state_grant)
-    : resources_(resources),
-      name_(std::move(name)),
-      schema_(std::move(schema)),
-      create_time_(absl::Now()),
-      initialization_(initialization),
-      state_grant_(std::move(state_grant)),
-      ranges_(GroupRanges(*schema_)),
-      turns_(std::make_shared<TurnQueue>(resources_.compute)),
-      configuration_(std::move(configuration)),
-      state_(v1::PARAMETER_SET_STATE_UNINITIALIZED) {}
+const std::string& ParameterSet::name() const { return rep_->name; }
 
-ParameterSet::~ParameterSet() = default;
+const Schema& ParameterSet::schema() const { return *rep_->schema; }
 
 v1::ParameterSet ParameterSet::Describe() const {
   v1::ParameterSet description;
-  description.set_name(name_);
-  description.set_schema_fingerprint(schema_->fingerprint());
-  description.set_tensor_count(static_cast<int32_t>(schema_->tensors().size()));
-  description.set_parameter_count(schema_->parameter_count());
-  description.set_state_bytes(state_grant_.bytes());
+  description.set_name(rep_->name);
+  description.set_schema_fingerprint(rep_->schema->fingerprint());
+  description.set_tensor_count(static_cast<int32_t>(rep_->schema->tensors().size()));
+  description.set_parameter_count(rep_->schema->parameter_count());
+  description.set_state_bytes(rep_->state_grant.bytes());
   *description.mutable_create_time() =
-      google::protobuf::util::TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(create_time_));
-  MutexLock lock(&mutex_);
-  description.set_incarnation(incarnation_);
-  description.set_step(step_);
-  description.set_state(state_);
-  for (const v1::ParameterGroup& group : configuration_->groups()) *description.add_groups() = group;
-  *description.mutable_labels() = configuration_->labels();
-  description.set_config_revision(configuration_->revision());
+      google::protobuf::util::TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(rep_->create_time));
+  MutexLock lock(&rep_->mutex);
+  description.set_incarnation(rep_->lifecycle.incarnation());
+  description.set_step(rep_->lifecycle.step());
+  description.set_state(rep_->lifecycle.state());
+  for (const v1::ParameterGroup& group : rep_->configuration->groups()) *description.add_groups() = group;
+  *description.mutable_labels() = rep_->configuration->labels();
+  description.set_config_revision(rep_->configuration->revision());
   return description;
 }
 
@@ -162,48 +156,68 @@ absl::Status ParameterSet::CheckSpec(const v1::ParameterSetSpec& spec) const {
   if (absl::Status status = ValidateInitialization(spec.initialization()); !status.ok()) return status;
   std::shared_ptr<const Configuration> mine;
   {
-    MutexLock lock(&mutex_);
-    mine = configuration_;
+    MutexLock lock(&rep_->mutex);
+    mine = rep_->configuration;
   }
   // Without the mutex: there may be many names to compare.
-  const absl::optional<SpecDifference> difference =
-      FindDifference({*mine, *schema_, initialization_}, {**configuration, **schema, spec.initialization()});
+  const std::optional<SpecDifference> difference =
+      FindDifference({*mine, *rep_->schema, rep_->initialization}, {**configuration, **schema, spec.initialization()});
   if (!difference.has_value()) return absl::OkStatus();
-  MutexLock lock(&mutex_);
-  return MakeError(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SPEC_MISMATCH,
-                   ExpectedGot(difference->expected, difference->got), difference->field);
+  MutexLock lock(&rep_->mutex);
+  return rep_->lifecycle.MakeError(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SPEC_MISMATCH,
+                                   ExpectedGot(difference->expected, difference->got), difference->field);
 }
 
 std::vector<std::string> ParameterSet::GroupNames() const {
-  MutexLock lock(&mutex_);
+  MutexLock lock(&rep_->mutex);
   std::vector<std::string> names;
-  for (const v1::ParameterGroup& group : configuration_->groups()) names.push_back(group.name());
+  for (const v1::ParameterGroup& group : rep_->configuration->groups()) names.push_back(group.name());
   return names;
 }
 
 bool ParameterSet::deleted() const {
-  MutexLock lock(&mutex_);
-  return deleted_;
+  MutexLock lock(&rep_->mutex);
+  return rep_->lifecycle.deleted();
 }
 
-void ParameterSet::Delete(absl::optional<uint64_t> incarnation, absl::AnyInvocable<void()> forget,
-                          absl::AnyInvocable<void(absl::Status)> done) {
-  turns_->Enqueue([self = shared_from_this(), this, incarnation, forget = std::move(forget),
-                   done = std::move(done)](const TurnQueue::Turn& /*turn*/) mutable {
+std::shared_ptr<StepAttempt> ParameterSet::NewStep(const v1::StepHeader& header,
+                                                   std::shared_ptr<StepListener> listener) {
+  return std::make_shared<StepAttempt>(rep_, header, std::move(listener));
+}
+
+std::shared_ptr<WriteAttempt> ParameterSet::NewWrite(const v1::WriteHeader& header,
+                                                     std::shared_ptr<WriteListener> listener) {
+  return std::make_shared<WriteAttempt>(rep_, header, std::move(listener));
+}
+
+void ParameterSet::BeginRead(const v1::ReadTensorsRequest& request, Reading::Done done) {
+  Reading::Begin(rep_, request, std::move(done));
+}
+
+void ParameterSet::Delete(std::optional<uint64_t> incarnation, absl::AnyInvocable<void()> forget,
+                          Then<absl::Status> done) {
+  rep_->turns->Enqueue([rep = rep_, incarnation, forget = std::move(forget),
+                        done = std::move(done)](const TurnQueue::Turn& /*turn*/) mutable {
     absl::Status status;
     absl::Status gone;
+    std::vector<std::shared_ptr<StepAttempt>> steps;
+    WriteLane::Attempts writes;
     {
-      MutexLock lock(&mutex_);
-      status = CheckExists();
-      if (status.ok() && incarnation.has_value()) status = CheckIncarnation(*incarnation, "incarnation");
+      MutexLock lock(&rep->mutex);
+      status = rep->lifecycle.CheckExists();
+      if (status.ok() && incarnation.has_value()) status = rep->lifecycle.CheckIncarnation(*incarnation, "incarnation");
       if (status.ok()) {
-        deleted_ = true;
-        gone = CheckExists();
+        rep->lifecycle.Delete();
+        gone = rep->lifecycle.CheckExists();
+        steps = rep->requests.FindOutdated();
+        writes = rep->writes.All();
       }
     }
     if (status.ok()) {
       forget();
-      EndLate(gone);
+      // What is complete comes to its turn.
+      for (const std::shared_ptr<StepAttempt>& step : steps) step->EndUnlessComplete(gone);
+      for (const std::shared_ptr<WriteAttempt>& write : writes) write->EndUnlessComplete(gone);
     }
     done(status);
   });
@@ -211,107 +225,24 @@ void ParameterSet::Delete(absl::optional<uint64_t> incarnation, absl::AnyInvocab
 
 absl::StatusOr<v1::GetStepResultResponse> ParameterSet::FindStepResult(const v1::GetStepResultRequest& request) const {
   if (absl::Status status = ValidateRequestId(request.request_id(), "request_id"); !status.ok()) return status;
-  MutexLock lock(&mutex_);
-  absl::Status status = CheckExists();
-  if (status.ok() && state_ == v1::PARAMETER_SET_STATE_POISONED) status = CheckReady();
-  if (status.ok() && request.has_incarnation()) status = CheckIncarnation(request.incarnation(), "incarnation");
+  MutexLock lock(&rep_->mutex);
+  absl::Status status = rep_->lifecycle.CheckNotPoisoned();
+  if (status.ok() && request.has_incarnation()) {
+    status = rep_->lifecycle.CheckIncarnation(request.incarnation(), "incarnation");
+  }
   if (!status.ok()) return status;
   v1::GetStepResultResponse response;
-  response.set_step(step_);
-  response.set_incarnation(incarnation_);
-  if (const ReplayMemory::Entry* entry = replay_.Find(request.request_id()); entry != nullptr) {
+  response.set_step(rep_->lifecycle.step());
+  response.set_incarnation(rep_->lifecycle.incarnation());
+  if (const v1::StepResult* result = rep_->requests.FindResult(request.request_id()); result != nullptr) {
     response.set_state(v1::STEP_STATE_COMMITTED);
-    *response.mutable_result() = entry->result;
+    *response.mutable_result() = *result;
     response.mutable_result()->set_replayed(true);
     return response;
   }
-  const bool in_flight = absl::c_any_of(attempts_, [&](const StepAttempt* attempt) {
-    return attempt->header_.request_id() == request.request_id() && attempt->state_ != StepAttempt::State::kOver;
-  });
-  response.set_state(in_flight ? v1::STEP_STATE_IN_FLIGHT : v1::STEP_STATE_UNKNOWN);
+  response.set_state(rep_->requests.IsUnderWay(request.request_id()) ? v1::STEP_STATE_IN_FLIGHT
+                                                                     : v1::STEP_STATE_UNKNOWN);
   return response;
 }
-
-void ParameterSet::EndLate(const absl::Status& status) {
-  std::vector<std::shared_ptr<StepAttempt>> steps;
-  std::vector<std::shared_ptr<WriteAttempt>> writes;
-  {
-    MutexLock lock(&mutex_);
-    for (StepAttempt* attempt : attempts_) {
-      if (!deleted_ && attempt->incarnation_ == incarnation_) continue;
-      if (std::shared_ptr<StepAttempt> alive = attempt->weak_from_this().lock()) steps.push_back(std::move(alive));
-    }
-    for (WriteAttempt* attempt : writes_) {
-      if (!deleted_) break;
-      if (std::shared_ptr<WriteAttempt> alive = attempt->weak_from_this().lock()) writes.push_back(std::move(alive));
-    }
-  }
-  for (const std::shared_ptr<StepAttempt>& step : steps) End(step.get(), status, Ending::kUnlessComplete);
-  for (const std::shared_ptr<WriteAttempt>& write : writes) End(write.get(), status, Ending::kUnlessComplete);
-}
-
-absl::StatusOr<BlockList> ParameterSet::ReplaceHeld(const BlockList& blocks) const {
-  std::vector<size_t> held;
-  int64_t elements = 0;
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    if (blocks[i].unique()) continue;
-    held.push_back(i);
-    elements += blocks[i].size();
-  }
-  // All at once, or what must be mapped would be mapped block by block. Only the last block may be short, as in a list
-  // from the pool.
-  absl::StatusOr<BlockList> fresh = resources_.pool->Take(elements);
-  if (!fresh.ok()) return fresh;
-  BlockList replaced = blocks;
-  for (size_t i = 0; i < held.size(); ++i) replaced[held[i]] = std::move((*fresh)[i]);
-  return replaced;
-}
-
-absl::Status ParameterSet::CheckReady() const {
-  if (absl::Status status = CheckExists(); !status.ok()) return status;
-  switch (state_) {
-    case v1::PARAMETER_SET_STATE_READY:
-      return absl::OkStatus();
-    case v1::PARAMETER_SET_STATE_POISONED:
-      return MakeError(absl::StatusCode::kDataLoss, v1::ERROR_REASON_POISONED,
-                       "a commit failed half way; the set awaits a full write");
-    default:
-      return MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_UNINITIALIZED, "the set awaits a write");
-  }
-}
-
-absl::Status ParameterSet::CheckExists() const {
-  if (!deleted_) return absl::OkStatus();
-  return MakeError(absl::StatusCode::kNotFound, v1::ERROR_REASON_SET_NOT_FOUND, "the set was deleted");
-}
-
-absl::Status ParameterSet::CheckIncarnation(uint64_t demanded, absl::string_view field) const {
-  if (demanded == incarnation_) return absl::OkStatus();
-  return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH,
-                   ExpectedGot(absl::StrCat(incarnation_), absl::StrCat(demanded)), field);
-}
-
-absl::Status ParameterSet::CheckFingerprint(uint64_t demanded, absl::string_view field) const {
-  if (demanded == schema_->fingerprint()) return absl::OkStatus();
-  return MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_SCHEMA_MISMATCH,
-                   ExpectedGot(absl::StrCat(schema_->fingerprint()), absl::StrCat(demanded)), field);
-}
-
-absl::Status ParameterSet::MakeError(absl::StatusCode code, v1::ErrorReason reason, absl::string_view message,
-                                     absl::string_view field) const {
-  v1::ErrorDetail detail;
-  detail.set_reason(reason);
-  detail.set_set(name_);
-  detail.set_incarnation(incarnation_);
-  detail.set_step(step_);
-  detail.set_field(std::string(field));
-  return Error(code, absl::StrCat(message, " (set ", Quoted(name_), ")"), detail);
-}
-
-absl::Status ParameterSet::Rewritten() const {
-  return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH, "the set was written meanwhile");
-}
-
-uint64_t ParameterSet::DrawIncarnation() { return absl::Uniform(random_, uint64_t{1}, uint64_t{1} << 53); }
 
 }  // namespace adamant::core

@@ -1,26 +1,29 @@
-// A read from its request to its blocks.
 #include "server/core/reading.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
-#include "server/core/parameter_set.h"
+#include "server/core/block.h"
+#include "server/core/set_rep.h"
+#include "server/core/slots.h"
+#include "server/core/staging.h"
 
 namespace adamant::core {
 namespace {
 
 // The slots that a request asks for. Error: INVALID_ARGUMENT for one that there is not, or twice.
-absl::StatusOr<std::vector<v1::Slot>> RequestedSlots(const v1::ReadTensorsRequest& request) {
+absl::StatusOr<std::vector<v1::Slot>> RequestedSlots(const v1::ReadTensorsRequest& request,
+                                                     const std::vector<v1::Slot>& of_optimizer) {
+  std::vector<v1::Slot> known = {v1::SLOT_PARAMETER};
+  known.insert(known.end(), of_optimizer.begin(), of_optimizer.end());
   std::vector<v1::Slot> slots;
   for (int i = 0; i < request.slots_size(); ++i) {
     const v1::Slot slot = request.slots(i);
-    const bool known = slot == v1::SLOT_PARAMETER || slot == v1::SLOT_EXP_AVG || slot == v1::SLOT_EXP_AVG_SQ;
-    if (!known || absl::c_linear_search(slots, slot)) {
-      return InvalidField(absl::StrCat("slots[", i, "]"),
-                          "SLOT_PARAMETER, SLOT_EXP_AVG or SLOT_EXP_AVG_SQ, each at most once", EnumName(slot));
+    if (!absl::c_linear_search(known, slot) || absl::c_linear_search(slots, slot)) {
+      return InvalidField(absl::StrCat("slots[", i, "]"), absl::StrCat(OneOf(known), ", each at most once"),
+                          EnumName(slot));
     }
     slots.push_back(slot);
   }
@@ -28,84 +31,147 @@ absl::StatusOr<std::vector<v1::Slot>> RequestedSlots(const v1::ReadTensorsReques
   return slots;
 }
 
-bool IsMoment(v1::Slot slot) { return slot != v1::SLOT_PARAMETER; }
+std::vector<v1::Slot> OptimizerSlotsOf(std::vector<v1::Slot> slots) {
+  std::erase(slots, v1::SLOT_PARAMETER);
+  return slots;
+}
+
+// Whether the set can be read now. What was published before a commit failed stays readable.
+absl::Status Check(const Lifecycle& lifecycle, const v1::ReadTensorsRequest& request, bool of_optimizer) {
+  absl::Status status = lifecycle.CheckExists();
+  if (status.ok() && request.has_incarnation()) {
+    status = lifecycle.CheckIncarnation(request.incarnation(), "incarnation");
+  }
+  if (status.ok() && (lifecycle.state() != v1::PARAMETER_SET_STATE_POISONED || of_optimizer)) {
+    status = lifecycle.CheckReady();
+  }
+  return status;
+}
 
 }  // namespace
 
-Reading::Reading(std::shared_ptr<ParameterSet> set) : set_(std::move(set)), schema_(set_->schema_) {}
-
-void ParameterSet::BeginRead(const v1::ReadTensorsRequest& request, ReadDone done) {
-  absl::StatusOr<std::vector<v1::Slot>> slots = RequestedSlots(request);
+void Reading::Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, Done done) {
+  absl::StatusOr<std::vector<v1::Slot>> slots = RequestedSlots(request, set->layout.slots);
   if (!slots.ok()) {
     done(slots.status());
     return;
   }
-  std::unique_ptr<Reading> reading(new Reading(shared_from_this()));
-  absl::Status status;
-  {
-    MutexLock lock(&mutex_);
-    status = CheckExists();
-    if (status.ok() && request.has_incarnation()) status = CheckIncarnation(request.incarnation(), "incarnation");
-    if (status.ok()) {
-      const bool moments = absl::c_any_of(*slots, IsMoment);
-      // What was published before a commit failed stays readable.
-      if (state_ != v1::PARAMETER_SET_STATE_POISONED || moments) status = CheckReady();
-      if (status.ok() && moments && committing_) {
-        waiting_reads_.emplace_back([self = shared_from_this(), request, done = std::move(done)]() mutable {
-          self->BeginRead(request, std::move(done));
-        });
-        return;
-      }
-    }
-    if (status.ok()) status = FillReading(request, *std::move(slots), reading.get());
-  }
+  // Not std::make_unique: the constructor is private.
+  std::unique_ptr<Reading> reading(new Reading(std::move(set), *std::move(slots)));
+  const bool of_optimizer = !OptimizerSlotsOf(reading->slots_).empty();
+  absl::Status status = reading->Refer(request);
   if (!status.ok()) {
     done(std::move(status));
+  } else if (of_optimizer && !reading->header_.not_modified()) {
+    BeginTurn(std::move(reading), request, std::move(done));
   } else {
     done(std::move(reading));
   }
 }
 
-absl::Status ParameterSet::FillReading(const v1::ReadTensorsRequest& request, std::vector<v1::Slot> slots,
-                                       Reading* reading) const {
-  reading->header_.set_incarnation(incarnation_);
-  reading->header_.set_step(step_);
-  reading->header_.set_state(state_);
-  if (request.has_if_newer_than_step() && step_ <= request.if_newer_than_step()) {
-    reading->header_.set_not_modified(true);
+absl::Status Reading::Refer(const v1::ReadTensorsRequest& request) {
+  MutexLock lock(&set_->mutex);
+  const Lifecycle& lifecycle = set_->lifecycle;
+  if (absl::Status status = Check(lifecycle, request, !OptimizerSlotsOf(slots_).empty()); !status.ok()) return status;
+  header_.set_incarnation(lifecycle.incarnation());
+  header_.set_step(lifecycle.step());
+  header_.set_state(lifecycle.state());
+  if (request.has_if_newer_than_step() && lifecycle.step() <= request.if_newer_than_step()) {
+    header_.set_not_modified(true);
+    slots_.clear();
     return absl::OkStatus();
   }
-  absl::StatusOr<Grant> grant = resources_.read->TryReserve(ArrayBytes() * static_cast<int64_t>(slots.size()));
-  if (!grant.ok() && !request.may_abort()) return grant.status();
-  reading->slots_ = std::move(slots);
-  if (!grant.ok()) return absl::OkStatus();
-  reading->holds_ = true;
-  reading->grant_ = *std::move(grant);
-  if (absl::c_linear_search(reading->slots_, v1::SLOT_PARAMETER)) reading->snapshot_ = snapshot_;
-  if (absl::c_linear_search(reading->slots_, v1::SLOT_EXP_AVG)) reading->exp_avg_ = exp_avg_;
-  if (absl::c_linear_search(reading->slots_, v1::SLOT_EXP_AVG_SQ)) reading->exp_avg_sq_ = exp_avg_sq_;
+  if (!holds_) {
+    absl::StatusOr<Grant> grant =
+        set_->resources.read->TryReserve(ArrayBytes(*set_->schema) * static_cast<int64_t>(slots_.size()));
+    if (!grant.ok()) return request.may_abort() ? absl::OkStatus() : grant.status();
+    grant_ = *std::move(grant);
+    holds_ = true;
+  }
+  if (absl::c_linear_search(slots_, v1::SLOT_PARAMETER)) snapshot_ = set_->snapshot;
   return absl::OkStatus();
 }
 
-absl::StatusOr<BlockList> Reading::Acquire(v1::Slot slot, int64_t begin, int64_t end) const {
-  const auto cut = [&](const BlockList& blocks) {
-    if (begin == end) return BlockList();
-    return BlockList(blocks.begin() + begin / kBlockElements, blocks.begin() + (end - 1) / kBlockElements + 1);
-  };
+void Reading::BeginTurn(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, Done done) {
+  const std::shared_ptr<SetRep> set = reading->set_;
+  std::vector<BlockList> spares;
+  if (reading->holds_) {
+    // Not a snapshot of now, which would be kept until the turn.
+    reading->snapshot_.reset();
+    for (size_t i = 0; i < OptimizerSlotsOf(reading->slots_).size(); ++i) {
+      absl::StatusOr<BlockList> blocks = set->resources.pool->Take(set->schema->flat_size());
+      if (!blocks.ok()) {
+        done(blocks.status());
+        return;
+      }
+      spares.push_back(*std::move(blocks));
+    }
+  }
+  set->turns->Enqueue([reading = std::move(reading), request, spares = std::move(spares),
+                       done = std::move(done)](TurnQueue::Turn turn) mutable {
+    if (absl::Status status = reading->Refer(request); !status.ok()) {
+      done(std::move(status));
+      return;
+    }
+    const std::vector<v1::Slot> viewed = OptimizerSlotsOf(reading->slots_);
+    if (!reading->holds_ || viewed.empty()) {
+      done(std::move(reading));
+      return;
+    }
+    SlotArrays* const arrays = reading->set_->arrays.get();
+    arrays->View(viewed, std::move(spares),
+                 [reading = std::move(reading), done = std::move(done),
+                  turn = std::move(turn)](absl::StatusOr<SlotView> view) mutable {
+                   if (!view.ok()) {
+                     done(view.status());
+                     return;
+                   }
+                   reading->view_ = *std::move(view);
+                   done(std::move(reading));
+                 });
+  });
+}
+
+const Schema& Reading::schema() const { return *set_->schema; }
+
+const BlockList& Reading::Blocks(v1::Slot slot) const {
+  if (slot == v1::SLOT_PARAMETER) return snapshot_->blocks();
+  return (*view_)[absl::c_find(set_->layout.slots, slot) - set_->layout.slots.begin()];
+}
+
+void Reading::Visit(v1::Slot slot, int64_t begin, int64_t end,
+                    absl::FunctionRef<void(const float* elements, int64_t count)> visit) const {
+  const BlockList& blocks = Blocks(slot);
+  ForEachRun(begin, end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
+    visit(blocks[block].data() + run_begin, run_end - run_begin);
+  });
+}
+
+absl::Status Reading::Copy(v1::Slot slot, int64_t begin, int64_t end, float* to) const {
   if (holds_) {
-    return cut(slot == v1::SLOT_PARAMETER ? snapshot_->blocks() : slot == v1::SLOT_EXP_AVG ? exp_avg_ : exp_avg_sq_);
+    CopyRuns(Blocks(slot), begin, end, to);
+    return absl::OkStatus();
   }
-  MutexLock lock(&set_->mutex_);
-  const bool same = set_->incarnation_ == header_.incarnation() && set_->step_ == header_.step() &&
-                    set_->state_ == header_.state() && !set_->deleted_;
-  if (!same || (IsMoment(slot) && set_->committing_)) {
-    return set_->MakeError(
-        absl::StatusCode::kAborted, v1::ERROR_REASON_SNAPSHOT_GONE,
-        absl::StrCat("the set has moved on from step ", header_.step(), ", and there was no room to keep that"));
+  std::shared_ptr<const Snapshot> snapshot;
+  {
+    MutexLock lock(&set_->mutex);
+    const Lifecycle& lifecycle = set_->lifecycle;
+    const bool same = lifecycle.incarnation() == header_.incarnation() && lifecycle.step() == header_.step() &&
+                      lifecycle.state() == header_.state() && !lifecycle.deleted();
+    const bool of_optimizer = slot != v1::SLOT_PARAMETER;
+    if (!same || (of_optimizer && set_->applying)) {
+      return lifecycle.MakeError(
+          absl::StatusCode::kAborted, v1::ERROR_REASON_SNAPSHOT_GONE,
+          absl::StrCat("the set has moved on from step ", header_.step(), ", and there was no room to keep that"));
+    }
+    if (of_optimizer) {
+      set_->arrays->Copy(slot, begin, end, to);
+      return absl::OkStatus();
+    }
+    snapshot = set_->snapshot;
   }
-  return cut(slot == v1::SLOT_PARAMETER ? set_->snapshot_->blocks()
-             : slot == v1::SLOT_EXP_AVG ? set_->exp_avg_
-                                        : set_->exp_avg_sq_);
+  CopyRuns(snapshot->blocks(), begin, end, to);
+  return absl::OkStatus();
 }
 
 }  // namespace adamant::core

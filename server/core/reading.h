@@ -4,51 +4,69 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "adamant/v1/service.pb.h"
-#include "server/core/block.h"
 #include "server/core/budget.h"
 #include "server/core/schema.h"
+#include "server/core/slot_arrays.h"
 #include "server/core/snapshot.h"
+#include "server/core/then.h"
 
 namespace adamant::core {
 
-class ParameterSet;
+struct SetRep;
 
-// Made by ParameterSet::BeginRead. Thread-compatible. Holds its snapshot, and what it was charged, until it is
-// destroyed; unless the server had no room and the client said `may_abort`: then it holds nothing between calls of
-// Acquire.
+// Made by ParameterSet::BeginRead. Thread-compatible. Holds what it reads, and what it was charged for that, until it
+// is destroyed; unless the server had no room and the client said `may_abort`: then it holds nothing.
 class Reading {
  public:
+  using Done = Then<absl::StatusOr<std::unique_ptr<Reading>>>;
+
+  // Begins the read that `request` asks for, of `set`; see ParameterSet::BeginRead.
+  static void Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, Done done);
+
   Reading(const Reading&) = delete;
   Reading& operator=(const Reading&) = delete;
 
   const v1::ReadHeader& header() const { return header_; }
   // In the order asked for. None if the set was not modified.
   const std::vector<v1::Slot>& slots() const { return slots_; }
-  const Schema& schema() const { return *schema_; }
+  const Schema& schema() const;
 
-  // The blocks that cover the flat range [begin, end) of one of the slots; the caller keeps them, and this Reading,
-  // while it uses them. Error: ABORTED (SNAPSHOT_GONE) where nothing is held and the set has moved on.
-  absl::StatusOr<BlockList> Acquire(v1::Slot slot, int64_t begin, int64_t end) const;
+  // Whether it holds what it reads.
+  bool holds() const { return holds_; }
+  // Calls `visit` for each run of memory that holds elements of [begin, end) of the flat space, in order. They stay as
+  // they are for as long as this lives. Requires: holds().
+  void Visit(v1::Slot slot, int64_t begin, int64_t end,
+             absl::FunctionRef<void(const float* elements, int64_t count)> visit) const;
+  // Copies the elements [begin, end) to `to`. Error: ABORTED (SNAPSHOT_GONE) where nothing is held and the set has
+  // moved on.
+  absl::Status Copy(v1::Slot slot, int64_t begin, int64_t end, float* to) const;
 
  private:
-  friend class ParameterSet;
-  explicit Reading(std::shared_ptr<ParameterSet> set);
+  Reading(std::shared_ptr<SetRep> set, std::vector<v1::Slot> slots) : set_(std::move(set)), slots_(std::move(slots)) {}
 
-  const std::shared_ptr<ParameterSet> set_;
-  const std::shared_ptr<const Schema> schema_;
+  // Begins a read of the optimizer's slots, which takes a turn.
+  static void BeginTurn(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, Done done);
+  // Makes this a read of the state of now, as far as that has been published: charges for it, unless that is done, and
+  // refers to the parameters. Errors: what stands against the read.
+  absl::Status Refer(const v1::ReadTensorsRequest& request);
+  const BlockList& Blocks(v1::Slot slot) const;
 
-  // Constant from OnOutcome on.
+  const std::shared_ptr<SetRep> set_;
+
+  // Constant once the read has begun.
   v1::ReadHeader header_;
   std::vector<v1::Slot> slots_;
   bool holds_ = false;
   Grant grant_;  // before what it pays for, which comes back first
   std::shared_ptr<const Snapshot> snapshot_;
-  BlockList exp_avg_;
-  BlockList exp_avg_sq_;
+  SlotView view_;
 };
 
 }  // namespace adamant::core

@@ -1,6 +1,7 @@
 #include "server/core/registry.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/algorithm/container.h"
@@ -8,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
+#include "server/core/configuration.h"
 
 namespace adamant::core {
 namespace {
@@ -108,7 +110,7 @@ void Registry::Delete(const v1::DeleteParameterSetRequest& request, absl::AnyInv
     done(set.status());
     return;
   }
-  absl::optional<uint64_t> incarnation;
+  std::optional<uint64_t> incarnation;
   if (request.has_incarnation()) incarnation = request.incarnation();
   (*set)->Delete(
       incarnation,

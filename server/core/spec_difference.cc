@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -12,7 +13,7 @@
 namespace adamant::core {
 namespace {
 
-absl::optional<SpecDifference> InGroup(const v1::ParameterGroup& expected, const v1::ParameterGroup& got,
+std::optional<SpecDifference> InGroup(const v1::ParameterGroup& expected, const v1::ParameterGroup& got,
                                        const std::string& path) {
   if (expected.name() != got.name()) {
     return SpecDifference{absl::StrCat(path, ".name"), Quoted(expected.name()), Quoted(got.name())};
@@ -29,12 +30,12 @@ absl::optional<SpecDifference> InGroup(const v1::ParameterGroup& expected, const
     if (static_cast<float>(value.expected) == static_cast<float>(value.got)) continue;
     return SpecDifference{absl::StrCat(path, value.field), Spelled(value.expected), Spelled(value.got)};
   }
-  return absl::nullopt;
+  return std::nullopt;
 }
 
 std::string SpellShape(const std::vector<int64_t>& shape) { return absl::StrCat("[", absl::StrJoin(shape, ", "), "]"); }
 
-absl::optional<SpecDifference> InTensor(const CheckedSpec& expected, const CheckedSpec& got, size_t index) {
+std::optional<SpecDifference> InTensor(const CheckedSpec& expected, const CheckedSpec& got, size_t index) {
   const Schema::Tensor& a = expected.schema.tensors()[index];
   const Schema::Tensor& b = got.schema.tensors()[index];
   const std::string path = absl::StrCat("spec.tensors[", index, "]");
@@ -46,21 +47,21 @@ absl::optional<SpecDifference> InTensor(const CheckedSpec& expected, const Check
     return SpecDifference{absl::StrCat(path, ".group"), Quoted(expected.configuration.groups()[a.group].name()),
                           Quoted(got.configuration.groups()[b.group].name())};
   }
-  return absl::nullopt;
+  return std::nullopt;
 }
 
 // The lists are alike as far as the shorter one goes.
-absl::optional<SpecDifference> InLength(const char* field, size_t expected, size_t got) {
-  if (expected == got) return absl::nullopt;
+std::optional<SpecDifference> InLength(const char* field, size_t expected, size_t got) {
+  if (expected == got) return std::nullopt;
   return SpecDifference{field, absl::StrCat(expected), absl::StrCat(got)};
 }
 
 }  // namespace
 
-absl::optional<SpecDifference> FindDifference(const CheckedSpec& expected, const CheckedSpec& got) {
+std::optional<SpecDifference> FindDifference(const CheckedSpec& expected, const CheckedSpec& got) {
   const std::vector<v1::ParameterGroup>& groups = expected.configuration.groups();
   const std::vector<v1::ParameterGroup>& other_groups = got.configuration.groups();
-  absl::optional<SpecDifference> found;
+  std::optional<SpecDifference> found;
   for (size_t i = 0; i < std::min(groups.size(), other_groups.size()) && !found.has_value(); ++i) {
     found = InGroup(groups[i], other_groups[i], absl::StrCat("spec.groups[", i, "]"));
   }

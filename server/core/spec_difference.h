@@ -4,9 +4,9 @@
 #ifndef ADAMANT_SERVER_CORE_SPEC_DIFFERENCE_H_
 #define ADAMANT_SERVER_CORE_SPEC_DIFFERENCE_H_
 
+#include <optional>
 #include <string>
 
-#include "absl/types/optional.h"
 #include "adamant/v1/parameter_set.pb.h"
 #include "server/core/configuration.h"
 #include "server/core/schema.h"
@@ -30,7 +30,7 @@ struct SpecDifference {
 // The first field in which `got` differs from `expected`, or nothing: of the groups, then of the tensors, each in
 // order, then the initialization. Hyperparameters are compared as the kernels see them, rounded to float. Labels take
 // no part: they say what a set is for, not what it is.
-absl::optional<SpecDifference> FindDifference(const CheckedSpec& expected, const CheckedSpec& got);
+std::optional<SpecDifference> FindDifference(const CheckedSpec& expected, const CheckedSpec& got);
 
 }  // namespace adamant::core
 

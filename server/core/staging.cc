@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -142,10 +143,10 @@ kernels::GradientStats Staging::Stats() const {
   return total;
 }
 
-absl::optional<Staging::Place> Staging::FindNotBelow(float limit) const {
+std::optional<Staging::Place> Staging::FindNotBelow(float limit) const {
   // A NaN is not below anything.
   const auto below = [limit](float x) { return std::fabs(x) < limit; };
-  absl::optional<Place> found;
+  std::optional<Place> found;
   const auto tensors = schema_->tensors();
   for (size_t i = 0; i < tensors.size() && !found.has_value(); ++i) {
     ForEachRun(tensors[i].begin, tensors[i].end, [&](int64_t block, int64_t begin, int64_t end) {
@@ -170,6 +171,12 @@ void ForEachRun(int64_t begin, int64_t end, absl::FunctionRef<void(int64_t block
     visit(block, begin - start, stop - start);
     begin = stop;
   }
+}
+
+void CopyRuns(const BlockList& blocks, int64_t begin, int64_t end, float* to) {
+  ForEachRun(begin, end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
+    to = std::copy(blocks[block].data() + run_begin, blocks[block].data() + run_end, to);
+  });
 }
 
 }  // namespace adamant::core

@@ -4,13 +4,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "kernels/norm.h"
 #include "server/core/block.h"
@@ -77,7 +77,7 @@ class Staging {
   // Sum of squares and largest magnitude of all elements, blocks added in order. Requires: `measure` was given.
   kernels::GradientStats Stats() const;
   // The lowest place whose magnitude is not below `limit` or that is not a number. Nothing if there is none.
-  absl::optional<Place> FindNotBelow(float limit) const;
+  std::optional<Place> FindNotBelow(float limit) const;
   const BlockList& blocks() const { return blocks_; }
   BlockList TakeBlocks() { return std::move(blocks_); }
 
@@ -92,6 +92,9 @@ class Staging {
 
 // Calls `visit(block, begin, end)` for each block's share of the flat range [begin, end), as ranges within the block.
 void ForEachRun(int64_t begin, int64_t end, absl::FunctionRef<void(int64_t block, int64_t begin, int64_t end)> visit);
+
+// Copies the elements [begin, end) of the flat space that `blocks` hold to `to`.
+void CopyRuns(const BlockList& blocks, int64_t begin, int64_t end, float* to);
 
 }  // namespace adamant::core
 

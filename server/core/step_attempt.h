@@ -1,15 +1,16 @@
-// One delivery of one step, from its header to its reply.
+// One delivery of one step, from its header to the moment in which it is complete.
 #ifndef ADAMANT_SERVER_CORE_STEP_ATTEMPT_H_
 #define ADAMANT_SERVER_CORE_STEP_ATTEMPT_H_
 
 #include <cstdint>
 #include <memory>
-#include <string>
+#include <optional>
 
 #include "absl/status/status.h"
-#include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
+#include "absl/status/statusor.h"
 #include "adamant/v1/step.pb.h"
+#include "server/core/attempt.h"
+#include "server/core/block.h"
 #include "server/core/budget.h"
 #include "server/core/listener.h"
 #include "server/core/schema.h"
@@ -18,7 +19,7 @@
 
 namespace adamant::core {
 
-class ParameterSet;
+struct SetRep;
 class StepAttempt;
 
 // Parameters that a step answers with, and what they live in. Whoever holds memory of the snapshot holds these, too:
@@ -26,7 +27,7 @@ class StepAttempt;
 struct StepParameters {
   std::shared_ptr<const Schema> schema;
   // In this order, so that blocks come back before what pays for them.
-  std::shared_ptr<const ParameterSet> set;  // whose state stays charged while its blocks are in use
+  std::shared_ptr<const SetRep> set;  // whose state stays charged while its blocks are in use
   Grant grant;
   std::shared_ptr<const Snapshot> snapshot;
 };
@@ -39,25 +40,24 @@ struct StepReply {
 
 class StepListener : public Listener<StepReply> {
  public:
-  // The first `blocks` blocks of what `attempt` will answer with are computed, and do not change any more. Whether the
-  // step is applied is not known before OnOutcome, which then brings the same parameters. Called from any thread,
-  // perhaps from several at the same time and out of order, for some of the blocks or none, and by chance after
+  // Says that the first `blocks` blocks of what `attempt` will answer with are computed, and do not change any more.
+  // Whether the step is applied is not known before OnOutcome, which then brings the same parameters. Called from any
+  // thread, perhaps from several at the same time and out of order, for some of the blocks or none, and by chance after
   // OnOutcome, when it is to be ignored.
   virtual void OnComputed(const StepAttempt* /*attempt*/, const std::shared_ptr<const StepParameters>& /*parameters*/,
                           int64_t /*blocks*/) {}
 };
 
 // Made by ParameterSet::NewStep. Start comes first and once; Add and Complete after OnAdmitted, by one thread at a
-// time, until Complete or an error has ended the attempt; Cancel at any time, from any thread. Destroying the last
-// reference cancels.
-class StepAttempt : public std::enable_shared_from_this<StepAttempt> {
+// time, until Complete or an error has ended the attempt; the rest at any time, from any thread. Destroying the last
+// reference cancels. Cancel withdraws a step that is not complete, whose memory returns when the last reference goes;
+// after Complete the step commits all the same.
+class StepAttempt final : public Attempt<StepListener>, public std::enable_shared_from_this<StepAttempt> {
  public:
   using Header = v1::StepHeader;
-  using Listener = StepListener;
 
+  StepAttempt(std::shared_ptr<SetRep> set, const v1::StepHeader& header, std::shared_ptr<StepListener> listener);
   ~StepAttempt();
-  StepAttempt(const StepAttempt&) = delete;
-  StepAttempt& operator=(const StepAttempt&) = delete;
 
   // Delivers the header. Answers through the listener, perhaps before this returns: OnAdmitted when the gradient may
   // come, or OnOutcome with what is wrong with the header, or with RESOURCE_EXHAUSTED when there was no room in time.
@@ -71,37 +71,33 @@ class StepAttempt : public std::enable_shared_from_this<StepAttempt> {
   // delivers.
   absl::Status CheckComplete() const;
 
-  // The last message has come. On OK this is the point of no return: the step takes its turn, whatever becomes of the
-  // client, and OnOutcome follows, perhaps before this returns. Error: INCOMPLETE; the attempt is over.
+  // Says that the last message has come. On OK this is the point of no return: the step takes its turn, whatever
+  // becomes of the client, and OnOutcome follows, perhaps before this returns. Error: INCOMPLETE; the attempt is over.
   absl::Status Complete();
 
-  // Withdraws a step that is not complete; its memory returns when the last reference goes. After Complete the step
-  // commits all the same. The listener hears nothing after this but what another thread was about to tell it.
-  void Cancel();
+  const v1::StepHeader& header() const { return header_; }
+  uint64_t header_hash() const { return header_hash_; }
+  // The set's when the step began: it dies with it. Guarded by the set's mutex.
+  uint64_t incarnation() const { return incarnation_; }
+
+  // What the turn takes over from a complete attempt: the gradient, or none if the request was remembered when the step
+  // began, and what pays for it.
+  std::optional<Staging> TakeGradient() { return std::move(gradient_); }
+  Grant TakeGrant() { return std::move(grant_); }
 
  private:
-  friend class ParameterSet;
-  enum class State { kWaiting, kArriving, kComplete, kOver };
+  void Admitted(absl::StatusOr<Grant> grant);
 
-  StepAttempt(std::shared_ptr<ParameterSet> set, const v1::StepHeader& header, std::shared_ptr<StepListener> listener);
-
-  const std::shared_ptr<ParameterSet> set_;
+  const std::shared_ptr<SetRep> set_;
   const v1::StepHeader header_;
   const uint64_t header_hash_;
 
   // Of the thread that delivers, and after Complete of the turn.
-  Grant grant_;                      // before what it pays for, which comes back first
-  absl::optional<Staging> staging_;  // none: the request is remembered, and what it sends is dropped
+  Grant grant_;  // before what it pays for, which comes back first
+  std::optional<Staging> gradient_;
 
-  // Guarded by the set's mutex_.
-  uint64_t incarnation_ = 0;  // the set's when the step began: it dies with it
-  State state_ = State::kWaiting;
-  Budget::WaitId wait_ = Budget::kNoWait;
-  std::shared_ptr<StepListener> listener_;
+  uint64_t incarnation_ = 0;
 };
-
-// Checks a request_id. Error: INVALID_ARGUMENT (INVALID_FIELD) naming `field`.
-absl::Status ValidateRequestId(absl::string_view request_id, absl::string_view field);
 
 }  // namespace adamant::core
 

@@ -3,14 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
-#include "absl/types/optional.h"
 
 namespace adamant::core {
 namespace {
 
 // Takes the first code point off `text`, which is not empty. Nothing if it does not begin with one.
-absl::optional<uint32_t> TakeCodePoint(absl::string_view* text) {
+std::optional<uint32_t> TakeCodePoint(absl::string_view* text) {
   const uint8_t lead = static_cast<uint8_t>(text->front());
   size_t length;
   uint32_t code_point;
@@ -24,16 +24,16 @@ absl::optional<uint32_t> TakeCodePoint(absl::string_view* text) {
   } else if (lead >> 3 == 0b11110) {
     length = 4, code_point = lead & 0x07, lowest = 0x10000;
   } else {
-    return absl::nullopt;
+    return std::nullopt;
   }
-  if (text->size() < length) return absl::nullopt;
+  if (text->size() < length) return std::nullopt;
   for (const char c : text->substr(1, length - 1)) {
     const uint8_t byte = static_cast<uint8_t>(c);
-    if (byte >> 6 != 0b10) return absl::nullopt;
+    if (byte >> 6 != 0b10) return std::nullopt;
     code_point = code_point << 6 | (byte & 0x3F);
   }
   const bool surrogate = code_point >= 0xD800 && code_point <= 0xDFFF;
-  if (code_point < lowest || code_point > 0x10FFFF || surrogate) return absl::nullopt;
+  if (code_point < lowest || code_point > 0x10FFFF || surrogate) return std::nullopt;
   text->remove_prefix(length);
   return code_point;
 }
@@ -51,7 +51,7 @@ bool IsUtf8(absl::string_view text) {
 
 bool IsUtf8WithoutControls(absl::string_view text) {
   while (!text.empty()) {
-    const absl::optional<uint32_t> code_point = TakeCodePoint(&text);
+    const std::optional<uint32_t> code_point = TakeCodePoint(&text);
     if (!code_point.has_value() || IsControl(*code_point)) return false;
   }
   return true;

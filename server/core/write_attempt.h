@@ -2,23 +2,29 @@
 #ifndef ADAMANT_SERVER_CORE_WRITE_ATTEMPT_H_
 #define ADAMANT_SERVER_CORE_WRITE_ATTEMPT_H_
 
-#include <array>
 #include <cstdint>
 #include <memory>
-#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
-#include "absl/types/optional.h"
+#include "absl/status/statusor.h"
 #include "adamant/v1/service.pb.h"
+#include "server/core/attempt.h"
+#include "server/core/block.h"
 #include "server/core/budget.h"
 #include "server/core/listener.h"
+#include "server/core/snapshot.h"
 #include "server/core/staging.h"
+#include "server/core/turn_queue.h"
 
 namespace adamant::core {
 
-class ParameterSet;
+struct SetRep;
 
 using WriteListener = Listener<v1::WriteTensorsResponse>;
+
+// What kind of write an attempt is. It is undecided while it waits for the one before it.
+enum class WriteKind { kUndecided, kStaged, kDirect, kReplay };
 
 // Made by ParameterSet::NewWrite. There are two kinds. A staged write (parameters of a set that has some) collects
 // beside the state, like a step, and changes nothing before its turn. A direct write (the first, and every full one)
@@ -29,14 +35,12 @@ using WriteListener = Listener<v1::WriteTensorsResponse>;
 // that is complete, waits until it is gone, and then begins, or finds that it was applied.
 //
 // Calls as for StepAttempt.
-class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
+class WriteAttempt final : public Attempt<WriteListener>, public std::enable_shared_from_this<WriteAttempt> {
  public:
   using Header = v1::WriteHeader;
-  using Listener = WriteListener;
 
+  WriteAttempt(std::shared_ptr<SetRep> set, const v1::WriteHeader& header, std::shared_ptr<WriteListener> listener);
   ~WriteAttempt();
-  WriteAttempt(const WriteAttempt&) = delete;
-  WriteAttempt& operator=(const WriteAttempt&) = delete;
 
   // Delivers the header; answers through the listener.
   void Start();
@@ -50,44 +54,49 @@ class WriteAttempt : public std::enable_shared_from_this<WriteAttempt> {
   // delivers.
   absl::Status CheckComplete() const;
 
-  // The last message has come. On OK the write takes its turn and OnOutcome follows, perhaps before this returns.
-  // Error: INCOMPLETE; the attempt is over.
+  // Says that the last message has come. On OK the write takes its turn and OnOutcome follows, perhaps before this
+  // returns. Error: INCOMPLETE; the attempt is over.
   absl::Status Complete();
 
-  // Withdraws a write that is not complete. The listener hears nothing after this but what another thread was about to
-  // tell it.
-  void Cancel();
+  const v1::WriteHeader& header() const { return header_; }
 
  private:
-  friend class ParameterSet;
-  enum class State { kWaiting, kArriving, kComplete, kOver };
-  enum class Kind { kUndecided, kStaged, kDirect, kReplay };
-  // Arrays by slot: PARAMETER, EXP_AVG, EXP_AVG_SQ.
-  static constexpr int kSlots = 3;
+  // What has come of one slot.
+  struct Arrival {
+    v1::Slot slot;
+    Staging elements;
+  };
 
-  WriteAttempt(std::shared_ptr<ParameterSet> set, const v1::WriteHeader& header,
-               std::shared_ptr<WriteListener> listener);
+  // A staged write's beginning.
+  void AwaitGrant();
+  void Granted(absl::StatusOr<Grant> grant);
+  // A direct write's, in its turn: takes the set's blocks, with others in place of those that readers hold.
+  void TakeState();
+  void AwaitContents(BlockList parameters);
+  // The turn of a complete write.
+  void Commit(TurnQueue::Turn turn);
+  void Load(TurnQueue::Turn turn);
+  void Publish(const absl::Status& loaded, std::shared_ptr<const Snapshot> parameters);
 
   // Ends the write because of what it brought, and returns `status`.
-  absl::Status Fail(absl::Status status);
-  // If this is the write under way, it is so no more: gives a direct one's blocks back to the set, and has the one that
-  // waits begin. Requires: nothing is being added.
+  absl::Status Refuse(absl::Status status);
+  // Ends a write to which nothing is being added, and lets the next one begin.
+  void Fail(absl::Status status);
+  // If this is the write under way, it is that no more: gives a direct one's blocks back to the set, which stays as it
+  // is, UNINITIALIZED, and has the one that waits begin. Requires: nothing is being added.
   void LetNextBegin();
 
-  const std::shared_ptr<ParameterSet> set_;
+  bool full() const { return header_.mode() == v1::WRITE_MODE_FULL; }
+
+  const std::shared_ptr<SetRep> set_;
   const v1::WriteHeader header_;
 
   // Of the thread that delivers, and after Complete of the turn.
-  Grant grant_;                                        // before what it pays for, which comes back first
-  std::array<absl::optional<Staging>, kSlots> slots_;  // those that the write brings
+  Grant grant_;  // before what it pays for, which comes back first
+  std::vector<Arrival> arrivals_;
 
-  // Decided, under the set's mutex_, when the write begins; constant from OnAdmitted on.
-  Kind kind_ = Kind::kUndecided;
-
-  // Guarded by the set's mutex_.
-  State state_ = State::kWaiting;
-  Budget::WaitId wait_ = Budget::kNoWait;
-  std::shared_ptr<WriteListener> listener_;
+  // Decided, under the set's mutex, when the write begins; constant from OnAdmitted on.
+  WriteKind kind_ = WriteKind::kUndecided;
 };
 
 }  // namespace adamant::core

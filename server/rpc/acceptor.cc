@@ -16,6 +16,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -258,7 +259,7 @@ bool Acceptor::AcceptAll(int listener) {
 }
 
 void Acceptor::GuardFrom(const sockaddr_storage& peer, int fd) {
-  const absl::optional<IpAddress> address = IpAddress::Of(peer);
+  const std::optional<IpAddress> address = IpAddress::Of(peer);
   if (address.has_value() && !trusted_.Contain(*address)) guard_->Watch(fd, address->ToString());
 }
 

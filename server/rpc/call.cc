@@ -4,6 +4,7 @@
 #include <grpcpp/support/proto_buffer_reader.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -93,7 +94,7 @@ void Call::DrainIfIdle() {
 Call::Standing Call::CheckPatience(const OpenCalls::Sweep& sweep) {
   Standing standing;
   standing.charge = charge_;
-  absl::optional<Overdue> overdue;
+  std::optional<Overdue> overdue;
   bool stuck = false;
   {
     core::MutexLock lock(&mutex_);
@@ -121,7 +122,7 @@ Call::Standing Call::CheckPatience(const OpenCalls::Sweep& sweep) {
 }
 
 void Call::GiveWay(const OpenCalls::Sweep& sweep) {
-  absl::optional<Overdue> overdue;
+  std::optional<Overdue> overdue;
   bool writing;
   {
     core::MutexLock lock(&mutex_);
@@ -314,7 +315,7 @@ void Call::BeginOperation(const Operation& operation) {
   allowance_ = open_calls_->terms().For(operation.bytes);
 }
 
-void Call::EndOperation(absl::optional<int64_t> bytes) {
+void Call::EndOperation(std::optional<int64_t> bytes) {
   {
     core::MutexLock lock(&mutex_);
     phase_ = Phase::kIdle;

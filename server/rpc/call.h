@@ -12,13 +12,13 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "adamant/v1/error.pb.h"
 #include "google/protobuf/message.h"
 #include "server/core/budget.h"
@@ -133,7 +133,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   void BeginOperation(const Operation& operation);
   // The operation is over, or the call opens with none: the call is idle. It may stay so for as long as its client
   // likes, or for PatienceTerms::For(bytes); while others wait for its place, at most for `patience`.
-  void EndOperation(absl::optional<int64_t> bytes = absl::nullopt);
+  void EndOperation(std::optional<int64_t> bytes = std::nullopt);
 
   // Code that may start a read or a write runs between Enter and Leave, so that none is started after gRPC's Finish,
   // which the last Leave after an End calls. Enter returns whether the call still goes on; if it does not, there is
@@ -218,11 +218,11 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   // Whether a whole message has come.
   bool has_message_ ABSL_GUARDED_BY(mutex_) = false;
   // How the call ends, once that is decided.
-  absl::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
+  std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
 
   Awaited awaited_ ABSL_GUARDED_BY(mutex_) = Awaited::kNothing;
   // When a sweep first found that it is awaited, or that the call has ended.
-  absl::optional<absl::Duration> awaited_since_ ABSL_GUARDED_BY(mutex_);
+  std::optional<absl::Duration> awaited_since_ ABSL_GUARDED_BY(mutex_);
   int64_t outgoing_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of the message that is to be taken
   // These belong to the current operation.
   bool may_think_ ABSL_GUARDED_BY(mutex_) = false;

@@ -1,6 +1,7 @@
 #include "server/rpc/frame_rules.h"
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -67,10 +68,10 @@ uint32_t BigEndian(const char* bytes, int count) {
 
 }  // namespace
 
-absl::optional<std::string> FrameRules::Walk(absl::string_view bytes) {
+std::optional<std::string> FrameRules::Walk(absl::string_view bytes) {
   const size_t preface = std::min(bytes.size(), kPreface.size() - preface_bytes_);
   if (bytes.substr(0, preface) != kPreface.substr(preface_bytes_, preface)) foreign_ = true;
-  if (foreign_) return absl::nullopt;
+  if (foreign_) return std::nullopt;
   preface_bytes_ += preface;
   bytes.remove_prefix(preface);
   while (!bytes.empty()) {
@@ -86,10 +87,10 @@ absl::optional<std::string> FrameRules::Walk(absl::string_view bytes) {
       bytes.remove_prefix(count);
       if (header_bytes_ < header_.size()) break;
       header_bytes_ = 0;
-      if (absl::optional<std::string> broken = BeginFrame(); broken.has_value()) return broken;
+      if (std::optional<std::string> broken = BeginFrame(); broken.has_value()) return broken;
     }
   }
-  return absl::nullopt;
+  return std::nullopt;
 }
 
 int FrameRules::TakeCalls() { return std::exchange(calls_, 0); }
@@ -103,7 +104,7 @@ int64_t FrameRules::open_header_bytes() const {
 
 bool FrameRules::in_data() const { return payload_left_ > 0 && type_ == kData; }
 
-absl::optional<std::string> FrameRules::BeginFrame() {
+std::optional<std::string> FrameRules::BeginFrame() {
   payload_left_ = BigEndian(header_.data(), 3);
   type_ = static_cast<uint8_t>(header_[3]);
   flags_ = static_cast<uint8_t>(header_[4]);
@@ -138,10 +139,10 @@ absl::optional<std::string> FrameRules::BeginFrame() {
     default:
       break;
   }
-  return absl::nullopt;
+  return std::nullopt;
 }
 
-absl::optional<std::string> FrameRules::BeginHeaders(uint32_t stream) {
+std::optional<std::string> FrameRules::BeginHeaders(uint32_t stream) {
   block_bytes_ = payload_left_;
   block_frames_ = 1;
   block_open_ = (flags_ & kEndHeaders) == 0;
@@ -166,13 +167,13 @@ absl::optional<std::string> FrameRules::BeginHeaders(uint32_t stream) {
   return CheckBlock();
 }
 
-absl::optional<std::string> FrameRules::CheckBlock() const {
+std::optional<std::string> FrameRules::CheckBlock() const {
   if (block_bytes_ > kMaxHeaderBlockBytes) return Broken("bytes of a header block", kMaxHeaderBlockBytes, block_bytes_);
   if (block_frames_ > kMaxHeaderBlockFrames) {
     return Broken("frames of a header block", kMaxHeaderBlockFrames, block_frames_);
   }
   if (trailers_ && block_bytes_ > kMaxTrailerBytes) return Broken("bytes of trailers", kMaxTrailerBytes, block_bytes_);
-  if (acknowledged_) return absl::nullopt;
+  if (acknowledged_) return std::nullopt;
   if (early_calls_ > kMaxEarlyCalls) {
     return Broken("calls before the server's SETTINGS are acknowledged", kMaxEarlyCalls, early_calls_);
   }
@@ -180,21 +181,21 @@ absl::optional<std::string> FrameRules::CheckBlock() const {
     return Broken("bytes of header blocks before the server's SETTINGS are acknowledged", kMaxEarlyHeaderBytes,
                   early_header_bytes_);
   }
-  return absl::nullopt;
+  return std::nullopt;
 }
 
-absl::optional<std::string> FrameRules::BeginData(uint32_t stream) {
+std::optional<std::string> FrameRules::BeginData(uint32_t stream) {
   if ((flags_ & kEndStream) != 0) {
     Remove(stream);
-    return absl::nullopt;
+    return std::nullopt;
   }
   receiver_ = Find(stream);
-  if (receiver_ == nullptr && !made_room_) return absl::nullopt;
+  if (receiver_ == nullptr && !made_room_) return std::nullopt;
   Stream& account = receiver_ != nullptr ? *receiver_ : others_;
   account.last_use = frames_;
   account.excess_bytes += kBytesOfAFrame - payload_left_;
   LimitCredit(&account);
-  if (account.excess_bytes <= kMaxExcessBytes) return absl::nullopt;
+  if (account.excess_bytes <= kMaxExcessBytes) return std::nullopt;
   return Broken("DATA frames of a message smaller than 512 bytes", kMaxExcessBytes / kBytesOfAFrame,
                 account.excess_bytes / kBytesOfAFrame + 1);
 }

@@ -9,11 +9,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 
 namespace adamant::rpc {
 
@@ -24,7 +24,7 @@ class FrameRules {
   // Takes the next bytes. Returns the rule that they break, for the log: what was expected, and what came. After that
   // the connection is to be cut off, and Walk not to be called again. Bytes that are no HTTP/2 at all break no rule:
   // gRPC ends their connection by itself.
-  absl::optional<std::string> Walk(absl::string_view bytes);
+  std::optional<std::string> Walk(absl::string_view bytes);
 
   // Calls that were begun since the last TakeCalls.
   int TakeCalls();
@@ -50,10 +50,10 @@ class FrameRules {
     int64_t excess_bytes = 0;   // by which its frames were smaller than they should be: see kBytesOfAFrame
   };
 
-  absl::optional<std::string> BeginFrame();
-  absl::optional<std::string> BeginHeaders(uint32_t stream);
-  absl::optional<std::string> BeginData(uint32_t stream);
-  absl::optional<std::string> CheckBlock() const;
+  std::optional<std::string> BeginFrame();
+  std::optional<std::string> BeginHeaders(uint32_t stream);
+  std::optional<std::string> BeginData(uint32_t stream);
+  std::optional<std::string> CheckBlock() const;
   // A stream has at most one frame's worth to its credit.
   static void LimitCredit(Stream* stream);
   // Takes payload of a DATA frame.

@@ -18,11 +18,11 @@
 #include <cstdint>
 #include <cstring>
 #include <list>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 #include "server/core/mutex.h"
 #include "server/log.h"
 #include "server/rpc/frame_rules.h"
@@ -152,8 +152,8 @@ class WatchedConnection {
   // Receives at most so many bytes.
   ssize_t ReceiveSome(msghdr* message, size_t most) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(reading_);
   // Takes the first `bytes` of what `message` holds. Returns the rule that they break.
-  absl::optional<std::string> Walk(const msghdr& message, size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(reading_);
-  absl::optional<std::string> CheckAnswers() ABSL_EXCLUSIVE_LOCKS_REQUIRED(reading_);
+  std::optional<std::string> Walk(const msghdr& message, size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(reading_);
+  std::optional<std::string> CheckAnswers() ABSL_EXCLUSIVE_LOCKS_REQUIRED(reading_);
 
   const int fd_;
   const std::string peer_;
@@ -173,9 +173,9 @@ class WatchedConnection {
 
   // Guarded by the mutex of shared_.
   std::list<WatchedConnection*>::iterator place_;
-  absl::optional<uint64_t> taken_before_;  // where some bytes were not taken, at the last look at it
+  std::optional<uint64_t> taken_before_;  // where some bytes were not taken, at the last look at it
   int64_t header_bytes_ = 0;
-  absl::optional<std::list<WatchedConnection*>::iterator> header_place_;
+  std::optional<std::list<WatchedConnection*>::iterator> header_place_;
 };
 
 struct Guard::Shared {
@@ -261,9 +261,9 @@ void Guard::Shared::CountTick() {
 void Guard::Shared::LookAtTakers(bool cut_off_mute) {
   core::MutexLock lock(&mutex);
   for (WatchedConnection* connection : all) {
-    absl::optional<uint64_t> taken;
+    std::optional<uint64_t> taken;
     if (HasUntakenBytes(connection->fd_)) taken = BytesTaken(connection->fd_);
-    const absl::optional<uint64_t> before = std::exchange(connection->taken_before_, taken);
+    const std::optional<uint64_t> before = std::exchange(connection->taken_before_, taken);
     if (!cut_off_mute || taken.value_or(0) == 0 || taken != before) continue;
     CutOff(connection, "it takes nothing of what is sent to it, and many calls are stuck");
   }
@@ -297,7 +297,7 @@ bool Guard::Shared::SetHeaderBytes(WatchedConnection* connection, int64_t bytes)
   header_bytes += more;
   if (connection->header_place_.has_value()) {
     header_bytes_let_be += more;
-    if (bytes == 0) headers.erase(*std::exchange(connection->header_place_, absl::nullopt));
+    if (bytes == 0) headers.erase(*std::exchange(connection->header_place_, std::nullopt));
   } else if (bytes > 0 && !connection->cut_off_) {
     header_bytes_let_be += bytes;
     connection->header_place_ = headers.insert(headers.end(), connection);
@@ -306,7 +306,7 @@ bool Guard::Shared::SetHeaderBytes(WatchedConnection* connection, int64_t bytes)
     WatchedConnection* const oldest = headers.front();
     CutOff(oldest, TooManyHeaderBytes(header_bytes_let_be));
     header_bytes_let_be -= oldest->header_bytes_;
-    headers.erase(*std::exchange(oldest->header_place_, absl::nullopt));
+    headers.erase(*std::exchange(oldest->header_place_, std::nullopt));
   }
   return true;
 }
@@ -357,7 +357,7 @@ ssize_t WatchedConnection::Receive(msghdr* message) {
     BeginRow();
     return bytes;
   }
-  if (const absl::optional<std::string> broken = Walk(*message, static_cast<size_t>(bytes)); broken.has_value()) {
+  if (const std::optional<std::string> broken = Walk(*message, static_cast<size_t>(bytes)); broken.has_value()) {
     Guard::Shared::CutOff(this, *broken);
     return 0;
   }
@@ -417,25 +417,25 @@ ssize_t WatchedConnection::ReceiveSome(msghdr* message, size_t most) const {
   return bytes;
 }
 
-absl::optional<std::string> WatchedConnection::Walk(const msghdr& message, size_t bytes) {
+std::optional<std::string> WatchedConnection::Walk(const msghdr& message, size_t bytes) {
   for (size_t i = 0; bytes > 0; ++i) {
     const iovec& buffer = message.msg_iov[i];
     const size_t count = std::min(bytes, buffer.iov_len);
-    absl::optional<std::string> broken = rules_.Walk({static_cast<const char*>(buffer.iov_base), count});
+    std::optional<std::string> broken = rules_.Walk({static_cast<const char*>(buffer.iov_base), count});
     if (broken.has_value()) return broken;
     bytes -= count;
   }
   return CheckAnswers();
 }
 
-absl::optional<std::string> WatchedConnection::CheckAnswers() {
-  if (rules_.questions() < kQuestionsInARow) return absl::nullopt;
+std::optional<std::string> WatchedConnection::CheckAnswers() {
+  if (rules_.questions() < kQuestionsInARow) return std::nullopt;
   rules_.TakeQuestions();
   const uint64_t before = std::exchange(bytes_taken_, BytesTaken(fd_));
-  if (bytes_taken_ == 0) return absl::nullopt;
+  if (bytes_taken_ == 0) return std::nullopt;
   const uint64_t taken = bytes_taken_ - before;
   constexpr uint64_t kLeast = kQuestionsInARow * kLeastAnswerBytes;
-  if (taken >= kLeast) return absl::nullopt;
+  if (taken >= kLeast) return std::nullopt;
   return absl::StrCat("answers to ", kQuestionsInARow, " SETTINGS and PING frames: expected at least ", kLeast,
                       " bytes to be taken, got ", taken);
 }

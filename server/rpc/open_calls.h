@@ -8,12 +8,12 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "server/core/budget.h"
 #include "server/core/clock.h"
 #include "server/core/mutex.h"
@@ -172,7 +172,7 @@ class OpenCalls {
 
   // Used on the clock's thread only.
   absl::Duration attended_ = absl::ZeroDuration();
-  absl::optional<absl::Duration> wait_begin_;  // since when somebody has always waited for a place
+  std::optional<absl::Duration> wait_begin_;  // since when somebody has always waited for a place
   absl::Duration next_log_;
 
   core::Mutex mutex_;

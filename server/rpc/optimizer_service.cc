@@ -12,7 +12,7 @@
 #include "proto/wire/tensor_message.h"
 #include "server/core/configuration.h"
 #include "server/core/parameter_set.h"
-#include "server/core/replay.h"
+#include "server/core/requests.h"
 #include "server/core/schema.h"
 #include "server/log.h"
 #include "server/version.h"

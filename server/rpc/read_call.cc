@@ -1,11 +1,11 @@
 #include "server/rpc/read_call.h"
 
+#include <memory>
 #include <utility>
 #include <vector>
 
 #include "proto/wire/tensor_message_builder.h"
 #include "server/core/parameter_set.h"
-#include "server/core/staging.h"
 
 namespace adamant::rpc {
 namespace {
@@ -13,7 +13,7 @@ namespace {
 // What the slices of one message refer to.
 struct MessageHold {
   std::shared_ptr<const core::Reading> reading;
-  std::vector<core::BlockList> blocks;
+  std::unique_ptr<float[]> copies;  // of what the reading does not hold
 };
 
 }  // namespace
@@ -59,21 +59,20 @@ void ReadCall::WriteNext() {
   const core::Schema& schema = reading_->schema();
   const std::vector<v1::Slot>& slots = reading_->slots();
   absl::Status status;
+  constexpr int64_t kMostElements = wire::kMessageBytes / static_cast<int64_t>(sizeof(float));
+  if (!reading_->holds()) hold->copies = std::make_unique_for_overwrite<float[]>(kMostElements);
+  float* copied = hold->copies.get();
   const auto source = [&](int32_t tensor, int64_t begin, int64_t end, wire::TensorMessageBuilder* to) {
     const int64_t base = schema.tensors()[tensor].begin;
-    absl::StatusOr<core::BlockList> blocks = reading_->Acquire(slots[slot_], base + begin, base + end);
-    if (!blocks.ok()) {
-      status = blocks.status();
-      return false;
+    if (reading_->holds()) {
+      reading_->Visit(slots[slot_], base + begin, base + end,
+                      [to](const float* elements, int64_t count) { to->AddElements(elements, count); });
+      return true;
     }
-    const int64_t first = (base + begin) / core::kBlockElements;
-    core::ForEachRun(base + begin, base + end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
-      to->AddElements((*blocks)[block - first].data() + run_begin, run_end - run_begin);
-    });
-    // One reference keeps a block for all tensors in it. A list for each would take more memory than small ones do.
-    if (hold->blocks.empty() || hold->blocks.back().back().data() != blocks->back().data()) {
-      hold->blocks.push_back(*std::move(blocks));
-    }
+    status = reading_->Copy(slots[slot_], base + begin, base + end, copied);
+    if (!status.ok()) return false;
+    to->AddElements(copied, end - begin);
+    copied += end - begin;
     return true;
   };
   while (status.ok() && slot_ < slots.size() && builder.size() < wire::kMessageBytes) {

@@ -3,8 +3,8 @@
 #define ADAMANT_SERVER_RPC_READ_CALL_H_
 
 #include <memory>
+#include <optional>
 
-#include "absl/types/optional.h"
 #include "adamant/v1/service.pb.h"
 #include "proto/wire/tensor_cutter.h"
 #include "proto/wire/tensor_message.h"
@@ -34,7 +34,7 @@ class ReadCall final : public Call {
   std::shared_ptr<const core::Reading> reading_;
   bool header_sent_ = false;
   size_t slot_ = 0;                            // that is being sent
-  absl::optional<wire::TensorCutter> cutter_;  // of that slot; none before it begins
+  std::optional<wire::TensorCutter> cutter_;  // of that slot; none before it begins
 };
 
 }  // namespace adamant::rpc

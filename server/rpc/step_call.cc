@@ -1,6 +1,7 @@
 #include "server/rpc/step_call.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -88,7 +89,7 @@ void StepCall::BeginReply(const std::shared_ptr<const core::StepParameters>& par
 }
 
 void StepCall::WriteNext() {
-  absl::optional<grpc::ByteBuffer> message;
+  std::optional<grpc::ByteBuffer> message;
   {
     core::MutexLock lock(&reply_mutex_);
     if (writing_ || parameters_ == nullptr) return;
@@ -98,13 +99,13 @@ void StepCall::WriteNext() {
   if (message.has_value()) Write(*message);
 }
 
-absl::optional<grpc::ByteBuffer> StepCall::NextMessage() {
+std::optional<grpc::ByteBuffer> StepCall::NextMessage() {
   const core::Schema& schema = *parameters_->schema;
   if (!result_.has_value()) {
     // The last blocks come with the result.
-    if (cutter_->done() || computed_ == schema.flat_size()) return absl::nullopt;
+    if (cutter_->done() || computed_ == schema.flat_size()) return std::nullopt;
     const int64_t sent = schema.tensors()[cutter_->tensor()].begin + cutter_->offset();
-    if (computed_ - sent < wire::kChunkElements) return absl::nullopt;
+    if (computed_ - sent < wire::kChunkElements) return std::nullopt;
     const int tensor = schema.TensorAt(computed_);
     const core::Schema::Tensor& place = schema.tensors()[tensor];
     cutter_->SetAvailable(tensor, std::min(computed_, place.end) - place.begin);

@@ -3,9 +3,9 @@
 #define ADAMANT_SERVER_RPC_STEP_CALL_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 
-#include "absl/types/optional.h"
 #include "adamant/v1/step.pb.h"
 #include "proto/wire/tensor_cutter.h"
 #include "proto/wire/tensor_message.h"
@@ -40,7 +40,7 @@ class StepCall final : public UploadCall<core::StepAttempt, core::StepReply> {
   // Writes the reply's next message, if there is one to write and no other is under way.
   void WriteNext();
   // That message; nothing, where what is computed makes none yet. The last one has the result.
-  absl::optional<grpc::ByteBuffer> NextMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(reply_mutex_);
+  std::optional<grpc::ByteBuffer> NextMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(reply_mutex_);
 
   core::Registry* const registry_;
 
@@ -53,9 +53,9 @@ class StepCall final : public UploadCall<core::StepAttempt, core::StepReply> {
   const core::StepAttempt* computing_ ABSL_GUARDED_BY(reply_mutex_) = nullptr;
   // The reply under way.
   std::shared_ptr<const core::StepParameters> parameters_ ABSL_GUARDED_BY(reply_mutex_);
-  absl::optional<wire::TensorCutter> cutter_ ABSL_GUARDED_BY(reply_mutex_);
+  std::optional<wire::TensorCutter> cutter_ ABSL_GUARDED_BY(reply_mutex_);
   int64_t computed_ ABSL_GUARDED_BY(reply_mutex_) = 0;  // flat elements, from the first on
-  absl::optional<v1::StepResult> result_ ABSL_GUARDED_BY(reply_mutex_);
+  std::optional<v1::StepResult> result_ ABSL_GUARDED_BY(reply_mutex_);
   bool writing_ ABSL_GUARDED_BY(reply_mutex_) = false;
 };
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
@@ -21,20 +22,20 @@ constexpr int kBits = 128;
 
 }  // namespace
 
-absl::optional<IpAddress> IpAddress::Of(const sockaddr_storage& peer) {
+std::optional<IpAddress> IpAddress::Of(const sockaddr_storage& peer) {
   IpAddress address;
   if (peer.ss_family == AF_INET6) {
     std::memcpy(address.bytes_.data(), &reinterpret_cast<const sockaddr_in6&>(peer).sin6_addr, kBits / 8);
     return address;
   }
-  if (peer.ss_family != AF_INET) return absl::nullopt;
+  if (peer.ss_family != AF_INET) return std::nullopt;
   std::copy(kV4Prefix.begin(), kV4Prefix.end(), address.bytes_.begin());
   std::memcpy(address.bytes_.data() + kV4Prefix.size(), &reinterpret_cast<const sockaddr_in&>(peer).sin_addr,
               sizeof(in_addr));
   return address;
 }
 
-absl::optional<IpAddress> IpAddress::Parse(absl::string_view text) {
+std::optional<IpAddress> IpAddress::Parse(absl::string_view text) {
   const std::string address(text);
   sockaddr_storage place = {};
   if (inet_pton(AF_INET, address.c_str(), &reinterpret_cast<sockaddr_in&>(place).sin_addr) == 1) {
@@ -75,7 +76,7 @@ absl::StatusOr<TrustedNetworks> TrustedNetworks::Parse(const std::vector<std::st
 
 absl::StatusOr<TrustedNetworks::Network> TrustedNetworks::ParseNetwork(const std::string& text) {
   const size_t slash = text.find('/');
-  const absl::optional<IpAddress> address = IpAddress::Parse(absl::string_view(text).substr(0, slash));
+  const std::optional<IpAddress> address = IpAddress::Parse(absl::string_view(text).substr(0, slash));
   if (!address.has_value()) {
     return absl::InvalidArgumentError(
         absl::StrCat("expected addresses and prefixes, such as 10.1.2.3, 10.0.0.0/8 or fd00::/8, got `", text, "`"));

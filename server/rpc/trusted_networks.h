@@ -6,12 +6,12 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 
 namespace adamant::rpc {
 
@@ -20,9 +20,9 @@ namespace adamant::rpc {
 class IpAddress {
  public:
   // The address of a socket's peer, without its port; nothing if it is not of the internet.
-  static absl::optional<IpAddress> Of(const sockaddr_storage& peer);
+  static std::optional<IpAddress> Of(const sockaddr_storage& peer);
   // `text` is one of IPv4, or of IPv6 without brackets. Nothing if it is neither.
-  static absl::optional<IpAddress> Parse(absl::string_view text);
+  static std::optional<IpAddress> Parse(absl::string_view text);
 
   bool is_v4() const;
   // Whether the first `bits` of the 128 are as in `other`.

@@ -5,13 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 #include "proto/error/error.h"
 #include "proto/wire/tensor_message.h"
 #include "server/core/listener.h"
@@ -102,10 +102,10 @@ class UploadCall : public Call, public Attempt::Listener {
     (*attempt)->Start();
     // An attempt that has to wait keeps the bytes alone: decoded, a message of small chunks takes half as much again.
     // By now the next upload may have begun.
-    absl::optional<wire::TensorMessage> decoded;
+    std::optional<wire::TensorMessage> decoded;
     core::MutexLock lock(&upload_mutex_);
     if (attempt_ == *attempt && message_.has_value()) {
-      decoded = std::exchange(message_, absl::nullopt);
+      decoded = std::exchange(message_, std::nullopt);
       undecoded_ = buffer;
     }
     return absl::OkStatus();
@@ -120,13 +120,13 @@ class UploadCall : public Call, public Attempt::Listener {
 
   void OnAdmitted() final {
     std::shared_ptr<Attempt> attempt;
-    absl::optional<wire::TensorMessage> message;
+    std::optional<wire::TensorMessage> message;
     grpc::ByteBuffer undecoded;
     {
       core::MutexLock lock(&upload_mutex_);
       if (attempt_ == nullptr) return;
       attempt = attempt_;
-      message = std::exchange(message_, absl::nullopt);
+      message = std::exchange(message_, std::nullopt);
       undecoded.Swap(&undecoded_);
     }
     absl::Status status;
@@ -175,10 +175,10 @@ class UploadCall : public Call, public Attempt::Listener {
   // Attempts take locks of their set's when they are destroyed, and messages let go of much memory: not under the
   // mutex.
   std::shared_ptr<Attempt> DropAttempt() {
-    absl::optional<wire::TensorMessage> message;
+    std::optional<wire::TensorMessage> message;
     grpc::ByteBuffer undecoded;
     core::MutexLock lock(&upload_mutex_);
-    message = std::exchange(message_, absl::nullopt);
+    message = std::exchange(message_, std::nullopt);
     undecoded.Swap(&undecoded_);
     return std::exchange(attempt_, nullptr);
   }
@@ -187,13 +187,13 @@ class UploadCall : public Call, public Attempt::Listener {
   const absl::string_view type_;
 
   // Of the handlers, which run one at a time.
-  absl::optional<wire::ChunkForm> form_;  // of the upload's first chunk that has elements
+  std::optional<wire::ChunkForm> form_;  // of the upload's first chunk that has elements
 
   mutable core::Mutex upload_mutex_;
   // The upload under way; null between two, and from its outcome on.
   std::shared_ptr<Attempt> attempt_ ABSL_GUARDED_BY(upload_mutex_);
   // Its first message, until it is admitted: decoded at first, and as it came once the attempt has to wait.
-  absl::optional<wire::TensorMessage> message_ ABSL_GUARDED_BY(upload_mutex_);
+  std::optional<wire::TensorMessage> message_ ABSL_GUARDED_BY(upload_mutex_);
   grpc::ByteBuffer undecoded_ ABSL_GUARDED_BY(upload_mutex_);
 };
 

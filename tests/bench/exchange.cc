@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,7 +12,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 #include "tests/bench/float_array.h"
 
 namespace adamant::bench {
@@ -28,9 +28,9 @@ grpc::ByteBuffer Message(absl::Span<const char> bytes) {
 }
 
 // The bytes of `message`, moved out of it. None if they are more than `room`.
-absl::optional<std::vector<grpc::Slice>> TakeSlices(grpc::ByteBuffer* message, size_t room) {
+std::optional<std::vector<grpc::Slice>> TakeSlices(grpc::ByteBuffer* message, size_t room) {
   std::vector<grpc::Slice> slices;
-  if (message->Length() > room || !message->Dump(&slices).ok()) return absl::nullopt;
+  if (message->Length() > room || !message->Dump(&slices).ok()) return std::nullopt;
   message->Clear();
   return slices;
 }

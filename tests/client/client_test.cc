@@ -2,6 +2,7 @@
 #include "adamant/client.h"
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "adamant/error.h"
@@ -47,7 +48,7 @@ TEST_F(ClientTest, ErrorComesWithItsReason) {
       .WillOnce(Return(Error(absl::StatusCode::kNotFound, v1::ERROR_REASON_SET_NOT_FOUND, "no set mlp")));
   const absl::Status status = client_.GetParameterSet("mlp").status();
   EXPECT_EQ(GetErrorDetail(status).reason(), v1::ERROR_REASON_SET_NOT_FOUND);
-  EXPECT_EQ(GetRetryDelay(status), absl::nullopt);
+  EXPECT_EQ(GetRetryDelay(status), std::nullopt);
 }
 
 TEST_F(ClientTest, ListsAllSetsPageByPage) {

@@ -9,6 +9,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -118,10 +119,10 @@ class FakeStream : public ByteStream {
 
   absl::Status WritesDone() override { return absl::OkStatus(); }
 
-  absl::StatusOr<absl::optional<grpc::ByteBuffer>> Read() override {
+  absl::StatusOr<std::optional<grpc::ByteBuffer>> Read() override {
     if (replies_++ >= fault_.reply_messages) return Break();
-    if (outgoing_.empty()) return absl::optional<grpc::ByteBuffer>();
-    absl::optional<grpc::ByteBuffer> message = std::move(outgoing_.front());
+    if (outgoing_.empty()) return std::optional<grpc::ByteBuffer>();
+    std::optional<grpc::ByteBuffer> message = std::move(outgoing_.front());
     outgoing_.pop_front();
     return message;
   }

@@ -12,6 +12,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -49,10 +50,10 @@ class RawServer {
   class Call {
    public:
     const std::string& method() const { return context_.method(); }
-    absl::optional<grpc::ByteBuffer> Read() {
+    std::optional<grpc::ByteBuffer> Read() {
       grpc::ByteBuffer message;
       stream_.Read(&message, this);
-      return Await() ? absl::make_optional(std::move(message)) : absl::nullopt;
+      return Await() ? std::make_optional(std::move(message)) : std::nullopt;
     }
     bool Write(const grpc::ByteBuffer& message) {
       stream_.Write(message, this);
@@ -124,10 +125,10 @@ struct ReceivedStep {
 };
 
 // Reads one step of tensors of these sizes; nothing if the call ends before it is complete.
-absl::optional<ReceivedStep> ReceiveStep(RawServer::Call* call, const std::vector<int64_t>& sizes) {
+std::optional<ReceivedStep> ReceiveStep(RawServer::Call* call, const std::vector<int64_t>& sizes) {
   ReceivedStep step;
   for (int64_t size : sizes) step.gradients.emplace_back(size);
-  while (absl::optional<grpc::ByteBuffer> buffer = call->Read()) {
+  while (std::optional<grpc::ByteBuffer> buffer = call->Read()) {
     absl::StatusOr<wire::TensorMessage> message = wire::TensorMessage::Decode(*buffer);
     EXPECT_TRUE(message.ok()) << message.status();
     if (message->has_header()) {
@@ -140,7 +141,7 @@ absl::optional<ReceivedStep> ReceiveStep(RawServer::Call* call, const std::vecto
     }
     if (message->last()) return step;
   }
-  return absl::nullopt;
+  return std::nullopt;
 }
 
 // Answers with the gradients, as if they were the parameters, in messages of 1 MiB.
@@ -269,7 +270,7 @@ TEST_F(GrpcByteStreamTest, SmallStepsAreOneMessageEachOnOneCall) {
   {
     RawServer server(address_, [&](RawServer::Call* call) {
       ++calls;
-      while (absl::optional<ReceivedStep> step = ReceiveStep(call, sizes)) {
+      while (std::optional<ReceivedStep> step = ReceiveStep(call, sizes)) {
         steps.push_back(*step);
         Reply(call, *step);
       }
@@ -397,7 +398,7 @@ TEST_F(GrpcByteStreamTest, StepsGoOnWithAServerThatCameAndWentAndCame) {
       call->Finish(absl::OkStatus());
       return;
     }
-    while (absl::optional<ReceivedStep> step = ReceiveStep(call, sizes)) Reply(call, *step);
+    while (std::optional<ReceivedStep> step = ReceiveStep(call, sizes)) Reply(call, *step);
     call->Finish(absl::OkStatus());
   };
   // Each comes up when it has been found not to be there.

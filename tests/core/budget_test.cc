@@ -3,12 +3,12 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <set>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/types/optional.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/error/error.h"
@@ -27,7 +27,7 @@ class BudgetTest : public ::testing::Test {
   // What a reservation got.
   struct Outcome {
     int calls = 0;
-    absl::optional<absl::StatusOr<Grant>> result;
+    std::optional<absl::StatusOr<Grant>> result;
   };
 
   Budget::WaitId Reserve(int64_t bytes, Outcome* outcome) {
@@ -43,7 +43,7 @@ class BudgetTest : public ::testing::Test {
   Budget budget_{"inflight", 100, &clock_};
 };
 
-bool Granted(const absl::optional<absl::StatusOr<Grant>>& result) { return result.has_value() && result->ok(); }
+bool Granted(const std::optional<absl::StatusOr<Grant>>& result) { return result.has_value() && result->ok(); }
 
 TEST_F(BudgetTest, AGrantHoldsItsBytesUntilItEnds) {
   {
@@ -304,7 +304,7 @@ TEST(BudgetThreadsTest, AllBytesComeBack) {
 }
 
 TEST_F(BudgetTest, AwaitUnusedReturnsWhenTheLastGrantHasEnded) {
-  absl::optional<Grant> grant = Take(60);
+  std::optional<Grant> grant = Take(60);
   std::atomic<int64_t> used = -1;
   std::thread waiter([&] {
     budget_.AwaitUnused();

@@ -54,17 +54,15 @@ class CpuBackendTest : public ::testing::Test {
 
 TEST_F(CpuBackendTest, EachRangeIsUpdatedInPlaceWithTheScalarsOfItsGroup) {
   const kernels::AdamScalars scalars[] = {Scale(10), Scale(100)};
-  const BlockUpdate::Range ranges[] = {{0, 16, 1}, {48, 64, 0}};
+  const GroupRange ranges[] = {{0, 16, 1}, {48, 64, 0}};
   const BlockRef gradient = Filled(1), parameters = Filled(0.5f), m = Filled(2), v = Filled(3);
+  const SlotBlock slots[] = {{m, m}, {v, v}};
   const absl::Status status = backend_.Update({.index = 0,
                                                .ranges = ranges,
                                                .scalars = scalars,
                                                .gradient = gradient,
                                                .parameters = parameters,
-                                               .exp_avg_in = m,
-                                               .exp_avg_out = m,
-                                               .exp_avg_sq_in = v,
-                                               .exp_avg_sq_out = v});
+                                               .slots = slots});
   EXPECT_TRUE(status.ok());
   EXPECT_EQ(Values(gradient), Thirds(100.5f, 1, 10.5f));
   EXPECT_EQ(Values(parameters), Thirds(0.5f, 0.5f, 0.5f));
@@ -74,18 +72,16 @@ TEST_F(CpuBackendTest, EachRangeIsUpdatedInPlaceWithTheScalarsOfItsGroup) {
 
 TEST_F(CpuBackendTest, HeldMomentsAreReadAndFreshOnesWritten) {
   const kernels::AdamScalars scalars[] = {Scale(1)};
-  const BlockUpdate::Range ranges[] = {{0, 64, 0}};
+  const GroupRange ranges[] = {{0, 64, 0}};
   const BlockRef gradient = Filled(1), parameters = Filled(0.5f), m_in = Filled(2), m_out = Filled(-1),
                  v_in = Filled(3), v_out = Filled(-1);
+  const SlotBlock slots[] = {{m_in, m_out}, {v_in, v_out}};
   const absl::Status status = backend_.Update({.index = 0,
                                                .ranges = ranges,
                                                .scalars = scalars,
                                                .gradient = gradient,
                                                .parameters = parameters,
-                                               .exp_avg_in = m_in,
-                                               .exp_avg_out = m_out,
-                                               .exp_avg_sq_in = v_in,
-                                               .exp_avg_sq_out = v_out});
+                                               .slots = slots});
   EXPECT_TRUE(status.ok());
   EXPECT_EQ(Values(gradient), Thirds(1.5f, 1.5f, 1.5f));
   EXPECT_EQ(Values(m_in), Thirds(2, 2, 2));

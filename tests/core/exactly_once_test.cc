@@ -1,6 +1,7 @@
 // A request is applied once: retries, attempts that supersede each other, and what the set remembers.
 #include <limits>
 #include <memory>
+#include <optional>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -161,7 +162,7 @@ TEST_F(ExactlyOnceTest, AnAttemptEndsOneThatWaitsToBeAdmittedAndTakesItsPlace) {
   constexpr int64_t kStepBytes = (100016 + 230000 + 16) * 4 + 3 * 8;  // of LargeSpec, padding and coverage included
   TestServer server({.inflight_bytes = kStepBytes});
   const std::shared_ptr<ParameterSet> set = server.MakeSet(LargeSpec());
-  absl::optional<StepDelivery> other = BeginStep(set.get(), Header());
+  std::optional<StepDelivery> other = BeginStep(set.get(), Header());
   StepDelivery first = BeginStep(set.get(), Header("a", 0, 1));
   StepDelivery second = BeginStep(set.get(), Header("a", 0, 2));
   EXPECT_THAT(first.Take(), FailsWith(kAborted, v1::ERROR_REASON_SUPERSEDED));
@@ -291,7 +292,7 @@ TEST(InterruptedAdmissionTest, AStepThatEndsWhileItBeginsToWaitLosesItsPlace) {
   Resources resources = server.resources();
   resources.inflight = &inflight;
   const std::shared_ptr<ParameterSet> set = *ParameterSet::Create(resources, LargeSpec());
-  absl::optional<StepDelivery> first = BeginStep(set.get(), Header());
+  std::optional<StepDelivery> first = BeginStep(set.get(), Header());
   ASSERT_TRUE(first->admitted());
   second = set->NewStep(Header(), std::make_shared<Recorder<StepAttempt, StepReply>>());
   second->Start();

@@ -23,19 +23,18 @@ inline v1::ParameterSetSpec Marked(v1::ParameterSetSpec spec) {
 }
 
 // Thread-safe, as all backends are.
-class FakeBackend : public Backend {
+class FakeBackend : public CpuBackend {
  public:
+  FakeBackend() : CpuBackend(kernels::BestKernels()) {}
+
   absl::Status Update(const BlockUpdate& update) final {
     if (absl::Status status = Before(update, update.scalars[0].eps == 0.5f); !status.ok()) return status;
-    return cpu_.Update(update);
+    return CpuBackend::Update(update);
   }
-  kernels::MeasureFunction measure() const final { return cpu_.measure(); }
   std::string Description() const final { return "fake"; }
 
  private:
   virtual absl::Status Before(const BlockUpdate& update, bool marked) = 0;
-
-  CpuBackend cpu_{kernels::BestKernels()};
 };
 
 // Fails at one block of one step of a marked set.
@@ -53,8 +52,7 @@ class FaultyBackend final : public FakeBackend {
     if (!marked || update.index != block_) return absl::OkStatus();
     // Half written, as a device that fails leaves it.
     update.gradient.mutable_data()[0] = -1;
-    update.exp_avg_out.mutable_data()[0] = -1;
-    update.exp_avg_sq_out.mutable_data()[0] = -1;
+    for (const SlotBlock& slot : update.slots) slot.out.mutable_data()[0] = -1;
     return absl::InternalError("the device fell off the bus");
   }
 

@@ -53,21 +53,28 @@ TEST_P(ReadTest, AReaderKeepsTheWholeStateOfOneStepWhileStepsGoOn) {
   EXPECT_TRUE(*FetchState(set_.get()) == model_.arrays());
 }
 
+// Where a reading has it.
+const float* FirstElement(const Reading& reading, v1::Slot slot) {
+  const float* first = nullptr;
+  reading.Visit(slot, 0, 1, [&first](const float* elements, int64_t) { first = elements; });
+  return first;
+}
+
 TEST_P(ReadTest, WhatIsNotHeldAnyMoreIsWrittenInPlace) {
   const float* moments;
   {
     const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), FullReadRequest());
-    moments = (*reading)->Acquire(v1::SLOT_EXP_AVG, 0, 1)->front().data();
+    moments = FirstElement(**reading, v1::SLOT_EXP_AVG);
   }
   StepOn();
-  EXPECT_EQ((*Read(set_.get(), FullReadRequest()))->Acquire(v1::SLOT_EXP_AVG, 0, 1)->front().data(), moments);
+  EXPECT_EQ(FirstElement(**Read(set_.get(), FullReadRequest()), v1::SLOT_EXP_AVG), moments);
 }
 
 TEST_P(ReadTest, HeldMomentsAreReplacedByFreshBlocks) {
   const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), ReadRequest({v1::SLOT_EXP_AVG}));
-  const float* moments = (*reading)->Acquire(v1::SLOT_EXP_AVG, 0, 1)->front().data();
+  const float* moments = FirstElement(**reading, v1::SLOT_EXP_AVG);
   StepOn();
-  EXPECT_NE((*Read(set_.get(), FullReadRequest()))->Acquire(v1::SLOT_EXP_AVG, 0, 1)->front().data(), moments);
+  EXPECT_NE(FirstElement(**Read(set_.get(), FullReadRequest()), v1::SLOT_EXP_AVG), moments);
   EXPECT_TRUE(SameBits(*Fetch(**reading, v1::SLOT_EXP_AVG), Values(model_.parameter_count())));
 }
 
@@ -136,14 +143,11 @@ TEST_P(ReadTest, AReadThatMayAbortReadsWithoutRoomUntilTheNextCommit) {
   ASSERT_THAT(reading, IsOk());
   EXPECT_EQ(server_.used(), before);
   EXPECT_TRUE(*Fetch(**reading) == model_.arrays());
-  const absl::StatusOr<BlockList> last_message = (*reading)->Acquire(v1::SLOT_EXP_AVG, 0, 16);
-  const std::vector<float> copy(last_message->front().data(), last_message->front().data() + 16);
   StepOn();
+  float copy[16];
   for (const v1::Slot slot : {v1::SLOT_PARAMETER, v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ}) {
-    EXPECT_THAT((*reading)->Acquire(slot, 0, 16), FailsWith(kAborted, v1::ERROR_REASON_SNAPSHOT_GONE));
+    EXPECT_THAT((*reading)->Copy(slot, 0, 16, copy), FailsWith(kAborted, v1::ERROR_REASON_SNAPSHOT_GONE));
   }
-  // What is being sent is not written over.
-  EXPECT_EQ(copy, std::vector<float>(last_message->front().data(), last_message->front().data() + 16));
 }
 
 TEST_P(ReadTest, AReadThatMayAbortEndsWhenAFullWriteBegins) {
@@ -151,9 +155,10 @@ TEST_P(ReadTest, AReadThatMayAbortEndsWhenAFullWriteBegins) {
   v1::ReadTensorsRequest request;
   request.set_may_abort(true);
   const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), request);
-  ASSERT_THAT((*reading)->Acquire(v1::SLOT_PARAMETER, 0, 16), IsOk());
+  float copy[16];
+  ASSERT_THAT((*reading)->Copy(v1::SLOT_PARAMETER, 0, 16, copy), IsOk());
   const WriteDelivery write = BeginWrite(set_.get(), FullHeader(0));
-  EXPECT_THAT((*reading)->Acquire(v1::SLOT_PARAMETER, 0, 16), FailsWith(kAborted, v1::ERROR_REASON_SNAPSHOT_GONE));
+  EXPECT_THAT((*reading)->Copy(v1::SLOT_PARAMETER, 0, 16, copy), FailsWith(kAborted, v1::ERROR_REASON_SNAPSHOT_GONE));
 }
 
 TEST_P(ReadTest, AReadThatMayAbortEndsWhenItsSetIsDeleted) {
@@ -161,8 +166,9 @@ TEST_P(ReadTest, AReadThatMayAbortEndsWhenItsSetIsDeleted) {
   v1::ReadTensorsRequest request;
   request.set_may_abort(true);
   const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), request);
+  float copy[16];
   ASSERT_THAT(Delete(set_.get()), IsOk());
-  EXPECT_THAT((*reading)->Acquire(v1::SLOT_PARAMETER, 0, 16), FailsWith(kAborted, v1::ERROR_REASON_SNAPSHOT_GONE));
+  EXPECT_THAT((*reading)->Copy(v1::SLOT_PARAMETER, 0, 16, copy), FailsWith(kAborted, v1::ERROR_REASON_SNAPSHOT_GONE));
 }
 
 TEST_P(ReadTest, AReadThatMayAbortIsPaidWhereThereIsRoom) {
@@ -174,14 +180,20 @@ TEST_P(ReadTest, AReadThatMayAbortIsPaidWhereThereIsRoom) {
   EXPECT_TRUE(SameBits(*Fetch(**reading, v1::SLOT_PARAMETER), Values(model_.parameter_count())));
 }
 
-TEST_P(ReadTest, AcquireGivesTheBlocksThatCoverTheRange) {
-  const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), ReadRequest());
+TEST_P(ReadTest, RangesAreVisitedWhereTheyAreAndCopied) {
+  StepOn();
+  const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), FullReadRequest());
   const int64_t size = set_->schema().flat_size();
-  const BlockList all = *(*reading)->Acquire(v1::SLOT_PARAMETER, 0, size);
-  EXPECT_EQ(static_cast<int64_t>(all.size()), (size + kBlockElements - 1) / kBlockElements);
-  const BlockList last = *(*reading)->Acquire(v1::SLOT_PARAMETER, size - 1, size);
-  ASSERT_EQ(last.size(), 1u);
-  EXPECT_EQ(last[0].data(), all.back().data());
+  for (const v1::Slot slot : {v1::SLOT_PARAMETER, v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ}) {
+    Values all(size);
+    ASSERT_THAT((*reading)->Copy(slot, 0, size, all.data()), IsOk());
+    int64_t begin = size / 3;
+    (*reading)->Visit(slot, begin, size - 1, [&](const float* elements, int64_t count) {
+      EXPECT_TRUE(std::equal(elements, elements + count, all.begin() + begin));
+      begin += count;
+    });
+    EXPECT_EQ(begin, size - 1);
+  }
 }
 
 class ReadDuringCommitTest : public ::testing::Test {
@@ -240,16 +252,17 @@ TEST(ReadThatMayAbortTest, ACommitTakesTheMomentsAtItsTurnAndTheParametersAtItsP
   const std::unique_ptr<Reading> reading = *Read(set.get(), request);
   StepDelivery step = BeginStep(set.get(), Header());
   ASSERT_THAT(step.Send(Cut(set->schema(), kBlockElements), Values(set->schema().parameter_count())), IsOk());
-  EXPECT_THAT(reading->Acquire(v1::SLOT_EXP_AVG, 0, 16), IsOk());
+  float copy[16];
+  EXPECT_THAT(reading->Copy(v1::SLOT_EXP_AVG, 0, 16, copy), IsOk());
   ASSERT_THAT(step.Complete(), IsOk());
   backend.AwaitHeld();
 
   const auto gone = FailsWith(kAborted, v1::ERROR_REASON_SNAPSHOT_GONE);
-  EXPECT_THAT(reading->Acquire(v1::SLOT_EXP_AVG, 0, 16), gone);
-  EXPECT_THAT(reading->Acquire(v1::SLOT_PARAMETER, 0, 16), IsOk());
+  EXPECT_THAT(reading->Copy(v1::SLOT_EXP_AVG, 0, 16, copy), gone);
+  EXPECT_THAT(reading->Copy(v1::SLOT_PARAMETER, 0, 16, copy), IsOk());
   backend.LetGo();
   ASSERT_THAT(step.Take(), IsOk());
-  EXPECT_THAT(reading->Acquire(v1::SLOT_PARAMETER, 0, 16), gone);
+  EXPECT_THAT(reading->Copy(v1::SLOT_PARAMETER, 0, 16, copy), gone);
 }
 
 }  // namespace

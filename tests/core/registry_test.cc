@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -45,7 +46,7 @@ class RegistryTest : public ::testing::Test {
     }
   }
 
-  absl::Status Delete(const std::string& name, absl::optional<uint64_t> incarnation = {}) {
+  absl::Status Delete(const std::string& name, std::optional<uint64_t> incarnation = {}) {
     v1::DeleteParameterSetRequest request;
     request.set_name(name);
     if (incarnation.has_value()) request.set_incarnation(*incarnation);

@@ -23,7 +23,7 @@ class SeededChoices final : public Choices {
 };
 
 // Schedules [0, count), or the one that ADAMANT_TEST_SEED names.
-void RunSchedules(SetSize size, uint64_t count, int length) {
+void RunSchedules(SetSize size, Device device, uint64_t count, int length) {
   uint64_t first = 0;
   if (const char* seed = std::getenv("ADAMANT_TEST_SEED"); seed != nullptr) {
     first = std::strtoull(seed, nullptr, 10);
@@ -31,13 +31,19 @@ void RunSchedules(SetSize size, uint64_t count, int length) {
   }
   for (uint64_t seed = first; seed < first + count; ++seed) {
     SeededChoices choices(seed, length);
-    ASSERT_EQ(RunSchedule(size, &choices), "") << "reproduce with ADAMANT_TEST_SEED=" << seed;
+    ASSERT_EQ(RunSchedule(size, device, &choices), "") << "reproduce with ADAMANT_TEST_SEED=" << seed;
   }
 }
 
-TEST(ScheduleTest, TenThousandSchedulesOfASmallSetEndAsTheModelDoes) { RunSchedules(SetSize::kSmall, 10000, 100); }
+TEST(ScheduleTest, TenThousandSchedulesOfASmallSetEndAsTheModelDoes) {
+  RunSchedules(SetSize::kSmall, Device::kProcessor, 10000, 100);
+}
 
-TEST(ScheduleTest, SchedulesOfALargeSetEndAsTheModelDoes) { RunSchedules(SetSize::kLarge, 20, 50); }
+TEST(ScheduleTest, SchedulesOfALargeSetEndAsTheModelDoes) { RunSchedules(SetSize::kLarge, Device::kProcessor, 20, 50); }
+
+TEST(ScheduleTest, SchedulesOnADeviceThatAnswersLaterEndAsTheModelDoes) {
+  RunSchedules(SetSize::kSmall, Device::kLate, 1000, 100);
+}
 
 }  // namespace
 }  // namespace adamant::core

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <string>
 #include <utility>
@@ -174,9 +175,7 @@ inline v1::ParameterSetSpec EmptySpec(absl::string_view name = "empty",
   return spec;
 }
 
-inline int64_t ArrayBytes(const ParameterSet& set) {
-  return set.schema().flat_size() * static_cast<int64_t>(sizeof(float));
-}
+inline int64_t ArrayBytes(const ParameterSet& set) { return ArrayBytes(set.schema()); }
 
 // Part of one tensor.
 struct Piece {
@@ -256,7 +255,7 @@ class Recorder final : public Attempt::Listener {
   mutable Mutex mutex_;
   CondVar changed_;
   int admissions_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::optional<absl::StatusOr<Reply>> reply_ ABSL_GUARDED_BY(mutex_);
+  std::optional<absl::StatusOr<Reply>> reply_ ABSL_GUARDED_BY(mutex_);
 };
 
 // What a step's listener heard of its blocks while they were computed. Thread-safe.
@@ -365,8 +364,8 @@ class Delivery {
 using StepDelivery = Delivery<StepAttempt, StepReply>;
 using WriteDelivery = Delivery<WriteAttempt, v1::WriteTensorsResponse>;
 
-inline v1::StepHeader Header(absl::string_view request_id = "", absl::optional<int64_t> expected_step = {},
-                             absl::optional<int32_t> attempt = {}) {
+inline v1::StepHeader Header(absl::string_view request_id = "", std::optional<int64_t> expected_step = {},
+                             std::optional<int32_t> attempt = {}) {
   v1::StepHeader header;
   header.set_request_id(std::string(request_id));
   if (expected_step.has_value()) header.set_expected_step(*expected_step);
@@ -435,20 +434,21 @@ inline absl::StatusOr<v1::WriteTensorsResponse> Write(ParameterSet* set, const v
   return delivery.Take();
 }
 
-// The elements of a set without padding.
-inline Values Unpad(const Schema& schema, const BlockList& blocks) {
+// The elements of a set without padding, of those with.
+inline Values Unpad(const Schema& schema, const Values& padded) {
   Values values;
   values.reserve(schema.parameter_count());
   for (const Schema::Tensor& tensor : schema.tensors()) {
-    ForEachRun(tensor.begin, tensor.end, [&](int64_t block, int64_t begin, int64_t end) {
-      values.insert(values.end(), blocks[block].data() + begin, blocks[block].data() + end);
-    });
+    values.insert(values.end(), padded.begin() + tensor.begin, padded.begin() + tensor.end);
   }
   return values;
 }
 
 inline Values Parameters(const StepReply& reply) {
-  return Unpad(*reply.parameters->schema, reply.parameters->snapshot->blocks());
+  const Schema& schema = *reply.parameters->schema;
+  Values padded(schema.flat_size());
+  CopyRuns(reply.parameters->snapshot->blocks(), 0, schema.flat_size(), padded.data());
+  return Unpad(schema, padded);
 }
 
 // A read that may have to wait for its beginning.
@@ -477,7 +477,7 @@ class PendingRead {
   struct Outcome {
     Mutex mutex;
     CondVar changed;
-    absl::optional<absl::StatusOr<std::unique_ptr<Reading>>> reading ABSL_GUARDED_BY(mutex);
+    std::optional<absl::StatusOr<std::unique_ptr<Reading>>> reading ABSL_GUARDED_BY(mutex);
   };
   std::shared_ptr<Outcome> outcome_;
 };
@@ -498,9 +498,11 @@ inline absl::StatusOr<std::unique_ptr<Reading>> Read(ParameterSet* set, const v1
 
 // One slot of a read.
 inline absl::StatusOr<Values> Fetch(const Reading& reading, v1::Slot slot) {
-  absl::StatusOr<BlockList> blocks = reading.Acquire(slot, 0, reading.schema().flat_size());
-  if (!blocks.ok()) return blocks.status();
-  return Unpad(reading.schema(), *blocks);
+  Values padded(reading.schema().flat_size());
+  if (absl::Status status = reading.Copy(slot, 0, reading.schema().flat_size(), padded.data()); !status.ok()) {
+    return status;
+  }
+  return Unpad(reading.schema(), padded);
 }
 
 // Everything that a full read has.
@@ -532,11 +534,11 @@ inline absl::StatusOr<v1::GetStepResultResponse> StepResultOf(const ParameterSet
 }
 
 // Waits for its turn, too.
-inline absl::Status Delete(ParameterSet* set, absl::optional<uint64_t> incarnation = {}) {
+inline absl::Status Delete(ParameterSet* set, std::optional<uint64_t> incarnation = {}) {
   struct Outcome {
     Mutex mutex;
     CondVar changed;
-    absl::optional<absl::Status> status;
+    std::optional<absl::Status> status;
   };
   auto outcome = std::make_shared<Outcome>();
   set->Delete(

@@ -6,11 +6,13 @@
 #include <deque>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
+#include "tests/core/late_backend.h"
 #include "tests/core/sequential_model.h"
 #include "tests/core/set_fixture.h"
 
@@ -163,8 +165,12 @@ struct KeptReply {
 
 class Schedule {
  public:
-  Schedule(SetSize size, Choices* choices)
-      : choices_(*choices), size_(size), spec_(size == SetSize::kSmall ? SmallSpec() : LargeSpec()) {
+  Schedule(SetSize size, Device device, Choices* choices)
+      : choices_(*choices),
+        size_(size),
+        device_(device),
+        spec_(size == SetSize::kSmall ? SmallSpec() : LargeSpec()),
+        server_({.backend = device == Device::kLate ? &late_ : nullptr}) {
     switch (choices_.Choose(6)) {
       case 1:
         spec_ = WithEmptyTensors(spec_);
@@ -180,6 +186,7 @@ class Schedule {
   std::string Run() {
     Create();
     while (difference_.empty() && choices_.more()) {
+      AwaitIdle();
       Act();
       if (size_ == SetSize::kSmall || choices_.Choose(8) == 0) CheckState();
       ++actions_;
@@ -226,6 +233,16 @@ class Schedule {
       case 19:
         return DeleteOrCreate();
     }
+  }
+
+  // Whether steps are computed by other threads.
+  bool asynchronous() const { return size_ == SetSize::kLarge || device_ == Device::kLate; }
+
+  // Returns once nothing is computed, and all that was is let go of.
+  void AwaitIdle() {
+    if (!asynchronous()) return;
+    late_.AwaitIdle();
+    server_.AwaitIdle();
   }
 
   // Notes the first difference.
@@ -306,7 +323,7 @@ class Schedule {
       return v1::ERROR_REASON_SCHEMA_MISMATCH;
     }
     if (header.has_expected_step() && header.expected_step() < model_->step()) return model_->Mismatch(header);
-    for (const absl::optional<StepCall>& other : steps_) {
+    for (const std::optional<StepCall>& other : steps_) {
       if (!header.request_id().empty() && other.has_value() && other->live &&
           other->request.header.request_id() == header.request_id() &&
           AttemptOf(other->request.header) > AttemptOf(header)) {
@@ -317,7 +334,7 @@ class Schedule {
   }
 
   void BeginAStep() {
-    absl::optional<StepCall>& call = steps_[choices_.Choose(kClients)];
+    std::optional<StepCall>& call = steps_[choices_.Choose(kClients)];
     call.reset();
     Request request = ARequest();
     const std::string& request_id = request.header.request_id();
@@ -331,7 +348,7 @@ class Schedule {
     }
     if (!Expect(delivery.done(), false, "refused") || !Expect(delivery.admitted(), true, "admitted")) return;
     if (!request_id.empty()) {
-      for (absl::optional<StepCall>& other : steps_) {
+      for (std::optional<StepCall>& other : steps_) {
         if (other.has_value() && other->request.header.request_id() == request_id) {
           ExpectEnd(&*other, v1::ERROR_REASON_SUPERSEDED);
         }
@@ -354,14 +371,14 @@ class Schedule {
   }
 
   void EndSteps(v1::ErrorReason reason) {
-    for (absl::optional<StepCall>& call : steps_) {
+    for (std::optional<StepCall>& call : steps_) {
       if (call.has_value()) ExpectEnd(&*call, reason);
     }
   }
 
   // A step under way. Null if the client that is chosen has none.
   StepCall* AStep() {
-    absl::optional<StepCall>& call = steps_[choices_.Choose(kClients)];
+    std::optional<StepCall>& call = steps_[choices_.Choose(kClients)];
     return call.has_value() && call->live ? &*call : nullptr;
   }
 
@@ -420,14 +437,14 @@ class Schedule {
     }
     if (!Expect(status.ok(), true, "completed")) return;
     const bool heard = choices_.Choose(8) > 0;
-    if (!heard && size_ == SetSize::kSmall) {
-      // The client is gone before it hears; with a large set this may be before the turn.
+    if (!heard && !asynchronous()) {
+      // The client is gone before it hears; elsewhere this may be before the turn.
       v1::StepResult unheard;
       Turn(call->request, call->dropped, &unheard);
       return;
     }
     absl::StatusOr<StepReply> reply = call->delivery.Take();
-    if (size_ == SetSize::kLarge) server_.AwaitIdle();
+    AwaitIdle();
     v1::StepResult result;
     const v1::ErrorReason refusal = Turn(call->request, call->dropped, &result);
     if (!ExpectReason(ReasonOf(reply.status()), refusal, "what became of a step") || refusal != kNone) return;
@@ -504,7 +521,7 @@ class Schedule {
       if (!Expect(reply.ok(), true, "applied")) return;
       Expect(reply->result.ShortDebugString(), result.ShortDebugString(), "the result");
     }
-    if (size_ == SetSize::kLarge) server_.AwaitIdle();
+    AwaitIdle();
   }
 
   void AskForAResult() {
@@ -527,7 +544,7 @@ class Schedule {
       *expected.mutable_result() = remembered->result;
       expected.mutable_result()->set_replayed(true);
       expected.mutable_result()->clear_parameters_step();
-    } else if (absl::c_any_of(steps_, [&](const absl::optional<StepCall>& call) {
+    } else if (absl::c_any_of(steps_, [&](const std::optional<StepCall>& call) {
                  return call.has_value() && call->live && call->request.header.request_id() == request_id;
                })) {
       expected.set_state(v1::STEP_STATE_IN_FLIGHT);
@@ -590,7 +607,7 @@ class Schedule {
         return;
       case 1: {
         // There is one write at a time.
-        absl::optional<WriteCall> other;
+        std::optional<WriteCall> other;
         BeginAWrite(&other);
         return;
       }
@@ -612,7 +629,7 @@ class Schedule {
     return arrays;
   }
 
-  void BeginAWrite(absl::optional<WriteCall>* call) {
+  void BeginAWrite(std::optional<WriteCall>* call) {
     Arrays arrays = SomeArrays();
     std::string request_id =
         choices_.Choose(3) == 0 ? model_->write_request_id : absl::StrCat("w", choices_.Choose(1000));
@@ -776,7 +793,7 @@ class Schedule {
     for (const KeptReply& kept : replies_) CheckReply(kept);
     for (const Request& request : requests_) CheckResult(request.header.request_id());
     // What is charged, once all have gone.
-    for (absl::optional<StepCall>& call : steps_) call.reset();
+    for (std::optional<StepCall>& call : steps_) call.reset();
     write_.reset();
     readings_.clear();
     replies_.clear();
@@ -795,22 +812,24 @@ class Schedule {
 
   Choices& choices_;
   const SetSize size_;
+  const Device device_;
   int actions_ = 0;
   std::string difference_;
 
   v1::ParameterSetSpec spec_;
+  LateBackend late_;
   TestServer server_;
   std::shared_ptr<ParameterSet> set_;
   std::unique_ptr<Model> model_;
   std::vector<Request> requests_;  // those with a request_id
-  std::array<absl::optional<StepCall>, kClients> steps_;
-  absl::optional<WriteCall> write_;
+  std::array<std::optional<StepCall>, kClients> steps_;
+  std::optional<WriteCall> write_;
   std::vector<KeptReading> readings_;
   std::vector<KeptReply> replies_;
 };
 
 }  // namespace
 
-std::string RunSchedule(SetSize size, Choices* choices) { return Schedule(size, choices).Run(); }
+std::string RunSchedule(SetSize size, Device device, Choices* choices) { return Schedule(size, device, choices).Run(); }
 
 }  // namespace adamant::core

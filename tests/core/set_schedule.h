@@ -18,12 +18,14 @@ class Choices {
 };
 
 enum class SetSize { kSmall, kLarge };
+// Where a set lives: on the processor, or on a device that answers later.
+enum class Device { kProcessor, kLate };
 
 // Runs one schedule. Three clients begin steps (new ones, retries, reused ids, wrong expectations), send chunks (right
 // and wrong), complete, cancel and break off; another writes; others read and keep what they read; the set is deleted
 // and created again. After each of these the set's answer is the model's, at the end its state, what it remembers and
 // what is charged too. Returns the first difference, or nothing.
-std::string RunSchedule(SetSize size, Choices* choices);
+std::string RunSchedule(SetSize size, Device device, Choices* choices);
 
 }  // namespace adamant::core
 

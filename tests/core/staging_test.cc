@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -317,7 +318,7 @@ class FindNotBelowTest : public StagingTest, public ::testing::WithParamInterfac
     return staging;
   }
 
-  static void ExpectPlace(const absl::optional<Staging::Place>& place, int tensor, int64_t offset) {
+  static void ExpectPlace(const std::optional<Staging::Place>& place, int tensor, int64_t offset) {
     ASSERT_TRUE(place.has_value());
     EXPECT_EQ(place->tensor, tensor);
     EXPECT_EQ(place->offset, offset);

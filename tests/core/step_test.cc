@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -420,8 +421,8 @@ TEST_F(AdmissionTest, AStepTakesFourBytesForEachElementOfItsBlocksAndEightForEac
 }
 
 TEST_F(AdmissionTest, StepsThatWaitAreAdmittedInTheOrderInWhichTheyCame) {
-  absl::optional<StepDelivery> first = BeginStep(set_.get(), Header());
-  absl::optional<StepDelivery> second = BeginStep(set_.get(), Header());
+  std::optional<StepDelivery> first = BeginStep(set_.get(), Header());
+  std::optional<StepDelivery> second = BeginStep(set_.get(), Header());
   StepDelivery third = BeginStep(set_.get(), Header());
   ASSERT_TRUE(first->admitted());
   EXPECT_FALSE(second->admitted());
@@ -451,7 +452,7 @@ TEST_F(AdmissionTest, AStepThatWaitsTooLongIsToldWhenToComeBack) {
 }
 
 TEST_F(AdmissionTest, AStepThatIsCancelledWhileItWaitsLosesItsPlace) {
-  absl::optional<StepDelivery> first = BeginStep(set_.get(), Header());
+  std::optional<StepDelivery> first = BeginStep(set_.get(), Header());
   StepDelivery second = BeginStep(set_.get(), Header());
   StepDelivery third = BeginStep(set_.get(), Header());
   second.Cancel();

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -227,7 +228,7 @@ TEST_P(WriteTest, ARepeatedWriteThatIsOvertakenByAnotherIsAborted) {
 TEST_P(WriteTest, OneWriteAtATime) {
   const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
   for (const v1::WriteHeader& header : {ParametersHeader("first"), FullHeader(3, "first")}) {
-    absl::optional<WriteDelivery> first = BeginWrite(set.get(), header);
+    std::optional<WriteDelivery> first = BeginWrite(set.get(), header);
     EXPECT_THAT(Write(set.get(), FullHeader(7), arrays_), FailsWith(kAborted, v1::ERROR_REASON_WRITE_IN_PROGRESS));
     EXPECT_THAT(SendAll(set.get(), &*first, header, arrays_), IsOk());
     first.reset();
@@ -238,7 +239,7 @@ TEST_P(WriteTest, OneWriteAtATime) {
 TEST_P(WriteTest, ARepeatedWriteTakesOverFromItsOlderAttempt) {
   const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
   for (const v1::WriteHeader& header : {ParametersHeader("first"), FullHeader(1000, "second")}) {
-    absl::optional<WriteDelivery> older = BeginWrite(set.get(), header);
+    std::optional<WriteDelivery> older = BeginWrite(set.get(), header);
     older->Await();
     ASSERT_THAT(older->Send({0, 0, 3, 0}, Values(3, 77.0f), v1::SLOT_PARAMETER), IsOk());
     WriteDelivery newer = BeginWrite(set.get(), header);
@@ -300,7 +301,7 @@ TEST_P(WriteTest, AnotherHeaderUnderTheSameNameEndsNothing) {
 
 TEST_P(WriteTest, OnlyTheNewestAttemptOfARepeatedWriteWaits) {
   const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
-  absl::optional<WriteDelivery> first = BeginWrite(set.get(), FullHeader(1000, "w"));
+  std::optional<WriteDelivery> first = BeginWrite(set.get(), FullHeader(1000, "w"));
   first->Await();
   WriteDelivery second = BeginWrite(set.get(), FullHeader(1000, "w"));
   EXPECT_THAT(Write(set.get(), FullHeader(7, "x"), arrays_), FailsWith(kAborted, v1::ERROR_REASON_WRITE_IN_PROGRESS));
@@ -315,7 +316,7 @@ TEST_P(WriteTest, OnlyTheNewestAttemptOfARepeatedWriteWaits) {
 
 TEST_P(WriteTest, ARepeatedWriteThatGivesUpWaitingIsForgotten) {
   const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
-  absl::optional<WriteDelivery> older = BeginWrite(set.get(), FullHeader(1000, "w"));
+  std::optional<WriteDelivery> older = BeginWrite(set.get(), FullHeader(1000, "w"));
   older->Await();
   { const WriteDelivery newer = BeginWrite(set.get(), FullHeader(1000, "w")); }
   older.reset();
@@ -325,7 +326,7 @@ TEST_P(WriteTest, ARepeatedWriteThatGivesUpWaitingIsForgotten) {
 
 TEST_P(WriteTest, AnyWriteWaitsForTheEndOfOneThatIsOver) {
   const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
-  absl::optional<WriteDelivery> cancelled = BeginWrite(set.get(), FullHeader(7));
+  std::optional<WriteDelivery> cancelled = BeginWrite(set.get(), FullHeader(7));
   cancelled->Await();
   cancelled->Cancel();
   WriteDelivery next = BeginWrite(set.get(), FullHeader(1000));
@@ -338,7 +339,7 @@ TEST_P(WriteTest, AnyWriteWaitsForTheEndOfOneThatIsOver) {
 
 TEST_P(WriteTest, AWriteThatWaitsEndsWithItsSet) {
   const std::shared_ptr<ParameterSet> set = MakeSteppedSet();
-  absl::optional<WriteDelivery> older = BeginWrite(set.get(), FullHeader(1000, "w"));
+  std::optional<WriteDelivery> older = BeginWrite(set.get(), FullHeader(1000, "w"));
   older->Await();
   WriteDelivery newer = BeginWrite(set.get(), FullHeader(1000, "w"));
   ASSERT_THAT(Delete(set.get()), IsOk());
@@ -377,7 +378,7 @@ TEST_P(WriteTest, AStagedWriteIsAdmittedLikeAStep) {
   server_.StopComputing();
   const int64_t coverage = Coverage::MemoryBytes(static_cast<int64_t>(set->schema().tensors().size()));
   const int64_t paid = ArrayBytes(*set) > kSmallStepBytes ? ArrayBytes(*set) + coverage : 0;
-  absl::optional<WriteDelivery> write = BeginWrite(set.get(), ParametersHeader());
+  std::optional<WriteDelivery> write = BeginWrite(set.get(), ParametersHeader());
   EXPECT_EQ(server_.used().inflight, paid);
   ASSERT_THAT(write->Send(Cut(set->schema(), kBlockElements), arrays_.parameters), IsOk());
   ASSERT_THAT(write->Complete(), IsOk());
@@ -489,7 +490,7 @@ class WriteAdmissionTest : public ::testing::Test {
  protected:
   TestServer server_{{.inflight_bytes = int64_t{2} << 20}};
   std::shared_ptr<ParameterSet> set_ = server_.MakeSet(LargeSpec());
-  absl::optional<StepDelivery> step_ = BeginStep(set_.get(), Header());
+  std::optional<StepDelivery> step_ = BeginStep(set_.get(), Header());
 };
 
 TEST_F(WriteAdmissionTest, AWriteThatWaitsTooLongIsToldWhenToComeBackAndDoesNotHoldUpTheNext) {

@@ -16,6 +16,7 @@
 #include <future>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -604,7 +605,7 @@ TEST_F(StrangersTest, ThousandsThatWaitKeepNobodyOut) {
       absl::Status status;
       for (int tries = 0; tries < 20; ++tries) {
         status = call(client);
-        const absl::optional<absl::Duration> delay = GetRetryDelay(status);
+        const std::optional<absl::Duration> delay = GetRetryDelay(status);
         if (!delay.has_value()) break;
         absl::SleepFor(*delay);
       }
@@ -657,7 +658,7 @@ TEST_P(CreatingWorkersTest, AllSucceedInTheEnd) {
         ++tries;
         const absl::Status status = clients[worker % clients.size()]->Create(spec).status();
         if (status.ok()) return tries;
-        const absl::optional<absl::Duration> delay = GetRetryDelay(status);
+        const std::optional<absl::Duration> delay = GetRetryDelay(status);
         EXPECT_TRUE(delay.has_value()) << status;
         if (!delay.has_value() || tries == kMostTries) return kMostTries + 1;
         absl::SleepFor(*delay);

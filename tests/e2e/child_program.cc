@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
+#include <optional>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -51,7 +52,7 @@ void Output::ReadAll(int fd) {
   changed_.NotifyAll();
 }
 
-absl::optional<std::string> Output::AwaitLine(absl::string_view text) {
+std::optional<std::string> Output::AwaitLine(absl::string_view text) {
   core::MutexLock lock(&mutex_);
   for (;;) {
     size_t end;
@@ -60,7 +61,7 @@ absl::optional<std::string> Output::AwaitLine(absl::string_view text) {
       seen_ = end + 1;
       if (line.find(std::string(text)) != std::string::npos) return line;
     }
-    if (ended_) return absl::nullopt;
+    if (ended_) return std::nullopt;
     changed_.Wait(&mutex_);
   }
 }

@@ -5,12 +5,12 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 #include "server/core/mutex.h"
 
 namespace adamant::e2e {
@@ -27,7 +27,7 @@ class Output {
 
   // The next line that has `text` in it, without its end: the lines up to it have been seen. Blocks until it has come;
   // nothing if the output has ended without.
-  absl::optional<std::string> AwaitLine(absl::string_view text);
+  std::optional<std::string> AwaitLine(absl::string_view text);
   // Everything, once it has ended.
   std::string AwaitEnd();
   // Everything so far.
@@ -75,9 +75,9 @@ class ChildProgram {
   int64_t StatusField(absl::string_view field) const;
 
   pid_t pid_;
-  absl::optional<int> exit_code_;
-  absl::optional<Output> output_;
-  absl::optional<Output> error_;
+  std::optional<int> exit_code_;
+  std::optional<Output> output_;
+  std::optional<Output> error_;
 };
 
 }  // namespace adamant::e2e

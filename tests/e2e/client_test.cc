@@ -10,6 +10,7 @@
 #include <deque>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -145,7 +146,7 @@ class Trainer {
   SequentialAdam model_;
   Values parameters_;
   uint64_t seed_ = 0;
-  absl::optional<StepStream> stream_;
+  std::optional<StepStream> stream_;
 };
 
 TEST(ClientTest, CreatesWritesStepsReadsRestoresAndDeletes) {
@@ -353,7 +354,7 @@ class PatientCall {
 
   core::Mutex mutex_;
   core::CondVar told_;
-  absl::optional<absl::Status> reason_ ABSL_GUARDED_BY(mutex_);
+  std::optional<absl::Status> reason_ ABSL_GUARDED_BY(mutex_);
   absl::StatusOr<Client> client_;
   absl::Status result_;
   std::thread thread_;

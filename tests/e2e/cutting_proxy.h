@@ -4,10 +4,10 @@
 
 #include <cstdint>
 #include <list>
+#include <optional>
 #include <string>
 #include <thread>
 
-#include "absl/types/optional.h"
 #include "server/core/mutex.h"
 
 namespace adamant::e2e {
@@ -63,7 +63,7 @@ class CuttingProxy {
   std::string address_;
 
   core::Mutex mutex_;
-  absl::optional<Cut> cut_ ABSL_GUARDED_BY(mutex_);
+  std::optional<Cut> cut_ ABSL_GUARDED_BY(mutex_);
   bool down_ ABSL_GUARDED_BY(mutex_) = false;
   int left_to_break_ ABSL_GUARDED_BY(mutex_) = 0;
   std::list<Connection> connections_ ABSL_GUARDED_BY(mutex_);

@@ -15,12 +15,12 @@
 #include <cstdlib>
 #include <iterator>
 #include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/types/optional.h"
 
 namespace adamant::e2e {
 namespace {
@@ -48,7 +48,7 @@ struct HalfSentCalls::Call {
   std::string path;
   std::shared_ptr<const std::string> bytes;
   size_t sent = 0;
-  absl::optional<int> code;  // its answer
+  std::optional<int> code;  // its answer
   bool closed = false;
 };
 

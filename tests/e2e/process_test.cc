@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -249,7 +250,7 @@ TEST(ProcessTest, BudgetsBeyondTheMemoryAreOneClearLineAndExitCodeOne) {
 
 TEST(ProcessTest, LogsOneLineForEachEventOfItsLife) {
   ServerProcess server;
-  const absl::optional<std::string> started = server.program().standard_error().AwaitLine("started");
+  const std::optional<std::string> started = server.program().standard_error().AwaitLine("started");
   ASSERT_TRUE(started.has_value());
   EXPECT_THAT(*started, ContainsRegex("^[0-9T:.-]*Z INFO adamant-server .* started: kernels "));
   server.program().Signal(SIGTERM);
@@ -291,7 +292,7 @@ std::vector<std::string> Shell(const std::string& commands, const std::string& r
 
 // Where such a server listens.
 std::string AwaitAddress(ChildProgram* server) {
-  const absl::optional<std::string> line = server->standard_output().AwaitLine("listening on ");
+  const std::optional<std::string> line = server->standard_output().AwaitLine("listening on ");
   return line.has_value() ? line->substr(line->rfind(' ') + 1) : "";
 }
 
@@ -497,7 +498,7 @@ TEST(ProcessTest, ConnectionsBeyondTheFilesThatThereAreAreRefusedUntilOthersHave
   ASSERT_TRUE(early.Create(SmallSpec()).ok());
   std::vector<int> connections;
   for (int i = 0; i < 300; ++i) connections.push_back(ConnectLoopback(address));
-  const absl::optional<std::string> refused = server.standard_error().AwaitLine("connection refused");
+  const std::optional<std::string> refused = server.standard_error().AwaitLine("connection refused");
   ASSERT_TRUE(refused.has_value());
   EXPECT_THAT(*refused, HasSubstr(" WARNING "));
   // Who is connected goes on.

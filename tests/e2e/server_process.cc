@@ -1,5 +1,7 @@
 #include "tests/e2e/server_process.h"
 
+#include <optional>
+
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 
@@ -20,7 +22,7 @@ ServerProcess::ServerProcess(const std::vector<std::string>& flags) {
     if (absl::ConsumePrefix(&flag, "--listen=")) expected = std::vector<std::string>(absl::StrSplit(flag, ',')).size();
   }
   while (addresses_.size() < expected) {
-    const absl::optional<std::string> line = program_->standard_output().AwaitLine(kListening);
+    const std::optional<std::string> line = program_->standard_output().AwaitLine(kListening);
     if (!line.has_value()) break;
     addresses_.push_back(line->substr(kListening.size()));
   }

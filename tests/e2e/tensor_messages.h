@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 #include "adamant/v1/parameter_set.pb.h"
 #include "adamant/v1/service.pb.h"
 #include "adamant/v1/step.pb.h"
@@ -75,7 +75,7 @@ inline std::vector<v1::TensorChunk> Chunks(const v1::ParameterSetSpec& spec, con
 }
 
 inline v1::StepHeader StepHeader(absl::string_view set, absl::string_view request_id = "",
-                                 absl::optional<int64_t> expected_step = {}, absl::optional<int32_t> attempt = {}) {
+                                 std::optional<int64_t> expected_step = {}, std::optional<int32_t> attempt = {}) {
   v1::StepHeader header;
   header.set_set(std::string(set));
   header.set_request_id(std::string(request_id));

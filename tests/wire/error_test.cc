@@ -1,4 +1,6 @@
 // Errors in absl::Status: what goes in comes out.
+#include <optional>
+
 #include "proto/error/error.h"
 
 #include "gmock/gmock.h"
@@ -35,7 +37,7 @@ TEST(ErrorTest, TakesAReasonAndAFieldInstead) {
 TEST(ErrorTest, StatusOfAnotherOriginHasNoDetailAndNoDelay) {
   for (const absl::Status& status : {absl::OkStatus(), absl::InternalError("lost")}) {
     EXPECT_EQ(GetErrorDetail(status).reason(), v1::ERROR_REASON_UNSPECIFIED);
-    EXPECT_EQ(GetRetryDelay(status), absl::nullopt);
+    EXPECT_EQ(GetRetryDelay(status), std::nullopt);
   }
 }
 
@@ -45,7 +47,7 @@ TEST(ErrorTest, DetailThatIsNoneIsNoDetail) {
   status.SetPayload(kRetryInfoUrl, absl::Cord("\xff"));
 
   EXPECT_EQ(GetErrorDetail(status).SerializeAsString(), "");
-  EXPECT_EQ(GetRetryDelay(status), absl::nullopt);
+  EXPECT_EQ(GetRetryDelay(status), std::nullopt);
 }
 
 TEST(RetryDelayTest, IsExactToTheNanosecond) {
@@ -55,7 +57,7 @@ TEST(RetryDelayTest, IsExactToTheNanosecond) {
                                      absl::Seconds(3) + absl::Nanoseconds(999999999), absl::Hours(24)}) {
     EXPECT_EQ(GetRetryDelay(WithRetryDelay(plain, delay)), delay);
   }
-  EXPECT_EQ(GetRetryDelay(plain), absl::nullopt);
+  EXPECT_EQ(GetRetryDelay(plain), std::nullopt);
 }
 
 TEST(RetryDelayTest, LeavesTheRestOfTheStatus) {

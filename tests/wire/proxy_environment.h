@@ -4,10 +4,10 @@
 
 #include <cstdlib>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "absl/types/optional.h"
 
 namespace adamant {
 
@@ -35,11 +35,11 @@ class ProxyEnvironment {
  private:
   void Set(const char* name, const std::string& value) {
     const char* const before = std::getenv(name);
-    before_[name] = before == nullptr ? absl::nullopt : absl::make_optional(std::string(before));
+    before_[name] = before == nullptr ? std::nullopt : std::make_optional(std::string(before));
     setenv(name, value.c_str(), /*overwrite=*/1);
   }
 
-  std::map<std::string, absl::optional<std::string>> before_;
+  std::map<std::string, std::optional<std::string>> before_;
 };
 
 }  // namespace adamant

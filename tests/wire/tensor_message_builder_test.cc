@@ -3,11 +3,11 @@
 
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/types/optional.h"
 #include "gtest/gtest.h"
 #include "tests/wire/byte_buffers.h"
 #include "tests/wire/sample_messages.h"
@@ -94,11 +94,11 @@ TEST(TensorMessageBuilderTest, RefersToLongRunsAndHoldsThemUntilTheLastSliceIsGo
   auto elements = std::make_shared<std::vector<float>>(Ascending(100000));
   const float* begin = elements->data();
   const std::weak_ptr<const void> held = elements;
-  absl::optional<TensorMessageBuilder> builder(TensorMessageBuilder(std::move(elements)));
+  std::optional<TensorMessageBuilder> builder(TensorMessageBuilder(std::move(elements)));
   builder->BeginChunk(0, 0, v1::SLOT_UNSPECIFIED, ChunkForm::kData, 100000);
   builder->AddElements(begin, 60000);
   builder->AddElements(begin + 60000, 40000);
-  absl::optional<grpc::ByteBuffer> buffer = builder->Finish();
+  std::optional<grpc::ByteBuffer> buffer = builder->Finish();
   builder.reset();
   ASSERT_FALSE(held.expired());
 

@@ -8,12 +8,12 @@
 
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/types/optional.h"
 #include "adamant/v1/service.pb.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -277,8 +277,8 @@ struct Refusal {
   std::string bytes;
   v1::ErrorReason reason;
   std::string field;
-  absl::optional<int32_t> tensor;
-  absl::optional<int64_t> offset;
+  std::optional<int32_t> tensor;
+  std::optional<int64_t> offset;
 };
 
 class RefusalTest : public testing::TestWithParam<Refusal> {};
@@ -295,14 +295,14 @@ TEST_P(RefusalTest, NamesWhatIsWrongInAnySlices) {
     const v1::ErrorDetail detail = GetErrorDetail(status);
     EXPECT_EQ(detail.reason(), GetParam().reason) << status;
     EXPECT_EQ(detail.field(), GetParam().field);
-    EXPECT_EQ(detail.has_tensor() ? absl::make_optional(detail.tensor()) : absl::nullopt, GetParam().tensor);
-    EXPECT_EQ(detail.has_offset() ? absl::make_optional(detail.offset()) : absl::nullopt, GetParam().offset);
+    EXPECT_EQ(detail.has_tensor() ? std::make_optional(detail.tensor()) : std::nullopt, GetParam().tensor);
+    EXPECT_EQ(detail.has_offset() ? std::make_optional(detail.offset()) : std::nullopt, GetParam().offset);
     EXPECT_EQ(DifferenceFromProtobuf(buffer), "");
   }
 }
 
 Refusal Malformed(const char* name, const std::string& bytes, const std::string& field = "") {
-  return {name, bytes, v1::ERROR_REASON_MALFORMED_MESSAGE, field, absl::nullopt, absl::nullopt};
+  return {name, bytes, v1::ERROR_REASON_MALFORMED_MESSAGE, field, std::nullopt, std::nullopt};
 }
 
 Refusal MalformedChunk(const char* name, const Fields& chunk, int32_t tensor, int64_t offset) {
@@ -310,7 +310,7 @@ Refusal MalformedChunk(const char* name, const Fields& chunk, int32_t tensor, in
 }
 
 Refusal Unknown(const char* name, const std::string& bytes, const std::string& field) {
-  return {name, bytes, v1::ERROR_REASON_UNKNOWN_FIELD, field, absl::nullopt, absl::nullopt};
+  return {name, bytes, v1::ERROR_REASON_UNKNOWN_FIELD, field, std::nullopt, std::nullopt};
 }
 
 INSTANTIATE_TEST_SUITE_P(

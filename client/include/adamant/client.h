@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,7 +23,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 #include "adamant/connection.h"
 #include "adamant/options.h"
 #include "adamant/step_stream.h"
@@ -33,16 +33,16 @@ namespace adamant {
 
 struct ReadOptions {
   // Demands this incarnation; another one is ABORTED.
-  absl::optional<uint64_t> incarnation = absl::nullopt;
+  std::optional<uint64_t> incarnation = std::nullopt;
   // Reads nothing (`not_modified`) unless the set is beyond this step.
-  absl::optional<int64_t> if_newer_than_step = absl::nullopt;
+  std::optional<int64_t> if_newer_than_step = std::nullopt;
   // When the server has no room to keep the snapshot: read on until the next step, and only then fail, ABORTED.
   bool may_abort = false;
 };
 
 struct WriteOptions {
   // Demands this incarnation; another one is ABORTED.
-  absl::optional<uint64_t> incarnation = absl::nullopt;
+  std::optional<uint64_t> incarnation = std::nullopt;
   // Names the write, so that a program that was restarted may repeat it: 1 to 64 printable ASCII characters. Empty: a
   // random one.
   std::string request_id = {};

@@ -4,9 +4,10 @@
 #ifndef ADAMANT_ERROR_H_
 #define ADAMANT_ERROR_H_
 
+#include <optional>
+
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "adamant/v1/error.pb.h"
 
 namespace adamant {
@@ -19,7 +20,7 @@ v1::ErrorDetail GetErrorDetail(const absl::Status& status);
 
 // How long the server asks to wait before the call is tried again; nothing if it is not worth trying as it is.
 // The client has honoured it already: what it returns is what remains after its own retries.
-absl::optional<absl::Duration> GetRetryDelay(const absl::Status& status);
+std::optional<absl::Duration> GetRetryDelay(const absl::Status& status);
 
 }  // namespace adamant
 

@@ -1,0 +1,103 @@
+// A commit for several contributors, as a round has them.
+#include "server/core/step_commit.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/core/slots.h"
+#include "tests/core/set_fixture.h"
+#include "tests/core/set_matchers.h"
+
+namespace adamant::core {
+namespace {
+
+using StepRecorder = Recorder<StepAttempt, StepReply>;
+
+class StepCommitTest : public ::testing::Test {
+ protected:
+  // A set at step 0, without the door to it.
+  StepCommitTest() {
+    const v1::ParameterSetSpec spec = SmallSpec();
+    std::shared_ptr<const Configuration> configuration = *Configuration::Create(spec);
+    std::shared_ptr<const Schema> schema = *Schema::Create(spec, configuration->groups());
+    const Resources resources = server_.resources();
+    GroupRanges ranges(1);
+    for (const Schema::Tensor& tensor : schema->tensors()) {
+      ranges[0].push_back({tensor.begin, tensor.end, tensor.group});
+    }
+    ArraysLayout layout = {schema, std::make_shared<const GroupRanges>(std::move(ranges)),
+                           OptimizerSlots(configuration->groups())};
+    std::unique_ptr<SlotArrays> arrays = *resources.backend->NewArrays(layout, resources.pool, resources.compute);
+    Lifecycle lifecycle(spec.name(), schema->fingerprint(), /*incarnation=*/1);
+    lifecycle.Rewrite(/*incarnation=*/1, /*step=*/0);
+    set_ = std::make_shared<SetRep>(resources, schema, std::move(configuration), spec.initialization(), Grant(),
+                                    std::move(layout), std::move(arrays), lifecycle);
+    BlockList zeros = *resources.pool->Take(schema->flat_size());
+    std::fill_n(zeros[0].mutable_data(), zeros[0].size(), 0.0f);
+    MutexLock lock(&set_->mutex);
+    set_->snapshot = std::make_shared<const Snapshot>(1, 0, std::move(zeros));
+  }
+
+  std::shared_ptr<StepAttempt> Contribute(const v1::StepHeader& header, std::shared_ptr<StepRecorder> recorder) {
+    auto attempt = std::make_shared<StepAttempt>(set_, header, std::move(recorder));
+    attempt->Start();
+    return attempt;
+  }
+
+  // Commits what `contributors` made together.
+  void Run(std::vector<std::shared_ptr<StepAttempt>> contributors, const Values& gradient) {
+    Staging sum(set_->schema, *server_.resources().pool->Take(set_->schema->flat_size()),
+                server_.resources().backend->measure());
+    for (const Piece& piece : Cut(*set_->schema, kBlockElements)) {
+      const float* const from = gradient.data() + piece.begin;
+      ASSERT_THAT(
+          sum.Add(piece.tensor, piece.offset, piece.count, [from](float* to, int64_t n) { std::copy_n(from, n, to); }),
+          IsOk());
+    }
+    set_->turns->Enqueue(
+        [&](TurnQueue::Turn turn) { StepCommit::Run(set_, std::move(contributors), std::move(sum), std::move(turn)); });
+  }
+
+  int64_t StepOf(const std::string& request_id) {
+    MutexLock lock(&set_->mutex);
+    const v1::StepResult* const result = set_->requests.FindResult(request_id);
+    return result != nullptr ? result->step() : -1;
+  }
+
+  TestServer server_;
+  std::shared_ptr<SetRep> set_;
+  SequentialAdam model_{SmallSpec()};
+  const Values gradient_ = Gradient(model_.parameter_count(), 1);
+  std::shared_ptr<StepRecorder> one_ = std::make_shared<StepRecorder>();
+  std::shared_ptr<StepRecorder> other_ = std::make_shared<StepRecorder>();
+};
+
+TEST_F(StepCommitTest, EachContributorIsAnsweredAndRemembered) {
+  Run({Contribute(Header("one", 0), one_), Contribute(Header("other", 0), other_)}, gradient_);
+  model_.Apply(gradient_);
+  for (StepRecorder* recorder : {one_.get(), other_.get()}) {
+    const absl::StatusOr<StepReply> reply = recorder->Take();
+    ASSERT_THAT(reply, IsOk());
+    EXPECT_EQ(reply->result.step(), 1);
+    EXPECT_EQ(reply->result.parameters_step(), 1);
+    EXPECT_TRUE(SameBits(Parameters(*reply), model_.arrays().parameters));
+  }
+  EXPECT_EQ(StepOf("one"), 1);
+  EXPECT_EQ(StepOf("other"), 1);
+}
+
+TEST_F(StepCommitTest, WhoHasNoPartIsAnsweredAndTheOthersStepIsApplied) {
+  v1::StepHeader late = Header("other", 1);
+  Run({Contribute(Header("one", 0), one_), Contribute(late, other_)}, gradient_);
+  EXPECT_EQ(one_->Take()->result.step(), 1);
+  EXPECT_THAT(other_->Take().status(), FailsWith(absl::StatusCode::kAborted, v1::ERROR_REASON_STEP_MISMATCH));
+  EXPECT_EQ(StepOf("one"), 1);
+  EXPECT_EQ(StepOf("other"), -1);
+}
+
+}  // namespace
+}  // namespace adamant::core
