@@ -11,22 +11,25 @@
 namespace adamant::core {
 
 Grant::Grant(Grant&& other) noexcept
-    : budget_(std::exchange(other.budget_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+    : budget_(std::exchange(other.budget_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)),
+      arrival_(std::exchange(other.arrival_, 0)) {}
 
 Grant& Grant::operator=(Grant&& other) noexcept {
   Grant taken(std::move(other));
   std::swap(budget_, taken.budget_);
   std::swap(bytes_, taken.bytes_);
+  std::swap(arrival_, taken.arrival_);
   return *this;
 }
 
 Grant::~Grant() {
-  if (budget_ != nullptr) budget_->Release(bytes_);
+  if (budget_ != nullptr) budget_->Release(bytes_, arrival_);
 }
 
 void Grant::ShrinkTo(int64_t bytes) {
   if (bytes >= bytes_) return;
-  budget_->Release(std::exchange(bytes_, bytes) - bytes);
+  budget_->Release(std::exchange(bytes_, bytes) - bytes, arrival_);
 }
 
 Budget::Budget(absl::string_view name, int64_t capacity, Clock* clock)
@@ -37,9 +40,8 @@ Budget::~Budget() = default;
 absl::StatusOr<Grant> Budget::TryReserve(int64_t bytes) {
   if (bytes > capacity_) return TooLarge(bytes);
   MutexLock lock(&mutex_);
-  if (!Fits(bytes)) return Exhausted(bytes, used_);
-  used_ += bytes;
-  return Grant(this, bytes);
+  if (!MayHave(bytes)) return Exhausted(bytes, used_);
+  return Take(bytes);
 }
 
 Budget::WaitId Budget::Reserve(int64_t bytes, absl::Duration wait, Done done) {
@@ -47,17 +49,18 @@ Budget::WaitId Budget::Reserve(int64_t bytes, absl::Duration wait, Done done) {
     done(TooLarge(bytes));
     return kNoWait;
   }
+  Grant grant;
   {
     MutexLock lock(&mutex_);
-    if (!Fits(bytes)) {
-      const WaitId id = ++last_wait_;
+    if (!MayHave(bytes)) {
+      const WaitId id = ++arrivals_;
       const Clock::TimerId timer = clock_->Schedule(wait, [this, id] { TimeOut(id); });
-      waiters_.push_back({id, bytes, timer, std::move(done)});
+      waiters_.push_back({id, bytes, used_, timer, std::move(done)});
       return id;
     }
-    used_ += bytes;
+    grant = Take(bytes);
   }
-  done(Grant(this, bytes));
+  done(std::move(grant));
   return kNoWait;
 }
 
@@ -93,9 +96,12 @@ int64_t Budget::waiting() const {
   return static_cast<int64_t>(waiters_.size());
 }
 
-void Budget::Release(int64_t bytes) {
+void Budget::Release(int64_t bytes, uint64_t arrival) {
   MutexLock lock(&mutex_);
   used_ -= bytes;
+  for (Waiter& waiter : waiters_) {
+    if (waiter.id > arrival) waiter.elders -= bytes;
+  }
   Serve();
   if (used_ == 0) unused_.NotifyAll();
 }
@@ -105,27 +111,48 @@ void Budget::AwaitUnused() {
   while (used_ != 0) unused_.Wait(&mutex_);
 }
 
-bool Budget::Fits(int64_t bytes) const { return waiters_.empty() && bytes <= capacity_ - used_; }
+bool Budget::MayHave(int64_t bytes) const {
+  return bytes <= capacity_ - used_ &&
+         std::all_of(waiters_.begin(), waiters_.end(), [this](const Waiter& waiter) { return MayBePassed(waiter); });
+}
+
+Grant Budget::Take(int64_t bytes) {
+  used_ += bytes;
+  return Grant(this, bytes, ++arrivals_);
+}
 
 std::deque<Budget::Waiter>::iterator Budget::FindWaiter(WaitId wait) {
   return std::find_if(waiters_.begin(), waiters_.end(), [wait](const Waiter& waiter) { return waiter.id == wait; });
 }
 
 void Budget::Serve() {
-  while (!waiters_.empty() && waiters_.front().bytes <= capacity_ - used_) {
-    Waiter waiter = std::move(waiters_.front());
-    waiters_.pop_front();
-    used_ += waiter.bytes;
-    clock_->Cancel(waiter.timer);
-    auto deliver = [this, id = waiter.id, grant = Grant(this, waiter.bytes), done = std::move(waiter.done)]() mutable {
-      {
-        MutexLock lock(&mutex_);
-        deliveries_.erase(id);
-      }
-      done(std::move(grant));
-    };
-    deliveries_[waiter.id] = clock_->Schedule(absl::ZeroDuration(), std::move(deliver));
+  int64_t granted = 0;  // to those ahead: more elders
+  bool may_pass = true;
+  for (auto waiter = waiters_.begin(); waiter != waiters_.end();) {
+    waiter->elders += granted;
+    if (may_pass && waiter->bytes <= capacity_ - used_) {
+      used_ += waiter->bytes;
+      granted += waiter->bytes;
+      Deliver(std::move(*waiter));
+      waiter = waiters_.erase(waiter);
+    } else {
+      may_pass = may_pass && MayBePassed(*waiter);
+      ++waiter;
+    }
   }
+}
+
+void Budget::Deliver(Waiter waiter) {
+  clock_->Cancel(waiter.timer);
+  auto deliver = [this, id = waiter.id, grant = Grant(this, waiter.bytes, waiter.id),
+                  done = std::move(waiter.done)]() mutable {
+    {
+      MutexLock lock(&mutex_);
+      deliveries_.erase(id);
+    }
+    done(std::move(grant));
+  };
+  deliveries_[waiter.id] = clock_->Schedule(absl::ZeroDuration(), std::move(deliver));
 }
 
 void Budget::TimeOut(WaitId wait) {

@@ -33,13 +33,24 @@ class Grant {
 
  private:
   friend class Budget;
-  Grant(Budget* budget, int64_t bytes) : budget_(budget), bytes_(bytes) {}
+  Grant(Budget* budget, int64_t bytes, uint64_t arrival) : budget_(budget), bytes_(bytes), arrival_(arrival) {}
 
   Budget* budget_ = nullptr;
   int64_t bytes_ = 0;
+  uint64_t arrival_ = 0;  // of the reservation, in the order in which its budget was asked
 };
 
 // Thread-safe. Outlives its grants.
+//
+// The rule of admission: who came first is served first, but whoever fits may pass one that waits for its elders. A
+// reservation that waits has elders (the grants of reservations that came before it) and may have juniors (those of
+// reservations that came later and passed it). While its elders alone leave no room for it, it can be passed, since it
+// would wait in any case. As soon as they leave room, nobody passes it any more, and only the juniors that it has by
+// then are waited for. So a reservation that fits in what is free waits for no larger one that cannot be served, and
+// the largest waits, after its elders have ended, only until the juniors of that moment have, however many more come:
+// where no grant is held for longer than h, each is served at most 2 h after all that waited ahead of it, and not h as
+// if nobody passed. Reservations of one size are served in the order in which they came, since where one fits, those
+// before it do.
 class Budget {
  public:
   using WaitId = uint64_t;
@@ -55,10 +66,10 @@ class Budget {
   Budget& operator=(const Budget&) = delete;
 
   // Reserves `bytes` now. Errors: FAILED_PRECONDITION (TOO_LARGE) if they could never fit; RESOURCE_EXHAUSTED
-  // (BUDGET_EXHAUSTED, with RetryInfo) if they do not fit now, or others wait already.
+  // (BUDGET_EXHAUSTED, with RetryInfo) if they do not fit now, or would pass one that is not to be passed.
   absl::StatusOr<Grant> TryReserve(int64_t bytes);
 
-  // Reserves `bytes`, first come first served, waiting for at most `wait`. Calls `done` once: before it returns, with a
+  // Reserves `bytes`, by the rule above, waiting for at most `wait`. Calls `done` once: before it returns, with a
   // grant or with TOO_LARGE; or later, from the clock's thread and with no lock held, with a grant, or with
   // BUDGET_EXHAUSTED when the wait is over.
   WaitId Reserve(int64_t bytes, absl::Duration wait, Done done);
@@ -79,18 +90,25 @@ class Budget {
   friend class Grant;
 
   struct Waiter {
-    WaitId id;
+    WaitId id;  // its arrival: waiters stand in ascending order
     int64_t bytes;
+    int64_t elders;  // bytes of the grants that came before it and are held
     Clock::TimerId timer;
     Done done;
   };
 
-  void Release(int64_t bytes);
-  // Whether `bytes` may be had now, which they may not while others wait.
-  bool Fits(int64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Release(int64_t bytes, uint64_t arrival);
+  // Whether `waiter` can be passed: its elders alone leave no room for it.
+  bool MayBePassed(const Waiter& waiter) const { return waiter.bytes > capacity_ - waiter.elders; }
+  // Whether one that comes now may have `bytes`.
+  bool MayHave(int64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A grant for one that comes now. Requires: MayHave(bytes).
+  Grant Take(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::deque<Waiter>::iterator FindWaiter(WaitId wait) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Grants what fits to those who wait, in order, and hands their callbacks to the clock's thread.
+  // Grants what those who wait may have, in order, and hands their callbacks to the clock's thread.
   void Serve() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Hands `waiter`'s callback with its grant to the clock's thread.
+  void Deliver(Waiter waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TimeOut(WaitId wait);
   absl::Status TooLarge(int64_t bytes) const;
   absl::Status Exhausted(int64_t bytes, int64_t used) const;
@@ -102,7 +120,7 @@ class Budget {
   mutable Mutex mutex_;
   CondVar unused_;
   int64_t used_ ABSL_GUARDED_BY(mutex_) = 0;
-  WaitId last_wait_ ABSL_GUARDED_BY(mutex_) = kNoWait;
+  uint64_t arrivals_ ABSL_GUARDED_BY(mutex_) = kNoWait;
   std::deque<Waiter> waiters_ ABSL_GUARDED_BY(mutex_);
   // Callbacks with their grants, on their way to be called.
   std::map<WaitId, Clock::TimerId> deliveries_ ABSL_GUARDED_BY(mutex_);
