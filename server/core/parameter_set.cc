@@ -175,6 +175,11 @@ std::vector<std::string> ParameterSet::GroupNames() const {
   return names;
 }
 
+std::shared_ptr<const Configuration> ParameterSet::configuration() const {
+  MutexLock lock(&mutex_);
+  return configuration_;
+}
+
 bool ParameterSet::deleted() const {
   MutexLock lock(&rep_->mutex);
   return rep_->lifecycle.deleted();

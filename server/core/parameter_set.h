@@ -43,6 +43,7 @@ class ParameterSet {
   const std::string& name() const;
   const Schema& schema() const;
   v1::ParameterSet Describe() const;
+  std::shared_ptr<const Configuration> configuration() const;
   // OK if `spec` asks for what this set is, all defaults resolved. Errors: INVALID_ARGUMENT naming the field, if no set
   // could be as it says; ALREADY_EXISTS (SPEC_MISMATCH) with the first field that differs.
   absl::Status CheckSpec(const v1::ParameterSetSpec& spec) const;

@@ -15,6 +15,10 @@ namespace adamant::core {
 namespace {
 
 constexpr int kMaxSetsAPage = 1000;
+// What a page looks at whether or not it lists it, and how much of that at a time, with the registry locked while the
+// references are copied.
+constexpr int kMaxSetsLookedAt = 1000;
+constexpr int kSetsATime = 64;
 constexpr int kMaxTensorsAPage = 4096;
 // A page ends where it would become larger than this: sets may have much to say of labels and groups, tensors have
 // names of up to 512 bytes, and a message of 4 MiB is all that a client takes by default.
@@ -26,6 +30,15 @@ absl::StatusOr<int> PageSize(int32_t requested, int most) {
     return InvalidField("page_size", absl::StrCat("[0, ", most, "]"), absl::StrCat(requested));
   }
   return requested == 0 ? most : requested;
+}
+
+bool HasLabels(const ParameterSet& set, const google::protobuf::Map<std::string, std::string>& labels) {
+  if (labels.empty()) return true;
+  const std::shared_ptr<const Configuration> configuration = set.configuration();
+  return absl::c_all_of(labels, [&](const auto& label) {
+    const auto found = configuration->labels().find(label.first);
+    return found != configuration->labels().end() && found->second == label.second;
+  });
 }
 
 }  // namespace
@@ -70,38 +83,16 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> Registry::Find(absl::string_view n
   return found->second;
 }
 
-absl::StatusOr<v1::ListParameterSetsResponse> Registry::List(const v1::ListParameterSetsRequest& request) const {
-  absl::StatusOr<int> page_size = PageSize(request.page_size(), kMaxSetsAPage);
-  if (!page_size.ok()) return page_size.status();
-  // The token is the last name of the page before.
-  if (!request.page_token().empty()) {
-    if (absl::Status status = ValidateSetName(request.page_token(), "page_token"); !status.ok()) return status;
+std::vector<std::shared_ptr<ParameterSet>> Registry::FindBehind(absl::string_view after, absl::string_view prefix,
+                                                                int most) const {
+  std::vector<std::shared_ptr<ParameterSet>> found;
+  found.reserve(most);
+  MutexLock lock(&mutex_);
+  auto it = after < prefix ? sets_.lower_bound(prefix) : sets_.upper_bound(after);
+  for (; it != sets_.end() && absl::StartsWith(it->first, prefix) && static_cast<int>(found.size()) < most; ++it) {
+    found.push_back(it->second);
   }
-  std::vector<std::shared_ptr<ParameterSet>> candidates;
-  {
-    MutexLock lock(&mutex_);
-    auto it = sets_.lower_bound(std::max(request.page_token(), request.name_prefix()));
-    for (; it != sets_.end() && absl::StartsWith(it->first, request.name_prefix()); ++it) {
-      if (it->first != request.page_token()) candidates.push_back(it->second);
-    }
-  }
-  v1::ListParameterSetsResponse response;
-  size_t bytes = 0;
-  for (const std::shared_ptr<ParameterSet>& set : candidates) {
-    v1::ParameterSet description = set->Describe();
-    const bool matches = absl::c_all_of(request.labels(), [&](const auto& label) {
-      const auto found = description.labels().find(label.first);
-      return found != description.labels().end() && found->second == label.second;
-    });
-    if (!matches) continue;
-    bytes += description.ByteSizeLong();
-    if (response.parameter_sets_size() == *page_size || (response.parameter_sets_size() > 0 && bytes > kMaxPageBytes)) {
-      response.set_next_page_token(response.parameter_sets().rbegin()->name());
-      break;
-    }
-    *response.add_parameter_sets() = std::move(description);
-  }
-  return response;
+  return found;
 }
 
 void Registry::Delete(const v1::DeleteParameterSetRequest& request, absl::AnyInvocable<void(absl::Status)> done) {
@@ -119,6 +110,40 @@ void Registry::Delete(const v1::DeleteParameterSetRequest& request, absl::AnyInv
         sets_.erase(name);
       },
       std::move(done));
+}
+
+absl::StatusOr<v1::ListParameterSetsResponse> ListParameterSets(const Registry& registry,
+                                                                const v1::ListParameterSetsRequest& request) {
+  absl::StatusOr<int> page_size = PageSize(request.page_size(), kMaxSetsAPage);
+  if (!page_size.ok()) return page_size.status();
+  // The token is the name of the last set that was looked at.
+  if (!request.page_token().empty()) {
+    if (absl::Status status = ValidateSetName(request.page_token(), "page_token"); !status.ok()) return status;
+  }
+  v1::ListParameterSetsResponse response;
+  std::string last = request.page_token();
+  int looked_at = 0;
+  size_t bytes = 0;
+  for (;;) {
+    const std::vector<std::shared_ptr<ParameterSet>> sets =
+        registry.FindBehind(last, request.name_prefix(), kSetsATime);
+    if (sets.empty()) return response;
+    for (const std::shared_ptr<ParameterSet>& set : sets) {
+      bool is_full = looked_at++ == kMaxSetsLookedAt;
+      if (!is_full && HasLabels(*set, request.labels())) {
+        v1::ParameterSet description = set->Describe();
+        bytes += description.ByteSizeLong();
+        const int listed = response.parameter_sets_size();
+        is_full = listed == *page_size || (listed > 0 && bytes > kMaxPageBytes);
+        if (!is_full) *response.add_parameter_sets() = std::move(description);
+      }
+      if (is_full) {
+        response.set_next_page_token(last);
+        return response;
+      }
+      last = set->name();
+    }
+  }
 }
 
 absl::StatusOr<v1::ListTensorsResponse> ListTensors(const ParameterSet& set, const v1::ListTensorsRequest& request) {

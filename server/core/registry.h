@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/container/btree_map.h"
 #include "absl/functional/any_invocable.h"
@@ -32,7 +33,10 @@ class Registry {
   // be none.
   absl::StatusOr<std::shared_ptr<ParameterSet>> Find(absl::string_view name, absl::string_view field = "name") const;
 
-  absl::StatusOr<v1::ListParameterSetsResponse> List(const v1::ListParameterSetsRequest& request) const;
+  // The first `most` of the sets whose names start with `prefix` and stand behind `after`, in order of name; fewer
+  // where there are no more. The lock that every Find takes is held for as long as that many references take to copy.
+  std::vector<std::shared_ptr<ParameterSet>> FindBehind(absl::string_view after, absl::string_view prefix,
+                                                        int most) const;
 
   // As DeleteParameterSet says. `done` is called once, perhaps before this returns.
   void Delete(const v1::DeleteParameterSetRequest& request, absl::AnyInvocable<void(absl::Status)> done);
@@ -44,6 +48,12 @@ class Registry {
   mutable Mutex mutex_ ABSL_ACQUIRED_AFTER(create_mutex_);
   absl::btree_map<std::string, std::shared_ptr<ParameterSet>> sets_ ABSL_GUARDED_BY(mutex_);
 };
+
+// A page of a server's sets, as ListParameterSets says. It takes a few sets at a time from the registry and compares
+// and describes them without its lock. However many sets there are, it looks at 1,000 at most, so that it may run on a
+// thread that others wait for.
+absl::StatusOr<v1::ListParameterSetsResponse> ListParameterSets(const Registry& registry,
+                                                                const v1::ListParameterSetsRequest& request);
 
 // A page of a set's tensors, as ListTensors says.
 absl::StatusOr<v1::ListTensorsResponse> ListTensors(const ParameterSet& set, const v1::ListTensorsRequest& request);

@@ -117,7 +117,7 @@ void OptimizerService::GetParameterSet(const v1::GetParameterSetRequest& request
 
 void OptimizerService::ListParameterSets(const v1::ListParameterSetsRequest& request,
                                          Answer<v1::ListParameterSetsResponse> answer) {
-  answer(parts_.registry->List(request));
+  answer(core::ListParameterSets(*parts_.registry, request));
 }
 
 void OptimizerService::ListTensors(const v1::ListTensorsRequest& request, Answer<v1::ListTensorsResponse> answer) {

@@ -51,16 +51,20 @@ TEST_F(ClientTest, ErrorComesWithItsReason) {
   EXPECT_EQ(GetRetryDelay(status), std::nullopt);
 }
 
-TEST_F(ClientTest, ListsAllSetsPageByPage) {
+TEST_F(ClientTest, ListsAllSetsPageByPageAndOverEmptyOnes) {
   v1::ListParameterSetsResponse first;
   first.add_parameter_sets()->set_name("a/1");
   first.set_next_page_token("more");
-  v1::ListParameterSetsResponse second;
-  second.add_parameter_sets()->set_name("a/2");
+  v1::ListParameterSetsResponse empty;
+  empty.set_next_page_token("yet more");
+  v1::ListParameterSetsResponse last;
+  last.add_parameter_sets()->set_name("a/2");
   EXPECT_CALL(*connection_, ListParameterSets(Property(&v1::ListParameterSetsRequest::page_token, "")))
       .WillOnce(Return(first));
   EXPECT_CALL(*connection_, ListParameterSets(Property(&v1::ListParameterSetsRequest::page_token, "more")))
-      .WillOnce(Return(second));
+      .WillOnce(Return(empty));
+  EXPECT_CALL(*connection_, ListParameterSets(Property(&v1::ListParameterSetsRequest::page_token, "yet more")))
+      .WillOnce(Return(last));
 
   const absl::StatusOr<std::vector<v1::ParameterSet>> sets = client_.ListAllParameterSets("a/");
 

@@ -51,7 +51,7 @@ TEST_P(IsolationTest, AnotherSetIsCreatedAndListed) {
   v1::CreateParameterSetRequest request;
   *request.mutable_spec() = LargeSpec("c");
   EXPECT_THAT(registry.Create(request), IsOk());
-  EXPECT_EQ(registry.List({})->parameter_sets_size(), 1);
+  EXPECT_EQ(ListParameterSets(registry, {})->parameter_sets_size(), 1);
 }
 
 TEST_P(IsolationTest, TheBusySetDescribesItselfAndIsRead) {

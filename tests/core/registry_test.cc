@@ -22,6 +22,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+using ::testing::Pair;
 using ::testing::SizeIs;
 using ::testing::StartsWith;
 
@@ -39,7 +40,7 @@ class RegistryTest : public ::testing::Test {
   std::pair<std::vector<std::string>, int> ListAll(v1::ListParameterSetsRequest request) {
     std::vector<std::string> names;
     for (int pages = 1;; ++pages) {
-      const v1::ListParameterSetsResponse response = *registry_.List(request);
+      const v1::ListParameterSetsResponse response = *ListParameterSets(registry_, request);
       for (const v1::ParameterSet& set : response.parameter_sets()) names.push_back(set.name());
       if (response.next_page_token().empty()) return {names, pages};
       request.set_page_token(response.next_page_token());
@@ -228,6 +229,86 @@ TEST_F(RegistryTest, ListsByPrefixAndLabels) {
   EXPECT_THAT(ListAll(request).first, IsEmpty());
 }
 
+TEST_F(RegistryTest, FindsAFewAtATimeBehindAName) {
+  for (const char* name : {"a", "b/1", "b/2", "b/3", "c"}) ASSERT_THAT(Create(SmallSpec(name)), IsOk());
+  const auto find = [this](const char* after, const char* prefix, int most) {
+    std::vector<std::string> names;
+    for (const auto& set : registry_.FindBehind(after, prefix, most)) names.push_back(set->name());
+    return names;
+  };
+  EXPECT_THAT(find("", "", 3), ElementsAre("a", "b/1", "b/2"));
+  EXPECT_THAT(find("b/2", "", 3), ElementsAre("b/3", "c"));
+  EXPECT_THAT(find("", "b/", 2), ElementsAre("b/1", "b/2"));
+  EXPECT_THAT(find("a", "b/", 9), ElementsAre("b/1", "b/2", "b/3"));
+  EXPECT_THAT(find("b/1", "b/", 9), ElementsAre("b/2", "b/3"));
+  EXPECT_THAT(find("b/15", "b/", 9), ElementsAre("b/2", "b/3")) << "the name of a set that is no more";
+  EXPECT_THAT(find("b/3", "b/", 9), IsEmpty());
+  EXPECT_THAT(find("c", "b/", 9), IsEmpty());
+}
+
+// Whatever is asked for, a call compares or describes a thousand sets at most, and says where to go on.
+TEST_F(RegistryTest, APageLooksAtAThousandSetsAndMayBeEmpty) {
+  for (int i = 0; i < 2100; ++i) {
+    v1::ParameterSetSpec spec = SmallSpec(absl::StrCat(10000 + i));
+    if (i == 1500 || i == 2099) (*spec.mutable_labels())["run"] = "7";
+    ASSERT_THAT(Create(spec), IsOk());
+  }
+  v1::ListParameterSetsRequest request;
+  (*request.mutable_labels())["run"] = "7";
+  v1::ListParameterSetsResponse page = *ListParameterSets(registry_, request);
+  EXPECT_THAT(page.parameter_sets(), IsEmpty());
+  EXPECT_EQ(page.next_page_token(), "10999");
+  request.set_page_token(page.next_page_token());
+  page = *ListParameterSets(registry_, request);
+  ASSERT_THAT(page.parameter_sets(), SizeIs(1));
+  EXPECT_EQ(page.parameter_sets(0).name(), "11500");
+  EXPECT_EQ(page.next_page_token(), "11999");
+  request.set_page_token(page.next_page_token());
+  page = *ListParameterSets(registry_, request);
+  ASSERT_THAT(page.parameter_sets(), SizeIs(1));
+  EXPECT_EQ(page.parameter_sets(0).name(), "12099");
+  EXPECT_EQ(page.next_page_token(), "");
+  EXPECT_THAT(ListAll({}), Pair(SizeIs(2100), 3));
+}
+
+// Half of the sets have the label, a third come or go between the pages: those that stay are listed once, in order.
+TEST_F(RegistryTest, SetsThatStayAreListedOnceHoweverManyComeAndGo) {
+  const auto create = [this](const std::string& name, bool labelled) {
+    v1::ParameterSetSpec spec = SmallSpec(name);
+    if (labelled) (*spec.mutable_labels())["run"] = "7";
+    ASSERT_THAT(Create(spec), IsOk());
+  };
+  std::vector<std::string> staying;
+  for (int i = 0; i < 3000; ++i) {
+    const std::string name = absl::StrCat(10000 + i);
+    create(name, i % 2 == 0);
+    if (i % 2 == 0 && i % 3 != 0) staying.push_back(name);
+  }
+  std::vector<std::string> listed;
+  v1::ListParameterSetsRequest request;
+  (*request.mutable_labels())["run"] = "7";
+  int change = 0;
+  do {
+    const v1::ListParameterSetsResponse page = *ListParameterSets(registry_, request);
+    for (const v1::ParameterSet& set : page.parameter_sets()) {
+      const int number = std::stoi(set.name()) - 10000;
+      if (set.name().size() == 5 && number % 3 != 0) listed.push_back(set.name());
+    }
+    request.set_page_token(page.next_page_token());
+    // Before what was listed and behind it.
+    for (; change < 3000 && change % 1200 != 1199; ++change) {
+      const int i = change * 7 % 3000;
+      if (i % 3 == 0) {
+        ASSERT_THAT(Delete(absl::StrCat(10000 + i)), IsOk());
+      } else if (i % 3 == 1) {
+        create(absl::StrCat(10000 + i, "-new"), true);
+      }
+    }
+    ++change;
+  } while (!request.page_token().empty());
+  EXPECT_EQ(listed, staying);
+}
+
 TEST_F(RegistryTest, APageStaysWellUnderAMessage) {
   for (int i = 0; i < 200; ++i) {
     v1::ParameterSetSpec talkative = SmallSpec(absl::StrCat("set", i));
@@ -236,7 +317,7 @@ TEST_F(RegistryTest, APageStaysWellUnderAMessage) {
     }
     ASSERT_THAT(Create(talkative), IsOk());
   }
-  EXPECT_LT(registry_.List({})->ByteSizeLong(), size_t{2} << 20);
+  EXPECT_LT(ListParameterSets(registry_, {})->ByteSizeLong(), size_t{2} << 20);
   EXPECT_THAT(ListAll({}).first, SizeIs(200));
 }
 
@@ -296,10 +377,12 @@ TEST_F(RegistryTest, RefusesPagesThatItDidNotOffer) {
   EXPECT_THAT(ListTensors(*set, tensors), RefusesField("page_size"));
   v1::ListParameterSetsRequest sets;
   sets.set_page_token("Not a name");
-  EXPECT_THAT(registry_.List(sets), FailsWith(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD));
+  EXPECT_THAT(ListParameterSets(registry_, sets),
+              FailsWith(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD));
   sets.clear_page_token();
   sets.set_page_size(1001);
-  EXPECT_THAT(registry_.List(sets), FailsWith(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD));
+  EXPECT_THAT(ListParameterSets(registry_, sets),
+              FailsWith(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD));
 }
 
 }  // namespace

@@ -173,7 +173,7 @@ class StressTest : public ::testing::Test {
           break;
         }
         case 2:
-          EXPECT_THAT(registry_.List({}), IsOk());
+          EXPECT_THAT(ListParameterSets(registry_, {}), IsOk());
           StepResultOf(*set, absl::StrCat("t", thread, ".", action - 1)).IgnoreError();
           break;
         case 3:

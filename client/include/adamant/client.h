@@ -80,7 +80,7 @@ class Client {
   absl::StatusOr<v1::CreateParameterSetResponse> CreateParameterSet(const v1::ParameterSetSpec& spec,
                                                                     v1::IfExists if_exists = v1::IF_EXISTS_FAIL);
   absl::StatusOr<v1::ParameterSet> GetParameterSet(absl::string_view name);
-  // One page.
+  // One page, which is the last one only if it has no next_page_token: with labels it may have no set and one.
   absl::StatusOr<v1::ListParameterSetsResponse> ListParameterSets(const v1::ListParameterSetsRequest& request);
   // All pages, of the sets whose name starts with `name_prefix`, in order of name.
   absl::StatusOr<std::vector<v1::ParameterSet>> ListAllParameterSets(absl::string_view name_prefix = {});
