@@ -54,6 +54,36 @@ void ResolveDefaults(v1::ParameterGroup* group) {
   if (!adam->has_eps()) adam->set_eps(kDefaultEps);
 }
 
+// How large learning_rate / ((1 - beta1) * eps) may be, so that no parameter becomes infinite, whatever permitted
+// gradients and writes a set gets. A step moves a parameter by at most that ratio times |m|, since d is at least eps
+// and step_size at most learning_rate / (1 - beta1); gradients are below 2^63, and a write brings |m| of at most 2^64
+// and |p| of at most 2^95.
+//
+// Where beta1^2 <= beta2, m decays at least as fast as the root of v, and what gradients have brought to both in n
+// steps never makes |m| / sqrt(v) more than sqrt(2^20 * n). What a write brought to m, over a v that may be zero, moves
+// p by no more than 16 * 2^64 times the ratio in all the steps to come: beta1^t * (1 - beta1) / (1 - beta1^t), summed
+// over t, stays below 15. A ratio of 2^58 makes that 2^126.
+constexpr double kMaxRatio = 0x1p58;
+// Elsewhere gradients can leave a large m over a small v again and again. A parameter is then finite for good only if
+// each step, of at most 2^64 times the ratio, is lost in rounding at the largest float: if it is below 2^103.
+constexpr double kMaxRatioOfShortMemory = 0x1p38;
+
+// Of a group whose fields are valid each for itself, at `path`.
+absl::Status ValidateCombination(const v1::ParameterGroup& group, absl::string_view path) {
+  // All as the kernel will see them: rounded to float.
+  const double learning_rate = static_cast<float>(group.learning_rate());
+  const double beta1 = static_cast<float>(group.adam().beta1());
+  const double beta2 = static_cast<float>(group.adam().beta2());
+  const double eps = static_cast<float>(group.adam().eps());
+  const bool short_memory = beta2 < beta1 * beta1;
+  const double highest = (short_memory ? kMaxRatioOfShortMemory : kMaxRatio) * (1 - beta1) * eps;
+  if (learning_rate <= highest) return absl::OkStatus();
+  return InvalidField(absl::StrCat(path, ".learning_rate"),
+                      absl::StrCat("at most 2^", short_memory ? "38" : "58", " * (1 - beta1) * eps, ", Spelled(highest),
+                                   ", where beta2 is ", short_memory ? "less than" : "at least", " beta1^2"),
+                      Spelled(group.learning_rate()));
+}
+
 // Of a resolved group, at `path`.
 absl::Status ValidateHyperparameters(const v1::ParameterGroup& group, absl::string_view path) {
   const v1::Adam& adam = group.adam();
@@ -63,6 +93,7 @@ absl::Status ValidateHyperparameters(const v1::ParameterGroup& group, absl::stri
   if (status.ok()) {
     status = ValidateRange(adam.eps(), kernels::MinEps(adam.beta2()), kMaxEps, absl::StrCat(path, ".adam.eps"));
   }
+  if (status.ok()) status = ValidateCombination(group, path);
   return status;
 }
 

@@ -1,16 +1,22 @@
 // Defaults, and every limit of groups, labels and names.
 #include "server/core/configuration.h"
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <limits>
+#include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
+#include "kernels/dispatch.h"
 #include "proto/error/error.h"
+#include "tests/kernels/kernel_inputs.h"
 
 namespace adamant::core {
 namespace {
@@ -148,7 +154,11 @@ TEST_P(RangeTest, WhatRoundsToALimitIsValid) { EXPECT_TRUE(Create(GetParam().hig
 INSTANTIATE_TEST_SUITE_P(
     EveryHyperparameter, RangeTest,
     ::testing::Values(RangeCase{"spec.groups[0].learning_rate",
-                                [](OneGroup* set, double value) { set->group->set_learning_rate(value); }, 0, 0x1p32},
+                                [](OneGroup* set, double value) {
+                                  set->group->set_learning_rate(value);
+                                  set->adam->set_eps(1);
+                                },
+                                0, 0x1p32},
                       RangeCase{"spec.groups[0].adam.beta1",
                                 [](OneGroup* set, double value) { set->adam->set_beta1(value); }, 0, 1 - 0x1p-20},
                       RangeCase{"spec.groups[0].adam.beta2",
@@ -167,6 +177,110 @@ TEST(ConfigurationTest, TheSmallestEpsRisesWithBeta2) {
   EXPECT_TRUE(Configuration::Create(set.spec).ok());
   set.adam->set_eps(kernels::MinEps(1 - 0x1p-20) * 0.999);
   ExpectInvalid(set.spec, "spec.groups[0].adam.eps", "got 1.5");
+}
+
+// With whole powers of two, the bounds are floats.
+TEST(ConfigurationTest, TheLargestLearningRateFallsWithEps) {
+  OneGroup set;
+  set.adam->set_beta1(0.5);
+  set.adam->set_beta2(0.25);
+  set.adam->set_eps(0x1p-53);
+  set.group->set_learning_rate(16);
+  EXPECT_TRUE(Configuration::Create(set.spec).ok());
+  set.group->set_learning_rate(std::nextafterf(16, 17));
+  ExpectInvalid(set.spec, "spec.groups[0].learning_rate", "expected at most 2^58 * (1 - beta1) * eps, 16, where");
+
+  set.adam->set_beta2(0.249);
+  set.group->set_learning_rate(0x1p-16);
+  EXPECT_TRUE(Configuration::Create(set.spec).ok());
+  set.group->set_learning_rate(std::nextafterf(0x1p-16f, 1));
+  ExpectInvalid(set.spec, "spec.groups[0].learning_rate",
+                "expected at most 2^38 * (1 - beta1) * eps, 1.52587890625e-05");
+}
+
+TEST(ConfigurationTest, LearningRatesThatPeopleUseAreFarFromTheBound) {
+  const struct {
+    double learning_rate, beta1, beta2, eps;
+  } used[] = {{10, 0.9, 0.999, 1e-8},   {1e-3, 0.9, 0.999, 1e-16}, {0.05, 0.9, 0.999, 1e-15}, {1, 0, 0.999, 1e-16},
+              {0.1, 0.95, 0.95, 1e-10}, {0.1, 0.95, 0.9, 1e-8},    {10, 0.9, 0, 1e-8},        {1e-3, 0.99, 0.9, 1e-10}};
+  for (const auto& [learning_rate, beta1, beta2, eps] : used) {
+    OneGroup set;
+    set.group->set_learning_rate(4 * learning_rate);
+    set.adam->set_beta1(beta1);
+    set.adam->set_beta2(beta2);
+    set.adam->set_eps(eps);
+    EXPECT_TRUE(Configuration::Create(set.spec).ok()) << set.spec.ShortDebugString();
+  }
+}
+
+// Hyperparameters at the edges of what is permitted: betas, eps, and the largest learning rate that goes with them.
+class ExtremesTest : public ::testing::Test {
+ protected:
+  static constexpr double kBetas[] = {0, 0.25, 0.5, 0.9, 0.999, 1 - 0x1p-20};
+  static constexpr int kElements = 64;
+  static constexpr int kSteps = 2000;
+
+  // Null where eps is too small for beta2.
+  static std::shared_ptr<const Configuration> Make(double learning_rate, double beta1, double beta2, double eps) {
+    OneGroup set;
+    set.group->set_learning_rate(learning_rate);
+    set.adam->set_beta1(beta1);
+    set.adam->set_beta2(beta2);
+    set.adam->set_eps(eps);
+    const auto configuration = Configuration::Create(set.spec);
+    return configuration.ok() ? *configuration : nullptr;
+  }
+
+  // With the largest learning rate that is permitted.
+  static std::shared_ptr<const Configuration> MakeLargest(double beta1, double beta2, double eps) {
+    std::shared_ptr<const Configuration> largest = Make(0, beta1, beta2, eps);
+    // Floats that are not negative are in the order of their bits.
+    for (uint32_t bits = 0, bit = uint32_t{1} << 30; largest != nullptr && bit != 0; bit /= 2) {
+      const auto larger = Make(std::bit_cast<float>(bits + bit), beta1, beta2, eps);
+      if (larger == nullptr) continue;
+      largest = larger;
+      bits += bit;
+    }
+    return largest;
+  }
+
+  // State as a write may bring it, and gradients of up to just below 2^63, each element in its own rhythm, all of them
+  // away from zero.
+  void ExpectFiniteParameters(const Configuration& configuration, int64_t step) {
+    std::vector<float> p(kElements), m(kElements), v(kElements), g(kElements);
+    std::vector<int64_t> period(kElements);
+    constexpr float kVs[] = {0, 0x1p-126f, 1, 0x1p127f};
+    for (int i = 0; i < kElements; ++i) {
+      p[i] = random_.Index(2) == 0 ? 0x1p95f : -0x1p95f;
+      m[i] = -std::copysign(0x1p64f, p[i]);
+      v[i] = i < kElements / 2 ? 0 : kVs[random_.Index(4)];
+      period[i] = i % 4 == 0 ? kSteps + 1 : 1 + random_.Index(8);  // a quarter gets no gradient
+    }
+    for (int n = 1; n <= kSteps; ++n) {
+      for (int i = 0; i < kElements; ++i) {
+        g[i] = n % period[i] == 0 ? -std::copysign(0x1.fffffep62f, p[i]) : 0;
+      }
+      const kernels::AdamSpan span = {kElements, p.data(), g.data(), m.data(), v.data(), p.data(), m.data(), v.data()};
+      kernels::FindKernels("scalar")->adam(configuration.Scalars(0, step + n, 1), span);
+    }
+    for (int i = 0; i < kElements; ++i) {
+      ASSERT_TRUE(std::isfinite(p[i])) << configuration.groups()[0].ShortDebugString() << " period " << period[i];
+    }
+  }
+
+  kernels::RandomFloats random_{kernels::PrintedSeed()};
+};
+
+TEST_F(ExtremesTest, NoParameterBecomesInfinite) {
+  for (const double beta1 : kBetas) {
+    for (const double beta2 : kBetas) {
+      for (const double eps : {kernels::MinEps(beta2), 1e-8, 1.0, 0x1p32}) {
+        const std::shared_ptr<const Configuration> configuration = MakeLargest(beta1, beta2, eps);
+        ASSERT_NE(configuration, nullptr);
+        for (const int64_t step : {int64_t{0}, int64_t{1} << 20}) ExpectFiniteParameters(*configuration, step);
+      }
+    }
+  }
 }
 
 TEST(ConfigurationTest, LabelsAreKept) {
