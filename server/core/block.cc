@@ -1,14 +1,16 @@
-// Blocks, and where their memory comes from: extents mapped from the system for full ones, the allocator for the rest.
+// Blocks, and where their memory comes from: extents of addresses, and the pages behind them.
 #include "server/core/block.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
-#include <new>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -21,19 +23,39 @@
 
 namespace adamant::core {
 
-// Lies apart from the elements, so that these fill whole pages.
+// Lies apart from the elements, so that these fill whole pages. Never destroyed before its pool.
 struct Block {
   std::atomic<int64_t> references{0};
   int64_t size = 0;  // elements
   float* data = nullptr;
   BlockPool* pool = nullptr;
+  int pages = 0;
+  uint32_t number = 0;
+  // Of the stack that it is in, if any. Atomic, since whoever loses the race for the first block has read them.
+  std::atomic<uint32_t> next{0};   // number of the block below, 0 if there is none
+  std::atomic<uint32_t> depth{0};  // blocks from this one to the last
 };
 
 namespace {
 
 constexpr int64_t kBlockBytes = kBlockElements * sizeof(float);
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr std::align_val_t kDataAlignment{64};
+// Addresses for blocks that are not full are mapped in extents of about this size.
+constexpr int64_t kShortExtentBytes = int64_t{2} << 20;
+
+int64_t PageBytes() {
+  static const int64_t bytes = sysconf(_SC_PAGESIZE);
+  return bytes;
+}
+
+int PagesFor(int64_t elements) {
+  return static_cast<int>((elements * static_cast<int64_t>(sizeof(float)) + PageBytes() - 1) / PageBytes());
+}
+
+int64_t BlocksFor(int64_t elements) { return (elements + kBlockElements - 1) / kBlockElements; }
+
+// Elements of block `i` of a list for `elements`.
+int64_t SizeInList(int64_t elements, int64_t i) { return std::min(kBlockElements, elements - i * kBlockElements); }
 
 absl::Status OutOfMemory(size_t bytes, absl::string_view cause) {
   return WithRetryDelay(Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUDGET_EXHAUSTED,
@@ -55,10 +77,12 @@ bool Populate(void* address, size_t bytes) {
   return true;
 }
 
-// Memory from the system, populated, or null with errno set. What holds huge pages begins at one.
-void* MapMemory(size_t bytes) {
-  const size_t slack = bytes >= kHugePage ? kHugePage : 0;
-  void* const mapped = mmap(nullptr, bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+// Addresses from the system, of which the first `populated` bytes have memory, or null with errno set. What is
+// populated and holds huge pages begins at one.
+void* MapMemory(size_t bytes, size_t populated) {
+  const size_t slack = populated >= kHugePage ? kHugePage : 0;
+  void* const mapped =
+      mmap(nullptr, bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapped == MAP_FAILED) return nullptr;
   std::byte* address = static_cast<std::byte*>(mapped);
   if (slack > 0) {
@@ -67,13 +91,17 @@ void* MapMemory(size_t bytes) {
     if (before > 0) munmap(mapped, before);
     if (slack > before) munmap(address + bytes, slack - before);
     madvise(address, bytes, MADV_HUGEPAGE);
+  } else {
+    madvise(address, bytes, MADV_NOHUGEPAGE);
   }
-  if (!Populate(address, bytes)) {
+  if (!Populate(address, populated)) {
     const int error = errno;
     munmap(address, bytes);
     errno = error;
     return nullptr;
   }
+  // The huge pages that there are stay. The system is not to make more: it would fill blocks that lost their memory.
+  if (slack > 0) madvise(address, bytes, MADV_NOHUGEPAGE);
   return address;
 }
 
@@ -104,128 +132,215 @@ float* BlockRef::mutable_data() const { return block_->data; }
 
 bool BlockRef::unique() const { return block_->references.load(std::memory_order_acquire) == 1; }
 
+namespace {
+
+// The first block of a stack, and how often it was another one before.
+uint32_t NumberOf(uint64_t top) { return static_cast<uint32_t>(top); }
+uint64_t Changed(uint64_t top, uint32_t number) { return ((top >> 32) + 1) << 32 | number; }
+
+}  // namespace
+
+void BlockPool::Stack::Push(const BlockPool& pool, Block* block) {
+  uint64_t top = top_.load(std::memory_order_acquire);
+  do {
+    const uint32_t below = NumberOf(top);
+    block->next.store(below, std::memory_order_relaxed);
+    block->depth.store(below == 0 ? 1 : pool.At(below)->depth.load(std::memory_order_relaxed) + 1,
+                       std::memory_order_relaxed);
+  } while (!top_.compare_exchange_weak(top, Changed(top, block->number), std::memory_order_acq_rel,
+                                       std::memory_order_acquire));
+}
+
+Block* BlockPool::Stack::Pop(const BlockPool& pool) {
+  uint64_t top = top_.load(std::memory_order_acquire);
+  while (NumberOf(top) != 0) {
+    Block* const block = pool.At(NumberOf(top));
+    const uint32_t below = block->next.load(std::memory_order_relaxed);
+    if (top_.compare_exchange_weak(top, Changed(top, below), std::memory_order_acq_rel, std::memory_order_acquire)) {
+      return block;
+    }
+  }
+  return nullptr;
+}
+
+int64_t BlockPool::Stack::size(const BlockPool& pool) const {
+  const uint32_t first = NumberOf(top_.load(std::memory_order_acquire));
+  return first == 0 ? 0 : pool.At(first)->depth.load(std::memory_order_relaxed);
+}
+
 BlockPool::BlockPool(std::function<void()> release_free_memory)
     : release_free_memory_(std::move(release_free_memory)) {}
 
 BlockPool::~BlockPool() {
   for (const Extent& extent : extents_) munmap(extent.address, extent.bytes);
+  for (const std::atomic<Block*>& chunk : blocks_) delete[] chunk.load();
 }
 
-absl::StatusOr<BlockList> BlockPool::Take(int64_t elements) {
-  const int64_t full = elements / kBlockElements;
-  const int64_t rest = elements % kBlockElements;
-
-  std::vector<Block*> taken;
-  int64_t empty = 0;  // of those taken, the first so many
-  if (full > 0) {
-    MutexLock lock(&mutex_);
-    // The block that came last is the likeliest to be in cache.
-    const int64_t found = std::min<int64_t>(full, idle_.size());
-    taken.assign(idle_.end() - found, idle_.end());
-    idle_.resize(idle_.size() - found);
-    if (emptied_ > idle_.size()) {
-      empty = static_cast<int64_t>(emptied_ - idle_.size());
-      emptied_ = idle_.size();
-      held_ += empty * kBlockBytes;
-      peak_ = std::max(peak_.load(), held_.load());
-    }
-  }
-  for (int64_t i = 0; i < empty; ++i) {
-    if (Populate(taken[i]->data, kBlockBytes)) continue;
-    const int error = errno;
-    MutexLock lock(&mutex_);
-    idle_.insert(idle_.begin(), taken.begin() + i, taken.begin() + empty);
-    emptied_ += empty - i;
-    held_ -= (empty - i) * kBlockBytes;
-    idle_.insert(idle_.end(), taken.begin(), taken.begin() + i);
-    idle_.insert(idle_.end(), taken.begin() + empty, taken.end());
-    return OutOfMemory(kBlockBytes, std::strerror(error));
-  }
-  // From here on the list gives back what was taken if the rest cannot be had.
-  BlockList list;
-  for (Block* block : taken) list.push_back(Refer(block));
-
-  const int64_t lacking = full - static_cast<int64_t>(list.size());
-  if (lacking > 0) {
-    absl::StatusOr<Block*> mapped = Map(lacking);
-    if (!mapped.ok()) return mapped.status();
-    list.reserve(full + 1);
-    for (int64_t i = 0; i < lacking; ++i) list.push_back(Refer(*mapped + i));
-  }
-  if (rest > 0) {
-    absl::StatusOr<Block*> allocated = Allocate(rest);
-    if (!allocated.ok()) return allocated.status();
-    list.push_back(Refer(*allocated));
-  }
-  return list;
+int64_t BlockPool::ChargedBytes(int64_t elements) {
+  return elements / kBlockElements * kBlockBytes + PagesFor(elements % kBlockElements) * PageBytes();
 }
 
-int64_t BlockPool::idle_blocks() const {
-  MutexLock lock(&mutex_);
-  return static_cast<int64_t>(idle_.size() - emptied_);
+absl::StatusOr<BlockList> BlockPool::Take(int64_t elements) { return TakeAll(elements, /*zeroed=*/false); }
+
+absl::StatusOr<BlockList> BlockPool::TakeZeroed(int64_t elements) { return TakeAll(elements, /*zeroed=*/true); }
+
+std::optional<BlockList> BlockPool::TakeIdle(int64_t elements) {
+  // Not to take many only to return them.
+  if (idle_blocks() < elements / kBlockElements) return std::nullopt;
+  const int64_t bytes = ChargedBytes(elements);
+  Use(bytes);
+  BlockList list = TakeWhatLiesIdle(elements);
+  int64_t lacking = 0;
+  for (size_t i = 0; i < list.size(); ++i) {
+    if (!list[i]) lacking += ChargedBytes(SizeInList(elements, i));
+  }
+  if (lacking == 0) return list;
+  used_ -= lacking;
+  return std::nullopt;
 }
 
-BlockRef BlockPool::Refer(Block* block) {
+int64_t BlockPool::idle_blocks() const { return classes_[PagesFor(kBlockElements) - 1].idle.size(*this); }
+
+BlockRef BlockPool::Refer(Block* block, int64_t elements) {
+  block->size = elements;
   block->references.store(1, std::memory_order_relaxed);
   return BlockRef(block);
 }
 
 void BlockPool::Return(Block* block) {
-  if (block->size < kBlockElements) {
-    held_ -= block->size * static_cast<int64_t>(sizeof(float));
-    ::operator delete(block->data, kDataAlignment);
-    delete block;
-    return;
-  }
-  MutexLock lock(&mutex_);
-  idle_.push_back(block);
+  // In this order, and in the other one in those who take, so that what has memory is in use or idle at any time. After
+  // the push the block may be another's already.
+  const int64_t bytes = block->pages * PageBytes();
+  ClassOf(block->pages).idle.Push(*this, block);
+  used_ -= bytes;
 }
 
-absl::StatusOr<Block*> BlockPool::Map(int64_t count) {
-  release_free_memory_();
-  const size_t bytes = count * kBlockBytes;
-  void* const address = MapMemory(bytes);
+Block* BlockPool::At(uint32_t number) const {
+  return blocks_[std::bit_width(number)].load(std::memory_order_acquire) + (number - std::bit_floor(number));
+}
+
+void BlockPool::Use(int64_t bytes) {
+  const int64_t used = used_.fetch_add(bytes) + bytes;
+  int64_t peak = peak_.load();
+  while (used > peak && !peak_.compare_exchange_weak(peak, used)) {
+  }
+}
+
+BlockList BlockPool::TakeWhatLiesIdle(int64_t elements) {
+  BlockList list(BlocksFor(elements));
+  // From the end, so that blocks that were returned in order are taken in order.
+  for (int64_t i = static_cast<int64_t>(list.size()) - 1; i >= 0; --i) {
+    const int64_t size = SizeInList(elements, i);
+    Block* const block = ClassOf(PagesFor(size)).idle.Pop(*this);
+    if (block != nullptr) list[i] = Refer(block, size);
+  }
+  return list;
+}
+
+absl::StatusOr<BlockList> BlockPool::TakeAll(int64_t elements, bool zeroed) {
+  Use(ChargedBytes(elements));
+  BlockList list = TakeWhatLiesIdle(elements);
+  if (zeroed) {
+    for (const BlockRef& block : list) {
+      if (block) std::fill_n(block.mutable_data(), block.size(), 0.0f);
+    }
+  }
+  if (absl::Status status = FillUp(elements, &list); !status.ok()) return status;
+  return list;
+}
+
+absl::Status BlockPool::FillUp(int64_t elements, BlockList* list) {
+  std::vector<int64_t> lacking;  // indices in the list, ascending
+  int64_t bytes = 0;
+  for (int64_t i = 0; i < static_cast<int64_t>(list->size()); ++i) {
+    if ((*list)[i]) continue;
+    lacking.push_back(i);
+    bytes += ChargedBytes(SizeInList(elements, i));
+  }
+  if (lacking.empty()) return absl::OkStatus();
+  held_ += bytes;
+  MakeRoom();
+  if (unreleased_.fetch_add(bytes) + bytes >= kIdleBytes) {
+    unreleased_ = 0;
+    release_free_memory_();
+  }
+
+  const auto fill_last = [&](Block* block) {
+    (*list)[lacking.back()] = Refer(block, SizeInList(elements, lacking.back()));
+    lacking.pop_back();
+    bytes -= block->pages * PageBytes();
+  };
+  absl::Status status;
+  while (status.ok() && !lacking.empty()) {
+    const int pages = PagesFor(SizeInList(elements, lacking.back()));
+    if (Block* const block = ClassOf(pages).empty.Pop(*this); block != nullptr) {
+      status = PopulateBlock(block);
+      if (status.ok()) fill_last(block);
+      continue;
+    }
+    // Full ones, which are all that lack now, in one piece.
+    const bool full = pages == PagesFor(kBlockElements);
+    const int64_t populated = full ? static_cast<int64_t>(lacking.size()) : 1;
+    const int64_t count = full ? populated : std::max<int64_t>(1, kShortExtentBytes / (pages * PageBytes()));
+    const absl::StatusOr<uint32_t> first = Map(pages, count, populated);
+    status = first.status();
+    for (int64_t i = populated - 1; status.ok() && i >= 0; --i) fill_last(At(*first + i));
+  }
+  // Nothing, unless some cannot be had.
+  held_ -= bytes;
+  used_ -= bytes;
+  return status;
+}
+
+absl::Status BlockPool::PopulateBlock(Block* block) {
+  const size_t bytes = block->pages * PageBytes();
+  if (Populate(block->data, bytes)) return absl::OkStatus();
+  const int error = errno;
+  Empty(block);
+  return OutOfMemory(bytes, std::strerror(error));
+}
+
+void BlockPool::Empty(Block* block) {
+  madvise(block->data, block->pages * PageBytes(), MADV_DONTNEED);
+  ClassOf(block->pages).empty.Push(*this, block);
+}
+
+void BlockPool::MakeRoom() {
+  // The large ones first: they are the fewest, and steps that take them notice it least.
+  for (int pages = PagesFor(kBlockElements); pages > 0; --pages) {
+    while (held_ > peak_ + kIdleBytes) {
+      Block* const block = ClassOf(pages).idle.Pop(*this);
+      if (block == nullptr) break;
+      Empty(block);
+      held_ -= pages * PageBytes();
+    }
+  }
+}
+
+absl::StatusOr<uint32_t> BlockPool::Map(int pages, int64_t count, int64_t populated) {
+  const int64_t block_bytes = pages * PageBytes();
+  const size_t bytes = count * block_bytes;
+  void* const address = MapMemory(bytes, populated * block_bytes);
   if (address == nullptr) return OutOfMemory(bytes, std::strerror(errno));
-  auto blocks = std::make_unique<Block[]>(count);
+  MutexLock lock(&mutex_);
+  if (count > std::numeric_limits<uint32_t>::max() - next_number_) {
+    munmap(address, bytes);
+    return OutOfMemory(bytes, "there are too many blocks");
+  }
+  extents_.push_back({address, bytes});
+  const uint32_t first = next_number_;
   for (int64_t i = 0; i < count; ++i) {
-    blocks[i].size = kBlockElements;
-    blocks[i].data = static_cast<float*>(address) + i * kBlockElements;
-    blocks[i].pool = this;
+    const uint32_t number = next_number_++;
+    // A chunk begins with a power of two, and has as many blocks.
+    if (std::has_single_bit(number)) blocks_[std::bit_width(number)] = new Block[number];
+    Block* const block = At(number);
+    block->data = static_cast<float*>(address) + i * block_bytes / static_cast<int64_t>(sizeof(float));
+    block->pool = this;
+    block->pages = pages;
+    block->number = number;
+    if (i >= populated) ClassOf(pages).empty.Push(*this, block);
   }
-  Block* const first = blocks.get();
-  MutexLock lock(&mutex_);
-  extents_.push_back({address, bytes, std::move(blocks)});
-  // So that Return, which a commit calls, does not allocate. Doubled, so that many small extents cost no more than one.
-  mapped_ += count;
-  held_ += static_cast<int64_t>(bytes);
-  peak_ = std::max(peak_.load(), held_.load());
-  if (idle_.capacity() < static_cast<size_t>(mapped_)) idle_.reserve(std::max<size_t>(mapped_, 2 * idle_.capacity()));
   return first;
-}
-
-absl::StatusOr<Block*> BlockPool::Allocate(int64_t elements) {
-  const size_t bytes = elements * sizeof(float);
-  MakeRoom(static_cast<int64_t>(bytes));
-  void* const data = ::operator new(bytes, kDataAlignment, std::nothrow);
-  if (data == nullptr) {
-    held_ -= static_cast<int64_t>(bytes);
-    return OutOfMemory(bytes, "the allocator has none");
-  }
-  Block* const block = new Block;
-  block->size = elements;
-  block->data = static_cast<float*>(data);
-  block->pool = this;
-  return block;
-}
-
-void BlockPool::MakeRoom(int64_t bytes) {
-  if (held_.fetch_add(bytes) + bytes <= peak_.load()) return;
-  MutexLock lock(&mutex_);
-  for (; held_.load() > peak_.load() && emptied_ < idle_.size(); ++emptied_) {
-    madvise(idle_[emptied_]->data, kBlockBytes, MADV_DONTNEED);
-    held_ -= kBlockBytes;
-  }
-  peak_ = std::max(peak_.load(), held_.load());
 }
 
 }  // namespace adamant::core

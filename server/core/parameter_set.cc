@@ -168,16 +168,9 @@ absl::Status ParameterSet::CheckSpec(const v1::ParameterSetSpec& spec) const {
                                    ExpectedGot(difference->expected, difference->got), difference->field);
 }
 
-std::vector<std::string> ParameterSet::GroupNames() const {
-  MutexLock lock(&rep_->mutex);
-  std::vector<std::string> names;
-  for (const v1::ParameterGroup& group : rep_->configuration->groups()) names.push_back(group.name());
-  return names;
-}
-
 std::shared_ptr<const Configuration> ParameterSet::configuration() const {
-  MutexLock lock(&mutex_);
-  return configuration_;
+  MutexLock lock(&rep_->mutex);
+  return rep_->configuration;
 }
 
 bool ParameterSet::deleted() const {

@@ -10,7 +10,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
@@ -18,6 +17,7 @@
 #include "adamant/v1/parameter_set.pb.h"
 #include "adamant/v1/service.pb.h"
 #include "adamant/v1/step.pb.h"
+#include "server/core/configuration.h"
 #include "server/core/reading.h"
 #include "server/core/resources.h"
 #include "server/core/schema.h"
@@ -43,12 +43,11 @@ class ParameterSet {
   const std::string& name() const;
   const Schema& schema() const;
   v1::ParameterSet Describe() const;
+  // Its groups are in the order that Schema::Tensor::group counts.
   std::shared_ptr<const Configuration> configuration() const;
   // OK if `spec` asks for what this set is, all defaults resolved. Errors: INVALID_ARGUMENT naming the field, if no set
   // could be as it says; ALREADY_EXISTS (SPEC_MISMATCH) with the first field that differs.
   absl::Status CheckSpec(const v1::ParameterSetSpec& spec) const;
-  // Names of the groups, in order: what Schema::Tensor::group counts.
-  std::vector<std::string> GroupNames() const;
   bool deleted() const;
 
   // Make a step, and a write, that are yet to be started. What becomes of them goes to `listener`.

@@ -156,7 +156,7 @@ absl::StatusOr<v1::ListTensorsResponse> ListTensors(const ParameterSet& set, con
       (!absl::SimpleAtoi(request.page_token(), &first) || first < 0 || first >= static_cast<int64_t>(tensors.size()))) {
     return InvalidField("page_token", "a next_page_token of this set", Quoted(request.page_token()));
   }
-  const std::vector<std::string> groups = set.GroupNames();
+  const std::shared_ptr<const Configuration> configuration = set.configuration();
   v1::ListTensorsResponse response;
   size_t bytes = 0;
   for (int64_t i = first; i < static_cast<int64_t>(tensors.size()); ++i) {
@@ -164,7 +164,7 @@ absl::StatusOr<v1::ListTensorsResponse> ListTensors(const ParameterSet& set, con
     tensor.set_index(static_cast<int32_t>(i));
     tensor.set_name(tensors[i].name);
     tensor.mutable_shape()->Add(tensors[i].shape.begin(), tensors[i].shape.end());
-    tensor.set_group(groups[tensors[i].group]);
+    tensor.set_group(configuration->groups()[tensors[i].group].name());
     tensor.set_element_count(tensors[i].size());
     bytes += tensor.ByteSizeLong();
     if (response.tensors_size() == *page_size || (response.tensors_size() > 0 && bytes > kMaxPageBytes)) {

@@ -4,12 +4,9 @@
 #include <errno.h>
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <new>
-#include <optional>
 #include <utility>
 
 #include "gmock/gmock.h"
@@ -44,15 +41,6 @@ int Advise(void*, size_t, int) asm("__wrap_madvise");
 int Advise(void* address, size_t length, int advice) {
   if (supply == Supply::kNoPages && advice == MADV_POPULATE_WRITE) return Refuse();
   return RealAdvise(address, length, advice);
-}
-
-// operator new(size_t, std::align_val_t, const std::nothrow_t&).
-void* RealNew(size_t, std::align_val_t, const std::nothrow_t&) asm("__real__ZnwmSt11align_val_tRKSt9nothrow_t");
-void* New(size_t, std::align_val_t, const std::nothrow_t&) asm("__wrap__ZnwmSt11align_val_tRKSt9nothrow_t");
-void* New(size_t size, std::align_val_t alignment, const std::nothrow_t& nothrow) {
-  if (supply == Supply::kEnough) return RealNew(size, alignment, nothrow);
-  Refuse();
-  return nullptr;
 }
 
 namespace adamant::core {
@@ -202,21 +190,6 @@ TEST_P(MemoryShortageTest, AParametersWriteIsRefusedBeforeItsValuesCome) {
   EXPECT_THAT(write.Take(), IsOutOfMemory());
   ExpectUnchanged();
   EXPECT_TRUE(BeginWrite(set_.get(), ParametersHeader()).admitted()) << "the one that failed holds nothing up";
-}
-
-TEST(EmptiedBlocksTest, BlocksWhoseMemoryDoesNotComeBackCanBeTakenLater) {
-  BlockPool pool;
-  ASSERT_TRUE(pool.Take(2 * kBlockElements).ok());
-  const BlockList driver = *pool.Take(kBlockElements - 16);
-  ASSERT_EQ(pool.idle_blocks(), 1);
-  {
-    const Shortage shortage(Supply::kNoPages);
-    EXPECT_THAT(pool.Take(2 * kBlockElements), IsOutOfMemory());
-  }
-  EXPECT_EQ(pool.idle_blocks(), 1);
-  const absl::StatusOr<BlockList> blocks = pool.Take(2 * kBlockElements);
-  ASSERT_THAT(blocks, IsOk());
-  for (const BlockRef& block : *blocks) std::fill_n(block.mutable_data(), block.size(), 1.0f);
 }
 
 }  // namespace

@@ -215,9 +215,10 @@ v1::ParameterSetSpec SetOf(const std::string& name, int64_t elements) {
 TEST(MemoryTest, WhatManySmallSetsHeldIsThereForLargeOnes) {
   constexpr int64_t kBytesOfASet = 768 << 10;
   constexpr int64_t kManyBytes = 720 * kMiB;
-  Server server(/*max_streams=*/4, {absl::StrCat("--state_bytes=", kManyBytes + 40 * kMiB)});
+  constexpr int64_t kStateBytes = kManyBytes + 40 * kMiB;
+  Server server(/*max_streams=*/4, {absl::StrCat("--state_bytes=", kStateBytes)});
   for (int i = 0; i < kManyBytes / kBytesOfASet; ++i) {
-    // Less than a block, and so of the allocator's.
+    // Arrays that are less than a block.
     ASSERT_TRUE(server.client().Create(SetOf(absl::StrCat("small-", i), kBytesOfASet / 12 - 16)).ok());
   }
   for (int i = 0; i < kManyBytes / kBytesOfASet; ++i) {
@@ -226,7 +227,21 @@ TEST(MemoryTest, WhatManySmallSetsHeldIsThereForLargeOnes) {
   for (int i = 0; i < 4; ++i) {
     ASSERT_TRUE(server.client().Create(SetOf(absl::StrCat("large-", i), kManyBytes / 12 / 4)).ok());
   }
-  server.ExpectBounded();
+  server.ExpectRoom(kStateBytes + kSlackBytes);
+}
+
+TEST(MemoryTest, WhatEverySecondSmallSetHeldIsThereForOthers) {
+  constexpr int64_t kStateBytes = 512 * kMiB;
+  Server server(/*max_streams=*/4, {absl::StrCat("--state_bytes=", kStateBytes)});
+  // Each time so many as there is room for, each too large for the place that one before it had; then every second one
+  // goes.
+  for (const int64_t elements : {4000, 16000, 60000}) {
+    const auto name = [&](int64_t i) { return absl::StrCat("set-", elements, "-", i); };
+    int64_t created = 0;
+    while (server.client().Create(SetOf(name(created), elements)).ok()) ++created;
+    for (int64_t i = 0; i < created; i += 2) ASSERT_TRUE(server.client().Delete(name(i)).ok());
+  }
+  server.ExpectRoom(kStateBytes + kSlackBytes);
 }
 
 TEST(MemoryTest, MessageBeyondTheLimitIsNotTakenIn) {
