@@ -184,18 +184,18 @@ absl::StatusOr<BlockList> BlockPool::Take(int64_t elements) { return TakeAll(ele
 
 absl::StatusOr<BlockList> BlockPool::TakeZeroed(int64_t elements) { return TakeAll(elements, /*zeroed=*/true); }
 
-std::optional<BlockList> BlockPool::TakeIdle(int64_t elements) {
+std::optional<BlockList> BlockPool::TakeIdle(int64_t elements) { return TakeAllIdle(elements, /*zeroed=*/false); }
+
+std::optional<BlockList> BlockPool::TakeAllIdle(int64_t elements, bool zeroed) {
   // Not to take many only to return them.
   if (idle_blocks() < elements / kBlockElements) return std::nullopt;
-  const int64_t bytes = ChargedBytes(elements);
-  Use(bytes);
-  BlockList list = TakeWhatLiesIdle(elements);
-  int64_t lacking = 0;
-  for (size_t i = 0; i < list.size(); ++i) {
-    if (!list[i]) lacking += ChargedBytes(SizeInList(elements, i));
+  Use(ChargedBytes(elements));
+  BlockList list(BlocksFor(elements));
+  TakeWhatLiesIdle(elements, zeroed, &list);
+  if (std::all_of(list.begin(), list.end(), [](const BlockRef& block) { return static_cast<bool>(block); })) {
+    return list;
   }
-  if (lacking == 0) return list;
-  used_ -= lacking;
+  GiveUp(elements, list);
   return std::nullopt;
 }
 
@@ -226,40 +226,56 @@ void BlockPool::Use(int64_t bytes) {
   }
 }
 
-BlockList BlockPool::TakeWhatLiesIdle(int64_t elements) {
-  BlockList list(BlocksFor(elements));
+void BlockPool::GiveUp(int64_t elements, const BlockList& list) {
+  for (size_t i = 0; i < list.size(); ++i) {
+    if (!list[i]) used_ -= ChargedBytes(SizeInList(elements, i));
+  }
+}
+
+void BlockPool::TakeWhatLiesIdle(int64_t elements, bool zeroed, BlockList* list) {
   // From the end, so that blocks that were returned in order are taken in order.
-  for (int64_t i = static_cast<int64_t>(list.size()) - 1; i >= 0; --i) {
+  for (int64_t i = static_cast<int64_t>(list->size()) - 1; i >= 0; --i) {
+    if ((*list)[i]) continue;
     const int64_t size = SizeInList(elements, i);
     Block* const block = ClassOf(PagesFor(size)).idle.Pop(*this);
-    if (block != nullptr) list[i] = Refer(block, size);
+    if (block == nullptr) continue;
+    (*list)[i] = Refer(block, size);
+    if (zeroed) std::fill_n(block->data, size, 0.0f);
   }
-  return list;
 }
 
 absl::StatusOr<BlockList> BlockPool::TakeAll(int64_t elements, bool zeroed) {
+  if (std::optional<BlockList> idle = TakeAllIdle(elements, zeroed); idle.has_value()) return *std::move(idle);
   Use(ChargedBytes(elements));
-  BlockList list = TakeWhatLiesIdle(elements);
-  if (zeroed) {
-    for (const BlockRef& block : list) {
-      if (block) std::fill_n(block.mutable_data(), block.size(), 0.0f);
-    }
+  BlockList list(BlocksFor(elements));
+  // Fresh ones first: what lies idle stays there for others while the system finds pages.
+  absl::Status status = FillUp(elements, /*but_for_idle=*/true, &list);
+  if (status.ok()) {
+    TakeWhatLiesIdle(elements, zeroed, &list);
+    // Those that others took meanwhile.
+    status = FillUp(elements, /*but_for_idle=*/false, &list);
   }
-  if (absl::Status status = FillUp(elements, &list); !status.ok()) return status;
-  return list;
+  if (status.ok()) return list;
+  GiveUp(elements, list);
+  return status;
 }
 
-absl::Status BlockPool::FillUp(int64_t elements, BlockList* list) {
+absl::Status BlockPool::FillUp(int64_t elements, bool but_for_idle, BlockList* list) {
   std::vector<int64_t> lacking;  // indices in the list, ascending
   int64_t bytes = 0;
   for (int64_t i = 0; i < static_cast<int64_t>(list->size()); ++i) {
     if ((*list)[i]) continue;
+    const int64_t size = SizeInList(elements, i);
+    // The first so many full ones; or the last, if it is the only one of its size.
+    const int64_t before = size == kBlockElements ? i : 0;
+    if (but_for_idle && before < ClassOf(PagesFor(size)).idle.size(*this)) continue;
     lacking.push_back(i);
-    bytes += ChargedBytes(SizeInList(elements, i));
+    bytes += ChargedBytes(size);
   }
   if (lacking.empty()) return absl::OkStatus();
   held_ += bytes;
-  MakeRoom();
+  // Full ones that lie idle beside full ones that lack are about to be taken.
+  MakeRoom(/*full_blocks_last=*/SizeInList(elements, lacking.front()) == kBlockElements);
   if (unreleased_.fetch_add(bytes) + bytes >= kIdleBytes) {
     unreleased_ = 0;
     release_free_memory_();
@@ -288,7 +304,6 @@ absl::Status BlockPool::FillUp(int64_t elements, BlockList* list) {
   }
   // Nothing, unless some cannot be had.
   held_ -= bytes;
-  used_ -= bytes;
   return status;
 }
 
@@ -305,16 +320,20 @@ void BlockPool::Empty(Block* block) {
   ClassOf(block->pages).empty.Push(*this, block);
 }
 
-void BlockPool::MakeRoom() {
-  // The large ones first: they are the fewest, and steps that take them notice it least.
-  for (int pages = PagesFor(kBlockElements); pages > 0; --pages) {
+void BlockPool::MakeRoom(bool full_blocks_last) {
+  const int full = PagesFor(kBlockElements);
+  const auto empty_idle = [this](int pages) {
     while (held_ > peak_ + kIdleBytes) {
       Block* const block = ClassOf(pages).idle.Pop(*this);
       if (block == nullptr) break;
       Empty(block);
       held_ -= pages * PageBytes();
     }
-  }
+  };
+  // The large ones first: they are the fewest, and steps that take them notice it least.
+  if (!full_blocks_last) empty_idle(full);
+  for (int pages = full - 1; pages > 0; --pages) empty_idle(pages);
+  empty_idle(full);
 }
 
 absl::StatusOr<uint32_t> BlockPool::Map(int pages, int64_t count, int64_t populated) {

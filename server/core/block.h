@@ -141,18 +141,21 @@ class BlockPool {
 
   // Counts `bytes` more as in use.
   void Use(int64_t bytes);
-  // What lies idle of a list for `elements`, with empty references where nothing does.
-  BlockList TakeWhatLiesIdle(int64_t elements);
+  // Counts what a list for `elements` has no blocks for as in use no more.
+  void GiveUp(int64_t elements, const BlockList& list);
+  // Fills empty references of a list for `elements` with what lies idle.
+  void TakeWhatLiesIdle(int64_t elements, bool zeroed, BlockList* list);
+  std::optional<BlockList> TakeAllIdle(int64_t elements, bool zeroed);
   absl::StatusOr<BlockList> TakeAll(int64_t elements, bool zeroed);
-  // Fills the empty references of a list for `elements` with blocks that have fresh memory, all zero. After an error
-  // some are empty still.
-  absl::Status FillUp(int64_t elements, BlockList* list);
+  // Fills empty references of a list for `elements` with blocks that have fresh memory, all zero; `but_for_idle` leaves
+  // those empty for which blocks lie idle. After an error some are empty still.
+  absl::Status FillUp(int64_t elements, bool but_for_idle, BlockList* list);
   // Gives a block of addresses only its memory. After an error it lies with the empty ones again.
   absl::Status PopulateBlock(Block* block);
   // Takes a block's memory away, and puts it to those that have none.
   void Empty(Block* block);
   // Takes memory out of idle blocks as long as too much is held.
-  void MakeRoom();
+  void MakeRoom(bool full_blocks_last);
   // The addresses of `count` new consecutive blocks of so many pages, of which the first `populated` have memory, and
   // the others are left to later takers. Returns the number of the first.
   absl::StatusOr<uint32_t> Map(int pages, int64_t count, int64_t populated);

@@ -188,6 +188,22 @@ TEST(BlockPoolTest, TakeIdleGivesAllOrNothing) {
   EXPECT_TRUE(pool.TakeIdle(0)->empty());
 }
 
+TEST(BlockPoolTest, WhatLiesIdleStaysThereForOthersWhileMoreIsPopulated) {
+  BlockPool pool;
+  ASSERT_TRUE(pool.Take(2 * kBlockElements + 16).ok());
+  std::vector<BlockList> others;
+  const PopulateHook hook([&] {
+    if (others.empty()) others.push_back(pool.TakeIdle(2 * kBlockElements + 16).value_or(BlockList()));
+    return Populating::kDone;
+  });
+  const absl::StatusOr<BlockList> list = pool.Take(8 * kBlockElements + 16);
+  ASSERT_TRUE(list.ok()) << list.status();
+  ASSERT_EQ(others.size(), 1u);
+  EXPECT_EQ(others[0].size(), 3u);
+  EXPECT_TRUE(std::all_of(list->begin(), list->end(), [](const BlockRef& block) { return block.unique(); }));
+  EXPECT_EQ(pool.held_bytes(), pool.used_bytes()) << "as much as both have";
+}
+
 void ExpectZero(const BlockList& list) {
   for (const BlockRef& block : list) {
     EXPECT_EQ(std::count(block.data(), block.data() + block.size(), 0.0f), block.size());
