@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 
 #include <atomic>
-#include <functional>
 #include <memory>
 #include <utility>
 
@@ -18,11 +17,8 @@ namespace {
 
 enum class Supply { kEnough, kNoAddresses, kNoPages };
 std::atomic<Supply> supply = Supply::kEnough;
-// Called when the system is asked for what there is none of.
-std::function<void()> at_refusal = [] {};
 
 int Refuse() {
-  at_refusal();
   errno = ENOMEM;
   return -1;
 }
@@ -49,10 +45,7 @@ namespace {
 class Shortage {
  public:
   explicit Shortage(Supply left) { supply = left; }
-  ~Shortage() {
-    supply = Supply::kEnough;
-    at_refusal = [] {};
-  }
+  ~Shortage() { supply = Supply::kEnough; }
 };
 
 MATCHER(IsOutOfMemory, "is out of memory, and says when to come back") {
