@@ -7,7 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "server/core/budget.h"
+#include "server/core/lender.h"
 #include "server/core/mutex.h"
 
 namespace adamant::core {
@@ -43,8 +43,8 @@ class Attempt {
  protected:
   enum class State { kWaiting, kArriving, kComplete, kOver };
 
-  // What it waits for is `budget`, which outlives it.
-  Attempt(Budget* budget, std::shared_ptr<Listener> listener) : budget_(budget), listener_(std::move(listener)) {}
+  // What it waits for is a loan of `lender`, which outlives it.
+  Attempt(Lender* lender, std::shared_ptr<Listener> listener) : lender_(lender), listener_(std::move(listener)) {}
   ~Attempt() = default;
 
   State state() const {
@@ -52,7 +52,7 @@ class Attempt {
     return state_;
   }
   // Notes what it waits for, so that its end ends the wait. If it is over already, so is the wait.
-  void SetWait(Budget::WaitId wait);
+  void SetWait(Lender::WaitId wait);
   // Lets the attempt arrive, and tells its listener so, unless it is over.
   void Admit();
   // Marks it complete: it has arrived whole. Returns false if it is over, and its listener has heard why.
@@ -61,45 +61,45 @@ class Attempt {
  private:
   void End(absl::StatusOr<Reply> result, bool complete_too);
 
-  Budget* const budget_;
+  Lender* const lender_;
 
   mutable Mutex mutex_;
   State state_ ABSL_GUARDED_BY(mutex_) = State::kWaiting;
-  Budget::WaitId wait_ ABSL_GUARDED_BY(mutex_) = Budget::kNoWait;
+  Lender::WaitId wait_ ABSL_GUARDED_BY(mutex_) = Lender::kNoWait;
   std::shared_ptr<Listener> listener_ ABSL_GUARDED_BY(mutex_);
 };
 
 template <typename ListenerType>
 void Attempt<ListenerType>::Cancel() {
   std::shared_ptr<Listener> listener;  // destroyed outside of the mutex
-  Budget::WaitId wait;
+  Lender::WaitId wait;
   {
     MutexLock lock(&mutex_);
     listener = std::move(listener_);
-    wait = std::exchange(wait_, Budget::kNoWait);
+    wait = std::exchange(wait_, Lender::kNoWait);
     if (state_ != State::kComplete) state_ = State::kOver;
   }
-  if (wait != Budget::kNoWait) budget_->Cancel(wait);
+  if (wait != Lender::kNoWait) lender_->Cancel(wait);
 }
 
 template <typename ListenerType>
 void Attempt<ListenerType>::End(absl::StatusOr<Reply> result, bool complete_too) {
   std::shared_ptr<Listener> listener;
-  Budget::WaitId wait;
+  Lender::WaitId wait;
   {
     MutexLock lock(&mutex_);
     if (state_ == State::kOver || (state_ == State::kComplete && !complete_too)) return;
     state_ = State::kOver;
     listener = std::move(listener_);
-    wait = std::exchange(wait_, Budget::kNoWait);
+    wait = std::exchange(wait_, Lender::kNoWait);
   }
   // Outside of the mutex: both may destroy attempts.
-  if (wait != Budget::kNoWait) budget_->Cancel(wait);
+  if (wait != Lender::kNoWait) lender_->Cancel(wait);
   if (listener != nullptr) listener->OnOutcome(std::move(result));
 }
 
 template <typename ListenerType>
-void Attempt<ListenerType>::SetWait(Budget::WaitId wait) {
+void Attempt<ListenerType>::SetWait(Lender::WaitId wait) {
   {
     MutexLock lock(&mutex_);
     if (state_ != State::kOver) {
@@ -107,7 +107,7 @@ void Attempt<ListenerType>::SetWait(Budget::WaitId wait) {
       return;
     }
   }
-  budget_->Cancel(wait);
+  lender_->Cancel(wait);
 }
 
 template <typename ListenerType>

@@ -7,8 +7,8 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/norm.h"
-#include "server/core/block.h"
 #include "server/core/compute_pool.h"
+#include "server/core/lender.h"
 #include "server/core/slot_arrays.h"
 
 namespace adamant::core {
@@ -18,9 +18,9 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  // The slots of a new set, all zero. May take long: memory is mapped here. `pool` and `compute` are the host's, and
+  // The slots of a new set, all zero. May take long: memory is mapped here. `lender` and `compute` are the host's, and
   // outlive what is made. Error: RESOURCE_EXHAUSTED; then nothing is held.
-  virtual absl::StatusOr<std::unique_ptr<SlotArrays>> NewArrays(ArraysLayout layout, BlockPool* pool,
+  virtual absl::StatusOr<std::unique_ptr<SlotArrays>> NewArrays(ArraysLayout layout, Lender* lender,
                                                                 ComputePool* compute) = 0;
 
   // Of the gradient, which is measured on the host as it arrives: see kernels/norm.h.

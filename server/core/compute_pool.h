@@ -48,7 +48,8 @@ class ComputePool {
   Mutex mutex_;
   CondVar ready_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  // Those with items that nobody has taken. A list, so that taking one allocates nothing: steps are in the middle of it.
+  // Those with items that nobody has taken. A list, so that taking one allocates nothing: steps are in the middle of
+  // it.
   std::list<std::shared_ptr<Job>> jobs_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::thread> threads_;
 };

@@ -214,24 +214,17 @@ void CpuArrays::Load(const Snapshot& /*parameters*/, std::vector<BlockList> slot
 
 void CpuArrays::AbandonLoad(std::vector<BlockList> slots) { PutBack(std::move(slots)); }
 
-absl::StatusOr<SlotLists> TakeZeroed(BlockPool* pool, int64_t elements, size_t lists) {
-  SlotLists taken;
-  for (size_t i = 0; i < lists; ++i) {
-    absl::StatusOr<BlockList> blocks = pool->Take(elements);
-    if (!blocks.ok()) return blocks.status();
-    for (const BlockRef& block : *blocks) std::fill_n(block.mutable_data(), block.size(), 0.0f);
-    taken.push_back(*std::move(blocks));
-  }
-  return taken;
-}
-
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<SlotArrays>> CpuBackend::NewArrays(ArraysLayout layout, BlockPool* pool,
+absl::StatusOr<std::unique_ptr<SlotArrays>> CpuBackend::NewArrays(ArraysLayout layout, Lender* lender,
                                                                   ComputePool* compute) {
-  absl::StatusOr<SlotLists> slots = TakeZeroed(pool, layout.schema->flat_size(), layout.slots.size());
-  if (!slots.ok()) return slots.status();
-  return std::make_unique<CpuArrays>(this, std::move(layout), *std::move(slots), compute);
+  SlotLists slots;
+  for (size_t i = 0; i < layout.slots.size(); ++i) {
+    absl::StatusOr<BlockList> zeroed = lender->TakeZeroed(layout.schema->flat_size());
+    if (!zeroed.ok()) return zeroed.status();
+    slots.push_back(*std::move(zeroed));
+  }
+  return std::make_unique<CpuArrays>(this, std::move(layout), std::move(slots), compute);
 }
 
 absl::Status CpuBackend::Update(const BlockUpdate& update) {

@@ -38,7 +38,7 @@ class CpuBackend : public Backend {
   // With these kernels, which this machine supports.
   explicit CpuBackend(const kernels::KernelTable& kernels) : kernels_(kernels) {}
 
-  absl::StatusOr<std::unique_ptr<SlotArrays>> NewArrays(ArraysLayout layout, BlockPool* pool,
+  absl::StatusOr<std::unique_ptr<SlotArrays>> NewArrays(ArraysLayout layout, Lender* lender,
                                                         ComputePool* compute) final;
   kernels::MeasureFunction measure() const final { return kernels_.measure; }
   std::string Description() const override { return kernels_.name; }

@@ -70,13 +70,6 @@ absl::Status ValidateInitialization(v1::Initialization initialization) {
                       EnumName(initialization));
 }
 
-absl::StatusOr<BlockList> TakeZeroed(BlockPool* pool, int64_t elements) {
-  absl::StatusOr<BlockList> blocks = pool->Take(elements);
-  if (!blocks.ok()) return blocks;
-  for (const BlockRef& block : *blocks) std::fill_n(block.mutable_data(), block.size(), 0.0f);
-  return blocks;
-}
-
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resources& resources,
@@ -102,10 +95,10 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
 
   const ArraysLayout layout = {*schema, std::make_shared<const GroupRanges>(FindGroupRanges(**schema)),
                                std::move(slots)};
-  absl::StatusOr<BlockList> parameters = TakeZeroed(resources.pool, (*schema)->flat_size());
+  absl::StatusOr<BlockList> parameters = resources.lender->TakeZeroed((*schema)->flat_size());
   if (!parameters.ok()) return parameters.status();
   absl::StatusOr<std::unique_ptr<SlotArrays>> arrays =
-      resources.backend->NewArrays(layout, resources.pool, resources.compute);
+      resources.backend->NewArrays(layout, resources.lender, resources.compute);
   if (!arrays.ok()) return arrays.status();
 
   absl::BitGen random;

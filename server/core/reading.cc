@@ -59,77 +59,87 @@ void Reading::Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& r
   // Not std::make_unique: the constructor is private.
   std::unique_ptr<Reading> reading(new Reading(std::move(set), *std::move(slots)));
   const bool of_optimizer = !OptimizerSlotsOf(reading->slots_).empty();
-  absl::Status status = reading->Refer(request);
+  absl::Status status = reading->Refer(request, /*reserve=*/true);
   if (!status.ok()) {
     done(std::move(status));
   } else if (of_optimizer && !reading->header_.not_modified()) {
-    BeginTurn(std::move(reading), request, std::move(done));
+    // What is published by the turn is read, and not what is now.
+    reading->snapshot_.reset();
+    BorrowSpares(std::move(reading), request, std::move(done));
   } else {
     done(std::move(reading));
   }
 }
 
-absl::Status Reading::Refer(const v1::ReadTensorsRequest& request) {
-  MutexLock lock(&set_->mutex);
-  const Lifecycle& lifecycle = set_->lifecycle;
-  if (absl::Status status = Check(lifecycle, request, !OptimizerSlotsOf(slots_).empty()); !status.ok()) return status;
-  header_.set_incarnation(lifecycle.incarnation());
-  header_.set_step(lifecycle.step());
-  header_.set_state(lifecycle.state());
-  if (request.has_if_newer_than_step() && lifecycle.step() <= request.if_newer_than_step()) {
+absl::Status Reading::Refer(const v1::ReadTensorsRequest& request, bool reserve) {
+  SetRep& set = *set_;
+  MutexLock lock(&set.mutex);
+  const bool of_optimizer = !OptimizerSlotsOf(slots_).empty();
+  if (absl::Status status = Check(set.lifecycle, request, of_optimizer); !status.ok()) return status;
+  header_.set_incarnation(set.lifecycle.incarnation());
+  header_.set_step(set.lifecycle.step());
+  header_.set_state(set.lifecycle.state());
+  if (request.has_if_newer_than_step() && set.lifecycle.step() <= request.if_newer_than_step()) {
     header_.set_not_modified(true);
     slots_.clear();
     return absl::OkStatus();
   }
-  if (!holds_) {
+  if (reserve) {
     absl::StatusOr<Grant> grant =
-        set_->resources.read->TryReserve(ArrayBytes(*set_->schema) * static_cast<int64_t>(slots_.size()));
-    if (!grant.ok()) return request.may_abort() ? absl::OkStatus() : grant.status();
+        set.resources.read->TryReserve(ArrayBytes(*set.schema) * static_cast<int64_t>(slots_.size()));
+    holds_ = grant.ok();
+    if (!holds_) return request.may_abort() ? absl::OkStatus() : grant.status();
     grant_ = *std::move(grant);
-    holds_ = true;
   }
-  if (absl::c_linear_search(slots_, v1::SLOT_PARAMETER)) snapshot_ = set_->snapshot;
+  if (holds_ && absl::c_linear_search(slots_, v1::SLOT_PARAMETER)) snapshot_ = set.snapshot;
   return absl::OkStatus();
 }
 
-void Reading::BeginTurn(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, Done done) {
-  const std::shared_ptr<SetRep> set = reading->set_;
-  std::vector<BlockList> spares;
-  if (reading->holds_) {
-    // Not a snapshot of now, which would be kept until the turn.
-    reading->snapshot_.reset();
-    for (size_t i = 0; i < OptimizerSlotsOf(reading->slots_).size(); ++i) {
-      absl::StatusOr<BlockList> blocks = set->resources.pool->Take(set->schema->flat_size());
-      if (!blocks.ok()) {
-        done(blocks.status());
-        return;
-      }
-      spares.push_back(*std::move(blocks));
-    }
+void Reading::BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, Done done) {
+  if (!reading->holds_ || reading->spares_.size() == OptimizerSlotsOf(reading->slots_).size()) {
+    const std::shared_ptr<SetRep> set = reading->set_;
+    set->turns->Enqueue([reading = std::move(reading), request, done = std::move(done)](TurnQueue::Turn turn) mutable {
+      View(std::move(reading), request, std::move(turn), std::move(done));
+    });
+    return;
   }
-  set->turns->Enqueue([reading = std::move(reading), request, spares = std::move(spares),
-                       done = std::move(done)](TurnQueue::Turn turn) mutable {
-    if (absl::Status status = reading->Refer(request); !status.ok()) {
-      done(std::move(status));
-      return;
-    }
-    const std::vector<v1::Slot> viewed = OptimizerSlotsOf(reading->slots_);
-    if (!reading->holds_ || viewed.empty()) {
-      done(std::move(reading));
-      return;
-    }
-    SlotArrays* const arrays = reading->set_->arrays.get();
-    arrays->View(viewed, std::move(spares),
-                 [reading = std::move(reading), done = std::move(done),
-                  turn = std::move(turn)](absl::StatusOr<SlotView> view) mutable {
-                   if (!view.ok()) {
-                     done(view.status());
-                     return;
-                   }
-                   reading->view_ = *std::move(view);
-                   done(std::move(reading));
-                 });
-  });
+  Lender* const lender = reading->set_->resources.lender;
+  const int64_t elements = reading->set_->schema->flat_size();
+  lender->Borrow(
+      /*budget=*/nullptr, 0, elements, absl::InfiniteDuration(),
+      [reading = std::move(reading), request, done = std::move(done)](absl::StatusOr<Lender::Loan> loan) mutable {
+        if (!loan.ok()) {
+          done(loan.status());
+          return;
+        }
+        reading->spares_.push_back(std::move(loan->blocks));
+        BorrowSpares(std::move(reading), request, std::move(done));
+      });
+}
+
+void Reading::View(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, TurnQueue::Turn turn,
+                   Done done) {
+  if (absl::Status status = reading->Refer(request, /*reserve=*/false); !status.ok()) {
+    done(std::move(status));
+    return;
+  }
+  const std::vector<v1::Slot> slots = OptimizerSlotsOf(reading->slots_);
+  std::vector<BlockList> spares = std::move(reading->spares_);
+  if (!reading->holds_ || slots.empty()) {
+    done(std::move(reading));
+    return;
+  }
+  SlotArrays* const arrays = reading->set_->arrays.get();
+  arrays->View(slots, std::move(spares),
+               [reading = std::move(reading), done = std::move(done),
+                turn = std::move(turn)](absl::StatusOr<SlotView> view) mutable {
+                 if (!view.ok()) {
+                   done(view.status());
+                   return;
+                 }
+                 reading->view_ = *std::move(view);
+                 done(std::move(reading));
+               });
 }
 
 const Schema& Reading::schema() const { return *set_->schema; }
@@ -154,21 +164,21 @@ absl::Status Reading::Copy(v1::Slot slot, int64_t begin, int64_t end, float* to)
   }
   std::shared_ptr<const Snapshot> snapshot;
   {
-    MutexLock lock(&set_->mutex);
-    const Lifecycle& lifecycle = set_->lifecycle;
-    const bool same = lifecycle.incarnation() == header_.incarnation() && lifecycle.step() == header_.step() &&
-                      lifecycle.state() == header_.state() && !lifecycle.deleted();
+    SetRep& set = *set_;
+    MutexLock lock(&set.mutex);
+    const bool same = set.lifecycle.incarnation() == header_.incarnation() && set.lifecycle.step() == header_.step() &&
+                      set.lifecycle.state() == header_.state() && !set.lifecycle.deleted();
     const bool of_optimizer = slot != v1::SLOT_PARAMETER;
-    if (!same || (of_optimizer && set_->applying)) {
-      return lifecycle.MakeError(
+    if (!same || (of_optimizer && set.applying)) {
+      return set.lifecycle.MakeError(
           absl::StatusCode::kAborted, v1::ERROR_REASON_SNAPSHOT_GONE,
           absl::StrCat("the set has moved on from step ", header_.step(), ", and there was no room to keep that"));
     }
     if (of_optimizer) {
-      set_->arrays->Copy(slot, begin, end, to);
+      set.arrays->Copy(slot, begin, end, to);
       return absl::OkStatus();
     }
-    snapshot = set_->snapshot;
+    snapshot = set.snapshot;
   }
   CopyRuns(snapshot->blocks(), begin, end, to);
   return absl::OkStatus();

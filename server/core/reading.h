@@ -16,6 +16,7 @@
 #include "server/core/slot_arrays.h"
 #include "server/core/snapshot.h"
 #include "server/core/then.h"
+#include "server/core/turn_queue.h"
 
 namespace adamant::core {
 
@@ -51,11 +52,14 @@ class Reading {
  private:
   Reading(std::shared_ptr<SetRep> set, std::vector<v1::Slot> slots) : set_(std::move(set)), slots_(std::move(slots)) {}
 
-  // Begins a read of the optimizer's slots, which takes a turn.
-  static void BeginTurn(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, Done done);
-  // Makes this a read of the state of now, as far as that has been published: charges for it, unless that is done, and
-  // refers to the parameters. Errors: what stands against the read.
-  absl::Status Refer(const v1::ReadTensorsRequest& request);
+  // Begin a read of the optimizer's slots: has blocks mapped that a step can use in place of those that are read, takes
+  // a turn, and views the slots.
+  static void BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, Done done);
+  static void View(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, TurnQueue::Turn turn,
+                   Done done);
+  // Makes this a read of the state that is published now: charges for it if it is to `reserve`, and refers to the
+  // parameters if it is charged. Errors: what stands against the read.
+  absl::Status Refer(const v1::ReadTensorsRequest& request, bool reserve);
   const BlockList& Blocks(v1::Slot slot) const;
 
   const std::shared_ptr<SetRep> set_;
@@ -64,7 +68,8 @@ class Reading {
   v1::ReadHeader header_;
   std::vector<v1::Slot> slots_;
   bool holds_ = false;
-  Grant grant_;  // before what it pays for, which comes back first
+  Grant grant_;                    // before what it pays for, which comes back first
+  std::vector<BlockList> spares_;  // until the view has them
   std::shared_ptr<const Snapshot> snapshot_;
   SlotView view_;
 };

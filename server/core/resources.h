@@ -4,10 +4,10 @@
 
 #include "absl/time/time.h"
 #include "server/core/backend.h"
-#include "server/core/block.h"
 #include "server/core/budget.h"
 #include "server/core/clock.h"
 #include "server/core/compute_pool.h"
+#include "server/core/lender.h"
 
 namespace adamant::core {
 
@@ -17,7 +17,7 @@ struct Resources {
   Budget* state;     // what sets hold for good
   Budget* inflight;  // what steps and writes under way hold
   Budget* read;      // what readers hold
-  BlockPool* pool;
+  Lender* lender;    // of blocks, which all other memory of sets is
   ComputePool* compute;
   Backend* backend;
   absl::Duration admission_wait;  // how long a step may wait for room in `inflight`

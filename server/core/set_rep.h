@@ -77,6 +77,9 @@ struct SetRep {
 // A new incarnation, in [1, 2^53), so that a client whose numbers are doubles keeps it exactly.
 inline uint64_t DrawIncarnation(absl::BitGen* random) { return absl::Uniform(*random, uint64_t{1}, uint64_t{1} << 53); }
 
+// What one array of such a set takes, in bytes.
+inline int64_t ArrayBytes(const Schema& schema) { return BlockPool::ChargedBytes(schema.flat_size()); }
+
 // What a step, or a staged write, of such a set holds until it commits, in bytes.
 inline int64_t StagingBytes(const Schema& schema) {
   return ArrayBytes(schema) + Coverage::MemoryBytes(static_cast<int64_t>(schema.tensors().size()));

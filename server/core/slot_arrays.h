@@ -22,8 +22,9 @@ namespace adamant::core {
 // thread that brings it: starting others would cost more than the work (64 Ki parameters take 32 us).
 inline constexpr int64_t kSmallStepBytes = int64_t{1} << 20;
 
-inline int64_t ArrayBytes(const Schema& schema) { return schema.flat_size() * static_cast<int64_t>(sizeof(float)); }
-inline bool IsSmall(const Schema& schema) { return ArrayBytes(schema) <= kSmallStepBytes; }
+inline bool IsSmall(const Schema& schema) {
+  return schema.flat_size() * static_cast<int64_t>(sizeof(float)) <= kSmallStepBytes;
+}
 
 // Elements [begin, end) of a block, which are of one group.
 struct GroupRange {

@@ -14,7 +14,7 @@ namespace adamant::core {
 namespace {
 
 std::optional<SpecDifference> InGroup(const v1::ParameterGroup& expected, const v1::ParameterGroup& got,
-                                       const std::string& path) {
+                                      const std::string& path) {
   if (expected.name() != got.name()) {
     return SpecDifference{absl::StrCat(path, ".name"), Quoted(expected.name()), Quoted(got.name())};
   }

@@ -31,25 +31,27 @@ absl::Status ValidateHeader(const v1::StepHeader& header) {
   return absl::OkStatus();
 }
 
-// Whether a step may begin: what is remembered may, to be answered at its turn.
-absl::Status CheckHeader(const SetRep& set, const StepAttempt& attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex) {
+// Whether a step may begin: what is remembered may, to be answered at its turn. Returns whether it is.
+absl::StatusOr<bool> CheckHeader(const SetRep& set, const StepAttempt& attempt)
+    ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex) {
   const v1::StepHeader& header = attempt.header();
   if (absl::Status status = set.lifecycle.CheckReady(); !status.ok()) return status;
   absl::StatusOr<const v1::StepResult*> remembered = set.requests.FindResult(header, attempt.header_hash());
   if (!remembered.ok()) return remembered.status();
-  if (*remembered != nullptr) return absl::OkStatus();
+  if (*remembered != nullptr) return true;
   absl::Status status = set.lifecycle.CheckDemands(header);
   // A step that is ahead of the set may be just in time at its turn.
   if (status.ok()) status = set.requests.CheckExpectedStep(header, /*may_be_early=*/true);
   if (status.ok()) status = set.requests.CheckAttempt(header);
-  return status;
+  if (!status.ok()) return status;
+  return false;
 }
 
 }  // namespace
 
 StepAttempt::StepAttempt(std::shared_ptr<SetRep> set, const v1::StepHeader& header,
                          std::shared_ptr<StepListener> listener)
-    : Attempt(set->resources.inflight, std::move(listener)),
+    : Attempt(set->resources.lender, std::move(listener)),
       set_(std::move(set)),
       header_(header),
       header_hash_(HashHeader(header)) {}
@@ -62,11 +64,14 @@ StepAttempt::~StepAttempt() {
 void StepAttempt::Start() {
   std::vector<std::shared_ptr<StepAttempt>> superseded;
   absl::Status superseded_status;
+  bool remembered = false;
   absl::Status status = ValidateHeader(header_);
   if (status.ok()) {
     MutexLock lock(&set_->mutex);
-    status = CheckHeader(*set_, *this);
+    const absl::StatusOr<bool> checked = CheckHeader(*set_, *this);
+    status = checked.status();
     if (status.ok()) {
+      remembered = *checked;
       incarnation_ = set_->lifecycle.incarnation();
       superseded = set_->requests.Enter(this);
     }
@@ -84,34 +89,29 @@ void StepAttempt::Start() {
   for (const std::shared_ptr<StepAttempt>& older : superseded) older->EndUnlessComplete(superseded_status);
 
   const Resources& resources = set_->resources;
-  if (IsSmall(*set_->schema)) {
-    Admitted(Grant());
-    return;
-  }
-  SetWait(resources.inflight->Reserve(
-      StagingBytes(*set_->schema), resources.admission_wait,
-      [self = shared_from_this()](absl::StatusOr<Grant> grant) { self->Admitted(std::move(grant)); }));
+  const Schema& schema = *set_->schema;
+  Budget* const budget = IsSmall(schema) ? nullptr : resources.inflight;
+  SetWait(resources.lender->Borrow(budget, StagingBytes(schema), remembered ? 0 : schema.flat_size(),
+                                   resources.admission_wait,
+                                   [self = shared_from_this(), remembered](absl::StatusOr<Lender::Loan> loan) {
+                                     self->Lent(std::move(loan), remembered);
+                                   }));
 }
 
-void StepAttempt::Admitted(absl::StatusOr<Grant> grant) {
-  if (!grant.ok()) {
-    End(std::move(grant).status());
+void StepAttempt::Lent(absl::StatusOr<Lender::Loan> loan, bool remembered) {
+  if (!loan.ok()) {
+    End(std::move(loan).status());
     return;
   }
-  bool remembered;
-  {
+  if (!remembered) {
+    // An attempt before it may have been applied while it waited.
     MutexLock lock(&set_->mutex);
     remembered = set_->requests.FindResult(header_.request_id()) != nullptr;
   }
+  grant_ = std::move(loan->grant);
   if (!remembered) {
-    absl::StatusOr<BlockList> blocks = set_->resources.pool->Take(set_->schema->flat_size());
-    if (!blocks.ok()) {
-      End(std::move(blocks).status());
-      return;
-    }
-    gradient_.emplace(set_->schema, *std::move(blocks), set_->resources.backend->measure());
+    gradient_.emplace(set_->schema, std::move(loan->blocks), set_->resources.backend->measure());
   }
-  grant_ = *std::move(grant);
   Admit();
 }
 

@@ -12,6 +12,7 @@
 #include "server/core/attempt.h"
 #include "server/core/block.h"
 #include "server/core/budget.h"
+#include "server/core/lender.h"
 #include "server/core/listener.h"
 #include "server/core/schema.h"
 #include "server/core/snapshot.h"
@@ -86,7 +87,7 @@ class StepAttempt final : public Attempt<StepListener>, public std::enable_share
   Grant TakeGrant() { return std::move(grant_); }
 
  private:
-  void Admitted(absl::StatusOr<Grant> grant);
+  void Lent(absl::StatusOr<Lender::Loan> loan, bool remembered);
 
   const std::shared_ptr<SetRep> set_;
   const v1::StepHeader header_;

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <optional>
 
-
 namespace adamant::core {
 namespace {
 

@@ -85,30 +85,11 @@ absl::Status BadValue(const Schema& schema, const SlotInfo& info, int32_t tensor
                detail);
 }
 
-// `blocks` with every one that somebody else holds replaced by another. Whoever holds them has paid for that. May take
-// long. Error: RESOURCE_EXHAUSTED if the system has no memory.
-absl::StatusOr<BlockList> ReplaceHeld(const BlockList& blocks, BlockPool* pool) {
-  std::vector<size_t> held;
-  int64_t elements = 0;
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    if (blocks[i].unique()) continue;
-    held.push_back(i);
-    elements += blocks[i].size();
-  }
-  // All at once, or what must be mapped would be mapped block by block. Only the last block may be short, as in a list
-  // from the pool.
-  absl::StatusOr<BlockList> fresh = pool->Take(elements);
-  if (!fresh.ok()) return fresh;
-  BlockList replaced = blocks;
-  for (size_t i = 0; i < held.size(); ++i) replaced[held[i]] = std::move((*fresh)[i]);
-  return replaced;
-}
-
 }  // namespace
 
 WriteAttempt::WriteAttempt(std::shared_ptr<SetRep> set, const v1::WriteHeader& header,
                            std::shared_ptr<WriteListener> listener)
-    : Attempt(set->resources.inflight, std::move(listener)), set_(std::move(set)), header_(header) {}
+    : Attempt(set->resources.lender, std::move(listener)), set_(std::move(set)), header_(header) {}
 
 WriteAttempt::~WriteAttempt() {
   LetNextBegin();
@@ -147,53 +128,50 @@ void WriteAttempt::Start() {
       Admit();
       break;
     case WriteKind::kDirect:
-      set_->turns->Enqueue([self = shared_from_this()](const TurnQueue::Turn& /*turn*/) { self->TakeState(); });
+      set_->turns->Enqueue([self = shared_from_this()](TurnQueue::Turn turn) { self->TakeState(std::move(turn)); });
       break;
     case WriteKind::kStaged:
-      AwaitGrant();
+      AwaitLoan();
       break;
   }
 }
 
-void WriteAttempt::AwaitGrant() {
-  if (IsSmall(*set_->schema)) {
-    Granted(Grant());
-    return;
-  }
+void WriteAttempt::AwaitLoan() {
   const Resources& resources = set_->resources;
-  SetWait(resources.inflight->Reserve(
-      StagingBytes(*set_->schema), resources.admission_wait,
-      [self = shared_from_this()](absl::StatusOr<Grant> grant) { self->Granted(std::move(grant)); }));
+  const Schema& schema = *set_->schema;
+  Budget* const budget = IsSmall(schema) ? nullptr : resources.inflight;
+  SetWait(resources.lender->Borrow(
+      budget, StagingBytes(schema), schema.flat_size(), resources.admission_wait,
+      [self = shared_from_this()](absl::StatusOr<Lender::Loan> loan) { self->Lent(std::move(loan)); }));
 }
 
-void WriteAttempt::Granted(absl::StatusOr<Grant> grant) {
-  if (!grant.ok()) {
-    Fail(std::move(grant).status());
+void WriteAttempt::Lent(absl::StatusOr<Lender::Loan> loan) {
+  if (!loan.ok()) {
+    Fail(std::move(loan).status());
     return;
   }
-  absl::StatusOr<BlockList> blocks = set_->resources.pool->Take(set_->schema->flat_size());
-  if (!blocks.ok()) {
-    Fail(std::move(blocks).status());
-    return;
-  }
-  grant_ = *std::move(grant);
-  AwaitContents(*std::move(blocks));
+  grant_ = std::move(loan->grant);
+  AwaitContents(std::move(loan->blocks));
 }
 
-void WriteAttempt::TakeState() {
-  if (state() != State::kWaiting) return;
-  std::optional<Lifecycle> before;
-  bool published = false;
+// What a direct write takes out of its set.
+struct WriteAttempt::TakenState {
+  Lifecycle lifecycle;
+  bool published;
   BlockList parameters;
+};
+
+void WriteAttempt::TakeState(TurnQueue::Turn turn) {
+  if (state() != State::kWaiting) return;
+  std::optional<TakenState> taken;
   absl::Status status;
   {
     MutexLock lock(&set_->mutex);
     status = set_->lifecycle.CheckExists();
     if (status.ok()) {
-      before = set_->lifecycle;
+      const bool published = set_->snapshot != nullptr;
+      taken = {set_->lifecycle, published, published ? set_->snapshot->blocks() : std::move(set_->unpublished)};
       set_->lifecycle.BeginRewrite(full());
-      published = set_->snapshot != nullptr;
-      parameters = published ? set_->snapshot->blocks() : std::move(set_->unpublished);
       set_->snapshot.reset();  // or it would count as a holder
     }
   }
@@ -201,22 +179,42 @@ void WriteAttempt::TakeState() {
     Fail(std::move(status));
     return;
   }
-  // Without the mutex: where readers hold the parameters, other memory may have to be mapped, which takes long.
-  absl::StatusOr<BlockList> ours = ReplaceHeld(parameters, set_->resources.pool);
-  if (!ours.ok()) {
-    {
-      MutexLock lock(&set_->mutex);
-      set_->lifecycle = *before;
-      if (published) {
-        set_->snapshot = std::make_shared<const Snapshot>(before->incarnation(), before->step(), std::move(parameters));
-      } else {
-        set_->unpublished = std::move(parameters);
-      }
-    }
-    Fail(ours.status());
+  // Other blocks in place of those that readers, who have paid for that, hold.
+  std::vector<size_t> held;
+  int64_t elements = 0;
+  for (size_t i = 0; i < taken->parameters.size(); ++i) {
+    if (taken->parameters[i].unique()) continue;
+    held.push_back(i);
+    elements += taken->parameters[i].size();
+  }
+  if (held.empty()) {
+    AwaitContents(std::move(taken->parameters));
     return;
   }
-  AwaitContents(*std::move(ours));
+  // All in one loan, since only the last block may be short, in the set's list as in a loan.
+  set_->resources.lender->Borrow(
+      /*budget=*/nullptr, 0, elements, absl::InfiniteDuration(),
+      [self = shared_from_this(), taken = *std::move(taken), held = std::move(held),
+       turn = std::move(turn)](absl::StatusOr<Lender::Loan> loan) mutable {
+        if (!loan.ok()) {
+          self->PutBack(std::move(taken));
+          self->Fail(loan.status());
+          return;
+        }
+        for (size_t i = 0; i < held.size(); ++i) taken.parameters[held[i]] = std::move(loan->blocks[i]);
+        self->AwaitContents(std::move(taken.parameters));
+      });
+}
+
+void WriteAttempt::PutBack(TakenState taken) {
+  MutexLock lock(&set_->mutex);
+  if (taken.published) {
+    set_->snapshot = std::make_shared<const Snapshot>(taken.lifecycle.incarnation(), taken.lifecycle.step(),
+                                                      std::move(taken.parameters));
+  } else {
+    set_->unpublished = std::move(taken.parameters);
+  }
+  set_->lifecycle = taken.lifecycle;
 }
 
 void WriteAttempt::AwaitContents(BlockList parameters) {
@@ -370,7 +368,7 @@ void WriteAttempt::LetNextBegin() {
   }
   if (next == nullptr) return;
   // Whoever lets go of an attempt may hold locks.
-  set_->resources.clock->Schedule(absl::ZeroDuration(), [next] { next->Start(); });
+  set_->resources.compute->Post([next] { next->Start(); });
 }
 
 }  // namespace adamant::core

@@ -12,6 +12,7 @@
 #include "server/core/attempt.h"
 #include "server/core/block.h"
 #include "server/core/budget.h"
+#include "server/core/lender.h"
 #include "server/core/listener.h"
 #include "server/core/snapshot.h"
 #include "server/core/staging.h"
@@ -61,6 +62,7 @@ class WriteAttempt final : public Attempt<WriteListener>, public std::enable_sha
   const v1::WriteHeader& header() const { return header_; }
 
  private:
+  struct TakenState;
   // What has come of one slot.
   struct Arrival {
     v1::Slot slot;
@@ -68,10 +70,11 @@ class WriteAttempt final : public Attempt<WriteListener>, public std::enable_sha
   };
 
   // A staged write's beginning.
-  void AwaitGrant();
-  void Granted(absl::StatusOr<Grant> grant);
-  // A direct write's, in its turn: takes the set's blocks, with others in place of those that readers hold.
-  void TakeState();
+  void AwaitLoan();
+  void Lent(absl::StatusOr<Lender::Loan> loan);
+  // A direct write's: takes the set's blocks, with others in place of those that readers hold; or puts them back.
+  void TakeState(TurnQueue::Turn turn);
+  void PutBack(TakenState taken);
   void AwaitContents(BlockList parameters);
   // The turn of a complete write.
   void Commit(TurnQueue::Turn turn);

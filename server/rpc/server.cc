@@ -106,8 +106,8 @@ struct Server::Parts {
         read("read", options.read_bytes, clock.get()),
         pool(options.release_free_memory),
         backend(*options.kernels),
-        registry(std::make_unique<core::Registry>(
-            core::Resources{clock.get(), &state, &inflight, &read, &pool, &compute, &backend, options.admission_wait})),
+        registry(std::make_unique<core::Registry>(core::Resources{clock.get(), &state, &inflight, &read, &lender,
+                                                                  &compute, &backend, options.admission_wait})),
         waiting("waiting", options.max_waiting_calls, clock.get()),
         waiting_health_checks("waiting health checks", kMaxWaitingHealthChecks, clock.get()),
         streams("streams", options.max_streams * kStreamBytes, LargeRequestTime(terms), &waiting, &inflight,
@@ -131,6 +131,7 @@ struct Server::Parts {
                    {&streams.calls, &creations.calls, &pages.calls, &small.calls, &health_checks.calls,
                     &health_watches.calls, &reflections.calls}),
         compute(options.compute_threads),
+        lender(&pool, &compute),
         creation(1) {}
 
   const PatienceTerms terms;
@@ -154,6 +155,7 @@ struct Server::Parts {
   CallTable call_table;
   // Last, so that their threads start when everything that they may use is there, and are gone before any of it is.
   core::ComputePool compute;
+  core::Lender lender;
   core::ComputePool creation;
 
   const std::array<Places*, 7> all_places = {&streams,       &creations,      &pages,      &small,

@@ -184,7 +184,7 @@ TEST_F(BudgetTest, WhoWaitsPassesToo) {
 }
 
 TEST_F(BudgetTest, NobodyPassesOneThatItsEldersLeaveRoomFor) {
-  absl::optional<Grant> elder = Take(60);
+  std::optional<Grant> elder = Take(60);
   Outcome large, junior, refused, late;
   Reserve(90, &large);
   Reserve(20, &junior);
@@ -202,7 +202,7 @@ TEST_F(BudgetTest, NobodyPassesOneThatItsEldersLeaveRoomFor) {
 }
 
 TEST_F(BudgetTest, WhoWasServedLateIsAnElderOfThoseBehind) {
-  absl::optional<Grant> elder = Take(60);
+  std::optional<Grant> elder = Take(60);
   Outcome first, second, small;
   Reserve(90, &first);
   Reserve(100, &second);
@@ -278,7 +278,7 @@ TEST_F(BudgetTest, AWaitEndsWithAnErrorWhenItsTimeIsOver) {
 }
 
 TEST_F(BudgetTest, TheEndOfAWaitServesThoseBehind) {
-  absl::optional<Grant> elder = Take(60);
+  std::optional<Grant> elder = Take(60);
   Outcome large, junior, small;
   Reserve(90, &large);
   Reserve(20, &junior);
@@ -293,7 +293,7 @@ TEST_F(BudgetTest, TheEndOfAWaitServesThoseBehind) {
 }
 
 TEST_F(BudgetTest, CancelOfTheFirstServesThoseBehind) {
-  absl::optional<Grant> elder = Take(60);
+  std::optional<Grant> elder = Take(60);
   Outcome large, junior, small;
   const Budget::WaitId wait = Reserve(90, &large);
   Reserve(20, &junior);

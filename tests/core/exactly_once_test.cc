@@ -159,7 +159,7 @@ TEST_F(ExactlyOnceTest, StepsWithoutRequestIdDoNotEndEachOther) {
 }
 
 TEST_F(ExactlyOnceTest, AnAttemptEndsOneThatWaitsToBeAdmittedAndTakesItsPlace) {
-  constexpr int64_t kStepBytes = (100016 + 230000 + 16) * 4 + 3 * 8;  // of LargeSpec, padding and coverage included
+  const int64_t kStepBytes = BlockPool::ChargedBytes(100016 + 230000 + 16) + 3 * 8;  // of LargeSpec, with its coverage
   TestServer server({.inflight_bytes = kStepBytes});
   const std::shared_ptr<ParameterSet> set = server.MakeSet(LargeSpec());
   std::optional<StepDelivery> other = BeginStep(set.get(), Header());
@@ -168,6 +168,7 @@ TEST_F(ExactlyOnceTest, AnAttemptEndsOneThatWaitsToBeAdmittedAndTakesItsPlace) {
   EXPECT_THAT(first.Take(), FailsWith(kAborted, v1::ERROR_REASON_SUPERSEDED));
   other.reset();
   server.clock().RunDue();
+  server.AwaitIdle();
   EXPECT_FALSE(first.admitted());
   EXPECT_TRUE(second.admitted());
 }
@@ -286,20 +287,23 @@ class InterruptingClock final : public Clock {
 TEST(InterruptedAdmissionTest, AStepThatEndsWhileItBeginsToWaitLosesItsPlace) {
   std::shared_ptr<StepAttempt> second;
   InterruptingClock clock([&second] { second->Cancel(); });
-  constexpr int64_t kStepBytes = (100016 + 230000 + 16) * 4 + 3 * 8;
+  const int64_t kStepBytes = BlockPool::ChargedBytes(100016 + 230000 + 16) + 3 * 8;
   TestServer server;
   Budget inflight("inflight", kStepBytes, &clock);
   Resources resources = server.resources();
   resources.inflight = &inflight;
   const std::shared_ptr<ParameterSet> set = *ParameterSet::Create(resources, LargeSpec());
   std::optional<StepDelivery> first = BeginStep(set.get(), Header());
+  first->Await();
   ASSERT_TRUE(first->admitted());
   second = set->NewStep(Header(), std::make_shared<Recorder<StepAttempt, StepReply>>());
   second->Start();
   first.reset();
   second.reset();
   EXPECT_EQ(inflight.used(), 0);
-  EXPECT_TRUE(BeginStep(set.get(), Header()).admitted());
+  StepDelivery third = BeginStep(set.get(), Header());
+  third.Await();
+  EXPECT_TRUE(third.admitted());
 }
 
 }  // namespace

@@ -20,9 +20,9 @@ class LateBackend final : public Backend {
  public:
   LateBackend() : cpu_(kernels::BestKernels()), thread_(1) {}
 
-  absl::StatusOr<std::unique_ptr<SlotArrays>> NewArrays(ArraysLayout layout, BlockPool* pool,
+  absl::StatusOr<std::unique_ptr<SlotArrays>> NewArrays(ArraysLayout layout, Lender* lender,
                                                         ComputePool* compute) override {
-    absl::StatusOr<std::unique_ptr<SlotArrays>> arrays = cpu_.NewArrays(std::move(layout), pool, compute);
+    absl::StatusOr<std::unique_ptr<SlotArrays>> arrays = cpu_.NewArrays(std::move(layout), lender, compute);
     if (!arrays.ok()) return arrays.status();
     return std::make_unique<LateArrays>(this, *std::move(arrays));
   }

@@ -82,7 +82,7 @@ class MemoryShortageTest : public ::testing::TestWithParam<std::pair<v1::Paramet
   }
 
   const Supply left_ = GetParam().second;
-  TestServer server_;
+  TestServer server_{{.idle_arrays = 0}};
   std::shared_ptr<ParameterSet> set_ = server_.MakeSet(GetParam().first);
   SequentialAdam model_{GetParam().first};
   const Values gradient_ = Gradient(model_.parameter_count(), 1);
@@ -114,8 +114,8 @@ TEST_P(MemoryShortageTest, AStepIsRefusedBeforeItsGradientComes) {
   {
     const Shortage shortage(left_);
     StepDelivery step = BeginStep(set_.get(), Header("a", 7));
-    EXPECT_FALSE(step.admitted());
     EXPECT_THAT(step.Take(), IsOutOfMemory());
+    EXPECT_FALSE(step.admitted());
   }
   ExpectUnchanged();
   ExpectStepIsApplied(Header("a", 7, 2));
@@ -123,6 +123,7 @@ TEST_P(MemoryShortageTest, AStepIsRefusedBeforeItsGradientComes) {
 
 TEST_P(MemoryShortageTest, AStepThatWasAdmittedNeedsNoMore) {
   StepDelivery step = BeginStep(set_.get(), Header("a", 7));
+  step.Await();
   {
     const Shortage shortage(left_);
     EXPECT_THAT(Finish(set_.get(), &step, gradient_), IsOk());
@@ -136,6 +137,7 @@ TEST_P(MemoryShortageTest, AStepThatMeetsReadersNeedsNoMoreEither) {
   const std::unique_ptr<Reading> other = *Read(set_.get(), ReadRequest({v1::SLOT_EXP_AVG_SQ}));
   const Arrays before = model_.arrays();
   StepDelivery step = BeginStep(set_.get(), Header("a", 7));
+  step.Await();
   {
     const Shortage shortage(left_);
     EXPECT_THAT(Finish(set_.get(), &step, gradient_), IsOk());
@@ -161,12 +163,16 @@ TEST_P(MemoryShortageTest, AFullWriteThatCannotReplaceWhatAReaderHoldsChangesNot
   used_ = server_.used();
   WriteDelivery write = [&] {
     const Shortage shortage(left_);
-    return BeginWrite(set_.get(), FullHeader(0));
+    WriteDelivery refused = BeginWrite(set_.get(), FullHeader(0));
+    refused.Await();
+    return refused;
   }();
   EXPECT_FALSE(write.admitted());
   EXPECT_THAT(write.Take(), IsOutOfMemory());
   ExpectUnchanged();
-  EXPECT_TRUE(BeginWrite(set_.get(), FullHeader(0)).admitted()) << "the one that failed holds nothing up";
+  WriteDelivery next = BeginWrite(set_.get(), FullHeader(0));
+  next.Await();
+  EXPECT_TRUE(next.admitted()) << "the one that failed holds nothing up";
 }
 
 TEST_P(MemoryShortageTest, AFullWriteThatReplacesNothingNeedsNone) {
@@ -177,12 +183,16 @@ TEST_P(MemoryShortageTest, AFullWriteThatReplacesNothingNeedsNone) {
 TEST_P(MemoryShortageTest, AParametersWriteIsRefusedBeforeItsValuesCome) {
   WriteDelivery write = [&] {
     const Shortage shortage(left_);
-    return BeginWrite(set_.get(), ParametersHeader());
+    WriteDelivery refused = BeginWrite(set_.get(), ParametersHeader());
+    refused.Await();
+    return refused;
   }();
   EXPECT_FALSE(write.admitted());
   EXPECT_THAT(write.Take(), IsOutOfMemory());
   ExpectUnchanged();
-  EXPECT_TRUE(BeginWrite(set_.get(), ParametersHeader()).admitted()) << "the one that failed holds nothing up";
+  WriteDelivery next = BeginWrite(set_.get(), ParametersHeader());
+  next.Await();
+  EXPECT_TRUE(next.admitted()) << "the one that failed holds nothing up";
 }
 
 }  // namespace

@@ -36,6 +36,8 @@ struct ServerOptions {
   int64_t read_bytes = int64_t{64} << 20;
   int compute_threads = 1;
   Backend* backend = nullptr;  // none: the fastest one that there is
+  // Arrays of each set that lie idle when it is there: what takes one of them is answered at once.
+  int idle_arrays = 8;
 };
 
 struct UsedBytes {
@@ -61,14 +63,15 @@ class TestServer {
         read_("read", options.read_bytes, &clock_),
         cpu_(kernels::BestKernels()),
         compute_(std::make_unique<ComputePool>(options.compute_threads)),
-        backend_(options.backend != nullptr ? options.backend : &cpu_) {}
+        backend_(options.backend != nullptr ? options.backend : &cpu_),
+        idle_arrays_(options.idle_arrays) {}
 
   Resources resources() {
     return {.clock = &clock_,
             .state = &state_,
             .inflight = &inflight_,
             .read = &read_,
-            .pool = &pool_,
+            .lender = &lender_,
             .compute = compute_.get(),
             .backend = backend_,
             .admission_wait = absl::Seconds(1)};
@@ -76,7 +79,10 @@ class TestServer {
 
   // A set that `spec` is right for.
   std::shared_ptr<ParameterSet> MakeSet(const v1::ParameterSetSpec& spec) {
-    return *ParameterSet::Create(resources(), spec);
+    std::shared_ptr<ParameterSet> set = *ParameterSet::Create(resources(), spec);
+    std::vector<BlockList> idle;
+    for (int i = 0; i < idle_arrays_; ++i) idle.push_back(*pool_.Take(set->schema().flat_size()));
+    return set;
   }
 
   // Waits until the compute thread, which must be the only one, has let go of all that it had.
@@ -103,7 +109,9 @@ class TestServer {
   BlockPool pool_;
   CpuBackend cpu_;
   std::unique_ptr<ComputePool> compute_;
+  Lender lender_{&pool_, compute_.get()};
   Backend* const backend_;
+  const int idle_arrays_;
 };
 
 // Four tensors in two groups; 65 parameters: small, one block.
@@ -175,7 +183,7 @@ inline v1::ParameterSetSpec EmptySpec(absl::string_view name = "empty",
   return spec;
 }
 
-inline int64_t ArrayBytes(const ParameterSet& set) { return ArrayBytes(set.schema()); }
+inline int64_t ArrayBytes(const ParameterSet& set) { return BlockPool::ChargedBytes(set.schema().flat_size()); }
 
 // Part of one tensor.
 struct Piece {
@@ -401,6 +409,7 @@ inline WriteDelivery BeginWrite(ParameterSet* set, const v1::WriteHeader& header
 // All of a step after its header.
 inline absl::StatusOr<StepReply> Finish(ParameterSet* set, StepDelivery* delivery, const Values& gradient,
                                         int64_t most = kBlockElements) {
+  delivery->Await();
   if (delivery->done()) return delivery->Take();
   if (absl::Status status = delivery->Send(Cut(set->schema(), most), gradient); !status.ok()) return status;
   if (absl::Status status = delivery->Complete(); !status.ok()) return status;

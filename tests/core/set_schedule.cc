@@ -705,6 +705,7 @@ class Schedule {
     Expect(again.delivery.admitted() || again.delivery.done(), false, "admitted beside its older attempt");
     write_.reset();
     server_.clock().RunDue();
+    server_.AwaitIdle();
     again.delivery.Await();
     if (Expect(again.delivery.admitted(), true, "admitted")) write_ = std::move(again);
   }
@@ -797,6 +798,7 @@ class Schedule {
     write_.reset();
     readings_.clear();
     replies_.clear();
+    AwaitIdle();
     CheckUsed({.state = set_->Describe().state_bytes(), .inflight = 0, .read = 0});
     set_.reset();
     CheckUsed({.state = 0, .inflight = 0, .read = 0});

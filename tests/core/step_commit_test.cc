@@ -31,13 +31,12 @@ class StepCommitTest : public ::testing::Test {
     }
     ArraysLayout layout = {schema, std::make_shared<const GroupRanges>(std::move(ranges)),
                            OptimizerSlots(configuration->groups())};
-    std::unique_ptr<SlotArrays> arrays = *resources.backend->NewArrays(layout, resources.pool, resources.compute);
+    std::unique_ptr<SlotArrays> arrays = *resources.backend->NewArrays(layout, resources.lender, resources.compute);
     Lifecycle lifecycle(spec.name(), schema->fingerprint(), /*incarnation=*/1);
     lifecycle.Rewrite(/*incarnation=*/1, /*step=*/0);
     set_ = std::make_shared<SetRep>(resources, schema, std::move(configuration), spec.initialization(), Grant(),
                                     std::move(layout), std::move(arrays), lifecycle);
-    BlockList zeros = *resources.pool->Take(schema->flat_size());
-    std::fill_n(zeros[0].mutable_data(), zeros[0].size(), 0.0f);
+    BlockList zeros = *resources.lender->TakeZeroed(schema->flat_size());
     MutexLock lock(&set_->mutex);
     set_->snapshot = std::make_shared<const Snapshot>(1, 0, std::move(zeros));
   }
@@ -50,7 +49,7 @@ class StepCommitTest : public ::testing::Test {
 
   // Commits what `contributors` made together.
   void Run(std::vector<std::shared_ptr<StepAttempt>> contributors, const Values& gradient) {
-    Staging sum(set_->schema, *server_.resources().pool->Take(set_->schema->flat_size()),
+    Staging sum(set_->schema, *server_.resources().lender->TakeZeroed(set_->schema->flat_size()),
                 server_.resources().backend->measure());
     for (const Piece& piece : Cut(*set_->schema, kBlockElements)) {
       const float* const from = gradient.data() + piece.begin;

@@ -406,7 +406,7 @@ TEST_P(AnyStepTest, BrokenDeliveriesLeaveNothingBehind) {
 class AdmissionTest : public ::testing::Test {
  protected:
   // Of LargeSpec: padding included, and what tells how far each of three tensors has come.
-  static constexpr int64_t kStepBytes = (100016 + 230000 + 16) * 4 + 3 * 8;
+  const int64_t kStepBytes = BlockPool::ChargedBytes(100016 + 230000 + 16) + 3 * 8;
 
   // Room for one step and a half.
   TestServer server_{{.inflight_bytes = kStepBytes * 3 / 2}};
@@ -428,10 +428,12 @@ TEST_F(AdmissionTest, StepsThatWaitAreAdmittedInTheOrderInWhichTheyCame) {
   EXPECT_FALSE(second->admitted());
   first.reset();
   server_.clock().RunDue();
+  server_.AwaitIdle();
   EXPECT_TRUE(second->admitted());
   EXPECT_FALSE(third.admitted());
   second.reset();
   server_.clock().RunDue();
+  server_.AwaitIdle();
   EXPECT_TRUE(third.admitted());
   EXPECT_THAT(Finish(set_.get(), &third, gradient_), IsOk());
 }
@@ -441,8 +443,10 @@ TEST_F(AdmissionTest, AStepThatWaitsTooLongIsToldWhenToComeBack) {
   StepDelivery second = BeginStep(set_.get(), Header("a", 0));
   EXPECT_EQ(StepResultOf(*set_, "a")->state(), v1::STEP_STATE_IN_FLIGHT);
   server_.clock().Advance(absl::Milliseconds(999));
+  server_.AwaitIdle();
   EXPECT_FALSE(second.done());
   server_.clock().Advance(absl::Milliseconds(1));
+  server_.AwaitIdle();
   ASSERT_TRUE(second.done());
   const absl::Status status = second.Take().status();
   EXPECT_THAT(status, FailsWith(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUDGET_EXHAUSTED));
@@ -458,9 +462,11 @@ TEST_F(AdmissionTest, AStepThatIsCancelledWhileItWaitsLosesItsPlace) {
   second.Cancel();
   first.reset();
   server_.clock().RunDue();
+  server_.AwaitIdle();
   EXPECT_FALSE(second.admitted());
   EXPECT_TRUE(third.admitted());
   server_.clock().Advance(absl::Seconds(2));
+  server_.AwaitIdle();
   EXPECT_FALSE(second.done());
 }
 

@@ -246,9 +246,11 @@ TEST_P(WriteTest, ARepeatedWriteTakesOverFromItsOlderAttempt) {
     EXPECT_THAT(older->Take(), FailsWith(kAborted, v1::ERROR_REASON_SUPERSEDED));
     // Somebody may be filling the memory that both write to.
     server_.clock().RunDue();
+  server_.AwaitIdle();
     EXPECT_FALSE(newer.admitted() || newer.done());
     older.reset();
     server_.clock().RunDue();
+  server_.AwaitIdle();
     newer.Await();
     ASSERT_THAT(SendAll(set.get(), &newer, header, arrays_), IsOk());
     ASSERT_THAT(newer.Complete(), IsOk());
@@ -282,6 +284,7 @@ TEST_P(WriteTest, ARepeatedWriteFindsWhatItsOlderAttemptCompleted) {
   go_on.Open();
   turn.join();
   server_.clock().RunDue();
+  server_.AwaitIdle();
   ASSERT_TRUE(newer.admitted());
   EXPECT_THAT(Write(set.get(), ParametersHeader("x"), arrays_), IsOk())
       << "a repeated write that has nothing to write holds others up";
@@ -310,6 +313,7 @@ TEST_P(WriteTest, OnlyTheNewestAttemptOfARepeatedWriteWaits) {
   EXPECT_THAT(second.Take(), FailsWith(kAborted, v1::ERROR_REASON_SUPERSEDED));
   first.reset();
   server_.clock().RunDue();
+  server_.AwaitIdle();
   third.Await();
   EXPECT_TRUE(third.admitted());
 }
@@ -321,6 +325,7 @@ TEST_P(WriteTest, ARepeatedWriteThatGivesUpWaitingIsForgotten) {
   { const WriteDelivery newer = BeginWrite(set.get(), FullHeader(1000, "w")); }
   older.reset();
   server_.clock().RunDue();
+  server_.AwaitIdle();
   EXPECT_THAT(Write(set.get(), FullHeader(1000), arrays_), IsOk());
 }
 
@@ -333,6 +338,7 @@ TEST_P(WriteTest, AnyWriteWaitsForTheEndOfOneThatIsOver) {
   EXPECT_FALSE(next.admitted() || next.done());
   cancelled.reset();
   server_.clock().RunDue();
+  server_.AwaitIdle();
   next.Await();
   EXPECT_TRUE(next.admitted());
 }
@@ -345,6 +351,7 @@ TEST_P(WriteTest, AWriteThatWaitsEndsWithItsSet) {
   ASSERT_THAT(Delete(set.get()), IsOk());
   older.reset();
   server_.clock().RunDue();
+  server_.AwaitIdle();
   EXPECT_THAT(newer.Take(), FailsWith(absl::StatusCode::kNotFound, v1::ERROR_REASON_SET_NOT_FOUND));
 }
 
@@ -497,6 +504,7 @@ TEST_F(WriteAdmissionTest, AWriteThatWaitsTooLongIsToldWhenToComeBackAndDoesNotH
   WriteDelivery write = BeginWrite(set_.get(), ParametersHeader());
   EXPECT_FALSE(write.admitted());
   server_.clock().Advance(absl::Seconds(1));
+  server_.AwaitIdle();
   ASSERT_TRUE(write.done());
   const absl::Status status = write.Take().status();
   EXPECT_THAT(status, FailsWith(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUDGET_EXHAUSTED));
@@ -511,6 +519,7 @@ TEST_F(WriteAdmissionTest, AWriteThatIsCancelledWhileItWaitsLosesItsPlace) {
   write.Cancel();
   step_.reset();
   server_.clock().RunDue();
+  server_.AwaitIdle();
   EXPECT_FALSE(write.admitted());
   EXPECT_TRUE(behind.admitted());
 }
