@@ -1,8 +1,8 @@
 // The scalars of one step, in double: bias corrections, step size and the gradient below which nothing is learned.
+#include "kernels/adam_scalars.h"
+
 #include <algorithm>
 #include <cmath>
-
-#include "kernels/adam.h"
 
 namespace adamant::kernels {
 namespace {

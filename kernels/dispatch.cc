@@ -3,7 +3,7 @@
 
 #include <cfenv>
 #include <cstring>
-#include <iterator>
+#include <span>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -39,37 +39,35 @@ class DefaultEnvironment {
 #endif
 };
 
-// The call in between is into another object file, so that no arithmetic moves out of the environment.
-template <AdamFunction function>
-void Adam(const AdamScalars& scalars, const AdamSpan& span) {
+// `kernels` in that environment. The call in between is into another object file, so that no arithmetic moves out of
+// it.
+template <const KernelTable& kernels, Update update>
+void UpdateInDefaultEnvironment(const AdamScalars& scalars, const UpdateSpan& span) {
   const DefaultEnvironment environment;
-  function(scalars, span);
+  kernels.update[update](scalars, span);
 }
 
-template <MeasureFunction function>
-GradientStats Measure(const float* g, int64_t size) {
+template <const KernelTable& kernels>
+GradientStats MeasureInDefaultEnvironment(const float* g, int64_t size) {
   const DefaultEnvironment environment;
-  return function(g, size);
+  return kernels.measure(g, size);
 }
 
-constexpr KernelTable kScalar = {"scalar", [] { return true; }, &Adam<&AdamScalar>, &Measure<&MeasureScalar>};
-
-#if defined(__x86_64__)
-// __builtin_cpu_supports asks the operating system too: the registers must be saved on a context switch.
-bool Avx2Supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-bool Avx512Supported() { return __builtin_cpu_supports("avx512f"); }
-
-constexpr KernelTable kAvx2 = {"avx2", &Avx2Supported, &Adam<&AdamAvx2>, &Measure<&MeasureAvx2>};
-constexpr KernelTable kAvx512 = {"avx512", &Avx512Supported, &Adam<&AdamAvx512>, &Measure<&MeasureAvx512>};
-
-constexpr const KernelTable* kTables[] = {&kScalar, &kAvx2, &kAvx512};
-#else
-constexpr const KernelTable* kTables[] = {&kScalar};
-#endif
+// Made at its first use, which may be in another file's static initialization.
+template <const KernelTable& kernels>
+const KernelTable* InDefaultEnvironment() {
+  static const KernelTable table = {
+      .name = kernels.name,
+      .supported = kernels.supported,
+      .update = {&UpdateInDefaultEnvironment<kernels, kAdam>},
+      .measure = &MeasureInDefaultEnvironment<kernels>,
+  };
+  return &table;
+}
 
 const KernelTable& FastestSupported() {
-  const KernelTable* fastest = &kScalar;
-  for (const KernelTable* table : kTables) {
+  const KernelTable* fastest = AllKernels().front();
+  for (const KernelTable* table : AllKernels()) {
     if (table->supported()) fastest = table;
   }
   return *fastest;
@@ -77,7 +75,16 @@ const KernelTable& FastestSupported() {
 
 }  // namespace
 
-KernelTables AllKernels() { return {std::begin(kTables), std::end(kTables)}; }
+std::span<const KernelTable* const> AllKernels() {
+  static const KernelTable* const tables[] = {
+    InDefaultEnvironment<kScalarKernels>(),
+#if defined(__x86_64__)
+    InDefaultEnvironment<kAvx2Kernels>(),
+    InDefaultEnvironment<kAvx512Kernels>(),
+#endif
+  };
+  return tables;
+}
 
 const KernelTable& BestKernels() {
   static const KernelTable& best = FastestSupported();
@@ -85,7 +92,7 @@ const KernelTable& BestKernels() {
 }
 
 const KernelTable* FindKernels(const char* name) {
-  for (const KernelTable* table : kTables) {
+  for (const KernelTable* table : AllKernels()) {
     if (std::strcmp(table->name, name) == 0) return table->supported() ? table : nullptr;
   }
   return nullptr;

@@ -1,33 +1,27 @@
-// What each instruction set's files define for the table in dispatch.cc. Call them through the table only: they run in
-// the default floating-point environment, which the table's entries provide, and only where the machine has their
-// instructions.
+// What each instruction set's file, isa_NAME.cc, defines: its table, and no other symbol.
 //
-// These are all the symbols that such a file may define. The linker keeps one copy of an inline or template function,
-// whichever comes first, and a copy compiled for AVX-512 ends a program on a machine without it.
+// These tables are for dispatch.cc, whose own add what they lack: their entries run in the default floating-point
+// environment only. All others call through dispatch.h.
+//
+// The linker keeps one copy of an inline or template function, whichever comes first, and a copy compiled for AVX-512
+// ends a program on a machine without it. So such a file defines none that a linker can see and calls none, the
+// standard library's included: all code that it includes stands in unnamed namespaces.
 #ifndef ADAMANT_KERNELS_INSTRUCTION_SETS_H_
 #define ADAMANT_KERNELS_INSTRUCTION_SETS_H_
 
-#include <cstdint>
-
-#include "kernels/adam.h"
-#include "kernels/norm.h"
+#include "kernels/update.h"
 
 namespace adamant::kernels {
 
-// How many floats ahead Adam prefetches each of its four inputs, on one thread with 64 Mi parameters: 66 ms instead of
-// 77 without it on one machine, no difference on another, where 128 costs 8 % and 1,024 costs 3 %; 256 to 512 are
-// alike. The non-temporal hint doubles the time.
+// How many floats ahead an update prefetches each of its inputs. Adam, on one thread with 64 Mi parameters: 66 ms
+// instead of 77 without it on one machine, no difference on another, where 128 costs 8 % and 1,024 costs 3 %; 256 to
+// 512 are alike. The non-temporal hint doubles the time.
 constexpr int kPrefetchDistance = 384;
 
-void AdamScalar(const AdamScalars& scalars, const AdamSpan& span);
-GradientStats MeasureScalar(const float* g, int64_t size);
-
+extern const KernelTable kScalarKernels;
 #if defined(__x86_64__)
-void AdamAvx2(const AdamScalars& scalars, const AdamSpan& span);
-GradientStats MeasureAvx2(const float* g, int64_t size);
-
-void AdamAvx512(const AdamScalars& scalars, const AdamSpan& span);
-GradientStats MeasureAvx512(const float* g, int64_t size);
+extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvx512Kernels;
 #endif
 
 }  // namespace adamant::kernels

@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "adamant/v1/parameter_set.pb.h"
-#include "kernels/adam.h"
+#include "kernels/adam_scalars.h"
 
 namespace adamant::core {
 

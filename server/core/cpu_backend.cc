@@ -4,14 +4,12 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <iterator>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/algorithm/container.h"
 #include "server/core/mutex.h"
-#include "server/core/slots.h"
 #include "server/core/staging.h"
 
 namespace adamant::core {
@@ -151,7 +149,7 @@ void CpuArrays::Begin(Commit* commit) {
 bool CpuArrays::Compute(const StepPlan& plan, Commit* commit, int64_t block) const {
   if (commit->failed.load(std::memory_order_relaxed)) return false;
   const SlotLists& in = commit->in.empty() ? commit->out : commit->in;
-  std::array<SlotBlock, std::size(kSlots)> slots;
+  std::array<SlotBlock, kernels::kMaxSlots> slots;
   for (size_t slot = 0; slot < in.size(); ++slot) slots[slot] = {in[slot][block], commit->out[slot][block]};
   const BlockUpdate update = {.index = block,
                               .ranges = (*layout_.ranges)[block],
@@ -228,18 +226,18 @@ absl::StatusOr<std::unique_ptr<SlotArrays>> CpuBackend::NewArrays(ArraysLayout l
 }
 
 absl::Status CpuBackend::Update(const BlockUpdate& update) {
-  // Adam's, in the order of kSlots.
-  const SlotBlock& exp_avg = update.slots[0];
-  const SlotBlock& exp_avg_sq = update.slots[1];
   for (const GroupRange& range : update.ranges) {
-    kernels_.adam(update.scalars[range.group], {.size = range.end - range.begin,
-                                                .p_in = update.parameters.data() + range.begin,
-                                                .g = update.gradient.data() + range.begin,
-                                                .m_in = exp_avg.in.data() + range.begin,
-                                                .v_in = exp_avg_sq.in.data() + range.begin,
-                                                .p_out = update.gradient.mutable_data() + range.begin,
-                                                .m_out = exp_avg.out.mutable_data() + range.begin,
-                                                .v_out = exp_avg_sq.out.mutable_data() + range.begin});
+    kernels::UpdateSpan span = {.size = range.end - range.begin,
+                                .g = update.gradient.data() + range.begin,
+                                .p_in = update.parameters.data() + range.begin,
+                                .p_out = update.gradient.mutable_data() + range.begin,
+                                .slots = {}};
+    // A set's slots are in the order of its optimizer's.
+    for (size_t slot = 0; slot < update.slots.size(); ++slot) {
+      span.slots[slot] = {update.slots[slot].in.data() + range.begin,
+                          update.slots[slot].out.mutable_data() + range.begin};
+    }
+    kernels_.update[kernels::kAdam](update.scalars[range.group], span);
   }
   return absl::OkStatus();
 }

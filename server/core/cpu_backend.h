@@ -8,7 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "kernels/adam.h"
+#include "kernels/adam_scalars.h"
 #include "kernels/dispatch.h"
 #include "server/core/backend.h"
 

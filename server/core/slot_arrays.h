@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "adamant/v1/parameter_set.pb.h"
-#include "kernels/adam.h"
+#include "kernels/adam_scalars.h"
 #include "server/core/block.h"
 #include "server/core/schema.h"
 #include "server/core/snapshot.h"

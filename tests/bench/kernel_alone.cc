@@ -1,7 +1,7 @@
 // Threads between two barriers.
 #include "tests/bench/kernel_alone.h"
 
-#include "kernels/adam.h"
+#include "kernels/adam_scalars.h"
 #include "kernels/dispatch.h"
 
 namespace adamant::bench {
@@ -44,16 +44,15 @@ void KernelAlone::Step(int share) {
   const int64_t begin = parameters_.size() * share / threads_;
   const int64_t end = parameters_.size() * (share + 1) / threads_;
   // As a step does it: the new parameters take the gradient's place.
-  float* gradient = gradient_.data() + begin;
-  const kernels::AdamSpan span = {.size = end - begin,
-                                  .p_in = parameters_.data() + begin,
-                                  .g = gradient,
-                                  .m_in = exp_avg_.data() + begin,
-                                  .v_in = exp_avg_sq_.data() + begin,
-                                  .p_out = gradient,
-                                  .m_out = exp_avg_.data() + begin,
-                                  .v_out = exp_avg_sq_.data() + begin};
-  kernels::BestKernels().adam(scalars, span);
+  float* const gradient = gradient_.data() + begin;
+  float* const m = exp_avg_.data() + begin;
+  float* const v = exp_avg_sq_.data() + begin;
+  const kernels::UpdateSpan span = {.size = end - begin,
+                                    .g = gradient,
+                                    .p_in = parameters_.data() + begin,
+                                    .p_out = gradient,
+                                    .slots = {{m, m}, {v, v}}};
+  kernels::BestKernels().update[kernels::kAdam](scalars, span);
 }
 
 }  // namespace adamant::bench

@@ -21,14 +21,16 @@
 #include <immintrin.h>
 #endif
 
-#include "kernels/adam.h"
+#include "kernels/adam_scalars.h"
 #include "kernels/dispatch.h"
 #include "kernels/instruction_sets.h"
+#include "kernels/update.h"
 
 namespace adamant::kernels {
 namespace {
 
 const bool kSmall = std::getenv("ADAMANT_BENCH_SMALL") != nullptr;
+const int64_t kFew = 65;  // the acceptance model of the trainer: what a call costs
 const int64_t kInCache = 64 * 1024;
 const int64_t kInMemory = (kSmall ? 1 : 64) * 1024 * 1024;
 const int kRounds = kSmall ? 3 : 31;
@@ -37,60 +39,60 @@ constexpr int64_t kStepBytes = 28;  // a parameter: reads p, g, m, v; writes p, 
 constexpr int64_t kMeasureBytes = 4;
 
 // Any of the functions that are compared.
-using Pass = AdamFunction;
+using Pass = UpdateFunction;
 
 #if defined(__x86_64__)
 // The kernels' prefetch, so that the traffic alone has it too.
-void PrefetchAll(const AdamSpan& span, int64_t i) {
-  for (const float* x : {span.p_in, span.g, span.m_in, span.v_in}) {
+void PrefetchAll(const UpdateSpan& span, int64_t i) {
+  for (const float* x : {span.p_in, span.g, span.slots[0].in, span.slots[1].in}) {
     _mm_prefetch(reinterpret_cast<const char*>(x + i + kPrefetchDistance), _MM_HINT_T0);
   }
 }
 
 // A step's reads and writes: the new parameters are the old ones, and the gradient is read for nothing.
-[[gnu::target("avx512f")]] void TrafficAvx512(const AdamScalars&, const AdamSpan& caller_span) {
-  const AdamSpan span = caller_span;
+[[gnu::target("avx512f")]] void TrafficAvx512(const AdamScalars&, const UpdateSpan& caller_span) {
+  const UpdateSpan span = caller_span;
   for (int64_t i = 0; i < span.size; i += 16) {
     PrefetchAll(span, i);
     const __m512i g = _mm512_loadu_si512(span.g + i);
     asm volatile("" : : "v"(g));
     const __m512i p = _mm512_loadu_si512(span.p_in + i);
-    const __m512i m = _mm512_loadu_si512(span.m_in + i);
-    const __m512i v = _mm512_loadu_si512(span.v_in + i);
+    const __m512i m = _mm512_loadu_si512(span.slots[0].in + i);
+    const __m512i v = _mm512_loadu_si512(span.slots[1].in + i);
     _mm512_storeu_si512(span.p_out + i, p);
-    _mm512_storeu_si512(span.m_out + i, m);
-    _mm512_storeu_si512(span.v_out + i, v);
+    _mm512_storeu_si512(span.slots[0].out + i, m);
+    _mm512_storeu_si512(span.slots[1].out + i, v);
   }
 }
 
-[[gnu::target("avx512f")]] void RootAndQuotientAvx512(const AdamScalars&, const AdamSpan& caller_span) {
-  const AdamSpan span = caller_span;
+[[gnu::target("avx512f")]] void RootAndQuotientAvx512(const AdamScalars&, const UpdateSpan& caller_span) {
+  const UpdateSpan span = caller_span;
   for (int64_t i = 0; i < span.size; i += 16) {
-    const __m512 root = _mm512_maskz_sqrt_ps(0xFFFF, _mm512_loadu_ps(span.v_in + i));
-    _mm512_storeu_ps(span.p_out + i, _mm512_div_ps(_mm512_loadu_ps(span.m_in + i), root));
+    const __m512 root = _mm512_maskz_sqrt_ps(0xFFFF, _mm512_loadu_ps(span.slots[1].in + i));
+    _mm512_storeu_ps(span.p_out + i, _mm512_div_ps(_mm512_loadu_ps(span.slots[0].in + i), root));
   }
 }
 
-[[gnu::target("avx2")]] void TrafficAvx2(const AdamScalars&, const AdamSpan& caller_span) {
-  const AdamSpan span = caller_span;
+[[gnu::target("avx2")]] void TrafficAvx2(const AdamScalars&, const UpdateSpan& caller_span) {
+  const UpdateSpan span = caller_span;
   for (int64_t i = 0; i < span.size; i += 8) {
     PrefetchAll(span, i);
     const __m256 g = _mm256_loadu_ps(span.g + i);
     asm volatile("" : : "x"(g));
     const __m256 p = _mm256_loadu_ps(span.p_in + i);
-    const __m256 m = _mm256_loadu_ps(span.m_in + i);
-    const __m256 v = _mm256_loadu_ps(span.v_in + i);
+    const __m256 m = _mm256_loadu_ps(span.slots[0].in + i);
+    const __m256 v = _mm256_loadu_ps(span.slots[1].in + i);
     _mm256_storeu_ps(span.p_out + i, p);
-    _mm256_storeu_ps(span.m_out + i, m);
-    _mm256_storeu_ps(span.v_out + i, v);
+    _mm256_storeu_ps(span.slots[0].out + i, m);
+    _mm256_storeu_ps(span.slots[1].out + i, v);
   }
 }
 
-[[gnu::target("avx2")]] void RootAndQuotientAvx2(const AdamScalars&, const AdamSpan& caller_span) {
-  const AdamSpan span = caller_span;
+[[gnu::target("avx2")]] void RootAndQuotientAvx2(const AdamScalars&, const UpdateSpan& caller_span) {
+  const UpdateSpan span = caller_span;
   for (int64_t i = 0; i < span.size; i += 8) {
-    const __m256 root = _mm256_sqrt_ps(_mm256_loadu_ps(span.v_in + i));
-    _mm256_storeu_ps(span.p_out + i, _mm256_div_ps(_mm256_loadu_ps(span.m_in + i), root));
+    const __m256 root = _mm256_sqrt_ps(_mm256_loadu_ps(span.slots[1].in + i));
+    _mm256_storeu_ps(span.p_out + i, _mm256_div_ps(_mm256_loadu_ps(span.slots[0].in + i), root));
   }
 }
 #endif
@@ -116,12 +118,12 @@ enum class Units {
   kTiny,  // gradients of 1e-18, moments zero
 };
 
-// The four arrays of a step, in huge pages.
+// The four arrays of a step, in huge pages, each from the start of a cache line on.
 class Arrays {
  public:
-  Arrays(int64_t size, Units units) : size_(size) {
+  Arrays(int64_t size, Units units) : size_(size), stride_((size + 15) / 16 * 16) {
     constexpr size_t kHugePage = 2 << 20;
-    const size_t bytes = (static_cast<size_t>(size) * 4 * sizeof(float) + kHugePage - 1) / kHugePage * kHugePage;
+    const size_t bytes = (static_cast<size_t>(stride_) * 4 * sizeof(float) + kHugePage - 1) / kHugePage * kHugePage;
     memory_ = static_cast<float*>(std::aligned_alloc(kHugePage, bytes));
     if (memory_ == nullptr) {
       std::fprintf(stderr, "no %zu bytes of memory\n", bytes);
@@ -143,43 +145,39 @@ class Arrays {
 
   int64_t size() const { return size_; }
   float* p() const { return memory_; }
-  float* g() const { return memory_ + size_; }
-  float* m() const { return memory_ + 2 * size_; }
-  float* v() const { return memory_ + 3 * size_; }
+  float* g() const { return memory_ + stride_; }
+  float* m() const { return memory_ + 2 * stride_; }
+  float* v() const { return memory_ + 3 * stride_; }
 
   // [begin, end) with the new parameters over the gradient, as in a dense step, or over the old ones, so that the next
   // pass meets the same gradient.
-  AdamSpan Span(int64_t begin, int64_t end, bool over_gradient) const {
+  UpdateSpan Span(int64_t begin, int64_t end, bool over_gradient) const {
     return {.size = end - begin,
-            .p_in = p() + begin,
             .g = g() + begin,
-            .m_in = m() + begin,
-            .v_in = v() + begin,
+            .p_in = p() + begin,
             .p_out = (over_gradient ? g() : p()) + begin,
-            .m_out = m() + begin,
-            .v_out = v() + begin};
+            .slots = {{m() + begin, m() + begin}, {v() + begin, v() + begin}}};
   }
 
  private:
   const int64_t size_;
+  const int64_t stride_;
   float* memory_;
 };
 
-AdamScalars Scalars() {
-  return MakeAdamScalars({.learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}, 1000, 1.0f);
-}
+const AdamScalars kScalars =
+    MakeAdamScalars({.learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}, 1000, 1.0f);
 
 // One pass over memory, on one thread or two.
 void RunInMemory(Pass pass, const Arrays& arrays, int threads) {
-  const AdamScalars scalars = Scalars();
   const int64_t half = threads == 2 ? arrays.size() / 2 : 0;
   std::thread other;
-  if (half > 0) other = std::thread([&] { pass(scalars, arrays.Span(0, half, true)); });
-  pass(scalars, arrays.Span(half, arrays.size(), true));
+  if (half > 0) other = std::thread([&] { pass(kScalars, arrays.Span(0, half, true)); });
+  pass(kScalars, arrays.Span(half, arrays.size(), true));
   if (half > 0) other.join();
 }
 
-void RunInCache(Pass pass, const Arrays& arrays) { pass(Scalars(), arrays.Span(0, arrays.size(), false)); }
+void RunInCache(Pass pass, const Arrays& arrays) { pass(kScalars, arrays.Span(0, arrays.size(), false)); }
 
 void Register(const std::string& name, int64_t bytes, const std::function<void()>& run) {
   benchmark::RegisterBenchmark(name.c_str(), [bytes, run](benchmark::State& state) {
@@ -220,19 +218,25 @@ void PrintRatio(const std::string& name, int repeats, const std::function<void()
 int Main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  const Arrays few(kFew, Units::kLive);
   const Arrays live(kInCache, Units::kLive), dead(kInCache, Units::kDead), tiny(kInCache, Units::kTiny);
   const Arrays in_memory(kInMemory, Units::kLive);
 
   for (const KernelTable* table : AllKernels()) {
     if (!table->supported()) continue;
     const std::string isa = table->name;
-    RegisterPass("adam/" + isa, table->adam, live, in_memory);
-    Register("adam_dead/" + isa + "/in_cache", kInCache * kStepBytes, [&, table] { RunInCache(table->adam, dead); });
-    Register("adam_tiny/" + isa + "/in_cache", kInCache * kStepBytes, [&, table] { RunInCache(table->adam, tiny); });
-    for (const Arrays* arrays : {&live, &in_memory}) {
-      Register("measure/" + isa + (arrays == &live ? "/in_cache" : "/in_memory"), arrays->size() * kMeasureBytes,
-               [table, arrays] { benchmark::DoNotOptimize(table->measure(arrays->g(), arrays->size())); });
-    }
+    const Pass adam = table->update[kAdam];
+    RegisterPass("adam/" + isa, adam, live, in_memory);
+    Register("adam/" + isa + "/few", kFew * kStepBytes, [&, adam] { RunInCache(adam, few); });
+    Register("adam_dead/" + isa + "/in_cache", kInCache * kStepBytes, [&, adam] { RunInCache(adam, dead); });
+    Register("adam_tiny/" + isa + "/in_cache", kInCache * kStepBytes, [&, adam] { RunInCache(adam, tiny); });
+    const auto register_measure = [&](const char* where, const Arrays& arrays) {
+      Register("measure/" + isa + where, arrays.size() * kMeasureBytes,
+               [table, &arrays] { benchmark::DoNotOptimize(table->measure(arrays.g(), arrays.size())); });
+    };
+    register_measure("/few", few);
+    register_measure("/in_cache", live);
+    register_measure("/in_memory", in_memory);
   }
   for (const Bounds& bounds : kBounds) {
     if (FindKernels(bounds.name) == nullptr) continue;
@@ -246,11 +250,11 @@ int Main(int argc, char** argv) {
     const KernelTable* table = FindKernels(bounds.name);
     if (table == nullptr) continue;
     const std::string isa = std::string(bounds.name) + " ";
-    const auto adam_on = [&](const Arrays& arrays) { return [&, table] { RunInCache(table->adam, arrays); }; };
+    const auto adam_on = [&](const Arrays& arrays) { return [&, table] { RunInCache(table->update[kAdam], arrays); }; };
     for (int threads : {1, 2}) {
       PrintRatio(
           isa + "adam/traffic, in memory, threads " + std::to_string(threads), 1,
-          [&] { RunInMemory(table->adam, in_memory, threads); },
+          [&] { RunInMemory(table->update[kAdam], in_memory, threads); },
           [&] { RunInMemory(bounds.traffic, in_memory, threads); });
     }
     PrintRatio(isa + "adam/root and quotient, in cache", 20, adam_on(live),

@@ -7,8 +7,9 @@
 #include <numeric>
 #include <vector>
 
-#include "kernels/adam.h"
+#include "kernels/adam_scalars.h"
 #include "kernels/dispatch.h"
+#include "kernels/update.h"
 #include "tests/conformance/kernel_conformance.h"
 #include "tests/kernels/kernel_inputs.h"
 
@@ -32,24 +33,21 @@ testing::AssertionResult SameResult(const Result& expected, const Result& actual
   return testing::AssertionSuccess();
 }
 
-AdamSpan InPlace(State* state) {
+UpdateSpan InPlace(State* state) {
   return {.size = state->size(),
-          .p_in = state->p.data(),
           .g = state->g.data(),
-          .m_in = state->m.data(),
-          .v_in = state->v.data(),
+          .p_in = state->p.data(),
           .p_out = state->p.data(),
-          .m_out = state->m.data(),
-          .v_out = state->v.data()};
+          .slots = {{state->m.data(), state->m.data()}, {state->v.data(), state->v.data()}}};
 }
 
 Result Expected(const AdamScalars& scalars, State state) {
-  ScalarKernels().adam(scalars, InPlace(&state));
+  ScalarKernels().update[kAdam](scalars, InPlace(&state));
   return {state.p, state.m, state.v};
 }
 
 Result Actual(const KernelTable& kernels, const AdamScalars& scalars, State state) {
-  kernels.adam(scalars, InPlace(&state));
+  kernels.update[kAdam](scalars, InPlace(&state));
   return {state.p, state.m, state.v};
 }
 
@@ -93,6 +91,7 @@ bool IsDenormal(float x) { return std::fpclassify(x) == FP_SUBNORMAL; }
 class AdamConformanceTest : public testing::TestWithParam<const KernelTable*> {
  protected:
   const KernelTable& kernels() const { return *GetParam(); }
+  void Adam(const AdamScalars& scalars, const UpdateSpan& span) { kernels().update[kAdam](scalars, span); }
 };
 
 TEST_P(AdamConformanceTest, EverySizeGivesTheReferencesBits) {
@@ -132,7 +131,7 @@ TEST_P(AdamConformanceTest, ATrainingRunGivesTheReferencesBits) {
     state.g = Generate(state.size(), [&] { return random.Index(4) == 0 ? 0.0f : random.Signed(1e-20, 1e6); });
     expected = Expected(scalars, {expected.p, state.g, expected.m, expected.v});
 
-    kernels().adam(scalars, InPlace(&state));
+    Adam(scalars, InPlace(&state));
 
     ASSERT_TRUE(SameResult(expected, {state.p, state.m, state.v})) << "step " << t;
   }
@@ -160,14 +159,11 @@ TEST_P(AdamConformanceTest, EveryAliasingAndAlignmentGivesTheReferencesBitsAndWr
             CanariedArray& m_out = m_in_place ? m : new_m;
             CanariedArray& v_out = v_in_place ? v : new_v;
 
-            kernels().adam(scalars, {.size = size,
-                                     .p_in = p.data(),
-                                     .g = g.data(),
-                                     .m_in = m.data(),
-                                     .v_in = v.data(),
-                                     .p_out = p_out.data(),
-                                     .m_out = m_out.data(),
-                                     .v_out = v_out.data()});
+            Adam(scalars, {.size = size,
+                           .g = g.data(),
+                           .p_in = p.data(),
+                           .p_out = p_out.data(),
+                           .slots = {{m.data(), m_out.data()}, {v.data(), v_out.data()}}});
 
             SCOPED_TRACE(testing::Message() << "size " << size << " offset " << offset);
             ASSERT_TRUE(SameResult(Expected(scalars, state), {p_out.values(), m_out.values(), v_out.values()}));
@@ -197,14 +193,11 @@ TEST_P(AdamConformanceTest, TouchesNoMemoryOutsideOfTheSpan) {
       const State state = AnyState(size, &random);
       FencedArray p(state.p, at), g(state.g, at), m(state.m, at), v(state.v, at);
 
-      kernels().adam(scalars, {.size = size,
-                               .p_in = p.data(),
-                               .g = g.data(),
-                               .m_in = m.data(),
-                               .v_in = v.data(),
-                               .p_out = g.data(),
-                               .m_out = m.data(),
-                               .v_out = v.data()});
+      Adam(scalars, {.size = size,
+                     .g = g.data(),
+                     .p_in = p.data(),
+                     .p_out = g.data(),
+                     .slots = {{m.data(), m.data()}, {v.data(), v.data()}}});
 
       ASSERT_TRUE(SameResult(Expected(scalars, state), {g.values(), m.values(), v.values()})) << "size " << size;
     }
@@ -219,7 +212,7 @@ TEST_P(AdamConformanceTest, MomentsOfADeadUnitReachZeroAndAreNeverDenormal) {
   for (float& v : state.v) v = std::min(v, 1.0f);
   std::fill(state.g.begin(), state.g.end(), 0.0f);
   for (int64_t t = 1; t <= 2000; ++t) {
-    kernels().adam(MakeAdamScalars(hyperparameters, t, 1.0f), InPlace(&state));
+    Adam(MakeAdamScalars(hyperparameters, t, 1.0f), InPlace(&state));
 
     ASSERT_TRUE(std::none_of(state.m.begin(), state.m.end(), IsDenormal)) << "step " << t;
     ASSERT_TRUE(std::none_of(state.v.begin(), state.v.end(), IsDenormal)) << "step " << t;
@@ -229,7 +222,7 @@ TEST_P(AdamConformanceTest, MomentsOfADeadUnitReachZeroAndAreNeverDenormal) {
   const std::vector<float> p = state.p;
   EXPECT_TRUE(SameFloats(zeros, state.m));
   EXPECT_TRUE(SameFloats(zeros, state.v));
-  kernels().adam(MakeAdamScalars(hyperparameters, 2001, 1.0f), InPlace(&state));
+  Adam(MakeAdamScalars(hyperparameters, 2001, 1.0f), InPlace(&state));
   EXPECT_TRUE(SameFloats(p, state.p));
 }
 
@@ -243,7 +236,7 @@ TEST_P(AdamConformanceTest, TinyGradientsNeverMakeADenormalMoment) {
         const AdamScalars scalars =
             MakeAdamScalars({.learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}, t, scale);
 
-        kernels().adam(scalars, InPlace(&state));
+        Adam(scalars, InPlace(&state));
 
         ASSERT_TRUE(std::none_of(state.m.begin(), state.m.end(), IsDenormal)) << g << " step " << t;
         ASSERT_TRUE(std::none_of(state.v.begin(), state.v.end(), IsDenormal)) << g << " step " << t;
@@ -261,9 +254,9 @@ TEST_P(AdamConformanceTest, CallersFloatingPointEnvironmentNeitherChangesTheResu
   const Result expected = Expected(scalars, state);
   for (unsigned int environment : FloatingPointEnvironments()) {
     State actual = state;
-    const AdamSpan span = InPlace(&actual);
+    const UpdateSpan span = InPlace(&actual);
 
-    const unsigned int after = CallIn(environment, [&] { kernels().adam(scalars, span); });
+    const unsigned int after = CallIn(environment, [&] { Adam(scalars, span); });
 
     ASSERT_EQ(after, environment);
     ASSERT_TRUE(SameResult(expected, {actual.p, actual.m, actual.v})) << "MXCSR " << environment;

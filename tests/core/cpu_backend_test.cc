@@ -11,18 +11,18 @@ namespace adamant::core {
 namespace {
 
 // A kernel whose outputs tell all of its inputs apart.
-void TestAdam(const kernels::AdamScalars& scalars, const kernels::AdamSpan& span) {
+void TestAdam(const kernels::AdamScalars& scalars, const kernels::UpdateSpan& span) {
   for (int64_t i = 0; i < span.size; ++i) {
     const float g = span.g[i] * scalars.scale;
     span.p_out[i] = span.p_in[i] + g;
-    span.m_out[i] = 2 * span.m_in[i] + g;
-    span.v_out[i] = 3 * span.v_in[i] + g;
+    span.slots[0].out[i] = 2 * span.slots[0].in[i] + g;
+    span.slots[1].out[i] = 3 * span.slots[1].in[i] + g;
   }
 }
 
 kernels::GradientStats TestMeasure(const float*, int64_t) { return {.sum_of_squares = 42, .max_magnitude_bits = 0}; }
 
-const kernels::KernelTable kTestKernels = {"test", [] { return true; }, &TestAdam, &TestMeasure};
+const kernels::KernelTable kTestKernels = {"test", [] { return true; }, {&TestAdam}, &TestMeasure};
 
 kernels::AdamScalars Scale(float scale) {
   kernels::AdamScalars scalars = {};

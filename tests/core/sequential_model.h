@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "adamant/v1/parameter_set.pb.h"
-#include "kernels/adam.h"
+#include "kernels/adam_scalars.h"
 #include "kernels/dispatch.h"
 #include "kernels/norm.h"
 
@@ -73,15 +73,9 @@ class SequentialAdam {
       float* const p = arrays_.parameters.data() + tensor.begin;
       float* const m = arrays_.exp_avg.data() + tensor.begin;
       float* const v = arrays_.exp_avg_sq.data() + tensor.begin;
-      Scalar().adam(kernels::MakeAdamScalars(tensor.hyperparameters, arrays_.step, 1.0f),
-                    {.size = tensor.size,
-                     .p_in = p,
-                     .g = gradient.data() + tensor.begin,
-                     .m_in = m,
-                     .v_in = v,
-                     .p_out = p,
-                     .m_out = m,
-                     .v_out = v});
+      Scalar().update[kernels::kAdam](
+          kernels::MakeAdamScalars(tensor.hyperparameters, arrays_.step, 1.0f),
+          {.size = tensor.size, .g = gradient.data() + tensor.begin, .p_in = p, .p_out = p, .slots = {{m, m}, {v, v}}});
     }
   }
 

@@ -255,15 +255,15 @@ struct GatedKernel {
 };
 GatedKernel* gated_kernel = nullptr;
 
-void RunGatedAdam(const kernels::AdamScalars& scalars, const kernels::AdamSpan& span) {
+void RunGatedAdam(const kernels::AdamScalars& scalars, const kernels::UpdateSpan& span) {
   gated_kernel->entered.Open();
   gated_kernel->gate.Pass();
-  kernels::BestKernels().adam(scalars, span);
+  kernels::BestKernels().update[kernels::kAdam](scalars, span);
 }
 
 bool Always() { return true; }
 
-const kernels::KernelTable kGatedKernels = {"gated", &Always, &RunGatedAdam, kernels::BestKernels().measure};
+const kernels::KernelTable kGatedKernels = {"gated", &Always, {&RunGatedAdam}, kernels::BestKernels().measure};
 
 rpc::ServerOptions GatedServer() {
   gated_kernel = new GatedKernel;

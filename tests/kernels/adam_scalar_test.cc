@@ -6,7 +6,7 @@
 #include <cmath>
 #include <utility>
 
-#include "kernels/adam.h"
+#include "kernels/adam_scalars.h"
 #include "kernels/dispatch.h"
 #include "tests/kernels/kernel_inputs.h"
 
@@ -20,9 +20,8 @@ struct Element {
 };
 
 Element Step(const AdamScalars& scalars, float g, Element x) {
-  const AdamSpan span = {
-      .size = 1, .p_in = &x.p, .g = &g, .m_in = &x.m, .v_in = &x.v, .p_out = &x.p, .m_out = &x.m, .v_out = &x.v};
-  FindKernels("scalar")->adam(scalars, span);
+  const UpdateSpan span = {.size = 1, .g = &g, .p_in = &x.p, .p_out = &x.p, .slots = {{&x.m, &x.m}, {&x.v, &x.v}}};
+  FindKernels("scalar")->update[kAdam](scalars, span);
   return x;
 }
 

@@ -23,6 +23,13 @@ TEST(DispatchTest, NamesAreDistinct) {
   for (const KernelTable* table : AllKernels()) EXPECT_TRUE(names.insert(table->name).second) << table->name;
 }
 
+TEST(DispatchTest, EveryTableHasEveryUpdateAndAMeasure) {
+  for (const KernelTable* table : AllKernels()) {
+    for (UpdateFunction update : table->update) EXPECT_NE(update, nullptr) << table->name;
+    EXPECT_NE(table->measure, nullptr) << table->name;
+  }
+}
+
 TEST(DispatchTest, EveryTableIsFoundByItsNameExactlyWhereItIsSupported) {
   for (const KernelTable* table : AllKernels()) {
     EXPECT_EQ(FindKernels(table->name), table->supported() ? table : nullptr) << table->name;

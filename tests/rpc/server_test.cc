@@ -12,8 +12,8 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/adam.h"
 #include "kernels/dispatch.h"
+#include "kernels/update.h"
 #include "server/core/block.h"
 #include "tests/core/gate.h"
 #include "tests/e2e/server_fixture.h"
@@ -81,16 +81,16 @@ constexpr int kOpenBlocks = 5;
 core::Gate* gate = nullptr;
 std::atomic<int> computed = 0;
 
-void GatedAdam(const kernels::AdamScalars& scalars, const kernels::AdamSpan& span) {
+void GatedAdam(const kernels::AdamScalars& scalars, const kernels::UpdateSpan& span) {
   if (computed.fetch_add(1) >= kOpenBlocks) gate->Pass();
-  kernels::BestKernels().adam(scalars, span);
+  kernels::BestKernels().update[kernels::kAdam](scalars, span);
 }
 
 TEST(ServerTest, ReplyBeginsWhileLaterBlocksAreComputed) {
   core::Gate opened_below;
   gate = &opened_below;
   computed = 0;
-  const kernels::KernelTable gated = {"gated", [] { return true; }, &GatedAdam, kernels::BestKernels().measure};
+  const kernels::KernelTable gated = {"gated", [] { return true; }, {&GatedAdam}, kernels::BestKernels().measure};
   ServerOptions options = e2e::SmallServer();
   options.kernels = &gated;
   e2e::TestServer server(options);
