@@ -14,6 +14,8 @@ MESSAGES = r"adamant/v1/\w+\.pb\.h"
 PUBLIC_CLIENT = r"adamant/(mocks/)?\w+\.h"
 # What every program has, the server among them. It knows nothing of clients.
 COMMAND_LINE = r"client/command_line/"
+# What the kernels are to others. The rest of the folder is compiled into the files of instruction sets alone.
+KERNELS = r"kernels/(adam_scalars|dispatch|norm|update)\.h"
 
 # Folder: what it may include beside the headers of C++ and of the system. A file obeys the longest folder that it is in.
 RULES = {
@@ -22,8 +24,8 @@ RULES = {
     "proto": [r"proto/", MESSAGES, r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
     "proto/error": [r"proto/error/", MESSAGES, r"absl/", r"google/protobuf/"],
     # Messages are plain data to it; it knows no service, no stub, and no call.
-    "server/core": [r"server/core/", r"kernels/", r"proto/error/", MESSAGES, r"absl/", r"google/protobuf/"],
-    "server": [r"server/", r"kernels/", COMMAND_LINE, r"proto/", r"adamant/v1/", r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
+    "server/core": [r"server/core/", KERNELS, r"proto/error/", MESSAGES, r"absl/", r"google/protobuf/"],
+    "server": [r"server/", KERNELS, COMMAND_LINE, r"proto/", r"adamant/v1/", r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
     "client": [r"client/", PUBLIC_CLIENT, r"proto/", r"adamant/v1/", r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
     "client/command_line": [COMMAND_LINE, r"absl/"],
     "client/programs": [r"client/programs/", PUBLIC_CLIENT, COMMAND_LINE, MESSAGES, r"absl/"],

@@ -1,5 +1,6 @@
-// A core that knows the wire.
+// A core that knows the wire, and how a kernel is made.
 #include <grpcpp/grpcpp.h>
 
 #include "adamant/v1/service.grpc.pb.h"
-#include "kernels/adam.h"
+#include "kernels/lanes/avx2.h"
+#include "kernels/update.h"
