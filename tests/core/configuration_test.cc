@@ -260,8 +260,9 @@ class ExtremesTest : public ::testing::Test {
       for (int i = 0; i < kElements; ++i) {
         g[i] = n % period[i] == 0 ? -std::copysign(0x1.fffffep62f, p[i]) : 0;
       }
-      const kernels::AdamSpan span = {kElements, p.data(), g.data(), m.data(), v.data(), p.data(), m.data(), v.data()};
-      kernels::FindKernels("scalar")->adam(configuration.Scalars(0, step + n, 1), span);
+      const kernels::UpdateSpan span = {
+          kElements, g.data(), p.data(), p.data(), {{m.data(), m.data()}, {v.data(), v.data()}}};
+      kernels::FindKernels("scalar")->update[kernels::kAdam](configuration.Scalars(0, step + n, 1), span);
     }
     for (int i = 0; i < kElements; ++i) {
       ASSERT_TRUE(std::isfinite(p[i])) << configuration.groups()[0].ShortDebugString() << " period " << period[i];
