@@ -69,36 +69,35 @@ void StepCommit::Decide(std::vector<std::shared_ptr<StepAttempt>> contributors) 
 }
 
 StepCommit::Decision StepCommit::DecideOn(const StepAttempt& attempt) const {
-  const Lifecycle& lifecycle = set_->lifecycle;
   const v1::StepHeader& header = attempt.header();
-  if (absl::Status status = lifecycle.CheckReady(); !status.ok()) return status;
+  if (absl::Status status = set_->lifecycle.CheckReady(); !status.ok()) return status;
   absl::StatusOr<const v1::StepResult*> remembered = set_->requests.FindResult(header, attempt.header_hash());
   if (!remembered.ok()) return remembered.status();
   v1::StepResult answer;
   if (*remembered != nullptr) {
     answer = **remembered;
     answer.set_replayed(true);
-    answer.set_parameters_step(lifecycle.step());
+    answer.set_parameters_step(set_->lifecycle.step());
     return answer;
   }
-  if (attempt.incarnation() != lifecycle.incarnation()) return lifecycle.Rewritten();
+  if (attempt.incarnation() != set_->lifecycle.incarnation()) return set_->lifecycle.Rewritten();
   // Before expected_step, which would say of a request that was applied that it came too late.
   if (!gradient_.has_value()) {
-    return lifecycle.MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_OUTCOME_UNKNOWN,
-                               "the request was remembered when the step began, and is forgotten now");
+    return set_->lifecycle.MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_OUTCOME_UNKNOWN,
+                                     "the request was remembered when the step began, and is forgotten now");
   }
   if (absl::Status status = set_->requests.CheckExpectedStep(header, /*may_be_early=*/false); !status.ok()) {
     return status;
   }
   if (!finding_.non_finite.has_value()) return Part();
   answer.set_outcome(v1::STEP_OUTCOME_SKIPPED_NON_FINITE);
-  answer.set_step(lifecycle.step());
-  answer.set_incarnation(lifecycle.incarnation());
+  answer.set_step(set_->lifecycle.step());
+  answer.set_incarnation(set_->lifecycle.incarnation());
   answer.set_grad_norm(finding_.grad_norm);
   answer.set_config_revision(set_->configuration->revision());
   answer.set_non_finite_tensor(finding_.non_finite->tensor);
   answer.set_non_finite_offset(finding_.non_finite->offset);
-  answer.set_parameters_step(lifecycle.step());
+  answer.set_parameters_step(set_->lifecycle.step());
   return answer;
 }
 

@@ -42,12 +42,11 @@ absl::Status ValidateHeader(const v1::WriteHeader& header) {
 absl::StatusOr<WriteKind> DecideOn(WriteAttempt* attempt, SetRep* set, WriteLane::Attempts* older)
     ABSL_EXCLUSIVE_LOCKS_REQUIRED(set->mutex) {
   const v1::WriteHeader& header = attempt->header();
-  const Lifecycle& lifecycle = set->lifecycle;
-  if (absl::Status status = lifecycle.CheckExists(); !status.ok()) return status;
+  if (absl::Status status = set->lifecycle.CheckExists(); !status.ok()) return status;
   absl::StatusOr<bool> applied = set->requests.IsApplied(header);
   if (!applied.ok()) return applied.status();
   if (*applied) return WriteKind::kReplay;
-  if (absl::Status status = lifecycle.CheckDemands(header); !status.ok()) return status;
+  if (absl::Status status = set->lifecycle.CheckDemands(header); !status.ok()) return status;
   if (set->writes.IsTakenFrom(attempt)) {
     absl::StatusOr<WriteLane::Attempts> superseded = set->writes.WaitBehind(attempt);
     if (!superseded.ok()) return superseded.status();
@@ -56,14 +55,15 @@ absl::StatusOr<WriteKind> DecideOn(WriteAttempt* attempt, SetRep* set, WriteLane
   }
   const bool full = header.mode() == v1::WRITE_MODE_FULL;
   if (!full) {
-    if (absl::Status status = lifecycle.CheckNotPoisoned(); !status.ok()) return status;
-    if (!lifecycle.slots_valid()) {
-      return lifecycle.MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_UNINITIALIZED,
-                                 "a full write broke off and took the moments with it: the set awaits a full write");
+    if (absl::Status status = set->lifecycle.CheckNotPoisoned(); !status.ok()) return status;
+    if (!set->lifecycle.slots_valid()) {
+      return set->lifecycle.MakeError(
+          absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_UNINITIALIZED,
+          "a full write broke off and took the moments with it: the set awaits a full write");
     }
   }
   set->writes.Take(attempt);
-  const bool direct = full || lifecycle.state() == v1::PARAMETER_SET_STATE_UNINITIALIZED;
+  const bool direct = full || set->lifecycle.state() == v1::PARAMETER_SET_STATE_UNINITIALIZED;
   return direct ? WriteKind::kDirect : WriteKind::kStaged;
 }
 
