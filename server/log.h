@@ -11,7 +11,7 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "server/core/mutex.h"
+#include "server/core/base/mutex.h"
 
 namespace adamant {
 

@@ -13,7 +13,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/cgroup.h"
-#include "server/core/mutex.h"
+#include "server/core/base/mutex.h"
 
 namespace adamant {
 namespace {

@@ -9,7 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
-#include "server/core/configuration.h"
+#include "server/core/spec/configuration.h"
 
 namespace adamant::core {
 namespace {

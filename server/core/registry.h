@@ -12,8 +12,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "adamant/v1/service.pb.h"
-#include "server/core/mutex.h"
-#include "server/core/parameter_set.h"
+#include "server/core/base/mutex.h"
+#include "server/core/set/parameter_set.h"
 
 namespace adamant::core {
 

@@ -21,8 +21,8 @@
 #include "absl/time/time.h"
 #include "adamant/v1/error.pb.h"
 #include "google/protobuf/message.h"
-#include "server/core/budget.h"
-#include "server/core/mutex.h"
+#include "server/core/base/mutex.h"
+#include "server/core/memory/budget.h"
 #include "server/rpc/live_calls.h"
 #include "server/rpc/open_calls.h"
 
@@ -84,17 +84,18 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   virtual std::string Connection() const;
 
  protected:
-  // The call was let in. Starts the first read: of an operation, unless the call may be idle for as long as it likes.
+  // Called when the call was let in. Starts the first read: of an operation, unless the call may be idle for as long as
+  // it likes.
   virtual void OnOpen();
-  // A message of at most wire::kMaxMessageBytes has come.
+  // Called when a message of at most wire::kMaxMessageBytes has come.
   virtual void OnMessage(const grpc::ByteBuffer& message) = 0;
-  // The client sends no more. Most calls have one message, and read nothing after it.
+  // Called when the client has said that it sends nothing more. Most calls have one message, and read nothing after it.
   virtual void OnHalfClose();
-  // The last write is on its way.
+  // Called when the last write is on its way.
   virtual void OnWritten() = 0;
-  // The server drains, and the call is idle.
+  // Called when the server drains and the call is idle.
   virtual void OnDrain() { End(DrainingError()); }
-  // The call has ended or was cancelled: drop everything. Once.
+  // Called once, when the call has ended or was cancelled. Drops everything that the call holds.
   virtual void OnOver() {}
 
   // What the server waits for while a read is outstanding. `what` completes "the server waited 5s for ..."; `detail`
@@ -115,7 +116,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   // The operation is about the set of this name: the detail of an error that ends it says so.
   void NameSet(absl::string_view name);
 
-  // The call needs no more than `bytes` of its charge from here on.
+  // Gives back all of its charge but `bytes`, which is all that the call needs from here on.
   void ShrinkCharge(int64_t bytes);
 
   // The charge of the call, cut to `bytes`, for whoever holds its memory from here on.

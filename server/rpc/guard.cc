@@ -23,7 +23,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "server/core/mutex.h"
+#include "server/core/base/mutex.h"
 #include "server/log.h"
 #include "server/rpc/frame_rules.h"
 

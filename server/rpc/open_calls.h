@@ -14,9 +14,9 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "server/core/budget.h"
-#include "server/core/clock.h"
-#include "server/core/mutex.h"
+#include "server/core/base/clock.h"
+#include "server/core/base/mutex.h"
+#include "server/core/memory/budget.h"
 #include "server/rpc/waiting_room.h"
 
 namespace adamant::rpc {

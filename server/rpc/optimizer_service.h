@@ -10,9 +10,9 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "adamant/v1/service.pb.h"
-#include "server/core/backend.h"
-#include "server/core/budget.h"
-#include "server/core/compute_pool.h"
+#include "server/core/backend/backend.h"
+#include "server/core/base/compute_pool.h"
+#include "server/core/memory/budget.h"
 #include "server/core/registry.h"
 #include "server/rpc/unary_call.h"
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "proto/wire/tensor_message_builder.h"
-#include "server/core/parameter_set.h"
+#include "server/core/set/parameter_set.h"
 
 namespace adamant::rpc {
 namespace {

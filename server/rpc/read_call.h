@@ -8,8 +8,8 @@
 #include "adamant/v1/service.pb.h"
 #include "proto/wire/tensor_cutter.h"
 #include "proto/wire/tensor_message.h"
-#include "server/core/reading.h"
 #include "server/core/registry.h"
+#include "server/core/set/reading.h"
 #include "server/rpc/call.h"
 
 namespace adamant::rpc {
@@ -33,7 +33,7 @@ class ReadCall final : public Call {
   wire::ChunkForm form_ = wire::ChunkForm::kData;
   std::shared_ptr<const core::Reading> reading_;
   bool header_sent_ = false;
-  size_t slot_ = 0;                            // that is being sent
+  size_t slot_ = 0;                           // that is being sent
   std::optional<wire::TensorCutter> cutter_;  // of that slot; none before it begins
 };
 

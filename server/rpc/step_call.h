@@ -9,9 +9,9 @@
 #include "adamant/v1/step.pb.h"
 #include "proto/wire/tensor_cutter.h"
 #include "proto/wire/tensor_message.h"
-#include "server/core/parameter_set.h"
 #include "server/core/registry.h"
-#include "server/core/step_attempt.h"
+#include "server/core/set/parameter_set.h"
+#include "server/core/set/step_attempt.h"
 #include "server/rpc/upload_call.h"
 
 namespace adamant::rpc {

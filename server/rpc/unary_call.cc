@@ -7,7 +7,7 @@
 #include <memory>
 #include <utility>
 
-#include "server/core/budget.h"
+#include "server/core/memory/budget.h"
 
 namespace adamant::rpc {
 

@@ -14,8 +14,8 @@
 #include "absl/strings/string_view.h"
 #include "proto/error/error.h"
 #include "proto/wire/tensor_message.h"
-#include "server/core/listener.h"
-#include "server/core/mutex.h"
+#include "server/core/base/mutex.h"
+#include "server/core/set/listener.h"
 #include "server/rpc/call.h"
 
 namespace adamant::rpc {

@@ -11,9 +11,9 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "server/core/budget.h"
-#include "server/core/clock.h"
-#include "server/core/mutex.h"
+#include "server/core/base/clock.h"
+#include "server/core/base/mutex.h"
+#include "server/core/memory/budget.h"
 
 namespace adamant::rpc {
 

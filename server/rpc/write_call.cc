@@ -1,6 +1,6 @@
 #include "server/rpc/write_call.h"
 
-#include "server/core/parameter_set.h"
+#include "server/core/set/parameter_set.h"
 
 namespace adamant::rpc {
 

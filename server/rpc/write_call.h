@@ -7,7 +7,7 @@
 #include "adamant/v1/service.pb.h"
 #include "proto/wire/tensor_message.h"
 #include "server/core/registry.h"
-#include "server/core/write_attempt.h"
+#include "server/core/set/write_attempt.h"
 #include "server/rpc/upload_call.h"
 
 namespace adamant::rpc {

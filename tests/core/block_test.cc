@@ -1,5 +1,5 @@
 // Blocks and their references: where memory comes from, when it comes back, and who may write.
-#include "server/core/block.h"
+#include "server/core/memory/block.h"
 
 #include <algorithm>
 #include <cstdint>

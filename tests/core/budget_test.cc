@@ -1,5 +1,5 @@
 // Grants, the queue behind them, and what becomes of those who give up.
-#include "server/core/budget.h"
+#include "server/core/memory/budget.h"
 
 #include <algorithm>
 #include <atomic>

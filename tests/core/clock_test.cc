@@ -1,5 +1,5 @@
 // Both clocks: the one that runs, and the one that the other tests hold in their hands.
-#include "server/core/clock.h"
+#include "server/core/base/clock.h"
 
 #include <memory>
 #include <string>

@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/core/requests.h"
+#include "server/core/set/requests.h"
 #include "tests/core/fake_backends.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"

@@ -1,5 +1,5 @@
 // Who computes what, in which turn, and what has ended when `done` is called.
-#include "server/core/compute_pool.h"
+#include "server/core/base/compute_pool.h"
 
 #include <atomic>
 #include <cstdint>

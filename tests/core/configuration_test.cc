@@ -1,5 +1,5 @@
 // Defaults, and every limit of groups, labels and names.
-#include "server/core/configuration.h"
+#include "server/core/spec/configuration.h"
 
 #include <bit>
 #include <cmath>

@@ -1,5 +1,5 @@
 // Which memory the kernel is called with; the arithmetic is tested in tests/kernels.
-#include "server/core/cpu_backend.h"
+#include "server/core/backend/cpu_backend.h"
 
 #include <algorithm>
 #include <cstdint>

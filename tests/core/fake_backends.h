@@ -10,8 +10,8 @@
 #include "absl/status/status.h"
 #include "adamant/v1/parameter_set.pb.h"
 #include "kernels/dispatch.h"
-#include "server/core/cpu_backend.h"
-#include "server/core/mutex.h"
+#include "server/core/backend/cpu_backend.h"
+#include "server/core/base/mutex.h"
 #include "tests/core/gate.h"
 
 namespace adamant::core {

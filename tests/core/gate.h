@@ -2,7 +2,7 @@
 #ifndef ADAMANT_TESTS_CORE_GATE_H_
 #define ADAMANT_TESTS_CORE_GATE_H_
 
-#include "server/core/mutex.h"
+#include "server/core/base/mutex.h"
 
 namespace adamant::core {
 

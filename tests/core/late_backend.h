@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "kernels/dispatch.h"
-#include "server/core/cpu_backend.h"
-#include "server/core/mutex.h"
+#include "server/core/backend/cpu_backend.h"
+#include "server/core/base/mutex.h"
 #include "tests/core/gate.h"
 
 namespace adamant::core {

@@ -1,5 +1,5 @@
 // Loans: who maps, who is told on which thread, and what becomes of those who give up.
-#include "server/core/lender.h"
+#include "server/core/memory/lender.h"
 
 #include <algorithm>
 #include <atomic>
@@ -16,7 +16,7 @@
 
 #include "gtest/gtest.h"
 #include "proto/error/error.h"
-#include "server/core/clock.h"
+#include "server/core/base/clock.h"
 #include "tests/core/gate.h"
 #include "tests/core/manual_clock.h"
 #include "tests/core/system_calls.h"

@@ -8,8 +8,8 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/time/time.h"
-#include "server/core/clock.h"
-#include "server/core/mutex.h"
+#include "server/core/base/clock.h"
+#include "server/core/base/mutex.h"
 
 namespace adamant::core {
 

@@ -1,5 +1,5 @@
 // What is remembered of requests, for how long, what is under way, and what makes two attempts the same request.
-#include "server/core/requests.h"
+#include "server/core/set/requests.h"
 
 #include <cstdint>
 #include <string>

@@ -1,5 +1,5 @@
 // The layout of a set, and every limit of a specification's tensors.
-#include "server/core/schema.h"
+#include "server/core/spec/schema.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -12,7 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/error/error.h"
-#include "server/core/fingerprint.h"
+#include "server/core/base/fingerprint.h"
 
 namespace adamant::core {
 namespace {

@@ -1,5 +1,5 @@
 // From chunks to blocks: coverage, copies, measures, and where a bad element is.
-#include "server/core/staging.h"
+#include "server/core/set/staging.h"
 
 #include <algorithm>
 #include <bit>

@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
-#include "server/core/configuration.h"
+#include "server/core/spec/configuration.h"
 #include "tests/core/set_fixture.h"
 
 namespace adamant::core {

@@ -1,5 +1,5 @@
 // A commit for several contributors, as a round has them.
-#include "server/core/step_commit.h"
+#include "server/core/set/step_commit.h"
 
 #include <memory>
 #include <string>
@@ -8,7 +8,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/core/slots.h"
+#include "server/core/spec/slots.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"
 

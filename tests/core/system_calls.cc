@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "server/core/mutex.h"
+#include "server/core/base/mutex.h"
 
 // Linux 5.14; the C library's headers may be older.
 #ifndef MADV_POPULATE_WRITE

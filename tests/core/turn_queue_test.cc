@@ -1,5 +1,5 @@
 // Turns: one at a time, in order, on whose thread, and over when they are let go of.
-#include "server/core/turn_queue.h"
+#include "server/core/set/turn_queue.h"
 
 #include <atomic>
 #include <memory>

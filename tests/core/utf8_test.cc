@@ -1,5 +1,5 @@
 // The edges of UTF-8, from the Unicode Standard's table of well-formed byte sequences (3-7).
-#include "server/core/utf8.h"
+#include "server/core/base/utf8.h"
 
 #include <string>
 

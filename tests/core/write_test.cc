@@ -246,11 +246,11 @@ TEST_P(WriteTest, ARepeatedWriteTakesOverFromItsOlderAttempt) {
     EXPECT_THAT(older->Take(), FailsWith(kAborted, v1::ERROR_REASON_SUPERSEDED));
     // Somebody may be filling the memory that both write to.
     server_.clock().RunDue();
-  server_.AwaitIdle();
+    server_.AwaitIdle();
     EXPECT_FALSE(newer.admitted() || newer.done());
     older.reset();
     server_.clock().RunDue();
-  server_.AwaitIdle();
+    server_.AwaitIdle();
     newer.Await();
     ASSERT_THAT(SendAll(set.get(), &newer, header, arrays_), IsOk());
     ASSERT_THAT(newer.Complete(), IsOk());

@@ -24,7 +24,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
 #include "grpc/health/v1/health.grpc.pb.h"
-#include "server/core/mutex.h"
+#include "server/core/base/mutex.h"
 #include "tests/e2e/child_program.h"
 #include "tests/e2e/half_sent_calls.h"
 #include "tests/e2e/server_fixture.h"

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "server/core/mutex.h"
+#include "server/core/base/mutex.h"
 
 namespace adamant::e2e {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <thread>
 
-#include "server/core/mutex.h"
+#include "server/core/base/mutex.h"
 
 namespace adamant::e2e {
 

@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "absl/strings/string_view.h"
-#include "server/core/mutex.h"
+#include "server/core/base/mutex.h"
 
 namespace adamant::e2e {
 

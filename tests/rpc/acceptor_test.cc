@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "server/core/mutex.h"
+#include "server/core/base/mutex.h"
 #include "tests/rpc/local_connection.h"
 
 namespace adamant::rpc {

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "server/core/mutex.h"
+#include "server/core/base/mutex.h"
 #include "tests/rpc/http2_frames.h"
 #include "tests/rpc/local_connection.h"
 

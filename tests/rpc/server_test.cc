@@ -14,7 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/dispatch.h"
 #include "kernels/update.h"
-#include "server/core/block.h"
+#include "server/core/memory/block.h"
 #include "tests/core/gate.h"
 #include "tests/e2e/server_fixture.h"
 

@@ -1,2 +1,2 @@
 // A client that knows the server.
-#include "server/core/schema.h"
+#include "server/core/spec/schema.h"

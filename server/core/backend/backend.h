@@ -1,0 +1,35 @@
+// A device that sets can live on.
+#ifndef ADAMANT_SERVER_CORE_BACKEND_BACKEND_H_
+#define ADAMANT_SERVER_CORE_BACKEND_BACKEND_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/norm.h"
+#include "server/core/backend/slot_arrays.h"
+#include "server/core/base/compute_pool.h"
+#include "server/core/memory/lender.h"
+
+namespace adamant::core {
+
+// Thread-safe.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // The slots of a new set, all zero. May take long: memory is mapped here. `lender` and `compute` are the host's, and
+  // outlive what is made. Error: RESOURCE_EXHAUSTED; then nothing is held.
+  virtual absl::StatusOr<std::unique_ptr<SlotArrays>> NewArrays(ArraysLayout layout, Lender* lender,
+                                                                ComputePool* compute) = 0;
+
+  // Of the gradient, which is measured on the host as it arrives: see kernels/norm.h.
+  virtual kernels::MeasureFunction measure() const = 0;
+
+  // What computes, for people.
+  virtual std::string Description() const = 0;
+};
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_BACKEND_BACKEND_H_

@@ -1,0 +1,244 @@
+// Slots in host memory, and one call of the kernel for each range of a block.
+#include "server/core/backend/cpu_backend.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/algorithm/container.h"
+#include "server/core/base/mutex.h"
+
+namespace adamant::core {
+namespace {
+
+using SlotLists = std::vector<BlockList>;
+
+// What one view has in hand.
+struct HeldView {
+  SlotLists blocks;
+  SlotLists spares;  // null where a step has taken one, or needs none any more
+};
+
+// The slots of a set, and who views them.
+struct Shelf {
+  // Blocks to write to: those of `lists`, which are the only references to them but for the views', and spares in place
+  // of those that a view holds.
+  SlotLists Writable(const SlotLists& lists) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  BlockRef TakeSpare(size_t slot, size_t block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+
+  Mutex mutex;
+  // Nothing while a step or a write has them.
+  std::optional<SlotLists> slots ABSL_GUARDED_BY(mutex);
+  std::vector<HeldView*> views ABSL_GUARDED_BY(mutex);
+};
+
+SlotLists Shelf::Writable(const SlotLists& lists) {
+  SlotLists writable(lists.size());
+  for (size_t slot = 0; slot < lists.size(); ++slot) {
+    writable[slot].reserve(lists[slot].size());
+    for (size_t block = 0; block < lists[slot].size(); ++block) {
+      const bool viewed = !lists[slot][block].unique();
+      writable[slot].push_back(viewed ? TakeSpare(slot, block) : lists[slot][block]);
+    }
+  }
+  return writable;
+}
+
+BlockRef Shelf::TakeSpare(size_t slot, size_t block) {
+  // One is enough for all that view the block; the others', which are not needed any more, go back to the pool.
+  BlockRef spare;
+  for (HeldView* view : views) {
+    if (view->spares[slot].empty()) continue;
+    BlockRef taken = std::move(view->spares[slot][block]);
+    if (!spare) spare = std::move(taken);
+  }
+  return spare;
+}
+
+// A view refers to the blocks themselves. A step that would write to a block of a view swaps in one of the spares that
+// the view brought, so that a step neither maps memory nor fails because of a reader.
+class CpuArrays final : public SlotArrays {
+ public:
+  // `slots` are in the order of the layout's, and nobody else's.
+  CpuArrays(CpuBackend* backend, ArraysLayout layout, SlotLists slots, ComputePool* compute)
+      : backend_(backend), layout_(std::move(layout)), compute_(compute), shelf_(std::make_shared<Shelf>()) {
+    MutexLock lock(&shelf_->mutex);
+    shelf_->slots = std::move(slots);
+  }
+
+  void Apply(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
+             Then<absl::Status> done) override;
+  void View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
+            Then<absl::StatusOr<SlotView>> done) override;
+  void Copy(v1::Slot slot, int64_t begin, int64_t end, float* to) override;
+  std::vector<BlockList> BeginLoad() override;
+  void Load(const Snapshot& parameters, std::vector<BlockList> slots, Then<absl::Status> done) override;
+  void AbandonLoad(std::vector<BlockList> slots) override;
+
+ private:
+  // A step between its turn and its outcome.
+  struct Commit {
+    SlotLists in;  // where some blocks are viewed; else empty, and the update is in place
+    SlotLists out;
+    std::atomic<bool> failed = false;
+  };
+
+  size_t IndexOf(v1::Slot slot) const { return absl::c_find(layout_.slots, slot) - layout_.slots.begin(); }
+  // Takes the slots.
+  SlotLists Take() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shelf_->mutex);
+  void PutBack(SlotLists slots);
+  void Begin(Commit* commit);
+  // Returns false, and leaves the block indeterminate, if this or another one failed.
+  bool Compute(const StepPlan& plan, Commit* commit, int64_t block) const;
+  absl::Status End(Commit* commit);
+
+  CpuBackend* const backend_;
+  const ArraysLayout layout_;
+  ComputePool* const compute_;
+  const std::shared_ptr<Shelf> shelf_;  // views may outlive the arrays
+};
+
+SlotLists CpuArrays::Take() {
+  SlotLists slots = *std::move(shelf_->slots);
+  shelf_->slots.reset();
+  return slots;
+}
+
+void CpuArrays::PutBack(SlotLists slots) {
+  MutexLock lock(&shelf_->mutex);
+  shelf_->slots = std::move(slots);
+}
+
+void CpuArrays::Apply(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
+                      Then<absl::Status> done) {
+  const auto blocks = static_cast<int64_t>(plan.after->blocks().size());
+  if (IsSmall(*layout_.schema)) {
+    Commit commit;
+    Begin(&commit);
+    for (int64_t block = 0; block < blocks; ++block) {
+      if (Compute(plan, &commit, block)) computed(block);
+    }
+    done(End(&commit));
+    return;
+  }
+  auto commit = std::make_shared<Commit>();
+  Begin(commit.get());
+  compute_->Run(
+      blocks,
+      [this, &plan, commit, computed = std::move(computed)](int64_t block) {
+        if (Compute(plan, commit.get(), block)) computed(block);
+      },
+      [this, commit, done = std::move(done)]() mutable { done(End(commit.get())); });
+}
+
+void CpuArrays::Begin(Commit* commit) {
+  MutexLock lock(&shelf_->mutex);
+  SlotLists slots = Take();
+  if (shelf_->views.empty()) {
+    commit->out = std::move(slots);
+  } else {
+    commit->out = shelf_->Writable(slots);
+    commit->in = std::move(slots);
+  }
+}
+
+bool CpuArrays::Compute(const StepPlan& plan, Commit* commit, int64_t block) const {
+  if (commit->failed.load(std::memory_order_relaxed)) return false;
+  const SlotLists& in = commit->in.empty() ? commit->out : commit->in;
+  std::array<SlotBlock, kernels::kMaxSlots> slots;
+  for (size_t slot = 0; slot < in.size(); ++slot) slots[slot] = {in[slot][block], commit->out[slot][block]};
+  const BlockUpdate update = {.index = block,
+                              .ranges = (*layout_.ranges)[block],
+                              .scalars = plan.scalars,
+                              .gradient = plan.after->blocks()[block],
+                              .parameters = plan.before->blocks()[block],
+                              .slots = absl::MakeConstSpan(slots.data(), in.size())};
+  if (backend_->Update(update).ok()) return true;
+  commit->failed.store(true, std::memory_order_relaxed);
+  return false;
+}
+
+absl::Status CpuArrays::End(Commit* commit) {
+  // Before the next turn, or it would find them held.
+  commit->in.clear();
+  PutBack(std::move(commit->out));
+  return commit->failed ? absl::InternalError("the device failed") : absl::OkStatus();
+}
+
+void CpuArrays::View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
+                     Then<absl::StatusOr<SlotView>> done) {
+  auto* const view = new HeldView{SlotLists(layout_.slots.size()), SlotLists(layout_.slots.size())};
+  {
+    MutexLock lock(&shelf_->mutex);
+    for (size_t i = 0; i < slots.size(); ++i) {
+      const size_t slot = IndexOf(slots[i]);
+      view->blocks[slot] = (*shelf_->slots)[slot];
+      view->spares[slot] = std::move(spares[i]);
+    }
+    shelf_->views.push_back(view);
+  }
+  const std::shared_ptr<HeldView> held(view, [shelf = shelf_](HeldView* ended) {
+    // First, since a block that is in use must have a spare.
+    ended->blocks.clear();
+    {
+      MutexLock lock(&shelf->mutex);
+      shelf->views.erase(absl::c_find(shelf->views, ended));
+    }
+    delete ended;
+  });
+  done(SlotView(held, &held->blocks));
+}
+
+void CpuArrays::Copy(v1::Slot slot, int64_t begin, int64_t end, float* to) {
+  MutexLock lock(&shelf_->mutex);
+  CopyRuns((*shelf_->slots)[IndexOf(slot)], begin, end, to);
+}
+
+std::vector<BlockList> CpuArrays::BeginLoad() {
+  SlotLists before;  // goes back to the pool without the lock
+  MutexLock lock(&shelf_->mutex);
+  before = Take();
+  return shelf_->Writable(before);
+}
+
+void CpuArrays::Load(const Snapshot& /*parameters*/, std::vector<BlockList> slots, Then<absl::Status> done) {
+  if (!slots.empty()) PutBack(std::move(slots));
+  done(absl::OkStatus());
+}
+
+void CpuArrays::AbandonLoad(std::vector<BlockList> slots) { PutBack(std::move(slots)); }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SlotArrays>> CpuBackend::NewArrays(ArraysLayout layout, Lender* lender,
+                                                                  ComputePool* compute) {
+  SlotLists slots;
+  for (size_t i = 0; i < layout.slots.size(); ++i) {
+    absl::StatusOr<BlockList> zeroed = lender->TakeZeroed(layout.schema->flat_size());
+    if (!zeroed.ok()) return zeroed.status();
+    slots.push_back(*std::move(zeroed));
+  }
+  return std::make_unique<CpuArrays>(this, std::move(layout), std::move(slots), compute);
+}
+
+absl::Status CpuBackend::Update(const BlockUpdate& update) {
+  for (const GroupRange& range : update.ranges) {
+    kernels::UpdateSpan span = {.size = range.end - range.begin,
+                                .g = update.gradient.data() + range.begin,
+                                .p_in = update.parameters.data() + range.begin,
+                                .p_out = update.gradient.mutable_data() + range.begin,
+                                .slots = {}};
+    // A set's slots are in the order of its optimizer's.
+    for (size_t slot = 0; slot < update.slots.size(); ++slot) {
+      span.slots[slot] = {update.slots[slot].in.data() + range.begin,
+                          update.slots[slot].out.mutable_data() + range.begin};
+    }
+    kernels_.update[kernels::kAdam](update.scalars[range.group], span);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace adamant::core

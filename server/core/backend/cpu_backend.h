@@ -1,0 +1,56 @@
+// The step's arithmetic on this machine's processor.
+#ifndef ADAMANT_SERVER_CORE_BACKEND_CPU_BACKEND_H_
+#define ADAMANT_SERVER_CORE_BACKEND_CPU_BACKEND_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "kernels/adam_scalars.h"
+#include "kernels/dispatch.h"
+#include "server/core/backend/backend.h"
+
+namespace adamant::core {
+
+// One block of one slot in a step. Where both are the same block, the update is in place; an output that is not is held
+// by nobody else.
+struct SlotBlock {
+  BlockRef in;
+  BlockRef out;
+};
+
+// One block's share of a step. Elements of the block that `ranges` leaves out are unspecified in the outputs.
+struct BlockUpdate {
+  int64_t index;  // the block's, within the set
+  absl::Span<const GroupRange> ranges;
+  absl::Span<const kernels::AdamScalars> scalars;  // by group
+  BlockRef gradient;                               // becomes the new parameters
+  BlockRef parameters;
+  absl::Span<const SlotBlock> slots;  // in the order of the set's ArraysLayout
+};
+
+// Its arrays are made of the host's blocks, and their steps run on the host's compute threads; those of small sets on
+// the thread that brings them. Thread-safe.
+class CpuBackend : public Backend {
+ public:
+  // With these kernels, which this machine supports.
+  explicit CpuBackend(const kernels::KernelTable& kernels) : kernels_(kernels) {}
+
+  absl::StatusOr<std::unique_ptr<SlotArrays>> NewArrays(ArraysLayout layout, Lender* lender,
+                                                        ComputePool* compute) final;
+  kernels::MeasureFunction measure() const final { return kernels_.measure; }
+  std::string Description() const override { return kernels_.name; }
+
+  // Applies `update`: the new parameters are written over the gradient. Never fails; tests have it fail. After an error
+  // the outputs are indeterminate.
+  virtual absl::Status Update(const BlockUpdate& update);
+
+ private:
+  const kernels::KernelTable& kernels_;
+};
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_BACKEND_CPU_BACKEND_H_

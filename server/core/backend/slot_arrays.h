@@ -1,0 +1,92 @@
+// The optimizer's arrays of one set on the device that holds them, and what a step does to them.
+#ifndef ADAMANT_SERVER_CORE_BACKEND_SLOT_ARRAYS_H_
+#define ADAMANT_SERVER_CORE_BACKEND_SLOT_ARRAYS_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "adamant/v1/parameter_set.pb.h"
+#include "kernels/adam_scalars.h"
+#include "server/core/base/then.h"
+#include "server/core/memory/block.h"
+#include "server/core/memory/snapshot.h"
+#include "server/core/spec/schema.h"
+
+namespace adamant::core {
+
+// A step of a set whose arrays take at most this many bytes each is paid by the call that brings it, and runs on the
+// thread that brings it: starting others would cost more than the work (64 Ki parameters take 32 us).
+inline constexpr int64_t kSmallStepBytes = int64_t{1} << 20;
+
+inline bool IsSmall(const Schema& schema) {
+  return schema.flat_size() * static_cast<int64_t>(sizeof(float)) <= kSmallStepBytes;
+}
+
+// Elements [begin, end) of a block, which are of one group.
+struct GroupRange {
+  int64_t begin;
+  int64_t end;
+  int group;
+};
+// Of every block of a set.
+using GroupRanges = std::vector<std::vector<GroupRange>>;
+
+// What an array is made for: constant over a set's life.
+struct ArraysLayout {
+  std::shared_ptr<const Schema> schema;
+  std::shared_ptr<const GroupRanges> ranges;
+  // The slots that the set's optimizers have, in the order of kSlots. The parameters are not among them: they are
+  // Snapshots, in host memory on every device.
+  std::vector<v1::Slot> slots;
+};
+
+// What a step does, once it is decided.
+struct StepPlan {
+  std::vector<kernels::AdamScalars> scalars;  // by group
+  std::shared_ptr<const Snapshot> before;     // null outside of a commit
+  // The gradient, and block by block the new parameters, which are written over it.
+  std::shared_ptr<const Snapshot> after;
+};
+
+// Some slots' elements as they were at one moment, which nobody writes to while this is held. Block lists by slot, in
+// the order of ArraysLayout::slots; those that were not asked for are empty. Whoever holds it must not copy its
+// references to blocks.
+using SlotView = std::shared_ptr<const std::vector<BlockList>>;
+
+// Thread-safe. Those that are marked [turn] are for whoever has the set's turn, and keeps it until the outcome.
+class SlotArrays {
+ public:
+  virtual ~SlotArrays() = default;
+
+  // [turn] Applies `plan`, which lives until `done`: computes `plan.after` and changes the slots. Calls `computed` for
+  // each block as soon as its new parameters are there, from several threads and in any order. From the first byte that
+  // changes until `done` nothing is allocated. After an error the slots and `plan.after` are indeterminate.
+  virtual void Apply(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
+                     Then<absl::Status> done) = 0;
+
+  // [turn] Views `slots`. `spares` are as many blocks as those have, in their order, which nobody else holds: what they
+  // cost pays for the view, and it keeps them, so that a step that meets a block in use need not look for another.
+  virtual void View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
+                    Then<absl::StatusOr<SlotView>> done) = 0;
+
+  // Copies the elements [begin, end) of the flat space to `to`. Requires that nothing changes them meanwhile: no step
+  // is being applied, no load under way.
+  virtual void Copy(v1::Slot slot, int64_t begin, int64_t end, float* to) = 0;
+
+  // [turn] Hands out the blocks that a write fills: all slots', whose contents are lost with that. Until Load or
+  // AbandonLoad gives them back, nothing else may be called.
+  virtual std::vector<BlockList> BeginLoad() = 0;
+  // [turn] The set has `parameters` from here on and, unless `slots` is empty, what was written to the blocks that
+  // BeginLoad handed out. After an error the slots are indeterminate.
+  virtual void Load(const Snapshot& parameters, std::vector<BlockList> slots, Then<absl::Status> done) = 0;
+  // Gives back what BeginLoad handed out. The contents are indeterminate.
+  virtual void AbandonLoad(std::vector<BlockList> slots) = 0;
+};
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_BACKEND_SLOT_ARRAYS_H_

@@ -1,0 +1,191 @@
+// Requests for memory on their way: waiting for room, to be mapped, and to be handed over.
+#include "server/core/memory/lender.h"
+
+#include <deque>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "server/core/base/mutex.h"
+
+namespace adamant::core {
+
+struct Lender::Request {
+  int64_t elements;
+  Done done;
+  // While it waits for room.
+  Budget* budget;
+  Budget::WaitId reservation = Budget::kNoWait;
+  // What it has, from then on. The mapper has it while it maps.
+  Grant grant = {};
+  // When it is on its way to be handed over.
+  std::optional<absl::StatusOr<Loan>> outcome = std::nullopt;
+};
+
+// Thread-safe. Requests that are not over. One that was cancelled is found no more; whoever works for it drops what it
+// has got.
+class Lender::Requests : public std::enable_shared_from_this<Requests> {
+ public:
+  Requests(BlockPool* pool, ComputePool* compute) : pool_(pool), compute_(compute) {}
+
+  WaitId Add(Request request) {
+    MutexLock lock(&mutex_);
+    requests_.emplace(++last_wait_, std::move(request));
+    return last_wait_;
+  }
+
+  // It waits in its budget, if it has not got its room meanwhile.
+  void SetReservation(WaitId wait, Budget::WaitId reservation) {
+    MutexLock lock(&mutex_);
+    const auto found = requests_.find(wait);
+    if (found != requests_.end()) found->second.reservation = reservation;
+  }
+
+  // There is room, or an error. Maps nothing: it is the clock's thread that comes here.
+  void Reserved(WaitId wait, int64_t elements, absl::StatusOr<Grant> grant) {
+    if (!grant.ok()) return Finish(wait, std::move(grant).status());
+    if (std::optional<BlockList> blocks = pool_->TakeIdle(elements); blocks.has_value()) {
+      return Finish(wait, Loan{*std::move(grant), *std::move(blocks)});
+    }
+    MutexLock lock(&mutex_);
+    const auto found = requests_.find(wait);
+    if (found == requests_.end()) return;
+    found->second.grant = *std::move(grant);
+    unmapped_.push_back(wait);
+    changed_.NotifyOne();
+  }
+
+  void Cancel(WaitId wait) {
+    std::map<WaitId, Request>::node_type request;  // destroyed without the lock
+    {
+      MutexLock lock(&mutex_);
+      request = requests_.extract(wait);
+    }
+    if (request.empty() || request.mapped().reservation == Budget::kNoWait) return;
+    request.mapped().budget->Cancel(request.mapped().reservation);
+  }
+
+  // Maps what is to be mapped, until Stop.
+  void Map() {
+    for (;;) {
+      Grant grant;
+      int64_t elements = 0;
+      const WaitId wait = AwaitUnmapped(&grant, &elements);
+      if (wait == kNoWait) return;
+      Finish(wait, Lend(std::move(grant), elements));
+    }
+  }
+
+  void Stop() {
+    MutexLock lock(&mutex_);
+    stopping_ = true;
+    changed_.NotifyAll();
+  }
+
+  void CancelAll() {
+    for (;;) {
+      WaitId wait;
+      {
+        MutexLock lock(&mutex_);
+        if (requests_.empty()) return;
+        wait = requests_.begin()->first;
+      }
+      Cancel(wait);
+    }
+  }
+
+ private:
+  // The first that is to be mapped, and what it has. kNoWait when the lender stops.
+  WaitId AwaitUnmapped(Grant* grant, int64_t* elements) {
+    MutexLock lock(&mutex_);
+    while (!stopping_) {
+      if (unmapped_.empty()) {
+        changed_.Wait(&mutex_);
+        continue;
+      }
+      const WaitId wait = unmapped_.front();
+      unmapped_.pop_front();
+      const auto found = requests_.find(wait);
+      if (found == requests_.end()) continue;
+      *grant = std::move(found->second.grant);
+      *elements = found->second.elements;
+      return wait;
+    }
+    return kNoWait;
+  }
+
+  absl::StatusOr<Loan> Lend(Grant grant, int64_t elements) {
+    absl::StatusOr<BlockList> blocks = pool_->Take(elements);
+    if (blocks.ok()) return Loan{std::move(grant), *std::move(blocks)};
+    // A parameter may live until the caller's statement ends, and whoever waits is told within it.
+    grant = Grant();
+    return std::move(blocks).status();
+  }
+
+  // Has a compute thread hand it over. The outcome of one that was cancelled ends here, without the lock.
+  void Finish(WaitId wait, absl::StatusOr<Loan> outcome) {
+    MutexLock lock(&mutex_);
+    const auto found = requests_.find(wait);
+    if (found == requests_.end()) return;
+    found->second.outcome = std::move(outcome);
+    // With the lock, so that nothing comes to the compute pool when the lender has ended.
+    compute_->Run(
+        1, [self = shared_from_this(), wait](int64_t) { self->HandOver(wait); }, [] {});
+  }
+
+  void HandOver(WaitId wait) {
+    std::map<WaitId, Request>::node_type request;
+    {
+      MutexLock lock(&mutex_);
+      request = requests_.extract(wait);
+    }
+    if (!request.empty()) request.mapped().done(*std::move(request.mapped().outcome));
+  }
+
+  BlockPool* const pool_;
+  ComputePool* const compute_;
+
+  Mutex mutex_;
+  CondVar changed_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  WaitId last_wait_ ABSL_GUARDED_BY(mutex_) = kNoWait;
+  std::map<WaitId, Request> requests_ ABSL_GUARDED_BY(mutex_);
+  std::deque<WaitId> unmapped_ ABSL_GUARDED_BY(mutex_);  // those to be mapped, in order, and some that were cancelled
+};
+
+Lender::Lender(BlockPool* pool, ComputePool* compute)
+    : pool_(pool), requests_(std::make_shared<Requests>(pool, compute)), mapper_([this] { requests_->Map(); }) {}
+
+Lender::~Lender() {
+  requests_->Stop();
+  mapper_.join();
+  requests_->CancelAll();
+}
+
+Lender::WaitId Lender::Borrow(Budget* budget, int64_t bytes, int64_t elements, absl::Duration patience, Done done) {
+  absl::StatusOr<Grant> grant = budget == nullptr ? Grant() : budget->TryReserve(bytes);
+  if (grant.ok()) {
+    if (std::optional<BlockList> blocks = pool_->TakeIdle(elements); blocks.has_value()) {
+      done(Loan{*std::move(grant), *std::move(blocks)});
+      return kNoWait;
+    }
+  } else if (!absl::IsResourceExhausted(grant.status())) {
+    done(std::move(grant).status());
+    return kNoWait;
+  }
+  const WaitId wait = requests_->Add({.elements = elements, .done = std::move(done), .budget = budget});
+  if (grant.ok()) {
+    requests_->Reserved(wait, elements, std::move(grant));
+    return wait;
+  }
+  const Budget::WaitId reservation =
+      budget->Reserve(bytes, patience, [requests = requests_, wait, elements](absl::StatusOr<Grant> reserved) {
+        requests->Reserved(wait, elements, std::move(reserved));
+      });
+  requests_->SetReservation(wait, reservation);
+  return wait;
+}
+
+void Lender::Cancel(WaitId wait) { requests_->Cancel(wait); }
+
+}  // namespace adamant::core

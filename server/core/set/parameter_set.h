@@ -1,0 +1,77 @@
+// A named parameter set, as the server knows it: where steps, writes and reads begin.
+//
+// Whatever changes the state (a step, a write, a delete) takes a turn: turns run one at a time, in the order in which
+// they were complete. Within its turn an operation checks what must hold, changes everything or nothing, and publishes.
+// A read refers, under the mutex or in a turn, to blocks that are never written while they are held.
+#ifndef ADAMANT_SERVER_CORE_SET_PARAMETER_SET_H_
+#define ADAMANT_SERVER_CORE_SET_PARAMETER_SET_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "adamant/v1/parameter_set.pb.h"
+#include "adamant/v1/service.pb.h"
+#include "adamant/v1/step.pb.h"
+#include "server/core/base/then.h"
+#include "server/core/set/reading.h"
+#include "server/core/set/resources.h"
+#include "server/core/set/step_attempt.h"
+#include "server/core/set/write_attempt.h"
+#include "server/core/spec/configuration.h"
+#include "server/core/spec/schema.h"
+
+namespace adamant::core {
+
+struct SetRep;
+
+// Thread-safe. What is under way outlives it; the set's memory stays charged until the last of that has let go.
+class ParameterSet {
+ public:
+  // Makes a set as `spec` says, at step 0. May take long: memory is mapped here. Errors: INVALID_ARGUMENT naming the
+  // field; FAILED_PRECONDITION (TOO_LARGE) for a set that `resources` could never hold or step; RESOURCE_EXHAUSTED
+  // (BUDGET_EXHAUSTED) when there is no room for it now.
+  static absl::StatusOr<std::shared_ptr<ParameterSet>> Create(const Resources& resources,
+                                                              const v1::ParameterSetSpec& spec);
+  ParameterSet(const ParameterSet&) = delete;
+  ParameterSet& operator=(const ParameterSet&) = delete;
+
+  const std::string& name() const;
+  const Schema& schema() const;
+  v1::ParameterSet Describe() const;
+  // Its groups are in the order that Schema::Tensor::group counts.
+  std::shared_ptr<const Configuration> configuration() const;
+  // OK if `spec` asks for what this set is, all defaults resolved. Errors: INVALID_ARGUMENT naming the field, if no set
+  // could be as it says; ALREADY_EXISTS (SPEC_MISMATCH) with the first field that differs.
+  absl::Status CheckSpec(const v1::ParameterSetSpec& spec) const;
+  bool deleted() const;
+
+  // Make a step, and a write, that are yet to be started. What becomes of them goes to `listener`.
+  std::shared_ptr<StepAttempt> NewStep(const v1::StepHeader& header, std::shared_ptr<StepListener> listener);
+  std::shared_ptr<WriteAttempt> NewWrite(const v1::WriteHeader& header, std::shared_ptr<WriteListener> listener);
+
+  // Begins a read. Where it wants the optimizer's slots it takes a turn, and so waits for the steps that are complete;
+  // nothing waits for what it does afterwards. Errors: INVALID_ARGUMENT naming the field; what the set's state stands
+  // against; RESOURCE_EXHAUSTED (BUDGET_EXHAUSTED) where there is no room to keep the snapshot.
+  void BeginRead(const v1::ReadTensorsRequest& request, Reading::Done done);
+
+  // Takes a turn, and deletes the set: from then on everything is NOT_FOUND. `done` is called after `forget`, which is
+  // called only on success and frees the name. Error: ABORTED (INCARNATION_MISMATCH) unless the set is of
+  // `incarnation`, if one is given.
+  void Delete(std::optional<uint64_t> incarnation, absl::AnyInvocable<void()> forget, Then<absl::Status> done);
+
+  absl::StatusOr<v1::GetStepResultResponse> FindStepResult(const v1::GetStepResultRequest& request) const;
+
+ private:
+  explicit ParameterSet(std::shared_ptr<SetRep> rep) : rep_(std::move(rep)) {}
+
+  const std::shared_ptr<SetRep> rep_;
+};
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_SET_PARAMETER_SET_H_

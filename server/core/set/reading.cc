@@ -1,0 +1,186 @@
+#include "server/core/set/reading.h"
+
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/str_cat.h"
+#include "proto/error/error.h"
+#include "server/core/memory/block.h"
+#include "server/core/set/set_rep.h"
+#include "server/core/spec/slots.h"
+
+namespace adamant::core {
+namespace {
+
+// The slots that a request asks for. Error: INVALID_ARGUMENT for one that there is not, or twice.
+absl::StatusOr<std::vector<v1::Slot>> RequestedSlots(const v1::ReadTensorsRequest& request,
+                                                     const std::vector<v1::Slot>& of_optimizer) {
+  std::vector<v1::Slot> known = {v1::SLOT_PARAMETER};
+  known.insert(known.end(), of_optimizer.begin(), of_optimizer.end());
+  std::vector<v1::Slot> slots;
+  for (int i = 0; i < request.slots_size(); ++i) {
+    const v1::Slot slot = request.slots(i);
+    if (!absl::c_linear_search(known, slot) || absl::c_linear_search(slots, slot)) {
+      return InvalidField(absl::StrCat("slots[", i, "]"), absl::StrCat(OneOf(known), ", each at most once"),
+                          EnumName(slot));
+    }
+    slots.push_back(slot);
+  }
+  if (slots.empty()) slots.push_back(v1::SLOT_PARAMETER);
+  return slots;
+}
+
+std::vector<v1::Slot> OptimizerSlotsOf(std::vector<v1::Slot> slots) {
+  std::erase(slots, v1::SLOT_PARAMETER);
+  return slots;
+}
+
+// Whether the set can be read now. What was published before a commit failed stays readable.
+absl::Status Check(const Lifecycle& lifecycle, const v1::ReadTensorsRequest& request, bool of_optimizer) {
+  absl::Status status = lifecycle.CheckExists();
+  if (status.ok() && request.has_incarnation()) {
+    status = lifecycle.CheckIncarnation(request.incarnation(), "incarnation");
+  }
+  if (status.ok() && (lifecycle.state() != v1::PARAMETER_SET_STATE_POISONED || of_optimizer)) {
+    status = lifecycle.CheckReady();
+  }
+  return status;
+}
+
+}  // namespace
+
+void Reading::Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, Done done) {
+  absl::StatusOr<std::vector<v1::Slot>> slots = RequestedSlots(request, set->layout.slots);
+  if (!slots.ok()) {
+    done(slots.status());
+    return;
+  }
+  // Not std::make_unique: the constructor is private.
+  std::unique_ptr<Reading> reading(new Reading(std::move(set), *std::move(slots)));
+  const bool of_optimizer = !OptimizerSlotsOf(reading->slots_).empty();
+  absl::Status status = reading->Refer(request, /*reserve=*/true);
+  if (!status.ok()) {
+    done(std::move(status));
+  } else if (of_optimizer && !reading->header_.not_modified()) {
+    // What is published by the turn is read, and not what is now.
+    reading->snapshot_.reset();
+    BorrowSpares(std::move(reading), request, std::move(done));
+  } else {
+    done(std::move(reading));
+  }
+}
+
+absl::Status Reading::Refer(const v1::ReadTensorsRequest& request, bool reserve) {
+  SetRep& set = *set_;
+  MutexLock lock(&set.mutex);
+  const bool of_optimizer = !OptimizerSlotsOf(slots_).empty();
+  if (absl::Status status = Check(set.lifecycle, request, of_optimizer); !status.ok()) return status;
+  header_.set_incarnation(set.lifecycle.incarnation());
+  header_.set_step(set.lifecycle.step());
+  header_.set_state(set.lifecycle.state());
+  if (request.has_if_newer_than_step() && set.lifecycle.step() <= request.if_newer_than_step()) {
+    header_.set_not_modified(true);
+    slots_.clear();
+    return absl::OkStatus();
+  }
+  if (reserve) {
+    absl::StatusOr<Grant> grant =
+        set.resources.read->TryReserve(ArrayBytes(*set.schema) * static_cast<int64_t>(slots_.size()));
+    holds_ = grant.ok();
+    if (!holds_) return request.may_abort() ? absl::OkStatus() : grant.status();
+    grant_ = *std::move(grant);
+  }
+  if (holds_ && absl::c_linear_search(slots_, v1::SLOT_PARAMETER)) snapshot_ = set.snapshot;
+  return absl::OkStatus();
+}
+
+void Reading::BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, Done done) {
+  if (!reading->holds_ || reading->spares_.size() == OptimizerSlotsOf(reading->slots_).size()) {
+    const std::shared_ptr<SetRep> set = reading->set_;
+    set->turns->Enqueue([reading = std::move(reading), request, done = std::move(done)](TurnQueue::Turn turn) mutable {
+      View(std::move(reading), request, std::move(turn), std::move(done));
+    });
+    return;
+  }
+  Lender* const lender = reading->set_->resources.lender;
+  const int64_t elements = reading->set_->schema->flat_size();
+  lender->Borrow(
+      /*budget=*/nullptr, 0, elements, absl::InfiniteDuration(),
+      [reading = std::move(reading), request, done = std::move(done)](absl::StatusOr<Lender::Loan> loan) mutable {
+        if (!loan.ok()) {
+          done(loan.status());
+          return;
+        }
+        reading->spares_.push_back(std::move(loan->blocks));
+        BorrowSpares(std::move(reading), request, std::move(done));
+      });
+}
+
+void Reading::View(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, TurnQueue::Turn turn,
+                   Done done) {
+  if (absl::Status status = reading->Refer(request, /*reserve=*/false); !status.ok()) {
+    done(std::move(status));
+    return;
+  }
+  const std::vector<v1::Slot> slots = OptimizerSlotsOf(reading->slots_);
+  std::vector<BlockList> spares = std::move(reading->spares_);
+  if (!reading->holds_ || slots.empty()) {
+    done(std::move(reading));
+    return;
+  }
+  SlotArrays* const arrays = reading->set_->arrays.get();
+  arrays->View(slots, std::move(spares),
+               [reading = std::move(reading), done = std::move(done),
+                turn = std::move(turn)](absl::StatusOr<SlotView> view) mutable {
+                 if (!view.ok()) {
+                   done(view.status());
+                   return;
+                 }
+                 reading->view_ = *std::move(view);
+                 done(std::move(reading));
+               });
+}
+
+const Schema& Reading::schema() const { return *set_->schema; }
+
+const BlockList& Reading::Blocks(v1::Slot slot) const {
+  if (slot == v1::SLOT_PARAMETER) return snapshot_->blocks();
+  return (*view_)[absl::c_find(set_->layout.slots, slot) - set_->layout.slots.begin()];
+}
+
+void Reading::Visit(v1::Slot slot, int64_t begin, int64_t end,
+                    absl::FunctionRef<void(const float* elements, int64_t count)> visit) const {
+  const BlockList& blocks = Blocks(slot);
+  ForEachRun(begin, end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
+    visit(blocks[block].data() + run_begin, run_end - run_begin);
+  });
+}
+
+absl::Status Reading::Copy(v1::Slot slot, int64_t begin, int64_t end, float* to) const {
+  if (holds_) {
+    CopyRuns(Blocks(slot), begin, end, to);
+    return absl::OkStatus();
+  }
+  std::shared_ptr<const Snapshot> snapshot;
+  {
+    SetRep& set = *set_;
+    MutexLock lock(&set.mutex);
+    const bool same = set.lifecycle.incarnation() == header_.incarnation() && set.lifecycle.step() == header_.step() &&
+                      set.lifecycle.state() == header_.state() && !set.lifecycle.deleted();
+    const bool of_optimizer = slot != v1::SLOT_PARAMETER;
+    if (!same || (of_optimizer && set.applying)) {
+      return set.lifecycle.MakeError(
+          absl::StatusCode::kAborted, v1::ERROR_REASON_SNAPSHOT_GONE,
+          absl::StrCat("the set has moved on from step ", header_.step(), ", and there was no room to keep that"));
+    }
+    if (of_optimizer) {
+      set.arrays->Copy(slot, begin, end, to);
+      return absl::OkStatus();
+    }
+    snapshot = set.snapshot;
+  }
+  CopyRuns(snapshot->blocks(), begin, end, to);
+  return absl::OkStatus();
+}
+
+}  // namespace adamant::core

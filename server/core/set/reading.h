@@ -1,0 +1,79 @@
+// One read: the arrays of one single step, for as long as the reader takes.
+#ifndef ADAMANT_SERVER_CORE_SET_READING_H_
+#define ADAMANT_SERVER_CORE_SET_READING_H_
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "adamant/v1/service.pb.h"
+#include "server/core/backend/slot_arrays.h"
+#include "server/core/base/then.h"
+#include "server/core/memory/budget.h"
+#include "server/core/memory/snapshot.h"
+#include "server/core/set/turn_queue.h"
+#include "server/core/spec/schema.h"
+
+namespace adamant::core {
+
+struct SetRep;
+
+// Made by ParameterSet::BeginRead. Thread-compatible. Holds what it reads, and what it was charged for that, until it
+// is destroyed; unless the server had no room and the client said `may_abort`: then it holds nothing.
+class Reading {
+ public:
+  using Done = Then<absl::StatusOr<std::unique_ptr<Reading>>>;
+
+  // Begins the read that `request` asks for, of `set`; see ParameterSet::BeginRead.
+  static void Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, Done done);
+
+  Reading(const Reading&) = delete;
+  Reading& operator=(const Reading&) = delete;
+
+  const v1::ReadHeader& header() const { return header_; }
+  // In the order asked for. None if the set was not modified.
+  const std::vector<v1::Slot>& slots() const { return slots_; }
+  const Schema& schema() const;
+
+  // Whether it holds what it reads.
+  bool holds() const { return holds_; }
+  // Calls `visit` for each run of memory that holds elements of [begin, end) of the flat space, in order. They stay as
+  // they are for as long as this lives. Requires: holds().
+  void Visit(v1::Slot slot, int64_t begin, int64_t end,
+             absl::FunctionRef<void(const float* elements, int64_t count)> visit) const;
+  // Copies the elements [begin, end) to `to`. Error: ABORTED (SNAPSHOT_GONE) where nothing is held and the set has
+  // moved on.
+  absl::Status Copy(v1::Slot slot, int64_t begin, int64_t end, float* to) const;
+
+ private:
+  Reading(std::shared_ptr<SetRep> set, std::vector<v1::Slot> slots) : set_(std::move(set)), slots_(std::move(slots)) {}
+
+  // Begin a read of the optimizer's slots: has blocks mapped that a step can use in place of those that are read, takes
+  // a turn, and views the slots.
+  static void BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, Done done);
+  static void View(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, TurnQueue::Turn turn,
+                   Done done);
+  // Makes this a read of the state that is published now: charges for it if it is to `reserve`, and refers to the
+  // parameters if it is charged. Errors: what stands against the read.
+  absl::Status Refer(const v1::ReadTensorsRequest& request, bool reserve);
+  const BlockList& Blocks(v1::Slot slot) const;
+
+  const std::shared_ptr<SetRep> set_;
+
+  // Constant once the read has begun.
+  v1::ReadHeader header_;
+  std::vector<v1::Slot> slots_;
+  bool holds_ = false;
+  Grant grant_;                    // before what it pays for, which comes back first
+  std::vector<BlockList> spares_;  // until the view has them
+  std::shared_ptr<const Snapshot> snapshot_;
+  SlotView view_;
+};
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_SET_READING_H_

@@ -1,0 +1,28 @@
+// What all sets of a server share.
+#ifndef ADAMANT_SERVER_CORE_SET_RESOURCES_H_
+#define ADAMANT_SERVER_CORE_SET_RESOURCES_H_
+
+#include "absl/time/time.h"
+#include "server/core/backend/backend.h"
+#include "server/core/base/clock.h"
+#include "server/core/base/compute_pool.h"
+#include "server/core/memory/budget.h"
+#include "server/core/memory/lender.h"
+
+namespace adamant::core {
+
+// Everything outlives the sets.
+struct Resources {
+  Clock* clock;
+  Budget* state;     // what sets hold for good
+  Budget* inflight;  // what steps and writes under way hold
+  Budget* read;      // what readers hold
+  Lender* lender;    // of blocks, which all other memory of sets is
+  ComputePool* compute;
+  Backend* backend;
+  absl::Duration admission_wait;  // how long a step may wait for room in `inflight`
+};
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_SET_RESOURCES_H_

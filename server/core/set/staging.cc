@@ -1,0 +1,166 @@
+// Accounts for chunks, copies them into blocks, and measures blocks as they fill up.
+#include "server/core/set/staging.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "proto/error/error.h"
+
+namespace adamant::core {
+namespace {
+
+// What is wrong with a chunk of a tensor.
+v1::ErrorDetail ChunkDetail(v1::ErrorReason reason, int32_t tensor, int64_t offset) {
+  v1::ErrorDetail detail;
+  detail.set_reason(reason);
+  detail.set_tensor(tensor);
+  detail.set_offset(offset);
+  return detail;
+}
+
+// `tensor 3 (`bias`)`.
+std::string NameOf(int32_t tensor, const Schema& schema) {
+  return absl::StrCat("tensor ", tensor, " (", Quoted(schema.tensors()[tensor].name), ")");
+}
+
+// What to ask whoever sent so many bytes of data for so many elements: elements of another type than fp32, taken for
+// fp32, add up to twice, half or a quarter as many.
+absl::string_view AskForType(int64_t received, int64_t elements) {
+  if (received <= 0 || elements <= 0) return "";
+  if (received % 2 == 0 && received / 2 == elements) return "; is this float64?";
+  if (elements % 2 == 0 && elements / 2 == received) return "; is this float16 or bfloat16?";
+  if (elements % 4 == 0 && elements / 4 == received) return "; is this int8?";
+  return "";
+}
+
+}  // namespace
+
+Coverage::Coverage(std::shared_ptr<const Schema> schema)
+    : schema_(std::move(schema)), received_(schema_->tensors().size(), 0), missing_(schema_->parameter_count()) {}
+
+absl::StatusOr<int64_t> Coverage::Advance(int32_t tensor, int64_t offset, int64_t count) {
+  const auto tensors = schema_->tensors();
+  if (tensor < 0 || static_cast<size_t>(tensor) >= tensors.size()) {
+    v1::ErrorDetail detail = ChunkDetail(v1::ERROR_REASON_UNKNOWN_TENSOR, tensor, offset);
+    detail.set_field("tensor");
+    return Error(absl::StatusCode::kInvalidArgument,
+                 ExpectedGot(absl::StrCat("one of the set's ", tensors.size(), " tensors, counted from 0"),
+                             absl::StrCat(tensor)),
+                 detail);
+  }
+  const Schema::Tensor& place = tensors[tensor];
+  if (count < 0 || (count == 0 && place.size() > 0)) {
+    return Error(
+        absl::StatusCode::kInvalidArgument,
+        ExpectedGot(absl::StrCat("elements of ", NameOf(tensor, *schema_), ", which has ", place.size()), "none"),
+        ChunkDetail(v1::ERROR_REASON_MALFORMED_CHUNK, tensor, offset));
+  }
+  const int64_t received = received_[tensor];
+  if (offset < 0 || offset > place.size() || count > place.size() - offset) {
+    v1::ErrorDetail detail = ChunkDetail(v1::ERROR_REASON_CHUNK_OUT_OF_RANGE, tensor, offset);
+    detail.set_expected_offset(place.size());
+    const int64_t in_all = count > 2 * place.size() ? 0 : received + count;
+    return Error(
+        absl::StatusCode::kInvalidArgument,
+        absl::StrCat(ExpectedGot(absl::StrCat("elements in [0, ", place.size(), ") of ", NameOf(tensor, *schema_)),
+                                 absl::StrCat(count, " from offset ", offset, " on")),
+                     AskForType(in_all, place.size())),
+        detail);
+  }
+  if (offset != received) {
+    v1::ErrorDetail detail = ChunkDetail(v1::ERROR_REASON_CHUNK_OUT_OF_ORDER, tensor, offset);
+    detail.set_field("offset");
+    detail.set_expected_offset(received);
+    return Error(absl::StatusCode::kInvalidArgument,
+                 absl::StrCat(ExpectedGot(absl::StrCat(received, ", where ", NameOf(tensor, *schema_), " goes on"),
+                                          absl::StrCat(offset)),
+                              AskForType(received, offset)),
+                 detail);
+  }
+  received_[tensor] += count;
+  missing_ -= count;
+  return place.begin + offset;
+}
+
+absl::Status Coverage::CheckComplete() const {
+  if (missing_ == 0) return absl::OkStatus();
+  const auto tensors = schema_->tensors();
+  int32_t tensor = 0;
+  while (received_[tensor] == tensors[tensor].size()) ++tensor;
+  const int64_t received = received_[tensor];
+  const int64_t size = tensors[tensor].size();
+  v1::ErrorDetail detail = ChunkDetail(v1::ERROR_REASON_INCOMPLETE, tensor, received);
+  detail.set_expected_offset(received);
+  return Error(absl::StatusCode::kInvalidArgument,
+               absl::StrCat(ExpectedGot(absl::StrCat("all ", size, " elements of ", NameOf(tensor, *schema_)),
+                                        absl::StrCat(received)),
+                            " (missing in all tensors: ", missing_, ")", AskForType(received, size)),
+               detail);
+}
+
+Staging::Staging(std::shared_ptr<const Schema> schema, BlockList blocks, kernels::MeasureFunction measure)
+    : schema_(std::move(schema)),
+      measure_(measure),
+      blocks_(std::move(blocks)),
+      coverage_(schema_),
+      missing_(blocks_.size(), 0),
+      stats_(measure_ != nullptr ? blocks_.size() : 0) {
+  const auto tensors = schema_->tensors();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    ForEachRun(tensors[i].begin, tensors[i].end,
+               [this](int64_t block, int64_t begin, int64_t end) { missing_[block] += end - begin; });
+    const int64_t next = i + 1 < tensors.size() ? tensors[i + 1].begin : schema_->flat_size();
+    ForEachRun(tensors[i].end, next, [this](int64_t block, int64_t begin, int64_t end) {
+      std::fill(blocks_[block].mutable_data() + begin, blocks_[block].mutable_data() + end, 0.0f);
+    });
+  }
+}
+
+absl::Status Staging::Add(int32_t tensor, int64_t offset, int64_t count, ChunkSource copy) {
+  const absl::StatusOr<int64_t> first = coverage_.Advance(tensor, offset, count);
+  if (!first.ok()) return first.status();
+  ForEachRun(*first, *first + count, [&](int64_t block, int64_t begin, int64_t end) {
+    const BlockRef& target = blocks_[block];
+    copy(target.mutable_data() + begin, end - begin);
+    missing_[block] -= end - begin;
+    if (missing_[block] == 0 && measure_ != nullptr) stats_[block] = measure_(target.data(), target.size());
+  });
+  return absl::OkStatus();
+}
+
+kernels::GradientStats Staging::Stats() const {
+  kernels::GradientStats total;
+  for (const kernels::GradientStats& block : stats_) {
+    total.sum_of_squares += block.sum_of_squares;
+    total.max_magnitude_bits = std::max(total.max_magnitude_bits, block.max_magnitude_bits);
+  }
+  return total;
+}
+
+std::optional<Staging::Place> Staging::FindNotBelow(float limit) const {
+  // A NaN is not below anything.
+  const auto below = [limit](float x) { return std::fabs(x) < limit; };
+  std::optional<Place> found;
+  const auto tensors = schema_->tensors();
+  for (size_t i = 0; i < tensors.size() && !found.has_value(); ++i) {
+    ForEachRun(tensors[i].begin, tensors[i].end, [&](int64_t block, int64_t begin, int64_t end) {
+      if (found.has_value()) return;
+      // Blocks that were measured need a look only if they have what is sought.
+      if (measure_ != nullptr && below(std::bit_cast<float>(stats_[block].max_magnitude_bits))) return;
+      const float* data = blocks_[block].data();
+      const float* bad = std::find_if_not(data + begin, data + end, below);
+      if (bad == data + end) return;
+      const int64_t flat = block * kBlockElements + (bad - data);
+      found = Place{static_cast<int>(i), flat - tensors[i].begin};
+    });
+  }
+  return found;
+}
+
+}  // namespace adamant::core

@@ -1,0 +1,95 @@
+// What one attempt has sent so far: coverage of every tensor, the elements themselves, and their measure.
+#ifndef ADAMANT_SERVER_CORE_SET_STAGING_H_
+#define ADAMANT_SERVER_CORE_SET_STAGING_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/norm.h"
+#include "server/core/memory/block.h"
+#include "server/core/spec/schema.h"
+
+namespace adamant::core {
+
+// Copies the next `n` elements of a chunk to [to, to + n).
+using ChunkSource = absl::FunctionRef<void(float* to, int64_t n)>;
+
+// How far each tensor of one array has come: chunks of a tensor arrive in ascending order without gaps.
+// Thread-compatible.
+//
+// A tensor without elements needs no chunk. Empty chunks are accepted for it all the same, since a loop over all
+// tensors sends one.
+class Coverage {
+ public:
+  explicit Coverage(std::shared_ptr<const Schema> schema);
+
+  // What a coverage of a set of so many tensors takes, in bytes.
+  static int64_t MemoryBytes(int64_t tensors) { return tensors * static_cast<int64_t>(sizeof(int64_t)); }
+
+  // Accounts for `count` elements of `tensor` from `offset` on, and returns the flat index of the first. Errors, all
+  // INVALID_ARGUMENT with tensor and offset, after which nothing was accounted for:
+  // - UNKNOWN_TENSOR, with the field `tensor`;
+  // - MALFORMED_CHUNK: no elements, of a tensor that has some;
+  // - CHUNK_OUT_OF_RANGE: the detail's expected_offset is the tensor's size, which the chunk may reach to;
+  // - CHUNK_OUT_OF_ORDER, with the field `offset`: expected_offset is where the tensor's next chunk has to start.
+  // The field is relative to the chunk. The message asks whether the elements are of another type than fp32 where the
+  // bytes that have come would then add up.
+  absl::StatusOr<int64_t> Advance(int32_t tensor, int64_t offset, int64_t count);
+
+  // OK if every element has come; otherwise INVALID_ARGUMENT (INCOMPLETE) with the lowest tensor and offset missing,
+  // which is expected_offset, too. Asks like Advance.
+  absl::Status CheckComplete() const;
+
+ private:
+  const std::shared_ptr<const Schema> schema_;
+  std::vector<int64_t> received_;
+  int64_t missing_;  // elements of all tensors
+};
+
+// Whole arrays, from the wire to blocks. Thread-compatible.
+class Staging {
+ public:
+  // A place in the set that holds a bad element.
+  struct Place {
+    int tensor;
+    int64_t offset;
+  };
+
+  // Into `blocks`, which cover schema->flat_size() elements and which nobody else holds. Padding is zeroed here.
+  // `measure` may be null: then nothing is measured.
+  Staging(std::shared_ptr<const Schema> schema, BlockList blocks, kernels::MeasureFunction measure);
+
+  // Takes one chunk: `copy` is called for each run of memory that it goes to. Errors as Coverage::Advance, after which
+  // nothing was copied. A block is measured when its last element has come, while it is in cache.
+  absl::Status Add(int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
+
+  absl::Status CheckComplete() const { return coverage_.CheckComplete(); }
+
+  // The rest requires that everything has come.
+
+  // Sum of squares and largest magnitude of all elements, blocks added in order. Requires: `measure` was given.
+  kernels::GradientStats Stats() const;
+  // The lowest place whose magnitude is not below `limit` or that is not a number. Nothing if there is none.
+  std::optional<Place> FindNotBelow(float limit) const;
+  const BlockList& blocks() const { return blocks_; }
+  BlockList TakeBlocks() { return std::move(blocks_); }
+
+ private:
+  const std::shared_ptr<const Schema> schema_;
+  const kernels::MeasureFunction measure_;
+  BlockList blocks_;
+  Coverage coverage_;
+  std::vector<int64_t> missing_;               // a block's elements that have not come, without padding
+  std::vector<kernels::GradientStats> stats_;  // a block
+};
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_SET_STAGING_H_

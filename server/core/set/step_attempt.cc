@@ -1,0 +1,143 @@
+#include "server/core/set/step_attempt.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "proto/error/error.h"
+#include "server/core/set/requests.h"
+#include "server/core/set/set_rep.h"
+#include "server/core/set/step_commit.h"
+
+namespace adamant::core {
+namespace {
+
+// What can be said of a header without knowing the set.
+absl::Status ValidateHeader(const v1::StepHeader& header) {
+  if (header.request_id().empty()) {
+    if (header.has_attempt()) {
+      return InvalidField("header.attempt", "none without a request_id", absl::StrCat(header.attempt()));
+    }
+  } else {
+    if (absl::Status status = ValidateRequestId(header.request_id(), "header.request_id"); !status.ok()) return status;
+    if (!header.has_expected_step()) return InvalidField("header.expected_step", "one with a request_id", "none");
+  }
+  if (header.has_attempt() && header.attempt() < 1) {
+    return InvalidField("header.attempt", "1 or more", absl::StrCat(header.attempt()));
+  }
+  if (header.has_expected_step() && header.expected_step() < 0) {
+    return InvalidField("header.expected_step", "0 or more", absl::StrCat(header.expected_step()));
+  }
+  return absl::OkStatus();
+}
+
+// Whether a step may begin: what is remembered may, to be answered at its turn. Returns whether it is.
+absl::StatusOr<bool> CheckHeader(const SetRep& set, const StepAttempt& attempt)
+    ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex) {
+  const v1::StepHeader& header = attempt.header();
+  if (absl::Status status = set.lifecycle.CheckReady(); !status.ok()) return status;
+  absl::StatusOr<const v1::StepResult*> remembered = set.requests.FindResult(header, attempt.header_hash());
+  if (!remembered.ok()) return remembered.status();
+  if (*remembered != nullptr) return true;
+  absl::Status status = set.lifecycle.CheckDemands(header);
+  // A step that is ahead of the set may be just in time at its turn.
+  if (status.ok()) status = set.requests.CheckExpectedStep(header, /*may_be_early=*/true);
+  if (status.ok()) status = set.requests.CheckAttempt(header);
+  if (!status.ok()) return status;
+  return false;
+}
+
+}  // namespace
+
+StepAttempt::StepAttempt(std::shared_ptr<SetRep> set, const v1::StepHeader& header,
+                         std::shared_ptr<StepListener> listener)
+    : Attempt(set->resources.lender, std::move(listener)),
+      set_(std::move(set)),
+      header_(header),
+      header_hash_(HashHeader(header)) {}
+
+StepAttempt::~StepAttempt() {
+  MutexLock lock(&set_->mutex);
+  set_->requests.Leave(this);
+}
+
+void StepAttempt::Start() {
+  std::vector<std::shared_ptr<StepAttempt>> superseded;
+  absl::Status superseded_status;
+  bool remembered = false;
+  absl::Status status = ValidateHeader(header_);
+  if (status.ok()) {
+    MutexLock lock(&set_->mutex);
+    const absl::StatusOr<bool> checked = CheckHeader(*set_, *this);
+    status = checked.status();
+    if (status.ok()) {
+      remembered = *checked;
+      incarnation_ = set_->lifecycle.incarnation();
+      superseded = set_->requests.Enter(this);
+    }
+    if (!superseded.empty()) {
+      superseded_status =
+          set_->lifecycle.MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SUPERSEDED,
+                                    absl::StrCat("a newer attempt of ", Quoted(header_.request_id()), " took over"));
+    }
+  }
+  if (!status.ok()) {
+    End(std::move(status));
+    return;
+  }
+  // One that is complete commits first, and the newer one finds its result.
+  for (const std::shared_ptr<StepAttempt>& older : superseded) older->EndUnlessComplete(superseded_status);
+
+  const Resources& resources = set_->resources;
+  const Schema& schema = *set_->schema;
+  Budget* const budget = IsSmall(schema) ? nullptr : resources.inflight;
+  SetWait(resources.lender->Borrow(budget, StagingBytes(schema), remembered ? 0 : schema.flat_size(),
+                                   resources.admission_wait,
+                                   [self = shared_from_this(), remembered](absl::StatusOr<Lender::Loan> loan) {
+                                     self->Lent(std::move(loan), remembered);
+                                   }));
+}
+
+void StepAttempt::Lent(absl::StatusOr<Lender::Loan> loan, bool remembered) {
+  if (!loan.ok()) {
+    End(std::move(loan).status());
+    return;
+  }
+  if (!remembered) {
+    // An attempt before it may have been applied while it waited.
+    MutexLock lock(&set_->mutex);
+    remembered = set_->requests.FindResult(header_.request_id()) != nullptr;
+  }
+  grant_ = std::move(loan->grant);
+  if (!remembered) {
+    gradient_.emplace(set_->schema, std::move(loan->blocks), set_->resources.backend->measure());
+  }
+  Admit();
+}
+
+absl::Status StepAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy) {
+  if (!gradient_.has_value()) return absl::OkStatus();
+  absl::Status status = slot == v1::SLOT_UNSPECIFIED ? gradient_->Add(tensor, offset, count, copy)
+                                                     : InvalidField("slot", "none in a gradient", EnumName(slot));
+  if (!status.ok()) Cancel();
+  return status;
+}
+
+absl::Status StepAttempt::CheckComplete() const {
+  return gradient_.has_value() ? gradient_->CheckComplete() : absl::OkStatus();
+}
+
+absl::Status StepAttempt::Complete() {
+  if (absl::Status status = CheckComplete(); !status.ok()) {
+    Cancel();
+    return status;
+  }
+  if (!MarkComplete()) return absl::OkStatus();
+  set_->turns->Enqueue([set = set_, self = shared_from_this()](TurnQueue::Turn turn) mutable {
+    std::optional<Staging> gradient = self->TakeGradient();
+    StepCommit::Run(std::move(set), {std::move(self)}, std::move(gradient), std::move(turn));
+  });
+  return absl::OkStatus();
+}
+
+}  // namespace adamant::core

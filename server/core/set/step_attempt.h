@@ -1,0 +1,105 @@
+// One delivery of one step, from its header to the moment in which it is complete.
+#ifndef ADAMANT_SERVER_CORE_SET_STEP_ATTEMPT_H_
+#define ADAMANT_SERVER_CORE_SET_STEP_ATTEMPT_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "adamant/v1/step.pb.h"
+#include "server/core/memory/block.h"
+#include "server/core/memory/budget.h"
+#include "server/core/memory/lender.h"
+#include "server/core/memory/snapshot.h"
+#include "server/core/set/attempt.h"
+#include "server/core/set/listener.h"
+#include "server/core/set/staging.h"
+#include "server/core/spec/schema.h"
+
+namespace adamant::core {
+
+struct SetRep;
+class StepAttempt;
+
+// Parameters that a step answers with, and what they live in. Whoever holds memory of the snapshot holds these, too:
+// they pay for it.
+struct StepParameters {
+  std::shared_ptr<const Schema> schema;
+  // In this order, so that blocks come back before what pays for them.
+  std::shared_ptr<const SetRep> set;  // whose state stays charged while its blocks are in use
+  Grant grant;
+  std::shared_ptr<const Snapshot> snapshot;
+};
+
+// What became of a step.
+struct StepReply {
+  v1::StepResult result;
+  std::shared_ptr<const StepParameters> parameters;
+};
+
+class StepListener : public Listener<StepReply> {
+ public:
+  // Says that the first `blocks` blocks of what `attempt` will answer with are computed, and do not change any more.
+  // Whether the step is applied is not known before OnOutcome, which then brings the same parameters. Called from any
+  // thread, perhaps from several at the same time and out of order, for some of the blocks or none, and by chance after
+  // OnOutcome, when it is to be ignored.
+  virtual void OnComputed(const StepAttempt* /*attempt*/, const std::shared_ptr<const StepParameters>& /*parameters*/,
+                          int64_t /*blocks*/) {}
+};
+
+// Made by ParameterSet::NewStep. Start comes first and once; Add and Complete after OnAdmitted, by one thread at a
+// time, until Complete or an error has ended the attempt; the rest at any time, from any thread. Destroying the last
+// reference cancels. Cancel withdraws a step that is not complete, whose memory returns when the last reference goes;
+// after Complete the step commits all the same.
+class StepAttempt final : public Attempt<StepListener>, public std::enable_shared_from_this<StepAttempt> {
+ public:
+  using Header = v1::StepHeader;
+
+  StepAttempt(std::shared_ptr<SetRep> set, const v1::StepHeader& header, std::shared_ptr<StepListener> listener);
+  ~StepAttempt();
+
+  // Delivers the header. Answers through the listener, perhaps before this returns: OnAdmitted when the gradient may
+  // come, or OnOutcome with what is wrong with the header, or with RESOURCE_EXHAUSTED when there was no room in time.
+  void Start();
+
+  // Takes one chunk of the gradient; `copy` is called, if at all, before it returns. After an error (see Staging::Add;
+  // fields are relative to the chunk) the attempt is over, and the set as it was.
+  absl::Status Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
+
+  // OK if everything has come that Complete asks for; else INCOMPLETE, and the attempt goes on. For the thread that
+  // delivers.
+  absl::Status CheckComplete() const;
+
+  // Says that the last message has come. On OK this is the point of no return: the step takes its turn, whatever
+  // becomes of the client, and OnOutcome follows, perhaps before this returns. Error: INCOMPLETE; the attempt is over.
+  absl::Status Complete();
+
+  const v1::StepHeader& header() const { return header_; }
+  uint64_t header_hash() const { return header_hash_; }
+  // The set's when the step began: it dies with it. Guarded by the set's mutex.
+  uint64_t incarnation() const { return incarnation_; }
+
+  // What the turn takes over from a complete attempt: the gradient, or none if the request was remembered when the step
+  // began, and what pays for it.
+  std::optional<Staging> TakeGradient() { return std::move(gradient_); }
+  Grant TakeGrant() { return std::move(grant_); }
+
+ private:
+  void Lent(absl::StatusOr<Lender::Loan> loan, bool remembered);
+
+  const std::shared_ptr<SetRep> set_;
+  const v1::StepHeader header_;
+  const uint64_t header_hash_;
+
+  // Of the thread that delivers, and after Complete of the turn.
+  Grant grant_;  // before what it pays for, which comes back first
+  std::optional<Staging> gradient_;
+
+  uint64_t incarnation_ = 0;
+};
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_SET_STEP_ATTEMPT_H_

@@ -1,0 +1,81 @@
+// One turn of a set that applies a step: from a complete gradient to the replies.
+#ifndef ADAMANT_SERVER_CORE_SET_STEP_COMMIT_H_
+#define ADAMANT_SERVER_CORE_SET_STEP_COMMIT_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "adamant/v1/step.pb.h"
+#include "server/core/backend/slot_arrays.h"
+#include "server/core/base/mutex.h"
+#include "server/core/set/requests.h"
+#include "server/core/set/set_rep.h"
+#include "server/core/set/staging.h"
+#include "server/core/set/step_attempt.h"
+#include "server/core/set/turn_queue.h"
+
+namespace adamant::core {
+
+// Four phases, each of which begins the next one on whatever thread it ended. What the last phase needs is made ready
+// by the second, so that nothing fails, or is allocated, between the first byte that changes and the publish.
+class StepCommit : public std::enable_shared_from_this<StepCommit> {
+ public:
+  // Applies `gradient`, which all of `contributors`, complete attempts, made together, and answers each of them; the
+  // turn is over then. There is no gradient where the request was remembered when the step began.
+  static void Run(std::shared_ptr<SetRep> set, std::vector<std::shared_ptr<StepAttempt>> contributors,
+                  std::optional<Staging> gradient, TurnQueue::Turn turn);
+
+ private:
+  // What becomes of a contributor: an error, an answer without a commit, or a part in the commit.
+  struct Part {};
+  using Decision = std::variant<absl::Status, v1::StepResult, Part>;
+  // Who takes part in the commit, and what it will be told.
+  struct Contributor {
+    std::shared_ptr<StepAttempt> attempt;
+    StepReply reply;
+  };
+  // What there is to know of a gradient.
+  struct Finding {
+    double grad_norm = 0;
+    std::optional<Staging::Place> non_finite;
+  };
+
+  StepCommit(std::shared_ptr<SetRep> set, std::optional<Staging> gradient, TurnQueue::Turn turn);
+
+  // Finds out what there is to know of the gradient.
+  void Measure();
+  // Says what becomes of the step, and answers those who have no part in it.
+  void Decide(std::vector<std::shared_ptr<StepAttempt>> contributors);
+  Decision DecideOn(const StepAttempt& attempt) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
+  void Plan() ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
+  StepReply MakeReply(StepAttempt* attempt, v1::StepResult result, std::shared_ptr<const Snapshot> snapshot) const;
+  // Has the arrays compute.
+  void Apply();
+  // Tells the contributors, now and then, how far that is.
+  void Computed(int64_t block);
+  // Makes the new state the set's, and answers the contributors.
+  void Publish(const absl::Status& applied);
+
+  const std::shared_ptr<SetRep> set_;
+  TurnQueue::Turn turn_;
+
+  // Of the phase that is under way.
+  std::optional<Staging> gradient_;
+  Finding finding_;
+  std::vector<Contributor> contributors_;
+  StepPlan plan_;
+  Requests::Remembrance remembrance_;
+
+  Mutex progress_mutex_;
+  std::vector<bool> computed_ ABSL_GUARDED_BY(progress_mutex_);  // by block
+  int64_t first_missing_ ABSL_GUARDED_BY(progress_mutex_) = 0;   // the blocks before it are computed
+  int64_t last_told_ ABSL_GUARDED_BY(progress_mutex_) = 0;       // as many blocks the listeners know of
+};
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_SET_STEP_COMMIT_H_

@@ -1,0 +1,374 @@
+#include "server/core/set/write_attempt.h"
+
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/str_cat.h"
+#include "proto/error/error.h"
+#include "server/core/set/requests.h"
+#include "server/core/set/set_rep.h"
+#include "server/core/set/step_attempt.h"
+#include "server/core/set/write_lane.h"
+#include "server/core/spec/slots.h"
+
+namespace adamant::core {
+namespace {
+
+constexpr int64_t kMaxStep = int64_t{1} << 53;
+
+absl::Status ValidateHeader(const v1::WriteHeader& header) {
+  if (!header.request_id().empty()) {
+    if (absl::Status status = ValidateRequestId(header.request_id(), "header.request_id"); !status.ok()) return status;
+  }
+  if (header.mode() != v1::WRITE_MODE_PARAMETERS && header.mode() != v1::WRITE_MODE_FULL) {
+    return InvalidField("header.mode", "WRITE_MODE_PARAMETERS or WRITE_MODE_FULL", EnumName(header.mode()));
+  }
+  const bool full = header.mode() == v1::WRITE_MODE_FULL;
+  if (!full && header.has_step()) {
+    return InvalidField("header.step", "none with WRITE_MODE_PARAMETERS", absl::StrCat(header.step()));
+  }
+  if (full && !header.has_step()) return InvalidField("header.step", "one with WRITE_MODE_FULL", "none");
+  if (full && (header.step() < 0 || header.step() > kMaxStep)) {
+    return InvalidField("header.step", absl::StrCat("[0, ", kMaxStep, "]"), absl::StrCat(header.step()));
+  }
+  return absl::OkStatus();
+}
+
+// Says what kind of write `attempt` is, and makes it the write under way unless it is a repeated one. It stays
+// undecided if it has to wait for others, which it supersedes: those come to `older`, to be destroyed outside of the
+// mutex.
+absl::StatusOr<WriteKind> DecideOn(WriteAttempt* attempt, SetRep* set, WriteLane::Attempts* older)
+    ABSL_EXCLUSIVE_LOCKS_REQUIRED(set->mutex) {
+  const v1::WriteHeader& header = attempt->header();
+  if (absl::Status status = set->lifecycle.CheckExists(); !status.ok()) return status;
+  absl::StatusOr<bool> applied = set->requests.IsApplied(header);
+  if (!applied.ok()) return applied.status();
+  if (*applied) return WriteKind::kReplay;
+  if (absl::Status status = set->lifecycle.CheckDemands(header); !status.ok()) return status;
+  if (set->writes.IsTakenFrom(attempt)) {
+    absl::StatusOr<WriteLane::Attempts> superseded = set->writes.WaitBehind(attempt);
+    if (!superseded.ok()) return superseded.status();
+    *older = *std::move(superseded);
+    return WriteKind::kUndecided;
+  }
+  const bool full = header.mode() == v1::WRITE_MODE_FULL;
+  if (!full) {
+    if (absl::Status status = set->lifecycle.CheckNotPoisoned(); !status.ok()) return status;
+    if (!set->lifecycle.slots_valid()) {
+      return set->lifecycle.MakeError(
+          absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_UNINITIALIZED,
+          "a full write broke off and took the moments with it: the set awaits a full write");
+    }
+  }
+  set->writes.Take(attempt);
+  const bool direct = full || set->lifecycle.state() == v1::PARAMETER_SET_STATE_UNINITIALIZED;
+  return direct ? WriteKind::kDirect : WriteKind::kStaged;
+}
+
+// `status`, an error without a field, with the slot that it is about in its message.
+absl::Status OfSlot(v1::Slot slot, const absl::Status& status) {
+  return Error(status.code(), absl::StrCat(status.message(), " in ", v1::Slot_Name(slot)), GetErrorDetail(status));
+}
+
+absl::Status BadValue(const Schema& schema, const SlotInfo& info, int32_t tensor, int64_t offset, float value) {
+  v1::ErrorDetail detail;
+  detail.set_reason(v1::ERROR_REASON_VALUE_OUT_OF_RANGE);
+  detail.set_tensor(tensor);
+  detail.set_offset(offset);
+  return Error(absl::StatusCode::kInvalidArgument,
+               ExpectedGot(absl::StrCat("values in [", Spelled(info.lowest), ", ", Spelled(info.highest), "] for ",
+                                        v1::Slot_Name(info.slot)),
+                           absl::StrCat(Spelled(value), " at offset ", offset, " of tensor ", tensor, " (",
+                                        Quoted(schema.tensors()[tensor].name), ")")),
+               detail);
+}
+
+}  // namespace
+
+WriteAttempt::WriteAttempt(std::shared_ptr<SetRep> set, const v1::WriteHeader& header,
+                           std::shared_ptr<WriteListener> listener)
+    : Attempt(set->resources.lender, std::move(listener)), set_(std::move(set)), header_(header) {}
+
+WriteAttempt::~WriteAttempt() {
+  LetNextBegin();
+  MutexLock lock(&set_->mutex);
+  set_->writes.Remove(this);
+}
+
+void WriteAttempt::Start() {
+  WriteLane::Attempts older;
+  absl::Status superseded;
+  absl::Status status = ValidateHeader(header_);
+  if (status.ok()) {
+    MutexLock lock(&set_->mutex);
+    if (state() != State::kWaiting) return;
+    const absl::StatusOr<WriteKind> kind = DecideOn(this, set_.get(), &older);
+    status = kind.status();
+    if (status.ok()) {
+      kind_ = *kind;
+      set_->writes.Add(this);
+    }
+    superseded =
+        set_->lifecycle.MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SUPERSEDED,
+                                  absl::StrCat("a newer attempt of ", Quoted(header_.request_id()), " took over"));
+  }
+  if (!status.ok()) {
+    Fail(std::move(status));
+    return;
+  }
+  switch (kind_) {
+    case WriteKind::kUndecided:
+      for (const std::shared_ptr<WriteAttempt>& one : older) one->EndUnlessComplete(superseded);
+      break;
+    case WriteKind::kReplay:
+      // It may have waited for its turn to write, and does not need it any more.
+      LetNextBegin();
+      Admit();
+      break;
+    case WriteKind::kDirect:
+      set_->turns->Enqueue([self = shared_from_this()](TurnQueue::Turn turn) { self->TakeState(std::move(turn)); });
+      break;
+    case WriteKind::kStaged:
+      AwaitLoan();
+      break;
+  }
+}
+
+void WriteAttempt::AwaitLoan() {
+  const Resources& resources = set_->resources;
+  const Schema& schema = *set_->schema;
+  Budget* const budget = IsSmall(schema) ? nullptr : resources.inflight;
+  SetWait(resources.lender->Borrow(
+      budget, StagingBytes(schema), schema.flat_size(), resources.admission_wait,
+      [self = shared_from_this()](absl::StatusOr<Lender::Loan> loan) { self->Lent(std::move(loan)); }));
+}
+
+void WriteAttempt::Lent(absl::StatusOr<Lender::Loan> loan) {
+  if (!loan.ok()) {
+    Fail(std::move(loan).status());
+    return;
+  }
+  grant_ = std::move(loan->grant);
+  AwaitContents(std::move(loan->blocks));
+}
+
+// What a direct write takes out of its set.
+struct WriteAttempt::TakenState {
+  Lifecycle lifecycle;
+  bool published;
+  BlockList parameters;
+};
+
+void WriteAttempt::TakeState(TurnQueue::Turn turn) {
+  if (state() != State::kWaiting) return;
+  std::optional<TakenState> taken;
+  absl::Status status;
+  {
+    MutexLock lock(&set_->mutex);
+    status = set_->lifecycle.CheckExists();
+    if (status.ok()) {
+      const bool published = set_->snapshot != nullptr;
+      taken = {set_->lifecycle, published, published ? set_->snapshot->blocks() : std::move(set_->unpublished)};
+      set_->lifecycle.BeginRewrite(full());
+      set_->snapshot.reset();  // or it would count as a holder
+    }
+  }
+  if (!status.ok()) {
+    Fail(std::move(status));
+    return;
+  }
+  // Other blocks in place of those that readers, who have paid for that, hold.
+  std::vector<size_t> held;
+  int64_t elements = 0;
+  for (size_t i = 0; i < taken->parameters.size(); ++i) {
+    if (taken->parameters[i].unique()) continue;
+    held.push_back(i);
+    elements += taken->parameters[i].size();
+  }
+  if (held.empty()) {
+    AwaitContents(std::move(taken->parameters));
+    return;
+  }
+  // All in one loan, since only the last block may be short, in the set's list as in a loan.
+  set_->resources.lender->Borrow(
+      /*budget=*/nullptr, 0, elements, absl::InfiniteDuration(),
+      [self = shared_from_this(), taken = *std::move(taken), held = std::move(held),
+       turn = std::move(turn)](absl::StatusOr<Lender::Loan> loan) mutable {
+        if (!loan.ok()) {
+          self->PutBack(std::move(taken));
+          self->Fail(loan.status());
+          return;
+        }
+        for (size_t i = 0; i < held.size(); ++i) taken.parameters[held[i]] = std::move(loan->blocks[i]);
+        self->AwaitContents(std::move(taken.parameters));
+      });
+}
+
+void WriteAttempt::PutBack(TakenState taken) {
+  MutexLock lock(&set_->mutex);
+  if (taken.published) {
+    set_->snapshot = std::make_shared<const Snapshot>(taken.lifecycle.incarnation(), taken.lifecycle.step(),
+                                                      std::move(taken.parameters));
+  } else {
+    set_->unpublished = std::move(taken.parameters);
+  }
+  set_->lifecycle = taken.lifecycle;
+}
+
+void WriteAttempt::AwaitContents(BlockList parameters) {
+  arrivals_.push_back({v1::SLOT_PARAMETER, Staging(set_->schema, std::move(parameters), nullptr)});
+  if (full()) {
+    std::vector<BlockList> blocks = set_->arrays->BeginLoad();
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      arrivals_.push_back({set_->layout.slots[i], Staging(set_->schema, std::move(blocks[i]), nullptr)});
+    }
+  }
+  Admit();
+}
+
+absl::Status WriteAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy) {
+  if (kind_ == WriteKind::kReplay) return absl::OkStatus();
+  const v1::Slot meant = slot == v1::SLOT_UNSPECIFIED ? v1::SLOT_PARAMETER : slot;
+  const auto arrival = absl::c_find_if(arrivals_, [meant](const Arrival& one) { return one.slot == meant; });
+  if (arrival == arrivals_.end()) {
+    std::vector<v1::Slot> expected;
+    for (const Arrival& one : arrivals_) expected.push_back(one.slot);
+    return Refuse(
+        InvalidField("slot", absl::StrCat(OneOf(expected), " with ", EnumName(header_.mode())), EnumName(slot)));
+  }
+  const SlotInfo& info = InfoOf(meant);
+  int64_t position = offset;
+  std::optional<std::pair<int64_t, float>> bad;
+  absl::Status status = arrival->elements.Add(tensor, offset, count, [&](float* to, int64_t n) {
+    copy(to, n);
+    for (int64_t i = 0; i < n && !bad.has_value(); ++i) {
+      // So written that a NaN is out of range.
+      if (!(to[i] >= info.lowest && to[i] <= info.highest)) bad.emplace(position + i, to[i]);
+    }
+    position += n;
+  });
+  if (status.ok() && bad.has_value()) status = BadValue(*set_->schema, info, tensor, bad->first, bad->second);
+  return status.ok() ? status : Refuse(status);
+}
+
+absl::Status WriteAttempt::CheckComplete() const {
+  for (const Arrival& arrival : arrivals_) {
+    if (absl::Status status = arrival.elements.CheckComplete(); !status.ok()) return OfSlot(arrival.slot, status);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteAttempt::Complete() {
+  if (absl::Status status = CheckComplete(); !status.ok()) return Refuse(status);
+  if (!MarkComplete()) return absl::OkStatus();
+  set_->turns->Enqueue([self = shared_from_this()](TurnQueue::Turn turn) { self->Commit(std::move(turn)); });
+  return absl::OkStatus();
+}
+
+void WriteAttempt::Commit(TurnQueue::Turn turn) {
+  v1::WriteTensorsResponse response;
+  absl::Status status;
+  {
+    MutexLock lock(&set_->mutex);
+    status = kind_ == WriteKind::kDirect ? set_->lifecycle.CheckExists() : set_->lifecycle.CheckReady();
+    if (status.ok() && kind_ == WriteKind::kReplay && !set_->requests.MadeIncarnation(header_.request_id())) {
+      status = set_->lifecycle.Rewritten();
+    }
+    response.set_replayed(true);
+    response.set_incarnation(set_->lifecycle.incarnation());
+    response.set_step(set_->lifecycle.step());
+  }
+  if (!status.ok()) {
+    Fail(std::move(status));
+  } else if (kind_ == WriteKind::kReplay) {
+    LetNextBegin();
+    End(std::move(response));
+  } else {
+    Load(std::move(turn));
+  }
+}
+
+void WriteAttempt::Load(TurnQueue::Turn turn) {
+  uint64_t incarnation;
+  int64_t step;
+  {
+    MutexLock lock(&set_->mutex);
+    incarnation = DrawIncarnation(&set_->random);
+    step = full() ? header_.step() : set_->lifecycle.step();
+  }
+  std::vector<BlockList> blocks;
+  for (Arrival& arrival : arrivals_) blocks.push_back(arrival.elements.TakeBlocks());
+  arrivals_.clear();
+  auto parameters = std::make_shared<const Snapshot>(incarnation, step, std::move(blocks.front()));
+  blocks.erase(blocks.begin());
+  const Snapshot& loaded = *parameters;
+  set_->arrays->Load(loaded, std::move(blocks),
+                     [self = shared_from_this(), parameters = std::move(parameters), turn = std::move(turn)](
+                         const absl::Status& status) mutable { self->Publish(status, std::move(parameters)); });
+}
+
+void WriteAttempt::Publish(const absl::Status& loaded, std::shared_ptr<const Snapshot> parameters) {
+  std::shared_ptr<const Snapshot> before;  // destroyed outside of the mutex
+  v1::WriteTensorsResponse response;
+  absl::Status poisoned;
+  absl::Status rewritten;
+  std::vector<std::shared_ptr<StepAttempt>> outdated;
+  {
+    MutexLock lock(&set_->mutex);
+    if (loaded.ok()) {
+      std::optional<int64_t> step;
+      if (full()) step = parameters->step();
+      set_->lifecycle.Rewrite(parameters->incarnation(), step);
+      before = std::exchange(set_->snapshot, std::move(parameters));
+      set_->requests.Rewrite(header_);
+      rewritten = set_->lifecycle.Rewritten();
+      outdated = set_->requests.FindOutdated();
+    } else {
+      set_->lifecycle.Poison();
+      poisoned = set_->lifecycle.CheckReady();
+    }
+    response.set_incarnation(set_->lifecycle.incarnation());
+    response.set_step(set_->lifecycle.step());
+  }
+  if (!loaded.ok()) {
+    Fail(std::move(poisoned));
+    return;
+  }
+  LetNextBegin();
+  for (const std::shared_ptr<StepAttempt>& attempt : outdated) attempt->EndUnlessComplete(rewritten);
+  End(std::move(response));
+}
+
+absl::Status WriteAttempt::Refuse(absl::Status status) {
+  Cancel();
+  LetNextBegin();
+  return status;
+}
+
+void WriteAttempt::Fail(absl::Status status) {
+  LetNextBegin();
+  End(std::move(status));
+}
+
+void WriteAttempt::LetNextBegin() {
+  std::shared_ptr<WriteAttempt> next;
+  {
+    MutexLock lock(&set_->mutex);
+    if (!set_->writes.Leave(this, &next)) return;
+    if (kind_ == WriteKind::kDirect && !arrivals_.empty()) {
+      std::vector<BlockList> blocks;
+      for (Arrival& arrival : arrivals_) blocks.push_back(arrival.elements.TakeBlocks());
+      arrivals_.clear();
+      set_->unpublished = std::move(blocks.front());
+      blocks.erase(blocks.begin());
+      if (!blocks.empty()) set_->arrays->AbandonLoad(std::move(blocks));
+    }
+  }
+  if (next == nullptr) return;
+  // Whoever lets go of an attempt may hold locks.
+  set_->resources.compute->Post([next] { next->Start(); });
+}
+
+}  // namespace adamant::core

@@ -1,0 +1,3 @@
+// A room that knows the door.
+#include "server/core/set/parameter_set.h"
+#include "server/core/set/set_rep.h"
