@@ -34,10 +34,10 @@ class LateBackend final : public Backend {
     thread_.Post([this] { let_go_.Pass(); });
   }
   void LetGo() { let_go_.Open(); }
-  // From now on loads fail.
-  void FailLoads() {
+  // Whether loads fail from now on.
+  void FailLoads(bool fail) {
     MutexLock lock(&mutex_);
-    fail_loads_ = true;
+    fail_loads_ = fail;
   }
   // Waits until all that was asked for so far is done, and let go of.
   void AwaitIdle() {

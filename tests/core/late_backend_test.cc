@@ -74,14 +74,29 @@ TEST_P(LateBackendTest, AStepThatIsUnderWayOutlivesItsClientAndTheDoorToItsSet) 
   EXPECT_EQ(set->Describe().step(), 1);
 }
 
-TEST_P(LateBackendTest, ALoadThatFailsPoisonsTheSet) {
+TEST_P(LateBackendTest, ALoadThatFailsPoisonsTheSetUntilAFullWrite) {
   ASSERT_THAT(Step(set_.get(), Header(), gradient_), IsOk());
-  backend_.FailLoads();
-  EXPECT_THAT(Write(set_.get(), FullHeader(3), model_.arrays()).status(),
-              FailsWith(absl::StatusCode::kDataLoss, v1::ERROR_REASON_POISONED));
+  model_.Apply(gradient_);
+  const auto poisoned = FailsWith(absl::StatusCode::kDataLoss, v1::ERROR_REASON_POISONED);
+  backend_.FailLoads(true);
+  EXPECT_THAT(Write(set_.get(), FullHeader(1), model_.arrays()).status(), poisoned);
   EXPECT_EQ(set_->Describe().state(), v1::PARAMETER_SET_STATE_POISONED);
-  EXPECT_THAT(Step(set_.get(), Header(), gradient_).status(),
+  EXPECT_THAT(Step(set_.get(), Header(), gradient_).status(), poisoned);
+  // The write had taken what was published before.
+  EXPECT_THAT(Read(set_.get(), ReadRequest()).status(), poisoned);
+  EXPECT_THAT(Read(set_.get(), FullReadRequest()).status(), poisoned);
+  backend_.FailLoads(false);
+  EXPECT_THAT(Write(set_.get(), FullHeader(1), model_.arrays()), IsOk());
+  EXPECT_TRUE(*FetchState(set_.get()) == model_.arrays());
+}
+
+TEST_P(LateBackendTest, AStagedWriteWhoseLoadFailsLeavesTheParametersReadable) {
+  ASSERT_THAT(Step(set_.get(), Header(), gradient_), IsOk());
+  model_.Apply(gradient_);
+  backend_.FailLoads(true);
+  EXPECT_THAT(Write(set_.get(), ParametersHeader(), model_.arrays()).status(),
               FailsWith(absl::StatusCode::kDataLoss, v1::ERROR_REASON_POISONED));
+  EXPECT_TRUE(SameBits(*Fetch(**Read(set_.get(), ReadRequest()), v1::SLOT_PARAMETER), model_.arrays().parameters));
 }
 
 }  // namespace

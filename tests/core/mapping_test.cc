@@ -1,5 +1,6 @@
 // While the system takes its time to find memory for one set's step, write or read, nobody else waits, and neither does
 // who asked for it.
+#include <atomic>
 #include <memory>
 #include <optional>
 
@@ -21,9 +22,10 @@ class MappingTest : public ::testing::Test {
   }
   ~MappingTest() override { memory_.Open(); }
 
-  // From here on whoever populates memory stands still until `memory_` opens.
-  void HoldMemory() {
-    hold_.emplace([this] {
+  // From here on whoever populates memory, or the first who does, stands still until `memory_` opens.
+  void HoldMemory(bool first_only = false) {
+    hold_.emplace([this, first_only] {
+      if (populates_++ > 0 && first_only) return Populating::kDone;
       populating_.Open();
       memory_.Pass();
       return Populating::kDone;
@@ -44,6 +46,7 @@ class MappingTest : public ::testing::Test {
   const Values gradient_ = Gradient(set_->schema().parameter_count(), 1);
   std::shared_ptr<ParameterSet> other_ = server_.MakeSet(SmallSpec());
   const Values gradient_of_other_ = Gradient(other_->schema().parameter_count(), 2);
+  std::atomic<int> populates_ = 0;
   Gate memory_;
   Gate populating_;
   std::optional<PopulateHook> hold_;
@@ -104,6 +107,50 @@ TEST_F(MappingTest, WhatAFullWriteNeedsInPlaceOfBlocksThatAreRead) {
   write.Await();
   EXPECT_TRUE(write.admitted());
   EXPECT_TRUE(SameBits(*Fetch(*reading, v1::SLOT_PARAMETER), Values(gradient_.size())));
+}
+
+TEST_F(MappingTest, ASmallStepDoesNotWaitForALargeOnesMemory) {
+  const std::shared_ptr<ParameterSet> fresh = server_.MakeSet(SmallSpec("fresh"));
+  HoldMemory(/*first_only=*/true);
+  StepDelivery large = BeginStep(set_.get(), Header());
+  populating_.Pass();
+  // More than lie idle.
+  StepDelivery one = BeginStep(fresh.get(), Header());
+  StepDelivery another = BeginStep(fresh.get(), Header());
+  EXPECT_THAT(Finish(fresh.get(), &one, gradient_of_other_), IsOk());
+  EXPECT_THAT(Finish(fresh.get(), &another, gradient_of_other_), IsOk());
+  EXPECT_GT(populates_, 1);
+  EXPECT_FALSE(large.admitted());
+}
+
+TEST_F(MappingTest, AStepBesideAFullReadPopulatesNothing) {
+  ASSERT_THAT(Step(set_.get(), Header(), gradient_), IsOk());
+  const std::unique_ptr<Reading> reading = *Read(set_.get(), FullReadRequest());
+  server_.AwaitIdle();
+  memory_.Open();
+  HoldMemory();
+  ASSERT_THAT(Step(set_.get(), Header(), gradient_), IsOk());
+  EXPECT_EQ(populates_, 0);
+}
+
+TEST_F(MappingTest, AFullWriteThatIsCancelledBeforeItIsAdmittedChangesNothing) {
+  ASSERT_THAT(Step(set_.get(), Header(), gradient_), IsOk());
+  const Arrays before = *FetchState(set_.get());
+  const std::unique_ptr<Reading> reading = *Read(set_.get(), FullReadRequest());
+  server_.AwaitIdle();
+  // Takes what lies idle.
+  StepDelivery step = BeginStep(set_.get(), Header());
+  step.Await();
+  HoldMemory();
+  {
+    const WriteDelivery write = BeginWrite(set_.get(), FullHeader(3));
+    populating_.Pass();
+    EXPECT_FALSE(write.admitted());
+  }
+  memory_.Open();
+  // Takes a turn, after the write's.
+  EXPECT_FALSE(Delete(set_.get(), /*incarnation=*/0).ok());
+  EXPECT_TRUE(*FetchState(set_.get()) == before);
 }
 
 }  // namespace

@@ -160,6 +160,9 @@ TEST_P(MemoryShortageTest, AReadThatAStepCouldNotGetOutOfTheWayOfIsRefused) {
 
 TEST_P(MemoryShortageTest, AFullWriteThatCannotReplaceWhatAReaderHoldsChangesNothing) {
   const std::unique_ptr<Reading> reading = *Read(set_.get(), FullReadRequest());
+  // Takes what lies idle.
+  StepDelivery step = BeginStep(set_.get(), Header());
+  step.Await();
   used_ = server_.used();
   WriteDelivery write = [&] {
     const Shortage shortage(left_);

@@ -186,7 +186,7 @@ class Schedule {
   std::string Run() {
     Create();
     while (difference_.empty() && choices_.more()) {
-      AwaitIdle();
+      if (asynchronous()) AwaitIdle();
       Act();
       if (size_ == SetSize::kSmall || choices_.Choose(8) == 0) CheckState();
       ++actions_;
@@ -238,11 +238,13 @@ class Schedule {
   // Whether steps are computed by other threads.
   bool asynchronous() const { return size_ == SetSize::kLarge || device_ == Device::kLate; }
 
-  // Returns once nothing is computed, and all that was is let go of.
+  // Returns once nothing is under way, and all that was is let go of. What ends on the device may have a compute thread
+  // begin the next turn, and that the device once more; no action begins more than that.
   void AwaitIdle() {
-    if (!asynchronous()) return;
-    late_.AwaitIdle();
-    server_.AwaitIdle();
+    for (int i = 0; i < 3; ++i) {
+      if (device_ == Device::kLate) late_.AwaitIdle();
+      server_.AwaitIdle();
+    }
   }
 
   // Notes the first difference.
@@ -705,7 +707,7 @@ class Schedule {
     Expect(again.delivery.admitted() || again.delivery.done(), false, "admitted beside its older attempt");
     write_.reset();
     server_.clock().RunDue();
-    server_.AwaitIdle();
+    AwaitIdle();
     again.delivery.Await();
     if (Expect(again.delivery.admitted(), true, "admitted")) write_ = std::move(again);
   }

@@ -1,6 +1,7 @@
 // Requests for memory on their way: waiting for room, to be mapped, and to be handed over.
 #include "server/core/memory/lender.h"
 
+#include <array>
 #include <deque>
 #include <map>
 #include <optional>
@@ -9,6 +10,12 @@
 #include "server/core/base/mutex.h"
 
 namespace adamant::core {
+namespace {
+
+// What a small loan has at most: 1 MiB, which is mapped in less time than a step takes.
+constexpr int64_t kSmallLoanElements = (int64_t{1} << 20) / static_cast<int64_t>(sizeof(float));
+
+}  // namespace
 
 struct Lender::Request {
   int64_t elements;
@@ -26,6 +33,9 @@ struct Lender::Request {
 // has got.
 class Lender::Requests : public std::enable_shared_from_this<Requests> {
  public:
+  // A small loan is mapped beside large ones, which take long.
+  enum Size { kSmall, kLarge, kSizes };
+
   Requests(BlockPool* pool, ComputePool* compute) : pool_(pool), compute_(compute) {}
 
   WaitId Add(Request request) {
@@ -44,6 +54,8 @@ class Lender::Requests : public std::enable_shared_from_this<Requests> {
   // There is room, or an error. Maps nothing: it is the clock's thread that comes here.
   void Reserved(WaitId wait, int64_t elements, absl::StatusOr<Grant> grant) {
     if (!grant.ok()) return Finish(wait, std::move(grant).status());
+    // A late callback of the clock's must not come to the pool.
+    if (!IsUnderWay(wait)) return;
     if (std::optional<BlockList> blocks = pool_->TakeIdle(elements); blocks.has_value()) {
       return Finish(wait, Loan{*std::move(grant), *std::move(blocks)});
     }
@@ -51,8 +63,8 @@ class Lender::Requests : public std::enable_shared_from_this<Requests> {
     const auto found = requests_.find(wait);
     if (found == requests_.end()) return;
     found->second.grant = *std::move(grant);
-    unmapped_.push_back(wait);
-    changed_.NotifyOne();
+    unmapped_[SizeOf(elements)].push_back(wait);
+    changed_.NotifyAll();
   }
 
   void Cancel(WaitId wait) {
@@ -65,12 +77,12 @@ class Lender::Requests : public std::enable_shared_from_this<Requests> {
     request.mapped().budget->Cancel(request.mapped().reservation);
   }
 
-  // Maps what is to be mapped, until Stop.
-  void Map() {
+  // Maps what is to be mapped of this size, until Stop.
+  void Map(Size size) {
     for (;;) {
       Grant grant;
       int64_t elements = 0;
-      const WaitId wait = AwaitUnmapped(&grant, &elements);
+      const WaitId wait = AwaitUnmapped(size, &grant, &elements);
       if (wait == kNoWait) return;
       Finish(wait, Lend(std::move(grant), elements));
     }
@@ -95,16 +107,23 @@ class Lender::Requests : public std::enable_shared_from_this<Requests> {
   }
 
  private:
+  static Size SizeOf(int64_t elements) { return elements <= kSmallLoanElements ? kSmall : kLarge; }
+
+  bool IsUnderWay(WaitId wait) {
+    MutexLock lock(&mutex_);
+    return requests_.contains(wait);
+  }
+
   // The first that is to be mapped, and what it has. kNoWait when the lender stops.
-  WaitId AwaitUnmapped(Grant* grant, int64_t* elements) {
+  WaitId AwaitUnmapped(Size size, Grant* grant, int64_t* elements) {
     MutexLock lock(&mutex_);
     while (!stopping_) {
-      if (unmapped_.empty()) {
+      if (unmapped_[size].empty()) {
         changed_.Wait(&mutex_);
         continue;
       }
-      const WaitId wait = unmapped_.front();
-      unmapped_.pop_front();
+      const WaitId wait = unmapped_[size].front();
+      unmapped_[size].pop_front();
       const auto found = requests_.find(wait);
       if (found == requests_.end()) continue;
       *grant = std::move(found->second.grant);
@@ -150,15 +169,20 @@ class Lender::Requests : public std::enable_shared_from_this<Requests> {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   WaitId last_wait_ ABSL_GUARDED_BY(mutex_) = kNoWait;
   std::map<WaitId, Request> requests_ ABSL_GUARDED_BY(mutex_);
-  std::deque<WaitId> unmapped_ ABSL_GUARDED_BY(mutex_);  // those to be mapped, in order, and some that were cancelled
+  // Those to be mapped, by size and in order, and some that were cancelled.
+  std::array<std::deque<WaitId>, kSizes> unmapped_ ABSL_GUARDED_BY(mutex_);
 };
 
 Lender::Lender(BlockPool* pool, ComputePool* compute)
-    : pool_(pool), requests_(std::make_shared<Requests>(pool, compute)), mapper_([this] { requests_->Map(); }) {}
+    : pool_(pool),
+      requests_(std::make_shared<Requests>(pool, compute)),
+      small_mapper_([this] { requests_->Map(Requests::kSmall); }),
+      large_mapper_([this] { requests_->Map(Requests::kLarge); }) {}
 
 Lender::~Lender() {
   requests_->Stop();
-  mapper_.join();
+  small_mapper_.join();
+  large_mapper_.join();
   requests_->CancelAll();
 }
 

@@ -15,8 +15,9 @@
 
 namespace adamant::core {
 
-// Thread-safe. The one place where blocks are mapped: by a thread of its own, one loan after the other, so that no
-// thread that others wait for, as a gRPC thread or the clock's, stands still while the system finds pages.
+// Thread-safe. The one place where blocks are mapped: by threads of its own, one loan after the other, and small ones
+// beside large ones, so that no thread that others wait for, as a gRPC thread or the clock's, stands still while the
+// system finds pages.
 class Lender {
  public:
   // In this order, so that blocks are returned before what pays for them.
@@ -62,7 +63,8 @@ class Lender {
   // Shared with callbacks that are on their way in the clock or in the compute pool, which may run after the lender's
   // end, and find nothing then.
   const std::shared_ptr<Requests> requests_;
-  std::thread mapper_;
+  std::thread small_mapper_;
+  std::thread large_mapper_;
 };
 
 }  // namespace adamant::core

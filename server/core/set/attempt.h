@@ -100,6 +100,7 @@ void Attempt<ListenerType>::End(absl::StatusOr<Reply> result, bool complete_too)
 
 template <typename ListenerType>
 void Attempt<ListenerType>::SetWait(Lender::WaitId wait) {
+  if (wait == Lender::kNoWait) return;
   {
     MutexLock lock(&mutex_);
     if (state_ != State::kOver) {

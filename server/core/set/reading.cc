@@ -1,5 +1,6 @@
 #include "server/core/set/reading.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/algorithm/container.h"
@@ -35,13 +36,14 @@ std::vector<v1::Slot> OptimizerSlotsOf(std::vector<v1::Slot> slots) {
   return slots;
 }
 
-// Whether the set can be read now. What was published before a commit failed stays readable.
-absl::Status Check(const Lifecycle& lifecycle, const v1::ReadTensorsRequest& request, bool of_optimizer) {
+// Whether the set can be read now. What was `published` before a commit failed stays readable.
+absl::Status Check(const Lifecycle& lifecycle, const v1::ReadTensorsRequest& request, bool published,
+                   bool of_optimizer) {
   absl::Status status = lifecycle.CheckExists();
   if (status.ok() && request.has_incarnation()) {
     status = lifecycle.CheckIncarnation(request.incarnation(), "incarnation");
   }
-  if (status.ok() && (lifecycle.state() != v1::PARAMETER_SET_STATE_POISONED || of_optimizer)) {
+  if (status.ok() && (lifecycle.state() != v1::PARAMETER_SET_STATE_POISONED || !published || of_optimizer)) {
     status = lifecycle.CheckReady();
   }
   return status;
@@ -74,7 +76,8 @@ absl::Status Reading::Refer(const v1::ReadTensorsRequest& request, bool reserve)
   SetRep& set = *set_;
   MutexLock lock(&set.mutex);
   const bool of_optimizer = !OptimizerSlotsOf(slots_).empty();
-  if (absl::Status status = Check(set.lifecycle, request, of_optimizer); !status.ok()) return status;
+  const bool published = set.snapshot != nullptr;
+  if (absl::Status status = Check(set.lifecycle, request, published, of_optimizer); !status.ok()) return status;
   header_.set_incarnation(set.lifecycle.incarnation());
   header_.set_step(set.lifecycle.step());
   header_.set_state(set.lifecycle.state());
@@ -95,7 +98,9 @@ absl::Status Reading::Refer(const v1::ReadTensorsRequest& request, bool reserve)
 }
 
 void Reading::BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, Done done) {
-  if (!reading->holds_ || reading->spares_.size() == OptimizerSlotsOf(reading->slots_).size()) {
+  // One list for each slot that is paid for, the parameters too: a step that runs beside the read keeps one array more
+  // from coming back, and finds that one idle.
+  if (!reading->holds_ || reading->spares_.size() == reading->slots_.size()) {
     const std::shared_ptr<SetRep> set = reading->set_;
     set->turns->Enqueue([reading = std::move(reading), request, done = std::move(done)](TurnQueue::Turn turn) mutable {
       View(std::move(reading), request, std::move(turn), std::move(done));
@@ -118,27 +123,30 @@ void Reading::BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTenso
 
 void Reading::View(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, TurnQueue::Turn turn,
                    Done done) {
-  if (absl::Status status = reading->Refer(request, /*reserve=*/false); !status.ok()) {
-    done(std::move(status));
-    return;
-  }
+  absl::Status status = reading->Refer(request, /*reserve=*/false);
   const std::vector<v1::Slot> slots = OptimizerSlotsOf(reading->slots_);
   std::vector<BlockList> spares = std::move(reading->spares_);
-  if (!reading->holds_ || slots.empty()) {
-    done(std::move(reading));
+  if (!status.ok() || !reading->holds_ || slots.empty()) {
+    Answer(std::move(reading), std::move(status), std::move(done));
     return;
   }
+  spares.resize(slots.size());
   SlotArrays* const arrays = reading->set_->arrays.get();
   arrays->View(slots, std::move(spares),
                [reading = std::move(reading), done = std::move(done),
                 turn = std::move(turn)](absl::StatusOr<SlotView> view) mutable {
-                 if (!view.ok()) {
-                   done(view.status());
-                   return;
-                 }
-                 reading->view_ = *std::move(view);
-                 done(std::move(reading));
+                 absl::Status viewed = view.status();
+                 if (viewed.ok()) reading->view_ = *std::move(view);
+                 Answer(std::move(reading), std::move(viewed), std::move(done));
                });
+}
+
+void Reading::Answer(std::unique_ptr<Reading> reading, absl::Status status, Done done) {
+  if (status.ok()) {
+    done(std::move(reading));
+  } else {
+    done(std::move(status));
+  }
 }
 
 const Schema& Reading::schema() const { return *set_->schema; }
@@ -161,8 +169,10 @@ absl::Status Reading::Copy(v1::Slot slot, int64_t begin, int64_t end, float* to)
     CopyRuns(Blocks(slot), begin, end, to);
     return absl::OkStatus();
   }
-  std::shared_ptr<const Snapshot> snapshot;
-  {
+  // Steps wait for the mutex meanwhile, and so for no more than a few microseconds at a time.
+  constexpr int64_t kCopiedElements = 16384;
+  for (; begin < end; begin += kCopiedElements) {
+    const int64_t next = std::min(end, begin + kCopiedElements);
     SetRep& set = *set_;
     MutexLock lock(&set.mutex);
     const bool same = set.lifecycle.incarnation() == header_.incarnation() && set.lifecycle.step() == header_.step() &&
@@ -174,12 +184,12 @@ absl::Status Reading::Copy(v1::Slot slot, int64_t begin, int64_t end, float* to)
           absl::StrCat("the set has moved on from step ", header_.step(), ", and there was no room to keep that"));
     }
     if (of_optimizer) {
-      set.arrays->Copy(slot, begin, end, to);
-      return absl::OkStatus();
+      set.arrays->Copy(slot, begin, next, to);
+    } else {
+      CopyRuns(set.snapshot->blocks(), begin, next, to);
     }
-    snapshot = set.snapshot;
+    to += next - begin;
   }
-  CopyRuns(snapshot->blocks(), begin, end, to);
   return absl::OkStatus();
 }
 

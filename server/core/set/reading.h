@@ -52,11 +52,13 @@ class Reading {
  private:
   Reading(std::shared_ptr<SetRep> set, std::vector<v1::Slot> slots) : set_(std::move(set)), slots_(std::move(slots)) {}
 
-  // Begin a read of the optimizer's slots: has blocks mapped that a step can use in place of those that are read, takes
-  // a turn, and views the slots.
+  // Begin a read of the optimizer's slots: they have blocks mapped that a step can use in place of those that are read,
+  // take a turn, and view the slots.
   static void BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, Done done);
   static void View(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, TurnQueue::Turn turn,
                    Done done);
+  // Calls `done` with the reading, or with the error that there is.
+  static void Answer(std::unique_ptr<Reading> reading, absl::Status status, Done done);
   // Makes this a read of the state that is published now: charges for it if it is to `reserve`, and refers to the
   // parameters if it is charged. Errors: what stands against the read.
   absl::Status Refer(const v1::ReadTensorsRequest& request, bool reserve);

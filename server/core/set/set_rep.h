@@ -29,8 +29,9 @@ namespace adamant::core {
 // One set's state, without logic: the door (ParameterSet), steps, writes and reads each know what they do with it. Held
 // by std::shared_ptr by all of them; the set's memory stays charged until the last one lets go.
 //
-// Who has the set's turn, and nobody else, changes what `mutex` guards; so it may read that without the mutex. Under
-// the mutex nobody calls a listener, waits, or takes another mutex than those of attempts, arrays and budgets.
+// The configuration, the lifecycle and what is published change only for whoever has the set's turn. Under the mutex
+// nobody calls a listener or waits, and other mutexes are taken only where those who hold them take none of a set's:
+// those of attempts, arrays, budgets, pools and of one commit's progress.
 struct SetRep {
   SetRep(const Resources& resources, std::shared_ptr<const Schema> schema,
          std::shared_ptr<const Configuration> configuration, v1::Initialization initialization, Grant state_grant,

@@ -108,10 +108,11 @@ void StepAttempt::Lent(absl::StatusOr<Lender::Loan> loan, bool remembered) {
     MutexLock lock(&set_->mutex);
     remembered = set_->requests.FindResult(header_.request_id()) != nullptr;
   }
-  grant_ = std::move(loan->grant);
   if (!remembered) {
     gradient_.emplace(set_->schema, std::move(loan->blocks), set_->resources.backend->measure());
   }
+  loan->blocks.clear();
+  grant_ = std::move(loan->grant);
   Admit();
 }
 

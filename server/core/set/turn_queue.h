@@ -15,7 +15,8 @@ namespace adamant::core {
 class TurnQueue : public std::enable_shared_from_this<TurnQueue> {
  public:
   // The right to change what the queue guards. Move-only. Whoever holds it may hand it on to another thread, a device's
-  // completion or a disk's; destroying it ends the turn, on any thread, and the next one begins.
+  // completion or a disk's; destroying it ends the turn, on any thread. The next one begins then, or once the call of
+  // the work that the turn was given to has returned.
   class Turn {
    public:
     Turn(Turn&& other) noexcept = default;

@@ -100,6 +100,8 @@ WriteAttempt::~WriteAttempt() {
 void WriteAttempt::Start() {
   WriteLane::Attempts older;
   absl::Status superseded;
+  // Of this call: one that is undecided may have been called again, from elsewhere, before this one has returned.
+  WriteKind decided = WriteKind::kUndecided;
   absl::Status status = ValidateHeader(header_);
   if (status.ok()) {
     MutexLock lock(&set_->mutex);
@@ -107,7 +109,8 @@ void WriteAttempt::Start() {
     const absl::StatusOr<WriteKind> kind = DecideOn(this, set_.get(), &older);
     status = kind.status();
     if (status.ok()) {
-      kind_ = *kind;
+      decided = *kind;
+      kind_ = decided;
       set_->writes.Add(this);
     }
     superseded =
@@ -118,7 +121,7 @@ void WriteAttempt::Start() {
     Fail(std::move(status));
     return;
   }
-  switch (kind_) {
+  switch (decided) {
     case WriteKind::kUndecided:
       for (const std::shared_ptr<WriteAttempt>& one : older) one->EndUnlessComplete(superseded);
       break;
@@ -196,9 +199,10 @@ void WriteAttempt::TakeState(TurnQueue::Turn turn) {
       /*budget=*/nullptr, 0, elements, absl::InfiniteDuration(),
       [self = shared_from_this(), taken = *std::move(taken), held = std::move(held),
        turn = std::move(turn)](absl::StatusOr<Lender::Loan> loan) mutable {
-        if (!loan.ok()) {
+        if (!loan.ok() || self->over()) {
           self->PutBack(std::move(taken));
-          self->Fail(loan.status());
+          self->LetNextBegin();
+          if (!loan.ok()) self->End(loan.status());
           return;
         }
         for (size_t i = 0; i < held.size(); ++i) taken.parameters[held[i]] = std::move(loan->blocks[i]);
@@ -328,6 +332,8 @@ void WriteAttempt::Publish(const absl::Status& loaded, std::shared_ptr<const Sna
     } else {
       set_->lifecycle.Poison();
       poisoned = set_->lifecycle.CheckReady();
+      // A direct write has taken what was published before.
+      if (set_->snapshot == nullptr) set_->unpublished = parameters->blocks();
     }
     response.set_incarnation(set_->lifecycle.incarnation());
     response.set_step(set_->lifecycle.step());
