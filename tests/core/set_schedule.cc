@@ -168,9 +168,10 @@ class Schedule {
   Schedule(SetSize size, Device device, Choices* choices)
       : choices_(*choices),
         size_(size),
-        device_(device),
         spec_(size == SetSize::kSmall ? SmallSpec() : LargeSpec()),
-        server_({.backend = device == Device::kLate ? &late_ : nullptr}) {
+        late_(device == Device::kLate ? std::make_unique<LateBackend>() : nullptr),
+        // More arrays than all readings, replies and deliveries together hold: each begins at once.
+        server_({.backend = late_.get(), .idle_arrays = 24}) {
     switch (choices_.Choose(6)) {
       case 1:
         spec_ = WithEmptyTensors(spec_);
@@ -236,13 +237,13 @@ class Schedule {
   }
 
   // Whether steps are computed by other threads.
-  bool asynchronous() const { return size_ == SetSize::kLarge || device_ == Device::kLate; }
+  bool asynchronous() const { return size_ == SetSize::kLarge || late_ != nullptr; }
 
   // Returns once nothing is under way, and all that was is let go of. What ends on the device may have a compute thread
   // begin the next turn, and that the device once more; no action begins more than that.
   void AwaitIdle() {
     for (int i = 0; i < 3; ++i) {
-      if (device_ == Device::kLate) late_.AwaitIdle();
+      if (late_ != nullptr) late_->AwaitIdle();
       server_.AwaitIdle();
     }
   }
@@ -816,12 +817,11 @@ class Schedule {
 
   Choices& choices_;
   const SetSize size_;
-  const Device device_;
   int actions_ = 0;
   std::string difference_;
 
   v1::ParameterSetSpec spec_;
-  LateBackend late_;
+  const std::unique_ptr<LateBackend> late_;  // null: the set lives on the processor
   TestServer server_;
   std::shared_ptr<ParameterSet> set_;
   std::unique_ptr<Model> model_;
