@@ -101,4 +101,12 @@ std::string Spelled(double value) { return ShortestOf(value); }
 
 std::string Spelled(float value) { return ShortestOf(value); }
 
+absl::Status Unshared(const absl::Status& status) {
+  absl::Status copy(status.code(), status.message());
+  status.ForEachPayload([&copy](absl::string_view url, const absl::Cord& payload) {
+    copy.SetPayload(url, absl::Cord(std::string(payload)));
+  });
+  return copy;
+}
+
 }  // namespace adamant

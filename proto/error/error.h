@@ -62,6 +62,10 @@ std::string Quoted(absl::string_view text);
 std::string Spelled(double value);
 std::string Spelled(float value);
 
+// A copy of `status` that shares no memory with it. For statuses that go to several threads: ThreadSanitizer does not
+// see the reference counts of Debian's Abseil, and takes their last one for a race.
+absl::Status Unshared(const absl::Status& status);
+
 // The name of an enum's value as one types it, such as WRITE_MODE_FULL; one that this version does not know is a
 // number.
 template <typename Enum>

@@ -300,6 +300,7 @@ TEST(InterruptedAdmissionTest, AStepThatEndsWhileItBeginsToWaitLosesItsPlace) {
   second->Start();
   first.reset();
   second.reset();
+  server.AwaitIdle();
   EXPECT_EQ(inflight.used(), 0);
   StepDelivery third = BeginStep(set.get(), Header());
   third.Await();

@@ -121,6 +121,8 @@ TEST_F(MappingTest, ASmallStepDoesNotWaitForALargeOnesMemory) {
   EXPECT_THAT(Finish(fresh.get(), &another, gradient_of_other_), IsOk());
   EXPECT_GT(populates_, 1);
   EXPECT_FALSE(large.admitted());
+  memory_.Open();
+  large.Await();
 }
 
 TEST_F(MappingTest, AStepBesideAFullReadPopulatesNothing) {

@@ -41,9 +41,10 @@ class StepCommitTest : public ::testing::Test {
     set_->snapshot = std::make_shared<const Snapshot>(1, 0, std::move(zeros));
   }
 
-  std::shared_ptr<StepAttempt> Contribute(const v1::StepHeader& header, std::shared_ptr<StepRecorder> recorder) {
-    auto attempt = std::make_shared<StepAttempt>(set_, header, std::move(recorder));
+  std::shared_ptr<StepAttempt> Contribute(const v1::StepHeader& header, const std::shared_ptr<StepRecorder>& recorder) {
+    auto attempt = std::make_shared<StepAttempt>(set_, header, recorder);
     attempt->Start();
+    recorder->Await();
     return attempt;
   }
 

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "proto/error/error.h"
 #include "server/core/base/mutex.h"
 #include "server/core/memory/lender.h"
 
@@ -31,7 +32,8 @@ class Attempt {
   // already. For its own way.
   void End(absl::StatusOr<Reply> result) { End(std::move(result), /*complete_too=*/true); }
   // The same for whoever ends the attempts of others: one that is complete is left to its turn.
-  void EndUnlessComplete(absl::Status status) { End(std::move(status), /*complete_too=*/false); }
+  // It may end many with one `status`, of which each gets a copy that shares nothing.
+  void EndUnlessComplete(const absl::Status& status) { End(Unshared(status), /*complete_too=*/false); }
 
   bool over() const { return state() == State::kOver; }
   // Whom to tell; null once it is over or cancelled.

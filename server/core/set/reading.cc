@@ -113,7 +113,7 @@ void Reading::BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTenso
       /*budget=*/nullptr, 0, elements, absl::InfiniteDuration(),
       [reading = std::move(reading), request, done = std::move(done)](absl::StatusOr<Lender::Loan> loan) mutable {
         if (!loan.ok()) {
-          done(loan.status());
+          done(std::move(loan).status());
           return;
         }
         reading->spares_.push_back(std::move(loan->blocks));

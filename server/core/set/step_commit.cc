@@ -171,7 +171,6 @@ void StepCommit::Computed(int64_t block) {
 }
 
 void StepCommit::Publish(const absl::Status& applied) {
-  absl::Status poisoned;
   std::shared_ptr<const Snapshot> before = std::move(plan_.before);
   {
     MutexLock lock(&set_->mutex);
@@ -182,7 +181,6 @@ void StepCommit::Publish(const absl::Status& applied) {
       set_->requests.Remember(std::move(remembrance_));
     } else {
       set_->lifecycle.Poison();
-      poisoned = set_->lifecycle.CheckReady();
     }
   }
   // Back to the pool before the client can ask for the next step's memory.
@@ -191,10 +189,15 @@ void StepCommit::Publish(const absl::Status& applied) {
     if (applied.ok()) {
       contributor.attempt->End(std::move(contributor.reply));
     } else {
-      contributor.attempt->End(poisoned);
+      contributor.attempt->End(CheckReady());
     }
   }
   const TurnQueue::Turn ending = std::move(turn_);
+}
+
+absl::Status StepCommit::CheckReady() const {
+  MutexLock lock(&set_->mutex);
+  return set_->lifecycle.CheckReady();
 }
 
 }  // namespace adamant::core

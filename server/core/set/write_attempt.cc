@@ -202,7 +202,7 @@ void WriteAttempt::TakeState(TurnQueue::Turn turn) {
         if (!loan.ok() || self->over()) {
           self->PutBack(std::move(taken));
           self->LetNextBegin();
-          if (!loan.ok()) self->End(loan.status());
+          if (!loan.ok()) self->End(std::move(loan).status());
           return;
         }
         for (size_t i = 0; i < held.size(); ++i) taken.parameters[held[i]] = std::move(loan->blocks[i]);
