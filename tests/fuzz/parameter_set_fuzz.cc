@@ -25,7 +25,8 @@ class ByteChoices final : public adamant::core::Choices {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   ByteChoices choices(data, data + size);
-  const std::string difference = adamant::core::RunSchedule(adamant::core::SetSize::kSmall, adamant::core::Device::kProcessor, &choices);
+  const std::string difference =
+      adamant::core::RunSchedule(adamant::core::SetSize::kSmall, adamant::core::Device::kProcessor, &choices);
   if (!difference.empty()) {
     std::cerr << "The set and the model disagree: " << difference << std::endl;
     std::abort();

@@ -1,7 +1,7 @@
 // Errors in absl::Status: what goes in comes out.
-#include <optional>
-
 #include "proto/error/error.h"
+
+#include <optional>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
