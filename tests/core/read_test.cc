@@ -196,6 +196,19 @@ TEST_P(ReadTest, RangesAreVisitedWhereTheyAreAndCopied) {
   }
 }
 
+TEST(ReadTurnTest, NothingWaitsForWhatAReaderDoesWithItsRead) {
+  TestServer server;
+  const std::shared_ptr<ParameterSet> set = server.MakeSet(SmallSpec());
+  Gate done;
+  set->BeginRead(FullReadRequest(), [&](const absl::StatusOr<std::unique_ptr<Reading>>& reading) {
+    EXPECT_THAT(reading, IsOk());
+    // Would never have its turn if the reader had it still.
+    EXPECT_THAT(Step(set.get(), Header(), Gradient(set->schema().parameter_count(), 1)), IsOk());
+    done.Open();
+  });
+  done.Pass();
+}
+
 class ReadDuringCommitTest : public ::testing::Test {
  protected:
   // A step inside of the kernel.

@@ -70,6 +70,27 @@ TEST_F(TurnQueueTest, TurnMayBeHandedOnAndEndsOnAnyThread) {
   EXPECT_NE(ran_on, ended_on);
 }
 
+TEST_F(TurnQueueTest, TurnThatIsEndedAtOnceIsFollowedWhileItsWorkGoesOn) {
+  std::thread::id ran_on;
+  int64_t in_order = 0;
+  queue_->Enqueue([&](TurnQueue::Turn turn) {
+    Gate ran;
+    queue_->Enqueue([&](const TurnQueue::Turn& /*turn*/) {
+      ran_on = std::this_thread::get_id();
+      in_order = 1;
+      ran.Open();
+    });
+    turn.EndAtOnce();
+    ran.Pass();
+    // Nobody has the turn, or somebody else.
+    queue_->Enqueue([&](const TurnQueue::Turn& /*turn*/) { in_order *= 2; });
+    AwaitEnd();
+  });
+  EXPECT_NE(ran_on, std::this_thread::get_id());
+  EXPECT_EQ(in_order, 2);
+  AwaitEnd();
+}
+
 TEST_F(TurnQueueTest, MovedFromTurnEndsNothing) {
   TurnQueue::Turn held = Hold();
   std::atomic<bool> ran = false;

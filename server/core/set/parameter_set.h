@@ -55,9 +55,8 @@ class ParameterSet {
   std::shared_ptr<WriteAttempt> NewWrite(const v1::WriteHeader& header, std::shared_ptr<WriteListener> listener);
 
   // Begins a read. Where it wants the optimizer's slots it takes a turn, and so waits for the steps that are complete;
-  // `done` is called within it, and steps wait until that returns, and for nothing else that the reader does. Errors:
-  // INVALID_ARGUMENT naming the field; what the set's state stands against; RESOURCE_EXHAUSTED (BUDGET_EXHAUSTED) where
-  // there is no room to keep the snapshot.
+  // nothing waits for what `done` does. Errors: INVALID_ARGUMENT naming the field; what the set's state stands against;
+  // RESOURCE_EXHAUSTED (BUDGET_EXHAUSTED) where there is no room to keep the snapshot.
   void BeginRead(const v1::ReadTensorsRequest& request, Reading::Done done);
 
   // Takes a turn, and deletes the set: from then on everything is NOT_FOUND. `done` is called after `forget`, which is

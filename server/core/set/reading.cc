@@ -61,14 +61,12 @@ void Reading::Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& r
   std::unique_ptr<Reading> reading(new Reading(std::move(set), *std::move(slots)));
   const bool of_optimizer = !OptimizerSlotsOf(reading->slots_).empty();
   absl::Status status = reading->Refer(request, /*reserve=*/true);
-  if (!status.ok()) {
-    done(std::move(status));
-  } else if (of_optimizer && !reading->header_.not_modified()) {
+  if (status.ok() && of_optimizer && !reading->header_.not_modified()) {
     // What is published by the turn is read, and not what is now.
     reading->snapshot_.reset();
     BorrowSpares(std::move(reading), request, std::move(done));
   } else {
-    done(std::move(reading));
+    Answer(std::move(reading), std::move(status), std::move(done));
   }
 }
 
@@ -127,9 +125,11 @@ void Reading::View(std::unique_ptr<Reading> reading, const v1::ReadTensorsReques
   const std::vector<v1::Slot> slots = OptimizerSlotsOf(reading->slots_);
   std::vector<BlockList> spares = std::move(reading->spares_);
   if (!status.ok() || !reading->holds_ || slots.empty()) {
+    turn.EndAtOnce();
     Answer(std::move(reading), std::move(status), std::move(done));
     return;
   }
+  // Those beyond lie idle from here on.
   spares.resize(slots.size());
   SlotArrays* const arrays = reading->set_->arrays.get();
   arrays->View(slots, std::move(spares),
@@ -137,6 +137,7 @@ void Reading::View(std::unique_ptr<Reading> reading, const v1::ReadTensorsReques
                 turn = std::move(turn)](absl::StatusOr<SlotView> view) mutable {
                  absl::Status viewed = view.status();
                  if (viewed.ok()) reading->view_ = *std::move(view);
+                 turn.EndAtOnce();
                  Answer(std::move(reading), std::move(viewed), std::move(done));
                });
 }

@@ -11,10 +11,13 @@ TurnQueue::Turn& TurnQueue::Turn::operator=(Turn&& other) noexcept {
 }
 
 TurnQueue::Turn::~Turn() {
-  if (queue_ != nullptr) queue_->EndTurn();
+  if (queue_ != nullptr) queue_->EndTurn(/*at_once=*/false);
 }
 
+void TurnQueue::Turn::EndAtOnce() { std::exchange(queue_, nullptr)->EndTurn(/*at_once=*/true); }
+
 void TurnQueue::Enqueue(Work work) {
+  int64_t turn;
   {
     MutexLock lock(&mutex_);
     if (state_ != State::kFree) {
@@ -22,17 +25,20 @@ void TurnQueue::Enqueue(Work work) {
       return;
     }
     state_ = State::kInWork;
+    turn = ++begun_;
   }
-  RunSome(std::move(work));
+  RunSome(turn, std::move(work));
 }
 
-void TurnQueue::RunSome(Work work) {
+void TurnQueue::RunSome(int64_t turn, Work work) {
   // The last turn may hold the last reference to the queue's owner.
   const std::shared_ptr<TurnQueue> self = shared_from_this();
   for (int turns = 1;; ++turns) {
     work(Turn(self));
     work = nullptr;  // what it held goes before the next turn begins
     MutexLock lock(&mutex_);
+    // It was ended at once, and others have had their turns since, or nobody waits.
+    if (begun_ != turn || state_ == State::kFree) return;
     if (state_ == State::kInWork) {
       state_ = State::kHandedOn;
       return;
@@ -42,13 +48,14 @@ void TurnQueue::RunSome(Work work) {
       return;
     }
     state_ = State::kInWork;
+    turn = ++begun_;
     work = TakeNext();
   }
 }
 
-void TurnQueue::EndTurn() {
+void TurnQueue::EndTurn(bool at_once) {
   MutexLock lock(&mutex_);
-  if (state_ == State::kInWork) {
+  if (state_ == State::kInWork && !at_once) {
     state_ = State::kEnded;
   } else {
     PostNext();
@@ -61,7 +68,9 @@ void TurnQueue::PostNext() {
     return;
   }
   state_ = State::kInWork;
-  executor_->Post([self = shared_from_this(), work = TakeNext()]() mutable { self->RunSome(std::move(work)); });
+  executor_->Post([self = shared_from_this(), turn = ++begun_, work = TakeNext()]() mutable {
+    self->RunSome(turn, std::move(work));
+  });
 }
 
 TurnQueue::Work TurnQueue::TakeNext() {

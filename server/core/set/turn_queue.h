@@ -2,6 +2,7 @@
 #ifndef ADAMANT_SERVER_CORE_SET_TURN_QUEUE_H_
 #define ADAMANT_SERVER_CORE_SET_TURN_QUEUE_H_
 
+#include <cstdint>
 #include <deque>
 #include <memory>
 
@@ -22,6 +23,10 @@ class TurnQueue : public std::enable_shared_from_this<TurnQueue> {
     Turn(Turn&& other) noexcept = default;
     Turn& operator=(Turn&& other) noexcept;
     ~Turn();
+
+    // Ends the turn, for a holder who goes on with something that nobody is to wait for: the next one begins at once,
+    // on another thread, even while the call of the work goes on.
+    void EndAtOnce();
 
    private:
     friend class TurnQueue;
@@ -54,17 +59,18 @@ class TurnQueue : public std::enable_shared_from_this<TurnQueue> {
     kHandedOn  // it goes on, after the call of its work has returned
   };
 
-  // Runs `work`, whose turn it is, and some that come after it.
-  void RunSome(Work work);
+  // Runs `work`, whose turn is number `turn`, and some that come after it.
+  void RunSome(int64_t turn, Work work);
   // Has the next turn, if there is one, run on the executor.
   void PostNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Work TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void EndTurn();
+  void EndTurn(bool at_once);
 
   ComputePool* const executor_;
 
   Mutex mutex_;
   State state_ ABSL_GUARDED_BY(mutex_) = State::kFree;
+  int64_t begun_ ABSL_GUARDED_BY(mutex_) = 0;  // turns: the number of the one that was given out last
   std::deque<Work> waiting_ ABSL_GUARDED_BY(mutex_);
 };
 
