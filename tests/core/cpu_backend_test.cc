@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/core/set_fixture.h"
 
 namespace adamant::core {
 namespace {
@@ -88,6 +89,23 @@ TEST_F(CpuBackendTest, HeldMomentsAreReadAndFreshOnesWritten) {
   EXPECT_EQ(Values(m_out), Thirds(5, 5, 5));
   EXPECT_EQ(Values(v_in), Thirds(3, 3, 3));
   EXPECT_EQ(Values(v_out), Thirds(10, 10, 10));
+}
+
+TEST_F(CpuBackendTest, AReaderThatDropsItsViewIsTheLastToHoldIt) {
+  TestServer server({.backend = &backend_});
+  const Resources resources = server.resources();
+  const std::shared_ptr<const Schema> schema =
+      *Schema::Create(SmallSpec(), (*Configuration::Create(SmallSpec()))->groups());
+  const std::unique_ptr<SlotArrays> arrays = *backend_.NewArrays(
+      {schema, std::make_shared<const GroupRanges>(1), {v1::SLOT_EXP_AVG}}, resources.lender, resources.compute);
+  bool viewed = false;
+  arrays->View({v1::SLOT_EXP_AVG}, {*pool_.Take(64)}, [&](absl::StatusOr<SlotView> view) {
+    const std::weak_ptr<const std::vector<BlockList>> held = *view;
+    *view = nullptr;
+    EXPECT_TRUE(held.expired());
+    viewed = true;
+  });
+  EXPECT_TRUE(viewed);
 }
 
 TEST_F(CpuBackendTest, OffersItsKernelsMeasureAndName) {

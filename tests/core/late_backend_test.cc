@@ -14,7 +14,11 @@ namespace {
 
 class LateBackendTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
  protected:
-  ~LateBackendTest() override { backend_.LetGo(); }
+  // The device's thread may still hold what it has answered with.
+  ~LateBackendTest() override {
+    backend_.LetGo();
+    backend_.AwaitIdle();
+  }
 
   // A step that is complete, and under way on the device.
   StepDelivery BeginHeldStep() {

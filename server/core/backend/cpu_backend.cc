@@ -80,7 +80,7 @@ class CpuArrays final : public SlotArrays {
 
  private:
   // A step between its turn and its outcome.
-  struct Commit {
+  struct Pass {
     SlotLists in;  // where some blocks are viewed; else empty, and the update is in place
     SlotLists out;
     std::atomic<bool> failed = false;
@@ -90,10 +90,10 @@ class CpuArrays final : public SlotArrays {
   // Takes the slots.
   SlotLists Take() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shelf_->mutex);
   void PutBack(SlotLists slots);
-  void Begin(Commit* commit);
+  void Begin(Pass* pass);
   // Returns false, and leaves the block indeterminate, if this or another one failed.
-  bool Compute(const StepPlan& plan, Commit* commit, int64_t block) const;
-  absl::Status End(Commit* commit);
+  bool Compute(const StepPlan& plan, Pass* pass, int64_t block) const;
+  absl::Status End(Pass* pass);
 
   CpuBackend* const backend_;
   const ArraysLayout layout_;
@@ -116,40 +116,40 @@ void CpuArrays::Apply(const StepPlan& plan, absl::AnyInvocable<void(int64_t bloc
                       Then<absl::Status> done) {
   const auto blocks = static_cast<int64_t>(plan.after->blocks().size());
   if (IsSmall(*layout_.schema)) {
-    Commit commit;
-    Begin(&commit);
+    Pass pass;
+    Begin(&pass);
     for (int64_t block = 0; block < blocks; ++block) {
-      if (Compute(plan, &commit, block)) computed(block);
+      if (Compute(plan, &pass, block)) computed(block);
     }
-    done(End(&commit));
+    done(End(&pass));
     return;
   }
-  auto commit = std::make_shared<Commit>();
-  Begin(commit.get());
+  auto pass = std::make_shared<Pass>();
+  Begin(pass.get());
   compute_->Run(
       blocks,
-      [this, &plan, commit, computed = std::move(computed)](int64_t block) {
-        if (Compute(plan, commit.get(), block)) computed(block);
+      [this, &plan, pass, computed = std::move(computed)](int64_t block) {
+        if (Compute(plan, pass.get(), block)) computed(block);
       },
-      [this, commit, done = std::move(done)]() mutable { done(End(commit.get())); });
+      [this, pass, done = std::move(done)]() mutable { done(End(pass.get())); });
 }
 
-void CpuArrays::Begin(Commit* commit) {
+void CpuArrays::Begin(Pass* pass) {
   MutexLock lock(&shelf_->mutex);
   SlotLists slots = Take();
   if (shelf_->views.empty()) {
-    commit->out = std::move(slots);
+    pass->out = std::move(slots);
   } else {
-    commit->out = shelf_->Writable(slots);
-    commit->in = std::move(slots);
+    pass->out = shelf_->Writable(slots);
+    pass->in = std::move(slots);
   }
 }
 
-bool CpuArrays::Compute(const StepPlan& plan, Commit* commit, int64_t block) const {
-  if (commit->failed.load(std::memory_order_relaxed)) return false;
-  const SlotLists& in = commit->in.empty() ? commit->out : commit->in;
+bool CpuArrays::Compute(const StepPlan& plan, Pass* pass, int64_t block) const {
+  if (pass->failed.load(std::memory_order_relaxed)) return false;
+  const SlotLists& in = pass->in.empty() ? pass->out : pass->in;
   std::array<SlotBlock, kernels::kMaxSlots> slots;
-  for (size_t slot = 0; slot < in.size(); ++slot) slots[slot] = {in[slot][block], commit->out[slot][block]};
+  for (size_t slot = 0; slot < in.size(); ++slot) slots[slot] = {in[slot][block], pass->out[slot][block]};
   const BlockUpdate update = {.index = block,
                               .ranges = (*layout_.ranges)[block],
                               .scalars = plan.scalars,
@@ -157,15 +157,15 @@ bool CpuArrays::Compute(const StepPlan& plan, Commit* commit, int64_t block) con
                               .parameters = plan.before->blocks()[block],
                               .slots = absl::MakeConstSpan(slots.data(), in.size())};
   if (backend_->Update(update).ok()) return true;
-  commit->failed.store(true, std::memory_order_relaxed);
+  pass->failed.store(true, std::memory_order_relaxed);
   return false;
 }
 
-absl::Status CpuArrays::End(Commit* commit) {
+absl::Status CpuArrays::End(Pass* pass) {
   // Before the next turn, or it would find them held.
-  commit->in.clear();
-  PutBack(std::move(commit->out));
-  return commit->failed ? absl::InternalError("the device failed") : absl::OkStatus();
+  pass->in.clear();
+  PutBack(std::move(pass->out));
+  return pass->failed ? absl::InternalError("the device failed") : absl::OkStatus();
 }
 
 void CpuArrays::View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
@@ -180,7 +180,7 @@ void CpuArrays::View(absl::Span<const v1::Slot> slots, std::vector<BlockList> sp
     }
     shelf_->views.push_back(view);
   }
-  const std::shared_ptr<HeldView> held(view, [shelf = shelf_](HeldView* ended) {
+  std::shared_ptr<HeldView> held(view, [shelf = shelf_](HeldView* ended) {
     // First, since a block that is in use must have a spare.
     ended->blocks.clear();
     {
@@ -189,7 +189,9 @@ void CpuArrays::View(absl::Span<const v1::Slot> slots, std::vector<BlockList> sp
     }
     delete ended;
   });
-  done(SlotView(held, &held->blocks));
+  const std::vector<BlockList>* const blocks = &held->blocks;
+  // The reader's alone: who drops it has seen the last of its blocks.
+  done(SlotView(std::move(held), blocks));
 }
 
 void CpuArrays::Copy(v1::Slot slot, int64_t begin, int64_t end, float* to) {

@@ -68,8 +68,9 @@ class SlotArrays {
   virtual void Apply(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
                      Then<absl::Status> done) = 0;
 
-  // [turn] Views `slots`. `spares` are as many blocks as those have, in their order, which nobody else holds: what they
-  // cost pays for the view, and it keeps them, so that a step that meets a block in use need not look for another.
+  // [turn] Views `slots`. `spares` has as many blocks for each of them, in their order, which nobody else holds and
+  // which are paid for: the view keeps them, and a step that would write to a block of the view uses one of them
+  // instead. Nothing but what `done` makes of it holds the view.
   virtual void View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
                     Then<absl::StatusOr<SlotView>> done) = 0;
 
@@ -81,7 +82,7 @@ class SlotArrays {
   // AbandonLoad gives them back, nothing else may be called.
   virtual std::vector<BlockList> BeginLoad() = 0;
   // [turn] The set has `parameters` from here on and, unless `slots` is empty, what was written to the blocks that
-  // BeginLoad handed out. After an error the slots are indeterminate.
+  // BeginLoad handed out, which this gives back in any case. After an error the slots are indeterminate.
   virtual void Load(const Snapshot& parameters, std::vector<BlockList> slots, Then<absl::Status> done) = 0;
   // Gives back what BeginLoad handed out. The contents are indeterminate.
   virtual void AbandonLoad(std::vector<BlockList> slots) = 0;
