@@ -21,6 +21,7 @@ namespace adamant::core {
 namespace {
 
 thread_local CallCounts counts;
+thread_local LockRecorder* recorder = nullptr;
 std::function<Populating()> populate_answer;
 
 // What is mapped: where it begins, and its bytes.
@@ -46,6 +47,9 @@ void RemoveMapped(void* address, size_t bytes) {
 }  // namespace
 
 CallCounts CallsOfThisThread() { return counts; }
+
+LockRecorder::LockRecorder() : outer_(std::exchange(recorder, this)) {}
+LockRecorder::~LockRecorder() { recorder = outer_; }
 
 PopulateHook::PopulateHook(std::function<Populating()> answer) { populate_answer = std::move(answer); }
 PopulateHook::~PopulateHook() { populate_answer = nullptr; }
@@ -103,5 +107,6 @@ int RealLock(pthread_mutex_t*) asm("__real_pthread_mutex_lock");
 int Lock(pthread_mutex_t*) asm("__wrap_pthread_mutex_lock");
 int Lock(pthread_mutex_t* mutex) {
   ++adamant::core::counts.locks;
+  if (adamant::core::recorder != nullptr) adamant::core::recorder->Add(mutex);
   return RealLock(mutex);
 }

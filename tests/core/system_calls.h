@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 namespace adamant::core {
 
@@ -18,6 +19,24 @@ struct CallCounts {
 
 // What the calling thread has called so far.
 CallCounts CallsOfThisThread();
+
+// Notes which mutexes the calling thread locks, as long as this lives, but for the time in which another one does.
+// Thread-hostile.
+class LockRecorder {
+ public:
+  LockRecorder();
+  ~LockRecorder();
+  LockRecorder(const LockRecorder&) = delete;
+  LockRecorder& operator=(const LockRecorder&) = delete;
+
+  // May name a mutex more than once.
+  const std::vector<const void*>& locked() const { return locked_; }
+  void Add(const void* mutex) { locked_.push_back(mutex); }
+
+ private:
+  LockRecorder* const outer_;
+  std::vector<const void*> locked_;
+};
 
 // What becomes of a call that populates memory.
 enum class Populating {
