@@ -1,4 +1,4 @@
-// Requests for memory on their way: waiting for room, to be mapped, and to be handed over.
+// Who waits for memory: waiting for room, to be mapped, and to be handed over.
 #include "server/core/memory/lender.h"
 
 #include <array>
@@ -17,7 +17,7 @@ constexpr int64_t kSmallLoanElements = (int64_t{1} << 20) / static_cast<int64_t>
 
 }  // namespace
 
-struct Lender::Request {
+struct Lender::Borrower {
   int64_t elements;
   Done done;
   // While it waits for room.
@@ -29,26 +29,26 @@ struct Lender::Request {
   std::optional<absl::StatusOr<Loan>> outcome = std::nullopt;
 };
 
-// Thread-safe. Requests that are not over. One that was cancelled is found no more; whoever works for it drops what it
+// Thread-safe. Those who have not been told yet. One that gave up is found no more; whoever works for it drops what it
 // has got.
-class Lender::Requests : public std::enable_shared_from_this<Requests> {
+class Lender::Borrowers : public std::enable_shared_from_this<Borrowers> {
  public:
   // A small loan is mapped beside large ones, which take long.
   enum Size { kSmall, kLarge, kSizes };
 
-  Requests(BlockPool* pool, ComputePool* compute) : pool_(pool), compute_(compute) {}
+  Borrowers(BlockPool* pool, ComputePool* compute) : pool_(pool), compute_(compute) {}
 
-  WaitId Add(Request request) {
+  WaitId Add(Borrower borrower) {
     MutexLock lock(&mutex_);
-    requests_.emplace(++last_wait_, std::move(request));
+    borrowers_.emplace(++last_wait_, std::move(borrower));
     return last_wait_;
   }
 
   // It waits in its budget, if it has not got its room meanwhile.
   void SetReservation(WaitId wait, Budget::WaitId reservation) {
     MutexLock lock(&mutex_);
-    const auto found = requests_.find(wait);
-    if (found != requests_.end()) found->second.reservation = reservation;
+    const auto found = borrowers_.find(wait);
+    if (found != borrowers_.end()) found->second.reservation = reservation;
   }
 
   // There is room, or an error. Maps nothing: it is the clock's thread that comes here.
@@ -60,21 +60,21 @@ class Lender::Requests : public std::enable_shared_from_this<Requests> {
       return Finish(wait, Loan{*std::move(grant), *std::move(blocks)});
     }
     MutexLock lock(&mutex_);
-    const auto found = requests_.find(wait);
-    if (found == requests_.end()) return;
+    const auto found = borrowers_.find(wait);
+    if (found == borrowers_.end()) return;
     found->second.grant = *std::move(grant);
     unmapped_[SizeOf(elements)].push_back(wait);
     changed_.NotifyAll();
   }
 
   void Cancel(WaitId wait) {
-    std::map<WaitId, Request>::node_type request;  // destroyed without the lock
+    std::map<WaitId, Borrower>::node_type borrower;  // destroyed without the lock
     {
       MutexLock lock(&mutex_);
-      request = requests_.extract(wait);
+      borrower = borrowers_.extract(wait);
     }
-    if (request.empty() || request.mapped().reservation == Budget::kNoWait) return;
-    request.mapped().budget->Cancel(request.mapped().reservation);
+    if (borrower.empty() || borrower.mapped().reservation == Budget::kNoWait) return;
+    borrower.mapped().budget->Cancel(borrower.mapped().reservation);
   }
 
   // Maps what is to be mapped of this size, until Stop.
@@ -99,8 +99,8 @@ class Lender::Requests : public std::enable_shared_from_this<Requests> {
       WaitId wait;
       {
         MutexLock lock(&mutex_);
-        if (requests_.empty()) return;
-        wait = requests_.begin()->first;
+        if (borrowers_.empty()) return;
+        wait = borrowers_.begin()->first;
       }
       Cancel(wait);
     }
@@ -111,7 +111,7 @@ class Lender::Requests : public std::enable_shared_from_this<Requests> {
 
   bool IsUnderWay(WaitId wait) {
     MutexLock lock(&mutex_);
-    return requests_.contains(wait);
+    return borrowers_.contains(wait);
   }
 
   // The first that is to be mapped, and what it has. kNoWait when the lender stops.
@@ -124,8 +124,8 @@ class Lender::Requests : public std::enable_shared_from_this<Requests> {
       }
       const WaitId wait = unmapped_[size].front();
       unmapped_[size].pop_front();
-      const auto found = requests_.find(wait);
-      if (found == requests_.end()) continue;
+      const auto found = borrowers_.find(wait);
+      if (found == borrowers_.end()) continue;
       *grant = std::move(found->second.grant);
       *elements = found->second.elements;
       return wait;
@@ -144,8 +144,8 @@ class Lender::Requests : public std::enable_shared_from_this<Requests> {
   // Has a compute thread hand it over. The outcome of one that was cancelled ends here, without the lock.
   void Finish(WaitId wait, absl::StatusOr<Loan> outcome) {
     MutexLock lock(&mutex_);
-    const auto found = requests_.find(wait);
-    if (found == requests_.end()) return;
+    const auto found = borrowers_.find(wait);
+    if (found == borrowers_.end()) return;
     found->second.outcome = std::move(outcome);
     // With the lock, so that nothing comes to the compute pool when the lender has ended.
     compute_->Run(
@@ -153,12 +153,12 @@ class Lender::Requests : public std::enable_shared_from_this<Requests> {
   }
 
   void HandOver(WaitId wait) {
-    std::map<WaitId, Request>::node_type request;
+    std::map<WaitId, Borrower>::node_type borrower;
     {
       MutexLock lock(&mutex_);
-      request = requests_.extract(wait);
+      borrower = borrowers_.extract(wait);
     }
-    if (!request.empty()) request.mapped().done(*std::move(request.mapped().outcome));
+    if (!borrower.empty()) borrower.mapped().done(*std::move(borrower.mapped().outcome));
   }
 
   BlockPool* const pool_;
@@ -168,22 +168,22 @@ class Lender::Requests : public std::enable_shared_from_this<Requests> {
   CondVar changed_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   WaitId last_wait_ ABSL_GUARDED_BY(mutex_) = kNoWait;
-  std::map<WaitId, Request> requests_ ABSL_GUARDED_BY(mutex_);
+  std::map<WaitId, Borrower> borrowers_ ABSL_GUARDED_BY(mutex_);
   // Those to be mapped, by size and in order, and some that were cancelled.
   std::array<std::deque<WaitId>, kSizes> unmapped_ ABSL_GUARDED_BY(mutex_);
 };
 
 Lender::Lender(BlockPool* pool, ComputePool* compute)
     : pool_(pool),
-      requests_(std::make_shared<Requests>(pool, compute)),
-      small_mapper_([this] { requests_->Map(Requests::kSmall); }),
-      large_mapper_([this] { requests_->Map(Requests::kLarge); }) {}
+      borrowers_(std::make_shared<Borrowers>(pool, compute)),
+      small_mapper_([this] { borrowers_->Map(Borrowers::kSmall); }),
+      large_mapper_([this] { borrowers_->Map(Borrowers::kLarge); }) {}
 
 Lender::~Lender() {
-  requests_->Stop();
+  borrowers_->Stop();
   small_mapper_.join();
   large_mapper_.join();
-  requests_->CancelAll();
+  borrowers_->CancelAll();
 }
 
 Lender::WaitId Lender::Borrow(Budget* budget, int64_t bytes, int64_t elements, absl::Duration patience, Done done) {
@@ -197,19 +197,19 @@ Lender::WaitId Lender::Borrow(Budget* budget, int64_t bytes, int64_t elements, a
     done(std::move(grant).status());
     return kNoWait;
   }
-  const WaitId wait = requests_->Add({.elements = elements, .done = std::move(done), .budget = budget});
+  const WaitId wait = borrowers_->Add({.elements = elements, .done = std::move(done), .budget = budget});
   if (grant.ok()) {
-    requests_->Reserved(wait, elements, std::move(grant));
+    borrowers_->Reserved(wait, elements, std::move(grant));
     return wait;
   }
   const Budget::WaitId reservation =
-      budget->Reserve(bytes, patience, [requests = requests_, wait, elements](absl::StatusOr<Grant> reserved) {
-        requests->Reserved(wait, elements, std::move(reserved));
+      budget->Reserve(bytes, patience, [borrowers = borrowers_, wait, elements](absl::StatusOr<Grant> reserved) {
+        borrowers->Reserved(wait, elements, std::move(reserved));
       });
-  requests_->SetReservation(wait, reservation);
+  borrowers_->SetReservation(wait, reservation);
   return wait;
 }
 
-void Lender::Cancel(WaitId wait) { requests_->Cancel(wait); }
+void Lender::Cancel(WaitId wait) { borrowers_->Cancel(wait); }
 
 }  // namespace adamant::core

@@ -38,7 +38,7 @@ class Lender {
   Lender(const Lender&) = delete;
   Lender& operator=(const Lender&) = delete;
 
-  // Reserves `bytes` of `budget`, first come first served and waiting for at most `patience`, and lends blocks for
+  // Reserves `bytes` of `budget`, as Budget::Reserve does, waiting for at most `patience`, and lends blocks for
   // `elements` elements, of arbitrary content. Where `budget` is null somebody else has paid, and nothing is reserved;
   // if the blocks lie idle then no lock is taken.
   //
@@ -56,13 +56,13 @@ class Lender {
   absl::StatusOr<BlockList> TakeZeroed(int64_t elements) { return pool_->TakeZeroed(elements); }
 
  private:
-  struct Request;
-  class Requests;
+  struct Borrower;
+  class Borrowers;
 
   BlockPool* const pool_;
   // Shared with callbacks that are on their way in the clock or in the compute pool, which may run after the lender's
   // end, and find nothing then.
-  const std::shared_ptr<Requests> requests_;
+  const std::shared_ptr<Borrowers> borrowers_;
   std::thread small_mapper_;
   std::thread large_mapper_;
 };

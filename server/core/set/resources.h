@@ -17,7 +17,7 @@ struct Resources {
   Budget* state;     // what sets hold for good
   Budget* inflight;  // what steps and writes under way hold
   Budget* read;      // what readers hold
-  Lender* lender;    // of blocks, which all other memory of sets is
+  Lender* lender;    // lends the blocks that arrays are made of
   ComputePool* compute;
   Backend* backend;
   absl::Duration admission_wait;  // how long a step may wait for room in `inflight`

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "proto/error/error.h"
+
 namespace adamant::core {
 namespace {
 
@@ -171,6 +173,7 @@ void StepCommit::Computed(int64_t block) {
 }
 
 void StepCommit::Publish(const absl::Status& applied) {
+  absl::Status poisoned;
   std::shared_ptr<const Snapshot> before = std::move(plan_.before);
   {
     MutexLock lock(&set_->mutex);
@@ -181,6 +184,7 @@ void StepCommit::Publish(const absl::Status& applied) {
       set_->requests.Remember(std::move(remembrance_));
     } else {
       set_->lifecycle.Poison();
+      poisoned = set_->lifecycle.CheckReady();
     }
   }
   // Back to the pool before the client can ask for the next step's memory.
@@ -189,15 +193,10 @@ void StepCommit::Publish(const absl::Status& applied) {
     if (applied.ok()) {
       contributor.attempt->End(std::move(contributor.reply));
     } else {
-      contributor.attempt->End(CheckReady());
+      contributor.attempt->End(Unshared(poisoned));
     }
   }
   const TurnQueue::Turn ending = std::move(turn_);
-}
-
-absl::Status StepCommit::CheckReady() const {
-  MutexLock lock(&set_->mutex);
-  return set_->lifecycle.CheckReady();
 }
 
 }  // namespace adamant::core

@@ -59,7 +59,6 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   void Computed(int64_t block);
   // Makes the new state the set's, and answers the contributors.
   void Publish(const absl::Status& applied);
-  absl::Status CheckReady() const;
 
   const std::shared_ptr<SetRep> set_;
   TurnQueue::Turn turn_;
