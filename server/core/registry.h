@@ -44,6 +44,7 @@ class Registry {
  private:
   const Resources resources_;
 
+  // Held for as long as one create takes, by the creating threads alone. No set's mutex is taken under `mutex_`.
   Mutex create_mutex_;
   mutable Mutex mutex_ ABSL_ACQUIRED_AFTER(create_mutex_);
   absl::btree_map<std::string, std::shared_ptr<ParameterSet>> sets_ ABSL_GUARDED_BY(mutex_);

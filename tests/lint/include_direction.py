@@ -28,7 +28,7 @@ def core(folders, but="nothing"):
 # Folder, or file: what it may include beside the headers of C++ and of the system. A file obeys the longest entry that
 # it is in.
 RULES = {
-    "allocator": [],
+    "client/allocator": [],
     "kernels": [r"kernels/"],
     "proto": [r"proto/", MESSAGES, r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
     "proto/error": [r"proto/error/", MESSAGES, r"absl/", r"google/protobuf/"],

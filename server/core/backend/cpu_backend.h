@@ -14,8 +14,8 @@
 
 namespace adamant::core {
 
-// One block of one slot in a step. Where both are the same block, the update is in place; an output that is not is held
-// by nobody else.
+// One block of one slot in a step. Where both are the same block, the update is in place; an output that is another
+// block is held by nobody else.
 struct SlotBlock {
   BlockRef in;
   BlockRef out;

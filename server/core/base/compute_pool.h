@@ -1,4 +1,5 @@
-// The threads that kernels run on, shared by all sets.
+// The threads that kernels run on, shared by all sets; and the server's executor: turns that had to wait, and whoever
+// was lent memory, go on here.
 #ifndef ADAMANT_SERVER_CORE_BASE_COMPUTE_POOL_H_
 #define ADAMANT_SERVER_CORE_BASE_COMPUTE_POOL_H_
 

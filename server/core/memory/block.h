@@ -18,7 +18,7 @@
 
 namespace adamant::core {
 
-// Elements of a block; the last block of a set is as long as needed.
+// Elements of a block; the last block of a list is as long as needed.
 inline constexpr int64_t kBlockElements = 65536;
 
 class BlockPool;
@@ -67,7 +67,8 @@ using BlockList = std::vector<BlockRef>;
 class BlockPool {
  public:
   // Idle blocks of this many bytes may be held beyond what was ever in use at one time. It has room for two blocks of
-  // each size: small sets of different sizes that step one after the other do not take each other's memory away.
+  // each size but the full one: small sets of different sizes that step one after the other do not take each other's
+  // memory away.
   static constexpr int64_t kIdleBytes = int64_t{16} << 20;
 
   // `release_free_memory` has the allocator give what it keeps back to the system. It is called before memory is
@@ -129,7 +130,7 @@ class BlockPool {
 
   // A power of two, and how many blocks the first chunk of them has.
   static constexpr uint32_t kFirstNumber = 64;
-  // The smallest page that there is: 4 KiB.
+  // Of a full block, where pages are the smallest that there are: 4 KiB.
   static constexpr int kMaxPages = kBlockElements * sizeof(float) / 4096;
 
   // The first reference to a block that nobody refers to, for `elements` of it.

@@ -48,8 +48,8 @@ class Grant {
 // would wait in any case. As soon as they leave room, nobody passes it any more, and only the juniors that it has by
 // then are waited for. So a reservation that fits in what is free waits for no larger one that cannot be served, and
 // the largest waits, after its elders have ended, only until the juniors of that moment have, however many more come:
-// where no grant is held for longer than h, each is served at most 2 h after all that waited ahead of it, and not h as
-// if nobody passed. Reservations of one size are served in the order in which they came, since where one fits, those
+// where no grant is held for longer than h, each is served at most 2 * h after all that waited ahead of it, and not h
+// as if nobody passed. Reservations of one size are served in the order in which they came, since where one fits, those
 // before it do.
 class Budget {
  public:

@@ -1,4 +1,5 @@
-// Memory for what clients send: room in a budget, and blocks to fill, without anybody having to wait for the system.
+// Memory for what clients send and read: room in a budget, and blocks to fill, without anybody having to wait for the
+// system.
 #ifndef ADAMANT_SERVER_CORE_MEMORY_LENDER_H_
 #define ADAMANT_SERVER_CORE_MEMORY_LENDER_H_
 
@@ -15,9 +16,9 @@
 
 namespace adamant::core {
 
-// Thread-safe. The one place where blocks are mapped: by threads of its own, one loan after the other, and small ones
-// beside large ones, so that no thread that others wait for, as a gRPC thread or the clock's, stands still while the
-// system finds pages.
+// Thread-safe. The one place where blocks are mapped: for those who borrow, by threads of its own, one loan after the
+// other, and small ones beside large ones, so that no thread that others wait for, as a gRPC thread or the clock's,
+// stands still while the system finds pages.
 class Lender {
  public:
   // In this order, so that blocks are returned before what pays for them.
@@ -30,7 +31,7 @@ class Lender {
   // What Borrow returns when `done` has been called already.
   static constexpr WaitId kNoWait = 0;
 
-  // Both outlive the lender, and `compute` what it was handed.
+  // Both outlive the lender, and `compute` runs what the lender has handed to it even after the lender's end.
   Lender(BlockPool* pool, ComputePool* compute);
   // Drops what is under way: whoever waits is neither called nor holds anything. Blocks that are being mapped are
   // waited for. Requires: nobody borrows any more.
@@ -52,7 +53,8 @@ class Lender {
   void Cancel(WaitId wait);
 
   // Blocks for `elements` elements that are zero and paid for: for a thread that nobody waits for, as one that creates
-  // sets. It maps them itself: those who borrow for a step do not have to wait until a large set has its memory.
+  // sets. The caller's thread maps them: those who borrow for a step do not have to wait until a large set has its
+  // memory.
   absl::StatusOr<BlockList> TakeZeroed(int64_t elements) { return pool_->TakeZeroed(elements); }
 
  private:

@@ -29,7 +29,7 @@ class Attempt {
   void Cancel();
 
   // Ends the attempt, which is over after this, and reports `result` to its listener. Does nothing if it is over
-  // already. For its own way.
+  // already. This is for the attempt's own steps on its way.
   void End(absl::StatusOr<Reply> result) { End(std::move(result), /*complete_too=*/true); }
   // The same for whoever ends the attempts of others: one that is complete is left to its turn.
   // It may end many with one `status`, of which each gets a copy that shares nothing.

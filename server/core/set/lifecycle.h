@@ -32,7 +32,7 @@ class Lifecycle {
   absl::Status CheckExists() const;
   // Whether the set answers steps: NOT_FOUND, DATA_LOSS (POISONED), FAILED_PRECONDITION (UNINITIALIZED).
   absl::Status CheckReady() const;
-  // OK unless the set is POISONED or deleted.
+  // Whether the set is there and whole: NOT_FOUND, DATA_LOSS (POISONED).
   absl::Status CheckNotPoisoned() const;
   // Whether the set is what `header` demands, if it demands anything: this incarnation, ABORTED (INCARNATION_MISMATCH),
   // and this schema, FAILED_PRECONDITION (SCHEMA_MISMATCH). Fields are named relative to a `header`.

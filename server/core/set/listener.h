@@ -18,8 +18,8 @@ class Listener {
   virtual void OnAdmitted() = 0;
 
   // Says that the attempt is over, and what became of it. Called at most once, and not after the attempt was cancelled,
-  // unless another thread was about to. An error may come at any time before Complete, for instance because the set was
-  // deleted.
+  // unless another thread was about to. An error may come at any time: before Complete, for instance because the set
+  // was deleted, or from the turn.
   virtual void OnOutcome(absl::StatusOr<Reply> reply) = 0;
 };
 

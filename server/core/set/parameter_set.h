@@ -1,8 +1,10 @@
 // A named parameter set, as the server knows it: where steps, writes and reads begin.
 //
 // Whatever changes the state (a step, a write, a delete) takes a turn: turns run one at a time, in the order in which
-// they were complete. Within its turn an operation checks what must hold, changes everything or nothing, and publishes.
-// A read refers, under the mutex or in a turn, to blocks that are never written while they are held.
+// they were asked for, which a step and a write do when they are complete. Within its turn an operation checks what
+// must hold, changes everything or nothing, and publishes. A direct write takes one more turn at its beginning, in
+// which it takes the set's own memory: the set is UNINITIALIZED from there to its commit, and stays so if it breaks
+// off. A read refers, under the mutex or in a turn, to blocks that are never written while they are held.
 #ifndef ADAMANT_SERVER_CORE_SET_PARAMETER_SET_H_
 #define ADAMANT_SERVER_CORE_SET_PARAMETER_SET_H_
 
@@ -55,15 +57,17 @@ class ParameterSet {
   std::shared_ptr<WriteAttempt> NewWrite(const v1::WriteHeader& header, std::shared_ptr<WriteListener> listener);
 
   // Begins a read. Where it wants the optimizer's slots it takes a turn, and so waits for the steps that are complete;
-  // nothing waits for what `done` does. Errors: INVALID_ARGUMENT naming the field; what the set's state stands against;
-  // RESOURCE_EXHAUSTED (BUDGET_EXHAUSTED) where there is no room to keep the snapshot.
+  // nothing waits for what `done` does. Errors: INVALID_ARGUMENT naming the field; what in the set's state stands
+  // against it; RESOURCE_EXHAUSTED (BUDGET_EXHAUSTED) where there is no room to keep the snapshot.
   void BeginRead(const v1::ReadTensorsRequest& request, Reading::Done done);
 
   // Takes a turn, and deletes the set: from then on everything is NOT_FOUND. `done` is called after `forget`, which is
-  // called only on success and frees the name. Error: ABORTED (INCARNATION_MISMATCH) unless the set is of
-  // `incarnation`, if one is given.
+  // called only on success and frees the name. Errors: NOT_FOUND if the set was deleted before; ABORTED
+  // (INCARNATION_MISMATCH) unless the set is of `incarnation`, if one is given.
   void Delete(std::optional<uint64_t> incarnation, absl::AnyInvocable<void()> forget, Then<absl::Status> done);
 
+  // What became of a request, as GetStepResult says. Errors: INVALID_ARGUMENT naming the field; NOT_FOUND; DATA_LOSS
+  // (POISONED); ABORTED (INCARNATION_MISMATCH).
   absl::StatusOr<v1::GetStepResultResponse> FindStepResult(const v1::GetStepResultRequest& request) const;
 
  private:

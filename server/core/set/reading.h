@@ -39,7 +39,7 @@ class Reading {
   const std::vector<v1::Slot>& slots() const { return slots_; }
   const Schema& schema() const;
 
-  // Whether it holds what it reads.
+  // Whether it holds what it reads; false where nothing is read, because nothing was modified.
   bool holds() const { return holds_; }
   // Calls `visit` for each run of memory that holds elements of [begin, end) of the flat space, in order. They stay as
   // they are for as long as this lives. Requires: holds().
@@ -52,9 +52,10 @@ class Reading {
  private:
   Reading(std::shared_ptr<SetRep> set, std::vector<v1::Slot> slots) : set_(std::move(set)), slots_(std::move(slots)) {}
 
-  // Begin a read of the optimizer's slots: they have blocks mapped that a step can use in place of those that are read,
-  // take a turn, and view the slots.
+  // Has blocks mapped that a step can use in place of those that are read, and takes a turn to view the optimizer's
+  // slots.
   static void BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, Done done);
+  // Views the slots, and ends the turn.
   static void View(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, TurnQueue::Turn turn,
                    Done done);
   // Calls `done` with the reading, or with the error that there is.

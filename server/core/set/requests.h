@@ -65,9 +65,9 @@ class Requests {
   // The attempts that began before the set was written last; all, if it was deleted.
   std::vector<std::shared_ptr<StepAttempt>> FindOutdated() const;
 
-  // Remembers a committed step, which Prepare has made ready: allocates nothing. Beyond kRememberedSteps the oldest is
-  // forgotten.
+  // Makes ready what Remember takes: a step that answers the requests of these keys with `result`.
   static Remembrance Prepare(std::vector<Key> keys, const v1::StepResult& result);
+  // Remembers a step that is committed. Allocates nothing. Beyond kRememberedSteps the oldest is forgotten.
   void Remember(Remembrance step);
 
   // Whether `header` is of the write that made the incarnation, and was not lost again. Error: ALREADY_EXISTS

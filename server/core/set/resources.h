@@ -14,13 +14,13 @@ namespace adamant::core {
 // Everything outlives the sets.
 struct Resources {
   Clock* clock;
-  Budget* state;     // what sets hold for good
-  Budget* inflight;  // what steps and writes under way hold
-  Budget* read;      // what readers hold
-  Lender* lender;    // lends the blocks that arrays are made of
-  ComputePool* compute;
+  Budget* state;         // what sets hold for good
+  Budget* inflight;      // what steps and writes under way hold
+  Budget* read;          // what readers hold
+  Lender* lender;        // has the blocks that steps, writes and reads borrow and arrays are made of
+  ComputePool* compute;  // kernels, and whatever goes on after it had to wait
   Backend* backend;
-  absl::Duration admission_wait;  // how long a step may wait for room in `inflight`
+  absl::Duration admission_wait;  // how long a step or write may wait for room in `inflight`
 };
 
 }  // namespace adamant::core

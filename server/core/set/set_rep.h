@@ -30,8 +30,8 @@ namespace adamant::core {
 // by std::shared_ptr by all of them; the set's memory stays charged until the last one lets go.
 //
 // The configuration, the lifecycle and what is published change only for whoever has the set's turn. Under the mutex
-// nobody calls a listener or waits, and other mutexes are taken only where those who hold them take none of a set's:
-// those of attempts, arrays, budgets, pools and of one commit's progress.
+// nobody calls a listener, waits or drops an attempt, and other mutexes are taken only where those who hold them take
+// none of a set's: those of attempts, arrays, budgets and of one commit's progress.
 struct SetRep {
   SetRep(const Resources& resources, std::shared_ptr<const Schema> schema,
          std::shared_ptr<const Configuration> configuration, v1::Initialization initialization, Grant state_grant,
@@ -64,8 +64,8 @@ struct SetRep {
   mutable Mutex mutex;
   std::shared_ptr<const Configuration> configuration ABSL_GUARDED_BY(mutex);
   Lifecycle lifecycle ABSL_GUARDED_BY(mutex);
-  // The parameters; null in a set that is UNINITIALIZED. Their blocks are then in `unpublished`, or a direct write has
-  // them.
+  // The parameters; null in a set that is UNINITIALIZED, or that a direct write whose load failed has left POISONED.
+  // Their blocks are then in `unpublished`, or belong to the direct write that has the lane, with or without the turn.
   std::shared_ptr<const Snapshot> snapshot ABSL_GUARDED_BY(mutex);
   BlockList unpublished ABSL_GUARDED_BY(mutex);
   // Whether a step is being applied: the optimizer's slots are not those of `lifecycle`'s step then.

@@ -72,11 +72,11 @@ class Staging {
 
   absl::Status CheckComplete() const { return coverage_.CheckComplete(); }
 
-  // The rest requires that everything has come.
-
-  // Sum of squares and largest magnitude of all elements, blocks added in order. Requires: `measure` was given.
+  // Sum of squares and largest magnitude of all elements, blocks added in order. Requires: everything has come, and
+  // `measure` was given.
   kernels::GradientStats Stats() const;
-  // The lowest place whose magnitude is not below `limit` or that is not a number. Nothing if there is none.
+  // The lowest place whose magnitude is not below `limit` or that is not a number. Nothing if there is none. Requires:
+  // everything has come.
   std::optional<Place> FindNotBelow(float limit) const;
   const BlockList& blocks() const { return blocks_; }
   BlockList TakeBlocks() { return std::move(blocks_); }

@@ -51,8 +51,9 @@ class StepListener : public Listener<StepReply> {
 
 // Made by ParameterSet::NewStep. Start comes first and once; Add and Complete after OnAdmitted, by one thread at a
 // time, until Complete or an error has ended the attempt; the rest at any time, from any thread. Destroying the last
-// reference cancels. Cancel withdraws a step that is not complete, whose memory returns when the last reference goes;
-// after Complete the step commits all the same.
+// reference cancels, and takes the set's mutex: whoever holds that hands references on, and drops none. Cancel
+// withdraws a step that is not complete, whose memory returns when the last reference goes; after Complete the step
+// commits all the same.
 class StepAttempt final : public Attempt<StepListener>, public std::enable_shared_from_this<StepAttempt> {
  public:
   using Header = v1::StepHeader;
@@ -65,7 +66,8 @@ class StepAttempt final : public Attempt<StepListener>, public std::enable_share
   void Start();
 
   // Takes one chunk of the gradient; `copy` is called, if at all, before it returns. After an error (see Staging::Add;
-  // fields are relative to the chunk) the attempt is over, and the set as it was.
+  // fields are relative to the chunk) the attempt is over, and the set as it was. An attempt that others have ended
+  // takes chunks all the same, to no effect.
   absl::Status Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
 
   // OK if everything has come that Complete asks for; else INCOMPLETE, and the attempt goes on. For the thread that
@@ -73,16 +75,18 @@ class StepAttempt final : public Attempt<StepListener>, public std::enable_share
   absl::Status CheckComplete() const;
 
   // Says that the last message has come. On OK this is the point of no return: the step takes its turn, whatever
-  // becomes of the client, and OnOutcome follows, perhaps before this returns. Error: INCOMPLETE; the attempt is over.
+  // becomes of the client, and OnOutcome follows, perhaps before this returns. If the attempt is over already, because
+  // others have ended it or it was cancelled, this returns OK as well, and nothing follows. Error: INCOMPLETE; the
+  // attempt is over.
   absl::Status Complete();
 
   const v1::StepHeader& header() const { return header_; }
   uint64_t header_hash() const { return header_hash_; }
-  // The set's when the step began: it dies with it. Guarded by the set's mutex.
+  // The set's when the step began; a write, which draws another one, ends the attempt. Guarded by the set's mutex.
   uint64_t incarnation() const { return incarnation_; }
 
-  // What the turn takes over from a complete attempt: the gradient, or none if the request was remembered when the step
-  // began, and what pays for it.
+  // What the turn takes over from a complete attempt: the gradient, or none if the request was remembered by the time
+  // that the step was admitted, and what pays for it.
   std::optional<Staging> TakeGradient() { return std::move(gradient_); }
   Grant TakeGrant() { return std::move(grant_); }
 

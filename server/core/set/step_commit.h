@@ -20,12 +20,17 @@
 
 namespace adamant::core {
 
-// Four phases, each of which begins the next one on whatever thread it ended. What the last phase needs is made ready
-// by the second, so that nothing fails, or is allocated, between the first byte that changes and the publish.
+// Four phases. Each is followed by the next one on the thread on which it ended: the last of them, Publish, on one of
+// the device's where that computes on threads of its own. What Publish needs is made ready by Decide, so that nothing
+// fails, and nothing is allocated but by listeners that hear of the progress, between the first byte that changes and
+// then.
+//
+// Not thread-safe, but for Computed: one phase is under way at a time.
 class StepCommit : public std::enable_shared_from_this<StepCommit> {
  public:
   // Applies `gradient`, which all of `contributors`, complete attempts, made together, and answers each of them; the
-  // turn is over then. There is no gradient where the request was remembered when the step began.
+  // turn is over then. There is no gradient where the request was remembered by the time that the step was
+  // admitted.
   static void Run(std::shared_ptr<SetRep> set, std::vector<std::shared_ptr<StepAttempt>> contributors,
                   std::optional<Staging> gradient, TurnQueue::Turn turn);
 

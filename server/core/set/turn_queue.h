@@ -25,7 +25,7 @@ class TurnQueue : public std::enable_shared_from_this<TurnQueue> {
     ~Turn();
 
     // Ends the turn, for a holder who goes on with something that nobody is to wait for: the next one begins at once,
-    // on another thread, even while the call of the work goes on.
+    // on another thread, even while the call of the work goes on. Requires: it has not ended, nor been moved from.
     void EndAtOnce();
 
    private:
@@ -36,7 +36,7 @@ class TurnQueue : public std::enable_shared_from_this<TurnQueue> {
   };
   using Work = absl::AnyInvocable<void(Turn)>;
 
-  // Turns that had to wait run on `executor`, which outlives the queue.
+  // Turns that had to wait run on `executor`, which outlives the queue, or on the thread of the one before.
   explicit TurnQueue(ComputePool* executor) : executor_(executor) {}
   TurnQueue(const TurnQueue&) = delete;
   TurnQueue& operator=(const TurnQueue&) = delete;
@@ -44,8 +44,9 @@ class TurnQueue : public std::enable_shared_from_this<TurnQueue> {
   // Calls `work` with a turn, after all that was enqueued before has ended: before this returns, on the caller's
   // thread, if nobody has the turn; else later, from another thread and with no lock held.
   //
-  // The caller's thread runs some turns of others after its own where these are short, since a hand-over costs more
-  // than a small step does, but never more than kTurnsInARow, so that nobody is kept for the others' sake.
+  // The caller's thread goes on with the turns of others where its own has ended within the call of its work, since a
+  // hand-over costs more than a small step does; but it never runs more than kTurnsInARow, its own among them, so that
+  // nobody is kept for the others' sake.
   void Enqueue(Work work);
 
   static constexpr int kTurnsInARow = 8;

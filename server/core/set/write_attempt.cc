@@ -126,7 +126,7 @@ void WriteAttempt::Start() {
       for (const std::shared_ptr<WriteAttempt>& one : older) one->EndUnlessComplete(superseded);
       break;
     case WriteKind::kReplay:
-      // It may have waited for its turn to write, and does not need it any more.
+      // It may have waited for the lane, and does not need it any more.
       LetNextBegin();
       Admit();
       break;

@@ -27,15 +27,16 @@ using WriteListener = Listener<v1::WriteTensorsResponse>;
 // What kind of write an attempt is. It is undecided while it waits for the one before it.
 enum class WriteKind { kUndecided, kStaged, kDirect, kReplay };
 
-// Made by ParameterSet::NewWrite. There are two kinds. A staged write (parameters of a set that has some) collects
-// beside the state, like a step, and changes nothing before its turn. A direct write (the first, and every full one)
-// has taken the set's own blocks: the set is UNINITIALIZED until it commits, and stays so if it breaks.
+// Made by ParameterSet::NewWrite. There are two kinds, beside a replay, which finds that it was applied. A staged write
+// (parameters of a set that has some) collects beside the state, like a step, and changes nothing before its turn. A
+// direct write (the first, and every full one) has taken the set's own blocks: the set is UNINITIALIZED until it
+// commits, and stays so if it breaks.
 //
 // There is one write at a time. The next may begin when it has failed or committed, or when the last reference to it is
 // gone. Others are refused meanwhile, but the same request again is not: it ends the one under way (SUPERSEDED) unless
 // that is complete, waits until it is gone, and then begins, or finds that it was applied.
 //
-// Calls as for StepAttempt.
+// Calls as for StepAttempt, but that the write which it waited for starts it once more, on a compute thread.
 class WriteAttempt final : public Attempt<WriteListener>, public std::enable_shared_from_this<WriteAttempt> {
  public:
   using Header = v1::WriteHeader;

@@ -1,4 +1,4 @@
-// Whose turn it is to write a set: one write at a time, and one that waits.
+// Which write a set takes: one write at a time, and one that waits.
 #ifndef ADAMANT_SERVER_CORE_SET_WRITE_LANE_H_
 #define ADAMANT_SERVER_CORE_SET_WRITE_LANE_H_
 

@@ -1,5 +1,5 @@
-// What a set does with a gradient: its groups with every default resolved, and its labels. Replaced as a whole when it
-// changes, so that a step uses one configuration from its turn to its end.
+// What a set does with a gradient: its groups with every default resolved, and its labels; and what a set may be
+// called.
 #ifndef ADAMANT_SERVER_CORE_SPEC_CONFIGURATION_H_
 #define ADAMANT_SERVER_CORE_SPEC_CONFIGURATION_H_
 
@@ -31,8 +31,7 @@ class Configuration {
   const google::protobuf::Map<std::string, std::string>& labels() const { return labels_; }
   int64_t revision() const { return revision_; }
 
-  // What group number `group` multiplies an update with when the counter becomes `t`. Later, schedules are resolved
-  // here.
+  // What group number `group` multiplies an update with when the counter becomes `t`.
   double LearningRate(int group, int64_t t) const;
   // What the kernel needs for that step; the gradient counts `scale` times.
   kernels::AdamScalars Scalars(int group, int64_t t, float scale) const;
