@@ -2,12 +2,14 @@
 #ifndef ADAMANT_TESTS_CORE_LATE_BACKEND_H_
 #define ADAMANT_TESTS_CORE_LATE_BACKEND_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "kernels/dispatch.h"
 #include "server/core/backend/cpu_backend.h"
 #include "server/core/base/mutex.h"
@@ -15,17 +17,20 @@
 
 namespace adamant::core {
 
-// Thread-safe. Does on its thread, in the order in which it is asked, what the processor's backend does at once.
+// Thread-safe. Does on its thread, in the order in which it is asked, what the processor's backend does at once. Its
+// slots are on the host, or apart: then nobody else's blocks are theirs, as in a device's own memory.
 class LateBackend final : public Backend {
  public:
-  LateBackend() : cpu_(kernels::BestKernels()), thread_(1) {}
+  enum class Slots { kOnHost, kApart };
+  explicit LateBackend(Slots slots = Slots::kOnHost) : slots_(slots), cpu_(kernels::BestKernels()), thread_(1) {}
 
   absl::StatusOr<std::unique_ptr<SlotArrays>> NewArrays(ArraysLayout layout, Lender* lender,
                                                         ComputePool* compute) override {
-    absl::StatusOr<std::unique_ptr<SlotArrays>> arrays = cpu_.NewArrays(std::move(layout), lender, compute);
+    absl::StatusOr<std::unique_ptr<SlotArrays>> arrays = cpu_.NewArrays(layout, lender, compute);
     if (!arrays.ok()) return arrays.status();
-    return std::make_unique<LateArrays>(this, *std::move(arrays));
+    return std::make_unique<LateArrays>(this, std::move(layout), *std::move(arrays));
   }
+  bool on_host() const override { return slots_ == Slots::kOnHost; }
   kernels::MeasureFunction measure() const override { return cpu_.measure(); }
   std::string Description() const override { return "late"; }
 
@@ -49,8 +54,8 @@ class LateBackend final : public Backend {
  private:
   class LateArrays final : public SlotArrays {
    public:
-    LateArrays(LateBackend* backend, std::unique_ptr<SlotArrays> arrays)
-        : backend_(backend), arrays_(std::move(arrays)) {}
+    LateArrays(LateBackend* backend, ArraysLayout layout, std::unique_ptr<SlotArrays> arrays)
+        : backend_(backend), layout_(std::move(layout)), arrays_(std::move(arrays)) {}
 
     void Apply(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
                Then<absl::Status> done) override {
@@ -74,9 +79,14 @@ class LateBackend final : public Backend {
 
     void View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
               Then<absl::StatusOr<SlotView>> done) override {
-      backend_->thread_.Post(
-          [this, slots = std::vector<v1::Slot>(slots.begin(), slots.end()), spares = std::move(spares),
-           done = std::move(done)]() mutable { arrays_->View(slots, std::move(spares), std::move(done)); });
+      backend_->thread_.Post([this, slots = std::vector<v1::Slot>(slots.begin(), slots.end()),
+                              spares = std::move(spares), done = std::move(done)]() mutable {
+        if (backend_->on_host()) {
+          arrays_->View(slots, std::move(spares), std::move(done));
+        } else {
+          done(CopyDown(slots, std::move(spares)));
+        }
+      });
     }
 
     void Load(const Snapshot& parameters, std::vector<BlockList> slots, Then<absl::Status> done) override {
@@ -87,9 +97,10 @@ class LateBackend final : public Backend {
           fails = backend_->fail_loads_;
         }
         if (fails) {
-          if (!slots.empty()) arrays_->AbandonLoad(std::move(slots));
+          if (!slots.empty() && backend_->on_host()) arrays_->AbandonLoad(std::move(slots));
           done(absl::InternalError("the device fell off the bus"));
         } else {
+          if (!slots.empty() && !backend_->on_host()) slots = CopyUp(slots);
           arrays_->Load(parameters, std::move(slots), std::move(done));
         }
       });
@@ -100,10 +111,33 @@ class LateBackend final : public Backend {
     void AbandonLoad(std::vector<BlockList> slots) override { arrays_->AbandonLoad(std::move(slots)); }
 
    private:
+    SlotView CopyDown(const std::vector<v1::Slot>& slots, std::vector<BlockList> to) {
+      std::vector<BlockList> view(layout_.slots.size());
+      for (size_t i = 0; i < slots.size(); ++i) {
+        for (size_t block = 0; block < to[i].size(); ++block) {
+          const int64_t begin = static_cast<int64_t>(block) * kBlockElements;
+          arrays_->Copy(slots[i], begin, begin + to[i][block].size(), to[i][block].mutable_data());
+        }
+        view[absl::c_find(layout_.slots, slots[i]) - layout_.slots.begin()] = std::move(to[i]);
+      }
+      return std::make_shared<const std::vector<BlockList>>(std::move(view));
+    }
+    std::vector<BlockList> CopyUp(const std::vector<BlockList>& from) {
+      std::vector<BlockList> slots = arrays_->BeginLoad();
+      for (size_t i = 0; i < slots.size(); ++i) {
+        for (size_t block = 0; block < slots[i].size(); ++block) {
+          std::copy_n(from[i][block].data(), slots[i][block].size(), slots[i][block].mutable_data());
+        }
+      }
+      return slots;
+    }
+
     LateBackend* const backend_;
+    const ArraysLayout layout_;
     const std::unique_ptr<SlotArrays> arrays_;
   };
 
+  const Slots slots_;
   CpuBackend cpu_;
   Gate let_go_;
   Mutex mutex_;

@@ -2,8 +2,10 @@
 #include "tests/core/late_backend.h"
 
 #include <memory>
+#include <tuple>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/core/set_fixture.h"
@@ -12,7 +14,9 @@
 namespace adamant::core {
 namespace {
 
-class LateBackendTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
+using Slots = LateBackend::Slots;
+
+class LateBackendTest : public ::testing::TestWithParam<std::tuple<v1::ParameterSetSpec, Slots>> {
  protected:
   // The device's thread may still hold what it has answered with.
   ~LateBackendTest() override {
@@ -29,15 +33,22 @@ class LateBackendTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
     return step;
   }
 
-  LateBackend backend_;
+  bool on_host() const { return backend_.on_host(); }
+
+  LateBackend backend_{std::get<1>(GetParam())};
   TestServer server_{{.backend = &backend_}};
-  std::shared_ptr<ParameterSet> set_ = server_.MakeSet(GetParam());
-  SequentialAdam model_{GetParam()};
+  std::shared_ptr<ParameterSet> set_ = server_.MakeSet(std::get<0>(GetParam()));
+  SequentialAdam model_{std::get<0>(GetParam())};
   const Values gradient_ = Gradient(model_.parameter_count(), 1);
 };
 
-INSTANTIATE_TEST_SUITE_P(Every, LateBackendTest, ::testing::Values(SmallSpec(), LargeSpec()),
-                         [](const auto& test) { return test.param.name(); });
+INSTANTIATE_TEST_SUITE_P(Every, LateBackendTest,
+                         ::testing::Combine(::testing::Values(SmallSpec(), LargeSpec()),
+                                            ::testing::Values(Slots::kOnHost, Slots::kApart)),
+                         [](const auto& test) {
+                           const bool on_host = std::get<1>(test.param) == Slots::kOnHost;
+                           return absl::StrCat(std::get<0>(test.param).name(), on_host ? "OnHost" : "Apart");
+                         });
 
 TEST_P(LateBackendTest, StepsWritesAndReadsEndAsOnTheProcessor) {
   for (int64_t step = 0; step < 3; ++step) {
@@ -86,8 +97,12 @@ TEST_P(LateBackendTest, ALoadThatFailsPoisonsTheSetUntilAFullWrite) {
   EXPECT_THAT(Write(set_.get(), FullHeader(1), model_.arrays()).status(), poisoned);
   EXPECT_EQ(set_->Describe().state(), v1::PARAMETER_SET_STATE_POISONED);
   EXPECT_THAT(Step(set_.get(), Header(), gradient_).status(), poisoned);
-  // The write had taken what was published before.
-  EXPECT_THAT(Read(set_.get(), ReadRequest()).status(), poisoned);
+  if (on_host()) {
+    // The write had taken what was published before.
+    EXPECT_THAT(Read(set_.get(), ReadRequest()).status(), poisoned);
+  } else {
+    EXPECT_TRUE(SameBits(*Fetch(**Read(set_.get(), ReadRequest()), v1::SLOT_PARAMETER), model_.arrays().parameters));
+  }
   EXPECT_THAT(Read(set_.get(), FullReadRequest()).status(), poisoned);
   backend_.FailLoads(false);
   EXPECT_THAT(Write(set_.get(), FullHeader(1), model_.arrays()), IsOk());
@@ -101,6 +116,86 @@ TEST_P(LateBackendTest, AStagedWriteWhoseLoadFailsLeavesTheParametersReadable) {
   EXPECT_THAT(Write(set_.get(), ParametersHeader(), model_.arrays()).status(),
               FailsWith(absl::StatusCode::kDataLoss, v1::ERROR_REASON_POISONED));
   EXPECT_TRUE(SameBits(*Fetch(**Read(set_.get(), ReadRequest()), v1::SLOT_PARAMETER), model_.arrays().parameters));
+}
+
+// Slots on a device of its own, which nobody can fill in place.
+class SlotsApartTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
+ protected:
+  ~SlotsApartTest() override { backend_.AwaitIdle(); }
+
+  LateBackend backend_{Slots::kApart};
+  TestServer server_{{.backend = &backend_}};
+  std::shared_ptr<ParameterSet> set_ = server_.MakeSet(GetParam());
+  SequentialAdam model_{GetParam()};
+  const Values gradient_ = Gradient(model_.parameter_count(), 1);
+};
+
+INSTANTIATE_TEST_SUITE_P(EverySize, SlotsApartTest, ::testing::Values(SmallSpec(), LargeSpec()),
+                         [](const auto& test) { return test.param.name(); });
+
+TEST_P(SlotsApartTest, TheHostPaysForTheParametersAlone) {
+  LateBackend on_host;
+  TestServer other({.backend = &on_host});
+  const std::shared_ptr<ParameterSet> set = other.MakeSet(GetParam());
+  EXPECT_EQ(set->Describe().state_bytes() - set_->Describe().state_bytes(),
+            2 * BlockPool::ChargedBytes(set_->schema().flat_size()));
+}
+
+TEST_P(SlotsApartTest, StepsGoOnBesideAFullWriteAndOneThatBreaksChangesNothing) {
+  SequentialAdam other(GetParam());
+  for (int i = 0; i < 3; ++i) other.Apply(gradient_);
+  {
+    WriteDelivery write = BeginWrite(set_.get(), FullHeader(3));
+    write.Await();
+    ASSERT_TRUE(write.admitted());
+    EXPECT_THAT(write.Send(Cut(set_->schema(), kBlockElements), other.arrays().exp_avg, v1::SLOT_EXP_AVG), IsOk());
+    ASSERT_THAT(Step(set_.get(), Header(), gradient_), IsOk());
+    model_.Apply(gradient_);
+  }
+  EXPECT_TRUE(*FetchState(set_.get()) == model_.arrays());
+  EXPECT_THAT(Write(set_.get(), FullHeader(3), other.arrays()), IsOk());
+  EXPECT_TRUE(*FetchState(set_.get()) == other.arrays());
+  server_.AwaitIdle();
+  EXPECT_EQ(server_.used(), (UsedBytes{set_->Describe().state_bytes(), 0, 0}));
+}
+
+TEST_P(SlotsApartTest, AFullWriteHoldsAllThatItBringsUntilItEnds) {
+  {
+    WriteDelivery write = BeginWrite(set_.get(), FullHeader(0));
+    write.Await();
+    ASSERT_TRUE(write.admitted());
+    const int64_t one = BlockPool::ChargedBytes(set_->schema().flat_size());
+    // The call pays for a small array.
+    EXPECT_GE(server_.used().inflight, (IsSmall(set_->schema()) ? 2 : 3) * one);
+  }
+  EXPECT_EQ(server_.used().inflight, 0);
+}
+
+TEST_P(SlotsApartTest, AFirstWriteIsStagedToo) {
+  v1::ParameterSetSpec spec = GetParam();
+  spec.set_initialization(v1::INITIALIZATION_WRITTEN);
+  const std::shared_ptr<ParameterSet> set = server_.MakeSet(spec);
+  EXPECT_EQ(set->Describe().state(), v1::PARAMETER_SET_STATE_UNINITIALIZED);
+  { const WriteDelivery broken = BeginWrite(set.get(), ParametersHeader()); }
+  EXPECT_EQ(set->Describe().state(), v1::PARAMETER_SET_STATE_UNINITIALIZED);
+  model_.mutable_arrays()->parameters = gradient_;
+  ASSERT_THAT(Write(set.get(), ParametersHeader(), model_.arrays()), IsOk());
+  EXPECT_TRUE(*FetchState(set.get()) == model_.arrays());
+  ASSERT_THAT(Step(set.get(), Header(), gradient_), IsOk());
+  model_.Apply(gradient_);
+  EXPECT_TRUE(*FetchState(set.get()) == model_.arrays());
+}
+
+TEST_P(SlotsApartTest, AReaderWithoutRoomCannotHaveTheSlotsInPieces) {
+  LateBackend backend(Slots::kApart);
+  TestServer server({.read_bytes = 1, .backend = &backend});
+  const std::shared_ptr<ParameterSet> set = server.MakeSet(GetParam());
+  v1::ReadTensorsRequest request = FullReadRequest();
+  request.set_may_abort(true);
+  EXPECT_THAT(Read(set.get(), request).status(),
+              FailsWith(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE));
+  request.clear_slots();
+  EXPECT_THAT(Read(set.get(), request), IsOk());
 }
 
 }  // namespace

@@ -45,5 +45,9 @@ TEST(ScheduleTest, SchedulesOnADeviceThatAnswersLaterEndAsTheModelDoes) {
   RunSchedules(SetSize::kSmall, Device::kLate, 300, 100);
 }
 
+TEST(ScheduleTest, SchedulesOnADeviceWithMemoryOfItsOwnEndAsTheModelDoes) {
+  RunSchedules(SetSize::kSmall, Device::kApart, 300, 100);
+}
+
 }  // namespace
 }  // namespace adamant::core

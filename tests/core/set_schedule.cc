@@ -65,7 +65,10 @@ class Schedule {
       : choices_(*choices),
         size_(size),
         spec_(size == SetSize::kSmall ? SmallSpec() : LargeSpec()),
-        late_(device == Device::kLate ? std::make_unique<LateBackend>() : nullptr),
+        late_(device == Device::kProcessor
+                  ? nullptr
+                  : std::make_unique<LateBackend>(device == Device::kLate ? LateBackend::Slots::kOnHost
+                                                                          : LateBackend::Slots::kApart)),
         // More arrays than all readings, replies and deliveries together hold: each begins at once.
         server_({.backend = late_.get(), .idle_arrays = 24}) {
     switch (choices_.Choose(6)) {
@@ -575,7 +578,8 @@ class Schedule {
                             .live = true,
                             .replay = known});
     if (known) return;
-    if (header.mode() == v1::WRITE_MODE_FULL) {
+    // It writes over the set's own slots as it comes.
+    if (header.mode() == v1::WRITE_MODE_FULL && (late_ == nullptr || late_->on_host())) {
       model_->state = Model::State::kUninitialized;
       model_->moments_lost = true;
     }

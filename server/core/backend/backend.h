@@ -23,6 +23,11 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<SlotArrays>> NewArrays(ArraysLayout layout, Lender* lender,
                                                                 ComputePool* compute) = 0;
 
+  // Whether slots lie in the host's memory, in blocks of the lender's: they are paid for as the parameters are, and a
+  // direct write fills them in place. Other backends have memory, and a budget, of their own, and every write is
+  // staged.
+  virtual bool on_host() const = 0;
+
   // Of the gradient, which is measured on the host as it arrives: see kernels/norm.h.
   virtual kernels::MeasureFunction measure() const = 0;
 

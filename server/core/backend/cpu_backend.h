@@ -40,6 +40,7 @@ class CpuBackend : public Backend {
 
   absl::StatusOr<std::unique_ptr<SlotArrays>> NewArrays(ArraysLayout layout, Lender* lender,
                                                         ComputePool* compute) final;
+  bool on_host() const final { return true; }
   kernels::MeasureFunction measure() const final { return kernels_.measure; }
   std::string Description() const override { return kernels_.name; }
 

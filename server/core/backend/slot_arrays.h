@@ -76,16 +76,19 @@ class SlotArrays {
   virtual void View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
                     Then<absl::StatusOr<SlotView>> done) = 0;
 
-  // Copies the elements [begin, end) of the flat space to `to`. Requires that nothing changes them meanwhile: no step
-  // is being applied, no load under way.
+  // Copies the elements [begin, end) of the flat space to `to`. Requires that the backend is on_host(), and that
+  // nothing changes them meanwhile: no step is being applied, no load under way.
   virtual void Copy(v1::Slot slot, int64_t begin, int64_t end, float* to) = 0;
 
-  // [turn] Hands out the blocks that a write fills: all slots', whose contents are lost with that. Until Load or
+  // [turn] The set has `parameters`, which live until `done`, from here on, and unless `slots` is empty what is in
+  // `slots`: a block list for each slot, in the order of the layout's. On the host they are those that BeginLoad handed
+  // out, and this gives them back in any case. After an error the slots are indeterminate.
+  virtual void Load(const Snapshot& parameters, std::vector<BlockList> slots, Then<absl::Status> done) = 0;
+
+  // These are for backends that are on_host().
+  // [turn] Hands out the blocks that a direct write fills: all slots', whose contents are lost with that. Until Load or
   // AbandonLoad gives them back, nothing else may be called.
   virtual std::vector<BlockList> BeginLoad() = 0;
-  // [turn] The set has `parameters` from here on and, unless `slots` is empty, what was written to the blocks that
-  // BeginLoad handed out, which this gives back in any case. After an error the slots are indeterminate.
-  virtual void Load(const Snapshot& parameters, std::vector<BlockList> slots, Then<absl::Status> done) = 0;
   // Gives back what BeginLoad handed out. The contents are indeterminate.
   virtual void AbandonLoad(std::vector<BlockList> slots) = 0;
 };

@@ -89,7 +89,8 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
                  "spec.tensors");
   }
   std::vector<v1::Slot> slots = OptimizerSlots((*configuration)->groups());
-  const int64_t arrays_bytes = ArrayBytes(**schema) * static_cast<int64_t>(1 + slots.size());
+  const int64_t slots_on_host = resources.backend->on_host() ? static_cast<int64_t>(slots.size()) : 0;
+  const int64_t arrays_bytes = ArrayBytes(**schema) * (1 + slots_on_host);
   absl::StatusOr<Grant> grant = resources.state->TryReserve(arrays_bytes + OverheadBytes(**schema, **configuration));
   if (!grant.ok()) return grant.status();
 

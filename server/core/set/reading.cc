@@ -88,7 +88,8 @@ absl::Status Reading::Refer(const v1::ReadTensorsRequest& request, bool reserve)
     absl::StatusOr<Grant> grant =
         set.resources.read->TryReserve(ArrayBytes(*set.schema) * static_cast<int64_t>(slots_.size()));
     holds_ = grant.ok();
-    if (!holds_) return request.may_abort() ? absl::OkStatus() : grant.status();
+    const bool may_copy = request.may_abort() && (!of_optimizer || set.resources.backend->on_host());
+    if (!holds_) return may_copy ? absl::OkStatus() : grant.status();
     grant_ = *std::move(grant);
   }
   if (holds_ && absl::c_linear_search(slots_, v1::SLOT_PARAMETER)) snapshot_ = set.snapshot;

@@ -63,7 +63,8 @@ absl::StatusOr<WriteKind> DecideOn(WriteAttempt* attempt, SetRep* set, WriteLane
     }
   }
   set->writes.Take(attempt);
-  const bool direct = full || set->lifecycle.state() == v1::PARAMETER_SET_STATE_UNINITIALIZED;
+  const bool direct =
+      set->resources.backend->on_host() && (full || set->lifecycle.state() == v1::PARAMETER_SET_STATE_UNINITIALIZED);
   return direct ? WriteKind::kDirect : WriteKind::kStaged;
 }
 
@@ -134,27 +135,38 @@ void WriteAttempt::Start() {
       set_->turns->Enqueue([self = shared_from_this()](TurnQueue::Turn turn) { self->TakeState(std::move(turn)); });
       break;
     case WriteKind::kStaged:
-      AwaitLoan();
+      AwaitLoan({});
       break;
   }
 }
 
-void WriteAttempt::AwaitLoan() {
+void WriteAttempt::AwaitLoan(std::vector<BlockList> lent) {
   const Resources& resources = set_->resources;
   const Schema& schema = *set_->schema;
-  Budget* const budget = IsSmall(schema) ? nullptr : resources.inflight;
+  const int64_t arrays = full() ? 1 + static_cast<int64_t>(set_->layout.slots.size()) : 1;
+  if (static_cast<int64_t>(lent.size()) == arrays) {
+    AwaitContents(std::move(lent));
+    return;
+  }
+  // The call pays for one small array.
+  const int64_t paid_arrays = IsSmall(schema) ? arrays - 1 : arrays;
+  Budget* const budget = lent.empty() && paid_arrays > 0 ? resources.inflight : nullptr;
   SetWait(resources.lender->Borrow(
-      budget, StagingBytes(schema), schema.flat_size(), resources.admission_wait,
-      [self = shared_from_this()](absl::StatusOr<Lender::Loan> loan) { self->Lent(std::move(loan)); }));
+      budget, paid_arrays * StagingBytes(schema), schema.flat_size(),
+      lent.empty() ? resources.admission_wait : absl::InfiniteDuration(),
+      [self = shared_from_this(), lent = std::move(lent)](absl::StatusOr<Lender::Loan> loan) mutable {
+        self->Lent(std::move(lent), std::move(loan));
+      }));
 }
 
-void WriteAttempt::Lent(absl::StatusOr<Lender::Loan> loan) {
+void WriteAttempt::Lent(std::vector<BlockList> lent, absl::StatusOr<Lender::Loan> loan) {
   if (!loan.ok()) {
     Fail(std::move(loan).status());
     return;
   }
-  grant_ = std::move(loan->grant);
-  AwaitContents(std::move(loan->blocks));
+  if (lent.empty()) grant_ = std::move(loan->grant);
+  lent.push_back(std::move(loan->blocks));
+  AwaitLoan(std::move(lent));
 }
 
 // What a direct write takes out of its set.
@@ -191,7 +203,7 @@ void WriteAttempt::TakeState(TurnQueue::Turn turn) {
     elements += taken->parameters[i].size();
   }
   if (held.empty()) {
-    AwaitContents(std::move(taken->parameters));
+    AwaitContentsOfState(std::move(taken->parameters));
     return;
   }
   // All in one loan, since only the last block may be short, in the set's list as in a loan.
@@ -206,7 +218,7 @@ void WriteAttempt::TakeState(TurnQueue::Turn turn) {
           return;
         }
         for (size_t i = 0; i < held.size(); ++i) taken.parameters[held[i]] = std::move(loan->blocks[i]);
-        self->AwaitContents(std::move(taken.parameters));
+        self->AwaitContentsOfState(std::move(taken.parameters));
       });
 }
 
@@ -221,13 +233,17 @@ void WriteAttempt::PutBack(TakenState taken) {
   set_->lifecycle = taken.lifecycle;
 }
 
-void WriteAttempt::AwaitContents(BlockList parameters) {
-  arrivals_.push_back({v1::SLOT_PARAMETER, Staging(set_->schema, std::move(parameters), nullptr)});
-  if (full()) {
-    std::vector<BlockList> blocks = set_->arrays->BeginLoad();
-    for (size_t i = 0; i < blocks.size(); ++i) {
-      arrivals_.push_back({set_->layout.slots[i], Staging(set_->schema, std::move(blocks[i]), nullptr)});
-    }
+void WriteAttempt::AwaitContentsOfState(BlockList parameters) {
+  std::vector<BlockList> blocks;
+  if (full()) blocks = set_->arrays->BeginLoad();
+  blocks.insert(blocks.begin(), std::move(parameters));
+  AwaitContents(std::move(blocks));
+}
+
+void WriteAttempt::AwaitContents(std::vector<BlockList> blocks) {
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const v1::Slot slot = i == 0 ? v1::SLOT_PARAMETER : set_->layout.slots[i - 1];
+    arrivals_.push_back({slot, Staging(set_->schema, std::move(blocks[i]), nullptr)});
   }
   Admit();
 }
@@ -276,7 +292,13 @@ void WriteAttempt::Commit(TurnQueue::Turn turn) {
   absl::Status status;
   {
     MutexLock lock(&set_->mutex);
-    status = kind_ == WriteKind::kDirect ? set_->lifecycle.CheckExists() : set_->lifecycle.CheckReady();
+    if (kind_ == WriteKind::kReplay) {
+      status = set_->lifecycle.CheckReady();
+    } else if (full()) {
+      status = set_->lifecycle.CheckExists();  // it heals a set that a step has poisoned meanwhile
+    } else {
+      status = set_->lifecycle.CheckNotPoisoned();
+    }
     if (status.ok() && kind_ == WriteKind::kReplay && !set_->requests.MadeIncarnation(header_.request_id())) {
       status = set_->lifecycle.Rewritten();
     }
@@ -314,7 +336,8 @@ void WriteAttempt::Load(TurnQueue::Turn turn) {
 }
 
 void WriteAttempt::Publish(const absl::Status& loaded, std::shared_ptr<const Snapshot> parameters) {
-  std::shared_ptr<const Snapshot> before;  // destroyed outside of the mutex
+  std::shared_ptr<const Snapshot> before;  // destroyed outside of the mutex, as what is next
+  BlockList unpublished;
   v1::WriteTensorsResponse response;
   absl::Status poisoned;
   absl::Status rewritten;
@@ -326,6 +349,7 @@ void WriteAttempt::Publish(const absl::Status& loaded, std::shared_ptr<const Sna
       if (full()) step = parameters->step();
       set_->lifecycle.Rewrite(parameters->incarnation(), step);
       before = std::exchange(set_->snapshot, std::move(parameters));
+      unpublished = std::move(set_->unpublished);
       set_->requests.Rewrite(header_);
       rewritten = set_->lifecycle.Rewritten();
       outdated = set_->requests.FindOutdated();

@@ -28,9 +28,9 @@ using WriteListener = Listener<v1::WriteTensorsResponse>;
 enum class WriteKind { kUndecided, kStaged, kDirect, kReplay };
 
 // Made by ParameterSet::NewWrite. There are two kinds, beside a replay, which finds that it was applied. A staged write
-// (parameters of a set that has some) collects beside the state, like a step, and changes nothing before its turn. A
-// direct write (the first, and every full one) has taken the set's own blocks: the set is UNINITIALIZED until it
-// commits, and stays so if it breaks.
+// (parameters of a set that has some, and every write of a set whose slots are not on the host) collects beside the
+// state, like a step, and changes nothing before its turn. A direct write (the first, and every full one) has taken the
+// set's own blocks: the set is UNINITIALIZED until it commits, and stays so if it breaks.
 //
 // There is one write at a time. The next may begin when it has failed or committed, or when the last reference to it is
 // gone. Others are refused meanwhile, but the same request again is not: it ends the one under way (SUPERSEDED) unless
@@ -70,13 +70,15 @@ class WriteAttempt final : public Attempt<WriteListener>, public std::enable_sha
     Staging elements;
   };
 
-  // A staged write's beginning.
-  void AwaitLoan();
-  void Lent(absl::StatusOr<Lender::Loan> loan);
+  // A staged write's beginning: borrows what it collects in, an array at a time, and pays for all with the first one.
+  void AwaitLoan(std::vector<BlockList> lent);
+  void Lent(std::vector<BlockList> lent, absl::StatusOr<Lender::Loan> loan);
   // A direct write's: takes the set's blocks, with others in place of those that readers hold; or puts them back.
   void TakeState(TurnQueue::Turn turn);
   void PutBack(TakenState taken);
-  void AwaitContents(BlockList parameters);
+  void AwaitContentsOfState(BlockList parameters);
+  // `blocks` has a list for the parameters, and one for each slot if the write is full.
+  void AwaitContents(std::vector<BlockList> blocks);
   // The turn of a complete write.
   void Commit(TurnQueue::Turn turn);
   void Load(TurnQueue::Turn turn);
