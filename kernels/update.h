@@ -9,6 +9,13 @@
 #include "kernels/adam_scalars.h"
 #include "kernels/norm.h"
 
+// Marks what a CUDA compiler makes for the device. Elsewhere it means nothing.
+#ifdef __CUDACC__
+#define ADAMANT_DEVICE __device__
+#else
+#define ADAMANT_DEVICE
+#endif
+
 namespace adamant::kernels {
 
 // The optimizers, as indices of tables. updates/ has the equation of each, once for all instruction sets.

@@ -20,7 +20,7 @@ struct Adam {
   using Floats = typename V::Floats;
   static constexpr int kSlots = kSlotCounts[kAdam];
 
-  explicit Adam(const AdamScalars& s)  // each in every lane
+  ADAMANT_DEVICE explicit Adam(const AdamScalars& s)  // each in every lane
       : beta1(V::Broadcast(s.beta1)),
         omb1(V::Broadcast(s.omb1)),
         beta2(V::Broadcast(s.beta2)),
@@ -32,7 +32,7 @@ struct Adam {
         g_lo(V::Broadcast(s.g_lo)) {}
 
   // Takes `slots` from one step to the next, and returns what becomes of `p`.
-  [[gnu::always_inline]] Floats Next(Floats g, Floats p, Floats (&slots)[kSlots]) const {
+  ADAMANT_DEVICE [[gnu::always_inline]] Floats Next(Floats g, Floats p, Floats (&slots)[kSlots]) const {
     auto& [m, v] = slots;
     g = V::MulOrZero(g, scale, V::AtLeast(V::Abs(g), g_lo));
     m = V::Flush(V::Fma(beta1, m, omb1 * g));

@@ -19,16 +19,9 @@
 #endif
 
 #include "kernels/dispatch.h"
+#include "tests/conformance/supported_kernels.h"
 
 namespace adamant::kernels {
-
-inline std::vector<const KernelTable*> SupportedKernels() {
-  std::vector<const KernelTable*> supported;
-  for (const KernelTable* table : AllKernels()) {
-    if (table->supported()) supported.push_back(table);
-  }
-  return supported;
-}
 
 inline std::string KernelName(const testing::TestParamInfo<const KernelTable*>& info) { return info.param->name; }
 

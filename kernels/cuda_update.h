@@ -1,0 +1,40 @@
+// The updates on a CUDA device, with the bits of every other instruction set.
+#ifndef ADAMANT_KERNELS_CUDA_UPDATE_H_
+#define ADAMANT_KERNELS_CUDA_UPDATE_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/adam_scalars.h"
+#include "kernels/update.h"
+
+namespace adamant::kernels {
+
+// Elements of a set's flat space that are of one group, for one block of threads.
+struct CudaPiece {
+  int64_t begin;
+  int32_t size;  // at most kCudaPieceElements
+  int32_t group;
+};
+
+// So that each of a block's threads has four vectors of four.
+inline constexpr int32_t kCudaPieceElements = 4096;
+
+// What a launch updates: as UpdateSpan says, but that the arrays are in the device's memory, that their first elements
+// are element `origin` of the flat space, and that `pieces`, also in the device's memory, say which elements are meant.
+struct CudaSpan {
+  UpdateSpan arrays;  // without `size`
+  int64_t origin;
+  const CudaPiece* pieces;
+  int64_t piece_count;
+};
+
+// Enqueues one step of `span` on `stream` of the current device; with no pieces it does nothing. `scalars` are by
+// group, and copied before this returns. Returns the launch's own error, and none of an earlier call. Thread-safe.
+cudaError_t EnqueueUpdate(Update update, const AdamScalars* scalars, int groups, const CudaSpan& span,
+                          cudaStream_t stream);
+
+}  // namespace adamant::kernels
+
+#endif  // ADAMANT_KERNELS_CUDA_UPDATE_H_
