@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "proto/error/error.h"
 #include "server/core/spec/configuration.h"
 
@@ -49,6 +50,8 @@ absl::StatusOr<v1::CreateParameterSetResponse> Registry::Create(const v1::Create
   if (!v1::IfExists_IsValid(request.if_exists())) {
     return InvalidField("if_exists", "IF_EXISTS_FAIL or IF_EXISTS_USE_IF_SAME_SPEC", EnumName(request.if_exists()));
   }
+  absl::StatusOr<const Resources*> device = FindDevice(request.spec().device());
+  if (!device.ok()) return device.status();
   MutexLock create_lock(&create_mutex_);
   absl::StatusOr<std::shared_ptr<ParameterSet>> existing = Find(name);
   v1::CreateParameterSetResponse response;
@@ -59,17 +62,28 @@ absl::StatusOr<v1::CreateParameterSetResponse> Registry::Create(const v1::Create
                                 "; IF_EXISTS_USE_IF_SAME_SPEC uses the set that has it"),
                    "spec.name");
     }
-    if (absl::Status status = (*existing)->CheckSpec(request.spec()); !status.ok()) return status;
+    if (absl::Status status = (*existing)->CheckSpec(request.spec(), (*device)->backend->name()); !status.ok())
+      return status;
     *response.mutable_parameter_set() = (*existing)->Describe();
     return response;
   }
-  absl::StatusOr<std::shared_ptr<ParameterSet>> created = ParameterSet::Create(resources_, request.spec());
+  absl::StatusOr<std::shared_ptr<ParameterSet>> created = ParameterSet::Create(**device, request.spec());
   if (!created.ok()) return created.status();
   *response.mutable_parameter_set() = (*created)->Describe();
   response.set_created(true);
   MutexLock lock(&mutex_);
   sets_.emplace(name, *std::move(created));
   return response;
+}
+
+absl::StatusOr<const Resources*> Registry::FindDevice(absl::string_view name) const {
+  if (name.empty()) return &devices_.front();
+  std::vector<std::string> known;
+  for (const Resources& device : devices_) {
+    known.push_back(device.backend->name());
+    if (known.back() == name) return &device;
+  }
+  return InvalidField("spec.device", absl::StrCat("none, or one of ", absl::StrJoin(known, ", ")), Quoted(name));
 }
 
 absl::StatusOr<std::shared_ptr<ParameterSet>> Registry::Find(absl::string_view name, absl::string_view field) const {

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/btree_map.h"
@@ -11,17 +12,22 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "adamant/v1/service.pb.h"
 #include "server/core/base/mutex.h"
 #include "server/core/set/parameter_set.h"
+#include "server/core/set/resources.h"
 
 namespace adamant::core {
 
 // Thread-safe.
 class Registry {
  public:
-  // Everything in `resources` outlives the registry and its sets.
-  explicit Registry(const Resources& resources) : resources_(resources) {}
+  // `devices` are what sets can be created on; the first one is for those that name none. Everything in them outlives
+  // the registry and its sets.
+  explicit Registry(std::vector<Resources> devices) : devices_(std::move(devices)) {}
+
+  absl::Span<const Resources> devices() const { return devices_; }
 
   // Creates a set, or finds the one that there is, as CreateParameterSet says. Creates are one at a time, so that of N
   // workers who ask for the same set one makes it; it may take long (memory is mapped here), so not on a thread that
@@ -42,7 +48,10 @@ class Registry {
   void Delete(const v1::DeleteParameterSetRequest& request, absl::AnyInvocable<void(absl::Status)> done);
 
  private:
-  const Resources resources_;
+  // The resources of the device of that name, or of the default one for an empty name. Error: INVALID_ARGUMENT.
+  absl::StatusOr<const Resources*> FindDevice(absl::string_view name) const;
+
+  const std::vector<Resources> devices_;
 
   // Held for as long as one create takes, by the creating threads alone. No set's mutex is taken under `mutex_`.
   Mutex create_mutex_;

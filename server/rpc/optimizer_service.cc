@@ -184,10 +184,11 @@ void OptimizerService::GetServerInfo(const v1::GetServerInfoRequest& /*request*/
     shown->set_capacity_bytes(budget->capacity());
     shown->set_used_bytes(budget->used());
   }
-  v1::Device* device = info.add_devices();
-  device->set_name("cpu");
-  device->set_description(parts_.backend->Description());
-  device->set_threads(parts_.compute->threads());
+  for (const core::Resources& resources : parts_.registry->devices()) {
+    v1::Device* const device = info.add_devices();
+    *device = resources.backend->Describe();
+    if (resources.backend->on_host()) device->set_threads(parts_.compute->threads());
+  }
   answer(std::move(info));
 }
 

@@ -10,7 +10,6 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "adamant/v1/service.pb.h"
-#include "server/core/backend/backend.h"
 #include "server/core/base/compute_pool.h"
 #include "server/core/memory/budget.h"
 #include "server/core/registry.h"
@@ -39,7 +38,6 @@ class OptimizerService {
     core::Registry* registry;
     core::ComputePool* compute;
     core::ComputePool* creation;  // one thread that makes the sets, one after the other
-    core::Backend* backend;
     std::vector<const core::Budget*> budgets;
     ServiceLimits limits;
   };

@@ -106,8 +106,8 @@ struct Server::Parts {
         read("read", options.read_bytes, clock.get()),
         pool(options.release_free_memory),
         backend(*options.kernels),
-        registry(std::make_unique<core::Registry>(core::Resources{clock.get(), &state, &inflight, &read, &lender,
-                                                                  &compute, &backend, options.admission_wait})),
+        registry(std::make_unique<core::Registry>(std::vector<core::Resources>{
+            {clock.get(), &state, &inflight, &read, &lender, &compute, &backend, options.admission_wait}})),
         waiting("waiting", options.max_waiting_calls, clock.get()),
         waiting_health_checks("waiting health checks", kMaxWaitingHealthChecks, clock.get()),
         streams("streams", options.max_streams * kStreamBytes, LargeRequestTime(terms), &waiting, &inflight,
@@ -124,7 +124,6 @@ struct Server::Parts {
         optimizer_service({registry.get(),
                            &compute,
                            &creation,
-                           &backend,
                            {&state, &inflight, &read, &streams.budget, &waiting.budget()},
                            Limits(options)}),
         call_table(registry.get(), &optimizer_service,

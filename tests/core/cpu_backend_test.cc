@@ -110,7 +110,7 @@ TEST_F(CpuBackendTest, AReaderThatDropsItsViewIsTheLastToHoldIt) {
 
 TEST_F(CpuBackendTest, OffersItsKernelsMeasureAndName) {
   EXPECT_EQ(backend_.measure()(nullptr, 0).sum_of_squares, 42);
-  EXPECT_EQ(backend_.Description(), "test");
+  EXPECT_EQ(backend_.Describe().description(), "test");
 }
 
 }  // namespace

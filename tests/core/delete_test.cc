@@ -134,7 +134,7 @@ TEST(DeleteTurnTest, WritesBehindADeleteEnd) {
 
 TEST(DeleteNameTest, ADeletedNameIsFreeAndTheOldSetIsAnother) {
   TestServer server;
-  Registry registry(server.resources());
+  Registry registry({server.resources()});
   v1::CreateParameterSetRequest create;
   *create.mutable_spec() = SmallSpec();
   const uint64_t first = registry.Create(create)->parameter_set().incarnation();

@@ -31,7 +31,6 @@ class FakeBackend : public CpuBackend {
     if (absl::Status status = Before(update, update.scalars[0].eps == 0.5f); !status.ok()) return status;
     return CpuBackend::Update(update);
   }
-  std::string Description() const final { return "fake"; }
 
  private:
   virtual absl::Status Before(const BlockUpdate& update, bool marked) = 0;

@@ -47,7 +47,7 @@ TEST_P(IsolationTest, AnotherSetIsReadWrittenAndDeleted) {
 }
 
 TEST_P(IsolationTest, AnotherSetIsCreatedAndListed) {
-  Registry registry(server_.resources());
+  Registry registry({server_.resources()});
   v1::CreateParameterSetRequest request;
   *request.mutable_spec() = LargeSpec("c");
   EXPECT_THAT(registry.Create(request), IsOk());

@@ -11,6 +11,7 @@
 
 #include "absl/algorithm/container.h"
 #include "kernels/dispatch.h"
+#include "proto/error/error.h"
 #include "server/core/backend/cpu_backend.h"
 #include "server/core/base/mutex.h"
 #include "tests/core/gate.h"
@@ -32,13 +33,23 @@ class LateBackend final : public Backend {
   }
   bool on_host() const override { return slots_ == Slots::kOnHost; }
   kernels::MeasureFunction measure() const override { return cpu_.measure(); }
-  std::string Description() const override { return "late"; }
+  std::string name() const override { return "late"; }
+  v1::Device Describe() const override { return {}; }
+  absl::Status CheckWorking() const override {
+    MutexLock lock(&mutex_);
+    return lost_ ? Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DEVICE_LOST, "lost") : absl::OkStatus();
+  }
+  const Budget* budget() const override { return nullptr; }
 
   // From now on what is asked for waits until LetGo.
   void Hold() {
     thread_.Post([this] { let_go_.Pass(); });
   }
   void LetGo() { let_go_.Open(); }
+  void Lose() {
+    MutexLock lock(&mutex_);
+    lost_ = true;
+  }
   // Whether loads fail from now on.
   void FailLoads(bool fail) {
     MutexLock lock(&mutex_);
@@ -61,6 +72,11 @@ class LateBackend final : public Backend {
                Then<absl::Status> done) override {
       const auto blocks = static_cast<int64_t>(plan.after->blocks().size());
       backend_->thread_.Post([this, &plan, blocks, computed = std::move(computed), done = std::move(done)]() mutable {
+        if (absl::Status working = backend_->CheckWorking(); !working.ok()) {
+          computed = nullptr;
+          done(std::move(working));
+          return;
+        }
         Gate applied;
         absl::Status status;
         arrays_->Apply(
@@ -81,7 +97,9 @@ class LateBackend final : public Backend {
               Then<absl::StatusOr<SlotView>> done) override {
       backend_->thread_.Post([this, slots = std::vector<v1::Slot>(slots.begin(), slots.end()),
                               spares = std::move(spares), done = std::move(done)]() mutable {
-        if (backend_->on_host()) {
+        if (absl::Status working = backend_->CheckWorking(); !working.ok()) {
+          done(std::move(working));
+        } else if (backend_->on_host()) {
           arrays_->View(slots, std::move(spares), std::move(done));
         } else {
           done(CopyDown(slots, std::move(spares)));
@@ -140,7 +158,8 @@ class LateBackend final : public Backend {
   const Slots slots_;
   CpuBackend cpu_;
   Gate let_go_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
+  bool lost_ ABSL_GUARDED_BY(mutex_) = false;
   bool fail_loads_ ABSL_GUARDED_BY(mutex_) = false;
   ComputePool thread_;  // last, so that it is gone before what it uses
 };

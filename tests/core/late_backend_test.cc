@@ -118,6 +118,30 @@ TEST_P(LateBackendTest, AStagedWriteWhoseLoadFailsLeavesTheParametersReadable) {
   EXPECT_TRUE(SameBits(*Fetch(**Read(set_.get(), ReadRequest()), v1::SLOT_PARAMETER), model_.arrays().parameters));
 }
 
+class LostDeviceTest : public LateBackendTest {};
+
+INSTANTIATE_TEST_SUITE_P(Every, LostDeviceTest,
+                         ::testing::Combine(::testing::Values(SmallSpec()),
+                                            ::testing::Values(Slots::kOnHost, Slots::kApart)));
+
+TEST_P(LostDeviceTest, ItsSetsAnswerReadsOfParametersAlone) {
+  ASSERT_THAT(Step(set_.get(), Header(), gradient_), IsOk());
+  model_.Apply(gradient_);
+  backend_.Lose();
+  const auto lost = FailsWith(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DEVICE_LOST);
+  const auto parameters = [&] { return *Fetch(**Read(set_.get(), ReadRequest()), v1::SLOT_PARAMETER); };
+  EXPECT_THAT(Write(set_.get(), FullHeader(1), model_.arrays()).status(), lost);
+  EXPECT_THAT(Write(set_.get(), ParametersHeader(), model_.arrays()).status(), lost);
+  EXPECT_THAT(Read(set_.get(), FullReadRequest()).status(), lost);
+  EXPECT_EQ(set_->Describe().state(), v1::PARAMETER_SET_STATE_READY);
+  EXPECT_TRUE(SameBits(parameters(), model_.arrays().parameters));
+  // Nothing says what a step under way has done.
+  EXPECT_THAT(Step(set_.get(), Header(), gradient_).status(),
+              FailsWith(absl::StatusCode::kDataLoss, v1::ERROR_REASON_POISONED));
+  EXPECT_TRUE(SameBits(parameters(), model_.arrays().parameters));
+  EXPECT_THAT(Write(set_.get(), FullHeader(1), model_.arrays()).status(), lost);
+}
+
 // Slots on a device of its own, which nobody can fill in place.
 class SlotsApartTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
  protected:

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/core/late_backend.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"
 
@@ -21,10 +22,16 @@ namespace adamant::core {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Pair;
 using ::testing::SizeIs;
 using ::testing::StartsWith;
+
+Resources OnDevice(Resources resources, Backend* device) {
+  resources.backend = device;
+  return resources;
+}
 
 class RegistryTest : public ::testing::Test {
  protected:
@@ -57,7 +64,8 @@ class RegistryTest : public ::testing::Test {
   }
 
   TestServer server_;
-  Registry registry_{server_.resources()};
+  LateBackend other_device_{LateBackend::Slots::kApart};
+  Registry registry_{{server_.resources(), OnDevice(server_.resources(), &other_device_)}};
 };
 
 TEST_F(RegistryTest, FindsWhatWasCreatedUntilItIsDeleted) {
@@ -163,6 +171,41 @@ TEST_F(RegistryTest, AnotherSpecificationMayNotAndItsFirstDifferenceIsNamed) {
   expect_difference(other, "`spec.tensors`: expected 4, got 3");
   other = SmallSpec("a", v1::INITIALIZATION_WRITTEN);
   expect_difference(other, "`spec.initialization`: expected INITIALIZATION_ZEROS, got INITIALIZATION_WRITTEN");
+}
+
+TEST_F(RegistryTest, ASetLivesWhereItsSpecificationSays) {
+  EXPECT_EQ(Create(SmallSpec("a"))->parameter_set().device(), "cpu");
+  v1::ParameterSetSpec spec = SmallSpec("b");
+  spec.set_device("cpu");
+  EXPECT_EQ(Create(spec)->parameter_set().device(), "cpu");
+  spec = SmallSpec("c");
+  spec.set_device("late");
+  EXPECT_EQ(Create(spec)->parameter_set().device(), "late");
+  spec = SmallSpec("d");
+  spec.set_device("cuda:7");
+  const absl::Status status = Create(spec).status();
+  EXPECT_THAT(status, RefusesField("spec.device"));
+  EXPECT_THAT(status.message(), HasSubstr("expected none, or one of cpu, late, got `cuda:7`"));
+}
+
+TEST_F(RegistryTest, TheDefaultDeviceIsADeviceLikeOthersWhereSpecificationsAreCompared) {
+  ASSERT_THAT(Create(SmallSpec("a")), IsOk());
+  v1::ParameterSetSpec spec = SmallSpec("a");
+  spec.set_device("cpu");
+  EXPECT_THAT(Create(spec, v1::IF_EXISTS_USE_IF_SAME_SPEC), IsOk());
+  spec.set_device("late");
+  const absl::Status status = Create(spec, v1::IF_EXISTS_USE_IF_SAME_SPEC).status();
+  EXPECT_THAT(status, FailsWith(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SPEC_MISMATCH));
+  EXPECT_EQ(status.message(), "`spec.device`: expected `cpu`, got `late` (set `a`)");
+}
+
+TEST_F(RegistryTest, NothingIsCreatedOnALostDevice) {
+  other_device_.Lose();
+  v1::ParameterSetSpec spec = SmallSpec("a");
+  spec.set_device("late");
+  EXPECT_THAT(Create(spec).status(), FailsWith(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DEVICE_LOST));
+  EXPECT_EQ(server_.used().state, 0);
+  EXPECT_THAT(Create(SmallSpec("a")), IsOk());
 }
 
 TEST_F(RegistryTest, ASpecificationThatNoSetCouldHaveIsToldWhatIsWrongWithIt) {

@@ -58,7 +58,7 @@ struct Target {
 
 class StressTest : public ::testing::Test {
  protected:
-  StressTest() : registry_(server_.resources()) {
+  StressTest() : registry_({server_.resources()}) {
     if (const char* seed = std::getenv("ADAMANT_TEST_SEED"); seed != nullptr) seed_ = std::strtoull(seed, nullptr, 10);
     std::cout << "ADAMANT_TEST_SEED=" << seed_ << std::endl;
     const auto small = std::make_shared<const Trajectory>(SmallSpec());

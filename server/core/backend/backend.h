@@ -5,10 +5,13 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "adamant/v1/service.pb.h"
 #include "kernels/norm.h"
 #include "server/core/backend/slot_arrays.h"
 #include "server/core/base/compute_pool.h"
+#include "server/core/memory/budget.h"
 #include "server/core/memory/lender.h"
 
 namespace adamant::core {
@@ -31,8 +34,17 @@ class Backend {
   // Of the gradient, which is measured on the host as it arrives: see kernels/norm.h.
   virtual kernels::MeasureFunction measure() const = 0;
 
-  // What computes, for people.
-  virtual std::string Description() const = 0;
+  // What a specification calls it: `cpu` or `cuda:N`.
+  virtual std::string name() const = 0;
+
+  // What it is and how it is, but for `threads` where it has none of its own.
+  virtual v1::Device Describe() const = 0;
+
+  // OK, or UNAVAILABLE (DEVICE_LOST), and stays so, if it has failed for as long as the process lives.
+  virtual absl::Status CheckWorking() const = 0;
+
+  // What the memory of its slots is reserved from; null where that is the host's.
+  virtual const Budget* budget() const = 0;
 };
 
 }  // namespace adamant::core

@@ -226,6 +226,14 @@ absl::StatusOr<std::unique_ptr<SlotArrays>> CpuBackend::NewArrays(ArraysLayout l
   return std::make_unique<CpuArrays>(this, std::move(layout), std::move(slots), compute);
 }
 
+v1::Device CpuBackend::Describe() const {
+  v1::Device device;
+  device.set_name(name());
+  device.set_description(kernels_.name);
+  device.set_state(v1::DEVICE_STATE_OK);
+  return device;
+}
+
 absl::Status CpuBackend::Update(const BlockUpdate& update) {
   for (const GroupRange& range : update.ranges) {
     kernels::UpdateSpan span = {.size = range.end - range.begin,

@@ -42,7 +42,10 @@ class CpuBackend : public Backend {
                                                         ComputePool* compute) final;
   bool on_host() const final { return true; }
   kernels::MeasureFunction measure() const final { return kernels_.measure; }
-  std::string Description() const override { return kernels_.name; }
+  std::string name() const final { return "cpu"; }
+  v1::Device Describe() const override;
+  absl::Status CheckWorking() const final { return absl::OkStatus(); }
+  const Budget* budget() const final { return nullptr; }
 
   // Applies `update`: the new parameters are written over the gradient. Never fails; tests have it fail. After an error
   // the outputs are indeterminate.

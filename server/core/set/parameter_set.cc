@@ -80,6 +80,7 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
   absl::StatusOr<std::shared_ptr<const Schema>> schema = Schema::Create(spec, (*configuration)->groups());
   if (!schema.ok()) return schema.status();
   if (absl::Status status = ValidateInitialization(spec.initialization()); !status.ok()) return status;
+  if (absl::Status status = resources.backend->CheckWorking(); !status.ok()) return status;
 
   if (!IsSmall(**schema) && StagingBytes(**schema) > resources.inflight->capacity()) {
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
@@ -130,6 +131,7 @@ v1::ParameterSet ParameterSet::Describe() const {
   description.set_tensor_count(static_cast<int32_t>(rep_->schema->tensors().size()));
   description.set_parameter_count(rep_->schema->parameter_count());
   description.set_state_bytes(rep_->state_grant.bytes());
+  description.set_device(rep_->resources.backend->name());
   *description.mutable_create_time() =
       google::protobuf::util::TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(rep_->create_time));
   MutexLock lock(&rep_->mutex);
@@ -142,7 +144,7 @@ v1::ParameterSet ParameterSet::Describe() const {
   return description;
 }
 
-absl::Status ParameterSet::CheckSpec(const v1::ParameterSetSpec& spec) const {
+absl::Status ParameterSet::CheckSpec(const v1::ParameterSetSpec& spec, const std::string& device) const {
   absl::StatusOr<std::shared_ptr<const Configuration>> configuration = Configuration::Create(spec);
   if (!configuration.ok()) return configuration.status();
   absl::StatusOr<std::shared_ptr<const Schema>> schema = Schema::Create(spec, (*configuration)->groups());
@@ -155,7 +157,8 @@ absl::Status ParameterSet::CheckSpec(const v1::ParameterSetSpec& spec) const {
   }
   // Without the mutex: there may be many names to compare.
   const std::optional<SpecDifference> difference =
-      FindDifference({*mine, *rep_->schema, rep_->initialization}, {**configuration, **schema, spec.initialization()});
+      FindDifference({*mine, *rep_->schema, rep_->initialization, rep_->resources.backend->name()},
+                     {**configuration, **schema, spec.initialization(), device});
   if (!difference.has_value()) return absl::OkStatus();
   MutexLock lock(&rep_->mutex);
   return rep_->lifecycle.MakeError(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SPEC_MISMATCH,

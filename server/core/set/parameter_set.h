@@ -49,7 +49,7 @@ class ParameterSet {
   std::shared_ptr<const Configuration> configuration() const;
   // OK if `spec` asks for what this set is, all defaults resolved. Errors: INVALID_ARGUMENT naming the field, if no set
   // could be as it says; ALREADY_EXISTS (SPEC_MISMATCH) with the first field that differs.
-  absl::Status CheckSpec(const v1::ParameterSetSpec& spec) const;
+  absl::Status CheckSpec(const v1::ParameterSetSpec& spec, const std::string& device) const;
   bool deleted() const;
 
   // Make a step, and a write, that are yet to be started. What becomes of them goes to `listener`.

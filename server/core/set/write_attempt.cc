@@ -47,6 +47,7 @@ absl::StatusOr<WriteKind> DecideOn(WriteAttempt* attempt, SetRep* set, WriteLane
   if (!applied.ok()) return applied.status();
   if (*applied) return WriteKind::kReplay;
   if (absl::Status status = set->lifecycle.CheckDemands(header); !status.ok()) return status;
+  if (absl::Status status = set->resources.backend->CheckWorking(); !status.ok()) return status;
   if (set->writes.IsTakenFrom(attempt)) {
     absl::StatusOr<WriteLane::Attempts> superseded = set->writes.WaitBehind(attempt);
     if (!superseded.ok()) return superseded.status();

@@ -77,6 +77,9 @@ std::optional<SpecDifference> FindDifference(const CheckedSpec& expected, const 
   if (!found.has_value() && expected.initialization != got.initialization) {
     found = SpecDifference{"spec.initialization", EnumName(expected.initialization), EnumName(got.initialization)};
   }
+  if (!found.has_value() && expected.device != got.device) {
+    found = SpecDifference{"spec.device", Quoted(expected.device), Quoted(got.device)};
+  }
   return found;
 }
 
