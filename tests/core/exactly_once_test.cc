@@ -146,6 +146,18 @@ TEST_F(ExactlyOnceTest, ALowerAttemptIsRefused) {
   EXPECT_THAT(Finish(set_.get(), &second, gradient_), IsOk());
 }
 
+TEST_F(ExactlyOnceTest, ALowerAttemptOfARememberedRequestIsAnsweredAndEndsNoHigherOne) {
+  ASSERT_THAT(Step(set_.get(), Header("a", 0, 1), gradient_), IsOk());
+  StepDelivery third = BeginStep(set_.get(), Header("a", 0, 3));
+  const absl::StatusOr<StepReply> second = Step(set_.get(), Header("a", 0, 2), gradient_);
+  ASSERT_THAT(second, IsOk());
+  EXPECT_TRUE(second->result.replayed());
+  EXPECT_FALSE(third.done());
+  const absl::StatusOr<StepReply> last = Finish(set_.get(), &third, gradient_);
+  ASSERT_THAT(last, IsOk());
+  EXPECT_TRUE(last->result.replayed());
+}
+
 TEST_F(ExactlyOnceTest, ALowerAttemptIsTakenOnceTheHigherOneIsGone) {
   { StepDelivery second = BeginStep(set_.get(), Header("a", 0, 2)); }
   EXPECT_THAT(Step(set_.get(), Header("a", 0, 1), gradient_), IsOk());

@@ -251,7 +251,8 @@ class Schedule {
     if (!Expect(delivery.done(), false, "refused") || !Expect(delivery.admitted(), true, "admitted")) return;
     if (!request_id.empty()) {
       for (std::optional<StepCall>& other : steps_) {
-        if (other.has_value() && other->request.header.request_id() == request_id) {
+        if (other.has_value() && other->request.header.request_id() == request_id &&
+            AttemptOf(other->request.header) <= AttemptOf(request.header)) {
           ExpectEnd(&*other, v1::ERROR_REASON_SUPERSEDED);
         }
       }

@@ -435,6 +435,13 @@ TEST_F(WriteHeaderTest, AStepIsFromZeroTo2To53) {
   EXPECT_THAT(Refusal(FullHeader(-1)), RefusesField("header.step"));
   EXPECT_THAT(Refusal(FullHeader((int64_t{1} << 53) + 1)), RefusesField("header.step"));
   EXPECT_EQ(Write(set_.get(), FullHeader(int64_t{1} << 53), arrays_)->step(), int64_t{1} << 53);
+  // What could not be written back is not reached by a step either.
+  const Values gradient = Gradient(set_->schema().parameter_count(), 1);
+  EXPECT_THAT(Step(set_.get(), Header(), gradient).status(),
+              FailsWith(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE));
+  EXPECT_EQ(set_->Describe().step(), int64_t{1} << 53);
+  EXPECT_EQ(Write(set_.get(), FullHeader((int64_t{1} << 53) - 1), arrays_)->step(), (int64_t{1} << 53) - 1);
+  EXPECT_THAT(Step(set_.get(), Header(), gradient), IsOk());
 }
 
 // As JavaScript has to: whole numbers from 2^53 on are not all there.

@@ -13,6 +13,9 @@
 
 namespace adamant::core {
 
+// The last step that is counted: a double keeps every number up to it.
+inline constexpr int64_t kMaxStep = int64_t{1} << 53;
+
 // Thread-compatible: guarded by the set's mutex. Changes only for whoever has the set's turn.
 class Lifecycle {
  public:

@@ -78,6 +78,10 @@ absl::Status Requests::CheckAttempt(const v1::StepHeader& header) const {
 
 absl::Status Requests::CheckExpectedStep(const v1::StepHeader& header, bool may_be_early) const {
   const int64_t step = lifecycle_->step();
+  if (step >= kMaxStep) {
+    return lifecycle_->MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
+                                 absl::StrCat("steps are counted up to ", kMaxStep, ", and a double keeps no more"));
+  }
   if (!header.has_expected_step() || header.expected_step() == step) return absl::OkStatus();
   if (may_be_early && header.expected_step() > step) return absl::OkStatus();
   // A request that old would not be remembered if it had been applied.
@@ -97,6 +101,8 @@ std::vector<std::shared_ptr<StepAttempt>> Requests::Enter(StepAttempt* attempt) 
   if (request_id.empty()) return superseded;
   std::vector<StepAttempt*>& of_request = attempts_by_id_[request_id];
   for (StepAttempt* other : of_request) {
+    // A lower one that comes late finds what is remembered, and takes nothing over.
+    if (AttemptNumber(other->header()) > AttemptNumber(attempt->header())) continue;
     if (std::shared_ptr<StepAttempt> alive = other->weak_from_this().lock()) superseded.push_back(std::move(alive));
   }
   of_request.push_back(attempt);

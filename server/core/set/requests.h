@@ -54,10 +54,12 @@ class Requests {
   // higher attempt of its request is.
   absl::Status CheckAttempt(const v1::StepHeader& header) const;
   // Whether the step may be the set's next, or, if it `may_be_early`, one after that: ABORTED (STEP_MISMATCH, or
-  // OUTCOME_UNKNOWN if it would not be remembered any more whether an earlier attempt was applied).
+  // OUTCOME_UNKNOWN if it would not be remembered any more whether an earlier attempt was applied). FAILED_PRECONDITION
+  // (TOO_LARGE) in a set that is at kMaxStep.
   absl::Status CheckExpectedStep(const v1::StepHeader& header, bool may_be_early) const;
 
-  // `attempt` is under way until it leaves. Returns the other attempts of its request, which it supersedes.
+  // `attempt` is under way until it leaves. Returns those attempts of its request that it supersedes: with the same
+  // number, or a lower one.
   std::vector<std::shared_ptr<StepAttempt>> Enter(StepAttempt* attempt);
   void Leave(StepAttempt* attempt);
   // Whether an attempt of this request is under way and not over.

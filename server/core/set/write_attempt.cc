@@ -16,8 +16,6 @@
 namespace adamant::core {
 namespace {
 
-constexpr int64_t kMaxStep = int64_t{1} << 53;
-
 absl::Status ValidateHeader(const v1::WriteHeader& header) {
   if (!header.request_id().empty()) {
     if (absl::Status status = ValidateRequestId(header.request_id(), "header.request_id"); !status.ok()) return status;
