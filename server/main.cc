@@ -58,6 +58,9 @@ ABSL_FLAG(std::vector<std::string>, trusted, {},
           "fd00::/8. Unix sockets never are");
 ABSL_FLAG(int, compute_threads, 0,
           "threads that large steps are computed on; 0: one for each processor that this process may use");
+ABSL_FLAG(std::string, default_device, "cpu", "where sets live that name no device: cpu or cuda:N");
+ABSL_FLAG(std::optional<int64_t>, device_bytes, std::nullopt,
+          "memory of each CUDA device for sets, 12 bytes a parameter; default 15/16 of what is free at the start");
 ABSL_FLAG(std::string, isa, "", "instruction set of the kernels: scalar, avx2 or avx512; empty: the best there is");
 ABSL_FLAG(absl::Duration, admission_wait, absl::Seconds(1), "how long a step waits for memory before it is refused");
 ABSL_FLAG(absl::Duration, patience, absl::Seconds(30),
@@ -118,6 +121,11 @@ absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
   if (options.compute_threads < 0 || options.compute_threads > 1024) {
     return absl::InvalidArgumentError(
         absl::StrCat("--compute_threads: expected [0, 1024], got ", options.compute_threads));
+  }
+  options.default_device = absl::GetFlag(FLAGS_default_device);
+  if (const std::optional<int64_t> bytes = absl::GetFlag(FLAGS_device_bytes); bytes.has_value()) {
+    if (*bytes < 1) return absl::InvalidArgumentError(absl::StrCat("--device_bytes: expected 1 or more, got ", *bytes));
+    options.device_bytes = *bytes;
   }
   options.admission_wait = absl::GetFlag(FLAGS_admission_wait);
   options.patience = absl::GetFlag(FLAGS_patience);

@@ -77,7 +77,7 @@ absl::StatusOr<v1::CreateParameterSetResponse> Registry::Create(const v1::Create
 }
 
 absl::StatusOr<const Resources*> Registry::FindDevice(absl::string_view name) const {
-  if (name.empty()) return &devices_.front();
+  if (name.empty()) return &devices_[default_device_];
   std::vector<std::string> known;
   for (const Resources& device : devices_) {
     known.push_back(device.backend->name());

@@ -2,6 +2,7 @@
 #ifndef ADAMANT_SERVER_CORE_REGISTRY_H_
 #define ADAMANT_SERVER_CORE_REGISTRY_H_
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <utility>
@@ -23,9 +24,10 @@ namespace adamant::core {
 // Thread-safe.
 class Registry {
  public:
-  // `devices` are what sets can be created on; the first one is for those that name none. Everything in them outlives
-  // the registry and its sets.
-  explicit Registry(std::vector<Resources> devices) : devices_(std::move(devices)) {}
+  // `devices` are what sets can be created on, and number `default_device` is for those that name none. Everything in
+  // them outlives the registry and its sets.
+  explicit Registry(std::vector<Resources> devices, size_t default_device = 0)
+      : devices_(std::move(devices)), default_device_(default_device) {}
 
   absl::Span<const Resources> devices() const { return devices_; }
 
@@ -52,6 +54,7 @@ class Registry {
   absl::StatusOr<const Resources*> FindDevice(absl::string_view name) const;
 
   const std::vector<Resources> devices_;
+  const size_t default_device_;
 
   // Held for as long as one create takes, by the creating threads alone. No set's mutex is taken under `mutex_`.
   Mutex create_mutex_;

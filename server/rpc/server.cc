@@ -10,14 +10,19 @@
 #include <limits>
 #include <utility>
 
+#include "absl/algorithm/container.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "proto/wire/tensor_message.h"
 #include "server/core/backend/cpu_backend.h"
+#include "server/core/backend/cuda_backend.h"
 #include "server/core/base/clock.h"
 #include "server/core/base/compute_pool.h"
 #include "server/core/memory/block.h"
 #include "server/core/memory/budget.h"
 #include "server/core/registry.h"
+#include "server/log.h"
 #include "server/rpc/acceptor.h"
 #include "server/rpc/call_table.h"
 #include "server/rpc/health.h"
@@ -94,20 +99,40 @@ int64_t MostCalls(const ServerOptions& options) {
   return options.max_streams + kControlCalls + kMaxWaitingHealthChecks + options.max_waiting_calls;
 }
 
+void Warn(absl::string_view line) { Log(LogLevel::kWarning, line); }
+
+// What sets live on beside the processor, and the memory of the host that they copy from and to.
+struct Devices {
+  Devices(std::vector<std::unique_ptr<core::Backend>> backends, const std::function<void()>& release_free_memory,
+          core::ComputePool* compute)
+      : registrar(core::NewCudaRegistrar(&Warn)),
+        pool(release_free_memory, registrar.get()),
+        backends(std::move(backends)),
+        lender(std::make_unique<core::Lender>(&pool, compute)) {}
+
+  const std::unique_ptr<core::MemoryRegistrar> registrar;
+  core::BlockPool pool;
+  const std::vector<std::unique_ptr<core::Backend>> backends;
+  std::unique_ptr<core::Lender> lender;
+};
+
 }  // namespace
 
 // In the order in which each needs those before it.
 struct Server::Parts {
-  explicit Parts(const ServerOptions& options)
+  Parts(const ServerOptions& options, std::unique_ptr<core::Clock> steady_clock,
+        std::vector<std::unique_ptr<core::Backend>> backends, size_t default_device)
       : terms{options.patience, options.min_rate, options.think_time},
-        clock(core::NewSteadyClock()),
+        clock(std::move(steady_clock)),
         state("state", options.state_bytes, clock.get()),
         inflight("inflight", options.inflight_bytes, clock.get()),
         read("read", options.read_bytes, clock.get()),
         pool(options.release_free_memory),
         backend(*options.kernels),
-        registry(std::make_unique<core::Registry>(std::vector<core::Resources>{
-            {clock.get(), &state, &inflight, &read, &lender, &compute, &backend, options.admission_wait}})),
+        devices(backends.empty()
+                    ? nullptr
+                    : std::make_unique<Devices>(std::move(backends), options.release_free_memory, &compute)),
+        registry(std::make_unique<core::Registry>(AllDevices(options), default_device)),
         waiting("waiting", options.max_waiting_calls, clock.get()),
         waiting_health_checks("waiting health checks", kMaxWaitingHealthChecks, clock.get()),
         streams("streams", options.max_streams * kStreamBytes, LargeRequestTime(terms), &waiting, &inflight,
@@ -121,17 +146,40 @@ struct Server::Parts {
         health_watches("health watches", kMaxHealthWatches * kStreamBytes + options.max_waiting_calls * kIdleCallBytes,
                        kGrace, &waiting, &inflight, clock.get(), terms),
         reflections("reflections", kMaxReflections * kStreamBytes, kGrace, &waiting, &inflight, clock.get(), terms),
-        optimizer_service({registry.get(),
-                           &compute,
-                           &creation,
-                           {&state, &inflight, &read, &streams.budget, &waiting.budget()},
-                           Limits(options)}),
+        optimizer_service({registry.get(), &compute, &creation, AllBudgets(), Limits(options)}),
         call_table(registry.get(), &optimizer_service,
                    {&streams.calls, &creations.calls, &pages.calls, &small.calls, &health_checks.calls,
                     &health_watches.calls, &reflections.calls}),
         compute(options.compute_threads),
         lender(&pool, &compute),
         creation(1) {}
+  ~Parts() {
+    // Before the pool that it hands loans to.
+    if (devices != nullptr) devices->lender.reset();
+  }
+
+  // What sets can be created on, the processor first.
+  std::vector<core::Resources> AllDevices(const ServerOptions& options) {
+    const core::Resources host = {clock.get(), &state,   &inflight, &read,
+                                  &lender,     &compute, &backend,  options.admission_wait};
+    std::vector<core::Resources> all = {host};
+    if (devices != nullptr) {
+      for (const std::unique_ptr<core::Backend>& device : devices->backends) {
+        all.push_back(host);
+        all.back().lender = devices->lender.get();
+        all.back().backend = device.get();
+      }
+    }
+    return all;
+  }
+
+  std::vector<const core::Budget*> AllBudgets() const {
+    std::vector<const core::Budget*> all = {&state, &inflight, &read, &streams.budget, &waiting.budget()};
+    for (const core::Resources& resources : registry->devices()) {
+      if (resources.backend->budget() != nullptr) all.push_back(resources.backend->budget());
+    }
+    return all;
+  }
 
   const PatienceTerms terms;
   std::unique_ptr<core::Clock> clock;
@@ -140,6 +188,7 @@ struct Server::Parts {
   core::Budget read;
   core::BlockPool pool;
   core::CpuBackend backend;
+  std::unique_ptr<Devices> devices;  // null: there are none
   std::unique_ptr<core::Registry> registry;
   WaitingRoom waiting;
   WaitingRoom waiting_health_checks;
@@ -164,9 +213,27 @@ struct Server::Parts {
 Server::Server() = default;
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
+  std::unique_ptr<core::Clock> clock = core::NewSteadyClock();
+  absl::StatusOr<std::vector<std::unique_ptr<core::Backend>>> devices = core::OpenCudaDevices(
+      {.clock = clock.get(), .measure = options.kernels->measure, .device_bytes = options.device_bytes, .warn = &Warn});
+  if (!devices.ok()) return devices.status();
+  std::vector<std::string> names = {"cpu"};
+  for (const std::unique_ptr<core::Backend>& device : *devices) {
+    const v1::Device about = device->Describe();
+    names.push_back(about.name());
+    Log(LogLevel::kInfo,
+        absl::StrCat(about.name(), ": ", about.description(), ", compute capability ", about.compute_capability(), ", ",
+                     device->budget()->capacity() >> 20, " MiB for sets"));
+  }
+  const auto default_device = absl::c_find(names, options.default_device);
+  if (default_device == names.end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("there is no device ", options.default_device, ", but ", absl::StrJoin(names, ", ")));
+  }
   // Not std::make_unique: the constructor is private.
   std::unique_ptr<Server> server(new Server);
-  server->parts_ = std::make_unique<Parts>(options);
+  server->parts_ =
+      std::make_unique<Parts>(options, std::move(clock), *std::move(devices), default_device - names.begin());
 
   grpc::ServerBuilder builder;
   builder.RegisterCallbackGenericService(&server->parts_->call_table);

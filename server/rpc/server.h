@@ -43,6 +43,10 @@ struct ServerOptions {
   // In bytes a second.
   double min_rate;
   absl::Duration think_time = absl::Minutes(10);
+  // Where sets live whose specification names no device.
+  std::string default_device = "cpu";
+  // What sets may take of each CUDA device's memory; 0: nearly all that is free.
+  int64_t device_bytes = 0;
   // As core::BlockPool has it.
   std::function<void()> release_free_memory = [] {};
 };
@@ -50,7 +54,8 @@ struct ServerOptions {
 // Thread-safe, but for its construction and destruction.
 class Server {
  public:
-  // Serves. Errors: INVALID_ARGUMENT or UNAVAILABLE, naming the address that could not be had.
+  // Serves. Errors: INVALID_ARGUMENT or UNAVAILABLE, naming the address that could not be had; INVALID_ARGUMENT if
+  // there is no such default device; INTERNAL if a CUDA device is there and cannot be used.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
   // Requires: Drain has returned.
   ~Server();

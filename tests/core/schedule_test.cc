@@ -1,39 +1,9 @@
 // Seeded random schedules of several clients against the sequential model. ADAMANT_TEST_SEED=N runs schedule N alone.
-#include <cstdint>
-#include <cstdlib>
-#include <random>
-
 #include "gtest/gtest.h"
-#include "tests/core/set_schedule.h"
+#include "tests/core/seeded_schedules.h"
 
 namespace adamant::core {
 namespace {
-
-class SeededChoices final : public Choices {
- public:
-  SeededChoices(uint64_t seed, int length) : random_(seed), left_(length) {}
-
-  // Biased by less than n / 2^32, and the same everywhere, as std::uniform_int_distribution is not.
-  uint32_t Choose(uint32_t n) override { return static_cast<uint32_t>((random_() >> 32) * n >> 32); }
-  bool more() override { return left_-- > 0; }
-
- private:
-  std::mt19937_64 random_;
-  int left_;
-};
-
-// Schedules [0, count), or the one that ADAMANT_TEST_SEED names.
-void RunSchedules(SetSize size, Device device, uint64_t count, int length) {
-  uint64_t first = 0;
-  if (const char* seed = std::getenv("ADAMANT_TEST_SEED"); seed != nullptr) {
-    first = std::strtoull(seed, nullptr, 10);
-    count = 1;
-  }
-  for (uint64_t seed = first; seed < first + count; ++seed) {
-    SeededChoices choices(seed, length);
-    ASSERT_EQ(RunSchedule(size, device, &choices), "") << "reproduce with ADAMANT_TEST_SEED=" << seed;
-  }
-}
 
 TEST(ScheduleTest, TenThousandSchedulesOfASmallSetEndAsTheModelDoes) {
   RunSchedules(SetSize::kSmall, Device::kProcessor, 10000, 100);

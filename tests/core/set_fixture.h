@@ -36,6 +36,7 @@ struct ServerOptions {
   int64_t read_bytes = int64_t{64} << 20;
   int compute_threads = 1;
   Backend* backend = nullptr;  // none: the fastest one that there is
+  MemoryRegistrar* registrar = nullptr;
   // Arrays of each set that lie idle when it is there: what takes one of them is answered at once.
   int idle_arrays = 8;
 };
@@ -61,6 +62,7 @@ class TestServer {
       : state_("state", options.state_bytes, &clock_),
         inflight_("inflight", options.inflight_bytes, &clock_),
         read_("read", options.read_bytes, &clock_),
+        pool_([] {}, options.registrar),
         cpu_(kernels::BestKernels()),
         compute_(std::make_unique<ComputePool>(options.compute_threads)),
         backend_(options.backend != nullptr ? options.backend : &cpu_),

@@ -12,6 +12,7 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
+#include "tests/core/cuda_device.h"
 #include "tests/core/late_backend.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_model.h"
@@ -59,18 +60,27 @@ struct KeptReply {
   Values parameters;
 };
 
+// One for all schedules of a program.
+CudaDevices& CudaDeviceOfAll() {
+  static CudaDevices* const devices = new CudaDevices(/*threads=*/1);
+  return *devices;
+}
+
 class Schedule {
  public:
   Schedule(SetSize size, Device device, Choices* choices)
       : choices_(*choices),
         size_(size),
         spec_(size == SetSize::kSmall ? SmallSpec() : LargeSpec()),
-        late_(device == Device::kProcessor
-                  ? nullptr
-                  : std::make_unique<LateBackend>(device == Device::kLate ? LateBackend::Slots::kOnHost
-                                                                          : LateBackend::Slots::kApart)),
+        late_(device == Device::kLate || device == Device::kApart
+                  ? std::make_unique<LateBackend>(device == Device::kLate ? LateBackend::Slots::kOnHost
+                                                                          : LateBackend::Slots::kApart)
+                  : nullptr),
+        device_(device == Device::kCuda ? CudaDeviceOfAll().device() : late_.get()),
         // More arrays than all readings, replies and deliveries together hold: each begins at once.
-        server_({.backend = late_.get(), .idle_arrays = 24}) {
+        server_({.backend = device_,
+                 .registrar = device == Device::kCuda ? CudaDeviceOfAll().registrar() : nullptr,
+                 .idle_arrays = 24}) {
     switch (choices_.Choose(6)) {
       case 1:
         spec_ = WithEmptyTensors(spec_);
@@ -136,14 +146,22 @@ class Schedule {
   }
 
   // Whether steps are computed by other threads.
-  bool asynchronous() const { return size_ == SetSize::kLarge || late_ != nullptr; }
+  bool asynchronous() const { return size_ == SetSize::kLarge || device_ != nullptr; }
 
   // Returns once nothing is under way, and all that was is let go of. What ends on the device may have a compute thread
   // begin the next turn, and that the device once more; no action begins more than that.
   void AwaitIdle() {
     for (int i = 0; i < 3; ++i) {
-      if (late_ != nullptr) late_->AwaitIdle();
+      AwaitDevice();
       server_.AwaitIdle();
+    }
+  }
+
+  void AwaitDevice() {
+    if (late_ != nullptr) {
+      late_->AwaitIdle();
+    } else if (device_ != nullptr) {
+      CudaDeviceOfAll().AwaitIdle();
     }
   }
 
@@ -580,7 +598,7 @@ class Schedule {
                             .replay = known});
     if (known) return;
     // It writes over the set's own slots as it comes.
-    if (header.mode() == v1::WRITE_MODE_FULL && (late_ == nullptr || late_->on_host())) {
+    if (header.mode() == v1::WRITE_MODE_FULL && (device_ == nullptr || device_->on_host())) {
       model_->state = Model::State::kUninitialized;
       model_->moments_lost = true;
     }
@@ -706,6 +724,9 @@ class Schedule {
     CheckUsed({.state = set_->Describe().state_bytes(), .inflight = 0, .read = 0});
     set_.reset();
     CheckUsed({.state = 0, .inflight = 0, .read = 0});
+    AwaitDevice();
+    if (device_ != nullptr && device_->budget() != nullptr)
+      Expect(device_->budget()->used(), 0, "the device's bytes used");
     Expect(server_.clock().pending(), 0, "timers left");
   }
 
@@ -722,7 +743,8 @@ class Schedule {
   std::string difference_;
 
   v1::ParameterSetSpec spec_;
-  const std::unique_ptr<LateBackend> late_;  // null: the set lives on the processor
+  const std::unique_ptr<LateBackend> late_;  // where the set lives there
+  Backend* const device_;                    // null: the set lives on the processor
   TestServer server_;
   std::shared_ptr<ParameterSet> set_;
   std::unique_ptr<Model> model_;

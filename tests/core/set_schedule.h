@@ -18,8 +18,9 @@ class Choices {
 };
 
 enum class SetSize { kSmall, kLarge };
-// Where a set lives: on the processor, on a device that answers later, or on one that has memory of its own as well.
-enum class Device { kProcessor, kLate, kApart };
+// Where a set lives: on the processor, on a device that answers later, on one that has memory of its own as well, or on
+// the first CUDA device, which there must be.
+enum class Device { kProcessor, kLate, kApart, kCuda };
 
 // Runs one schedule. Three clients begin steps (new ones, retries, reused ids, wrong expectations), send chunks (right
 // and wrong), complete, cancel and break off; another writes; others read and keep what they read; the set is deleted

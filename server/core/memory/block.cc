@@ -168,10 +168,11 @@ int64_t BlockPool::Stack::size(const BlockPool& pool) const {
   return first == 0 ? 0 : pool.At(first)->depth.load(std::memory_order_relaxed);
 }
 
-BlockPool::BlockPool(std::function<void()> release_free_memory)
-    : release_free_memory_(std::move(release_free_memory)) {}
+BlockPool::BlockPool(std::function<void()> release_free_memory, MemoryRegistrar* registrar)
+    : release_free_memory_(std::move(release_free_memory)), registrar_(registrar) {}
 
 BlockPool::~BlockPool() {
+  for (void* const address : registered_) registrar_->Unregister(address);
   for (const Extent& extent : extents_) munmap(extent.address, extent.bytes);
   for (const std::atomic<Block*>& chunk : blocks_) delete[] chunk.load();
 }
@@ -331,9 +332,19 @@ void BlockPool::MakeRoom(bool full_blocks_last) {
     }
   };
   // The large ones first: they are the fewest, and steps that take them notice it least.
-  if (!full_blocks_last) empty_idle(full);
+  const bool full_stay = registrar_ != nullptr;
+  if (!full_blocks_last && !full_stay) empty_idle(full);
   for (int pages = full - 1; pages > 0; --pages) empty_idle(pages);
-  empty_idle(full);
+  if (!full_stay) empty_idle(full);
+}
+
+void BlockPool::Register(void* address, size_t bytes) {
+  for (size_t done = 0; done < bytes; done += kRegisteredBytes) {
+    void* const piece = static_cast<std::byte*>(address) + done;
+    if (!registrar_->Register(piece, std::min(kRegisteredBytes, bytes - done))) continue;
+    MutexLock lock(&mutex_);
+    registered_.push_back(piece);
+  }
 }
 
 absl::StatusOr<uint32_t> BlockPool::Map(int pages, int64_t count, int64_t populated) {
@@ -341,24 +352,29 @@ absl::StatusOr<uint32_t> BlockPool::Map(int pages, int64_t count, int64_t popula
   const size_t bytes = count * block_bytes;
   void* const address = MapMemory(bytes, populated * block_bytes);
   if (address == nullptr) return OutOfMemory(bytes, std::strerror(errno));
-  MutexLock lock(&mutex_);
-  if (count > std::numeric_limits<uint32_t>::max() - next_number_) {
-    munmap(address, bytes);
-    return OutOfMemory(bytes, "there are too many blocks");
+  uint32_t first;
+  {
+    MutexLock lock(&mutex_);
+    if (count > std::numeric_limits<uint32_t>::max() - next_number_) {
+      munmap(address, bytes);
+      return OutOfMemory(bytes, "there are too many blocks");
+    }
+    extents_.push_back({address, bytes});
+    first = next_number_;
+    for (int64_t i = 0; i < count; ++i) {
+      const uint32_t number = next_number_++;
+      // A chunk begins with a power of two, and has as many blocks.
+      if (std::has_single_bit(number)) blocks_[std::bit_width(number)] = new Block[number];
+      Block* const block = At(number);
+      block->data = static_cast<float*>(address) + i * block_bytes / static_cast<int64_t>(sizeof(float));
+      block->pool = this;
+      block->pages = pages;
+      block->number = number;
+      if (i >= populated) ClassOf(pages).empty.Push(*this, block);
+    }
   }
-  extents_.push_back({address, bytes});
-  const uint32_t first = next_number_;
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t number = next_number_++;
-    // A chunk begins with a power of two, and has as many blocks.
-    if (std::has_single_bit(number)) blocks_[std::bit_width(number)] = new Block[number];
-    Block* const block = At(number);
-    block->data = static_cast<float*>(address) + i * block_bytes / static_cast<int64_t>(sizeof(float));
-    block->pool = this;
-    block->pages = pages;
-    block->number = number;
-    if (i >= populated) ClassOf(pages).empty.Push(*this, block);
-  }
+  // Nobody has the blocks yet.
+  if (registrar_ != nullptr && pages == PagesFor(kBlockElements)) Register(address, bytes);
   return first;
 }
 

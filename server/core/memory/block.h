@@ -55,13 +55,25 @@ class BlockRef {
 // The blocks of one array of a set, in order: element i is in block i / kBlockElements.
 using BlockList = std::vector<BlockRef>;
 
+// Makes memory known to a device, which can then copy it without the processor's help. Thread-safe. The system must not
+// take memory away that is registered: the device would go on with the old pages.
+class MemoryRegistrar {
+ public:
+  virtual ~MemoryRegistrar() = default;
+  // Registers memory that has its pages. Returns false if that cannot be; then the memory serves as it is.
+  virtual bool Register(void* address, size_t bytes) = 0;
+  // Requires: Register returned true for this address.
+  virtual void Unregister(void* address) = 0;
+};
+
 // Thread-safe. Outlives its blocks.
 //
 // A block takes whole pages of memory, and blocks of each number of pages have addresses of their own. A block that
 // nobody refers to any more keeps its memory for the next taker of as many pages, so that a step that runs meets no
 // page fault; or it loses its memory, and keeps its addresses, when the pool would otherwise hold too much: whatever
 // was taken and returned in whatever order, the pool holds at most as much memory as was in use, and hence paid for, at
-// one time, and kIdleBytes more. So idle blocks need no charge.
+// one time, and kIdleBytes more. So idle blocks need no charge. With a registrar the memory of full blocks is
+// registered, and stays: the pool then holds at most as much more as was in use in full blocks at one time.
 //
 // What lies idle is taken, and returned, without a lock and without a call of the system.
 class BlockPool {
@@ -74,7 +86,10 @@ class BlockPool {
   // `release_free_memory` has the allocator give what it keeps back to the system. It is called before memory is
   // populated, once for each kIdleBytes: what deleted sets left in the allocator would be held a second time.
   // Thread-safe, and without effect on anything else.
-  explicit BlockPool(std::function<void()> release_free_memory = [] {});
+  //
+  // `registrar`, where there is one, outlives the pool.
+  explicit BlockPool(
+      std::function<void()> release_free_memory = [] {}, MemoryRegistrar* registrar = nullptr);
   // Requires: no reference is left.
   ~BlockPool();
   BlockPool(const BlockPool&) = delete;
@@ -128,6 +143,9 @@ class BlockPool {
     size_t bytes;
   };
 
+  // Memory is registered in pieces of at most this many bytes, so that each call is short.
+  static constexpr size_t kRegisteredBytes = size_t{64} << 20;
+
   // A power of two, and how many blocks the first chunk of them has.
   static constexpr uint32_t kFirstNumber = 64;
   // Of a full block, where pages are the smallest that there are: 4 KiB.
@@ -141,6 +159,8 @@ class BlockPool {
   Block* At(uint32_t number) const;
   SizeClass& ClassOf(int pages) { return classes_[pages - 1]; }
 
+  // Registers fresh memory.
+  void Register(void* address, size_t bytes);
   // Counts `bytes` more as in use.
   void Use(int64_t bytes);
   // Counts what a list for `elements` has no blocks for as in use no more.
@@ -163,6 +183,7 @@ class BlockPool {
   absl::StatusOr<uint32_t> Map(int pages, int64_t count, int64_t populated);
 
   const std::function<void()> release_free_memory_;
+  MemoryRegistrar* const registrar_;
 
   std::array<SizeClass, kMaxPages> classes_;
   std::array<std::atomic<Block*>, 33> blocks_ = {};  // by the bits of their numbers: chunks of them, or null
@@ -176,6 +197,7 @@ class BlockPool {
   Mutex mutex_;
   uint32_t next_number_ ABSL_GUARDED_BY(mutex_) = kFirstNumber;
   std::vector<Extent> extents_ ABSL_GUARDED_BY(mutex_);
+  std::vector<void*> registered_ ABSL_GUARDED_BY(mutex_);
 };
 
 // Calls `visit(block, begin, end)` for each block's share of the flat range [begin, end), as ranges within the block.

@@ -1,0 +1,474 @@
+#include "server/core/backend/cuda_backend.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda_update.h"
+#include "proto/error/error.h"
+#include "server/core/base/compute_pool.h"
+#include "server/core/base/mutex.h"
+#include "server/core/memory/budget.h"
+
+namespace adamant::core {
+namespace {
+
+// A job's item: a call that copies takes 2.3 us of the host's time, as long as the wire moves 128 KiB.
+constexpr int64_t kItemBlocks = 16;
+constexpr int64_t kItemBytes = kItemBlocks * kBlockElements * static_cast<int64_t>(sizeof(float));
+
+int64_t ItemsFor(int64_t blocks) { return (blocks + kItemBlocks - 1) / kItemBlocks; }
+
+// Calls `visit(element, address, count)` for each run of elements that consecutive blocks of `list`, of [first, end),
+// hold without a gap between them. `element` counts in the flat space.
+template <typename Visit>
+cudaError_t ForEachStretch(const BlockList& list, int64_t first, int64_t end, Visit visit) {
+  for (int64_t block = first; block < end;) {
+    const float* const address = list[block].data();
+    int64_t count = list[block].size();
+    int64_t next = block + 1;
+    for (; next < end && list[next].data() == address + count; ++next) count += list[next].size();
+    if (const cudaError_t error = visit(block * kBlockElements, address, count); error != cudaSuccess) return error;
+    block = next;
+  }
+  return cudaSuccess;
+}
+
+// Of the elements [0, flat_size) as the blocks' ranges say, cut for the device's blocks of threads; and where those of
+// each block, and of one behind the last, begin.
+struct PieceTable {
+  std::vector<kernels::CudaPiece> pieces;
+  std::vector<int64_t> first;
+};
+
+PieceTable Cut(const GroupRanges& ranges) {
+  PieceTable table;
+  for (size_t block = 0; block < ranges.size(); ++block) {
+    table.first.push_back(static_cast<int64_t>(table.pieces.size()));
+    for (const GroupRange& range : ranges[block]) {
+      for (int64_t begin = range.begin; begin < range.end; begin += kernels::kCudaPieceElements) {
+        const int64_t size = std::min<int64_t>(kernels::kCudaPieceElements, range.end - begin);
+        table.pieces.push_back({static_cast<int64_t>(block) * kBlockElements + begin, static_cast<int32_t>(size),
+                                static_cast<int32_t>(range.group)});
+      }
+    }
+  }
+  table.first.push_back(static_cast<int64_t>(table.pieces.size()));
+  return table;
+}
+
+// One device. Thread-safe.
+class CudaBackend final : public Backend {
+ public:
+  // What a thread needs that drives the device.
+  struct Lane {
+    cudaStream_t stream = nullptr;
+    float* buffer = nullptr;  // kItemBytes of the device's memory
+  };
+
+  static absl::StatusOr<std::unique_ptr<CudaBackend>> Open(int ordinal, const CudaOptions& options);
+  ~CudaBackend() override;
+
+  absl::StatusOr<std::unique_ptr<SlotArrays>> NewArrays(ArraysLayout layout, Lender* lender,
+                                                        ComputePool* compute) override;
+  bool on_host() const override { return false; }
+  kernels::MeasureFunction measure() const override { return measure_; }
+  std::string name() const override { return name_; }
+  v1::Device Describe() const override;
+  absl::Status CheckWorking() const override;
+  const Budget* budget() const override { return budget_.get(); }
+
+  // Reserves, and has the device hand out, memory. Errors: RESOURCE_EXHAUSTED; DEVICE_LOST.
+  absl::StatusOr<Grant> Reserve(int64_t bytes) { return budget_->TryReserve(bytes); }
+  absl::StatusOr<void*> Allocate(int64_t bytes);
+  // Gives memory back later, and then what paid for it: whoever lets go does not wait for the device.
+  void FreeLater(std::vector<void*> memory, Grant grant);
+
+  // Calls `work(lane, item)` for every item in [0, count), each on one of the device's threads, and waits there for
+  // what it has enqueued on the lane's stream; then `done` with the first error. An item after an error is left out.
+  using Work = absl::AnyInvocable<cudaError_t(const Lane& lane, int64_t item) const>;
+  void Run(int64_t count, Work work, Then<absl::Status> done);
+
+  // OK, or that error in the device's words; finds out whether the device is lost. For a thread of the device's.
+  absl::Status Check(cudaError_t error);
+  // Makes the calling thread's calls the device's.
+  cudaError_t Use() const { return cudaSetDevice(ordinal_); }
+
+ private:
+  CudaBackend(int ordinal, const cudaDeviceProp& properties, kernels::MeasureFunction measure)
+      : ordinal_(ordinal), name_(absl::StrCat("cuda:", ordinal)), properties_(properties), measure_(measure) {}
+
+  Lane TakeLane();
+  void PutBack(Lane lane);
+
+  const int ordinal_;
+  const std::string name_;
+  const cudaDeviceProp properties_;
+  const kernels::MeasureFunction measure_;
+
+  std::atomic<bool> lost_ = false;
+  std::unique_ptr<Budget> budget_;
+
+  Mutex mutex_;
+  std::vector<Lane> lanes_ ABSL_GUARDED_BY(mutex_);  // that no thread has
+
+  std::unique_ptr<ComputePool> threads_;  // last: they use the rest
+};
+
+// The slots of one set, and its parameters, as arrays of the device's.
+class CudaArrays final : public SlotArrays {
+ public:
+  // `memory` has the parameters, each slot, and the table of pieces; `table` says of that what the host needs.
+  CudaArrays(CudaBackend* backend, ArraysLayout layout, std::vector<void*> memory, std::vector<int64_t> first_pieces,
+             Grant grant)
+      : backend_(backend),
+        layout_(std::move(layout)),
+        memory_(std::move(memory)),
+        first_pieces_(std::move(first_pieces)),
+        grant_(std::move(grant)) {}
+  ~CudaArrays() override { backend_->FreeLater(std::move(memory_), std::move(grant_)); }
+
+  void Apply(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
+             Then<absl::Status> done) override;
+  void View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
+            Then<absl::StatusOr<SlotView>> done) override;
+  void Load(const Snapshot& parameters, std::vector<BlockList> slots, Then<absl::Status> done) override;
+  void Copy(v1::Slot, int64_t, int64_t, float*) override {}
+  std::vector<BlockList> BeginLoad() override { return {}; }
+  void AbandonLoad(std::vector<BlockList>) override {}
+
+ private:
+  int64_t blocks() const { return static_cast<int64_t>(layout_.ranges->size()); }
+  float* parameters() const { return static_cast<float*>(memory_[0]); }
+  float* slot(size_t i) const { return static_cast<float*>(memory_[1 + i]); }
+  const kernels::CudaPiece* pieces() const { return static_cast<const kernels::CudaPiece*>(memory_.back()); }
+
+  // One item's way: up, through the kernel, and down over the gradient.
+  cudaError_t Update(const CudaBackend::Lane& lane, const StepPlan& plan, int64_t first, int64_t end) const;
+
+  CudaBackend* const backend_;
+  const ArraysLayout layout_;
+  std::vector<void*> memory_;
+  const std::vector<int64_t> first_pieces_;
+  Grant grant_;
+};
+
+cudaError_t CopyUp(const BlockList& from, int64_t first, int64_t end, float* to, int64_t origin, cudaStream_t stream) {
+  return ForEachStretch(from, first, end, [&](int64_t element, const float* address, int64_t count) {
+    return cudaMemcpyAsync(to + (element - origin), address, count * sizeof(float), cudaMemcpyHostToDevice, stream);
+  });
+}
+
+// Requires: nobody else holds the blocks, or all that do know.
+cudaError_t CopyDown(const float* from, const BlockList& to, int64_t first, int64_t end, cudaStream_t stream) {
+  return ForEachStretch(to, first, end, [&](int64_t element, const float* address, int64_t count) {
+    return cudaMemcpyAsync(const_cast<float*>(address), from + element, count * sizeof(float), cudaMemcpyDeviceToHost,
+                           stream);
+  });
+}
+
+absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Open(int ordinal, const CudaOptions& options) {
+  cudaDeviceProp properties;
+  cudaError_t error = cudaGetDeviceProperties(&properties, ordinal);
+  // Not std::make_unique: the constructor is private.
+  std::unique_ptr<CudaBackend> backend(error == cudaSuccess ? new CudaBackend(ordinal, properties, options.measure)
+                                                            : nullptr);
+  if (error == cudaSuccess) error = backend->Use();
+  // Whoever waits for the device leaves the processor to others.
+  if (error == cudaSuccess) error = cudaSetDeviceFlags(cudaDeviceScheduleBlockingSync);
+  for (int i = 0; i < options.threads && error == cudaSuccess; ++i) {
+    Lane lane;
+    void* buffer = nullptr;
+    error = cudaStreamCreateWithFlags(&lane.stream, cudaStreamNonBlocking);
+    if (error == cudaSuccess) error = cudaMalloc(&buffer, kItemBytes);
+    lane.buffer = static_cast<float*>(buffer);
+    backend->PutBack(lane);
+  }
+  size_t free_bytes = 0;
+  size_t all_bytes = 0;
+  if (error == cudaSuccess) error = cudaMemGetInfo(&free_bytes, &all_bytes);
+  if (error != cudaSuccess) {
+    return absl::InternalError(absl::StrCat("cuda:", ordinal, ": ", cudaGetErrorString(error)));
+  }
+  const int64_t bytes = options.device_bytes > 0 ? options.device_bytes : static_cast<int64_t>(free_bytes) / 16 * 15;
+  backend->budget_ = std::make_unique<Budget>(backend->name_, bytes, options.clock);
+  backend->threads_ = std::make_unique<ComputePool>(options.threads);
+  return backend;
+}
+
+CudaBackend::~CudaBackend() {
+  threads_.reset();
+  MutexLock lock(&mutex_);
+  if (lost_ || Use() != cudaSuccess) return;
+  for (const Lane& lane : lanes_) {
+    cudaFree(lane.buffer);
+    if (lane.stream != nullptr) cudaStreamDestroy(lane.stream);
+  }
+}
+
+v1::Device CudaBackend::Describe() const {
+  v1::Device device;
+  device.set_name(name_);
+  device.set_description(properties_.name);
+  device.set_threads(threads_->threads());
+  device.set_memory_bytes(static_cast<int64_t>(properties_.totalGlobalMem));
+  device.set_compute_capability(absl::StrCat(properties_.major, ".", properties_.minor));
+  device.set_state(lost_ ? v1::DEVICE_STATE_LOST : v1::DEVICE_STATE_OK);
+  return device;
+}
+
+absl::Status CudaBackend::CheckWorking() const {
+  if (!lost_) return absl::OkStatus();
+  return Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DEVICE_LOST,
+               absl::StrCat(name_, " has failed, and cannot be used before the server is restarted"));
+}
+
+absl::Status CudaBackend::Check(cudaError_t error) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  // An error that is over with this leaves the device working. Any other one is the answer to each call from here on.
+  cudaGetLastError();
+  if (cudaFree(nullptr) != cudaSuccess) lost_ = true;
+  if (absl::Status working = CheckWorking(); !working.ok()) return working;
+  return absl::InternalError(absl::StrCat(name_, ": ", cudaGetErrorString(error)));
+}
+
+absl::StatusOr<void*> CudaBackend::Allocate(int64_t bytes) {
+  void* memory = nullptr;
+  cudaError_t error = Use();
+  if (error == cudaSuccess) error = cudaMalloc(&memory, bytes);
+  if (error == cudaSuccess) return memory;
+  if (error != cudaErrorMemoryAllocation) return Check(error);
+  cudaGetLastError();
+  return WithRetryDelay(Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_BUDGET_EXHAUSTED,
+                              absl::StrCat(name_, " has no memory for ", bytes, " bytes")),
+                        absl::Milliseconds(200));
+}
+
+void CudaBackend::FreeLater(std::vector<void*> memory, Grant grant) {
+  threads_->Post([this, memory = std::move(memory), grant = std::move(grant)]() mutable {
+    if (!lost_ && Use() == cudaSuccess) {
+      for (void* const one : memory) Check(cudaFree(one)).IgnoreError();
+    }
+    grant = Grant();
+  });
+}
+
+CudaBackend::Lane CudaBackend::TakeLane() {
+  MutexLock lock(&mutex_);
+  const Lane lane = lanes_.back();
+  lanes_.pop_back();
+  return lane;
+}
+
+void CudaBackend::PutBack(Lane lane) {
+  MutexLock lock(&mutex_);
+  lanes_.push_back(lane);
+}
+
+void CudaBackend::Run(int64_t count, Work work, Then<absl::Status> done) {
+  struct Outcome {
+    std::atomic<bool> failed = false;
+    Mutex mutex;
+    absl::Status status ABSL_GUARDED_BY(mutex);
+  };
+  auto outcome = std::make_shared<Outcome>();
+  auto work_on = [this, outcome, work = std::move(work)](int64_t item) {
+    if (outcome->failed) return;
+    absl::Status status = CheckWorking();
+    if (status.ok()) {
+      const Lane lane = TakeLane();
+      cudaError_t error = Use();
+      if (error == cudaSuccess) error = work(lane, item);
+      // In any case: nothing of what was enqueued goes on after this.
+      const cudaError_t waited = cudaStreamSynchronize(lane.stream);
+      PutBack(lane);
+      status = Check(error != cudaSuccess ? error : waited);
+    }
+    if (status.ok()) return;
+    outcome->failed = true;
+    MutexLock lock(&outcome->mutex);
+    if (outcome->status.ok()) outcome->status = std::move(status);
+  };
+  auto end = [outcome, done = std::move(done)]() mutable {
+    absl::Status status;
+    {
+      MutexLock lock(&outcome->mutex);
+      status = std::move(outcome->status);
+    }
+    done(std::move(status));
+  };
+  if (count == 0) {
+    threads_->Post(std::move(end));
+  } else {
+    threads_->Run(count, std::move(work_on), std::move(end));
+  }
+}
+
+absl::StatusOr<std::unique_ptr<SlotArrays>> CudaBackend::NewArrays(ArraysLayout layout, Lender* /*lender*/,
+                                                                   ComputePool* /*compute*/) {
+  if (absl::Status working = CheckWorking(); !working.ok()) return working;
+  PieceTable table = Cut(*layout.ranges);
+  const int64_t array_bytes = layout.schema->flat_size() * static_cast<int64_t>(sizeof(float));
+  const int64_t table_bytes = static_cast<int64_t>(table.pieces.size() * sizeof(kernels::CudaPiece));
+  const size_t arrays = 1 + layout.slots.size();
+  absl::StatusOr<Grant> grant = Reserve(array_bytes * static_cast<int64_t>(arrays) + table_bytes);
+  if (!grant.ok()) return grant.status();
+
+  std::vector<void*> memory;
+  absl::Status status;
+  for (size_t i = 0; i < arrays + 1 && status.ok(); ++i) {
+    const int64_t bytes = i < arrays ? array_bytes : table_bytes;
+    // CUDA has no memory of no bytes.
+    absl::StatusOr<void*> one = Allocate(std::max<int64_t>(bytes, 1));
+    status = one.status();
+    if (!one.ok()) break;
+    memory.push_back(*one);
+    // The default stream is nobody's else, and waited for below.
+    const cudaError_t error = i < arrays
+                                  ? cudaMemsetAsync(*one, 0, bytes, nullptr)
+                                  : cudaMemcpyAsync(*one, table.pieces.data(), bytes, cudaMemcpyHostToDevice, nullptr);
+    status = Check(error);
+  }
+  const absl::Status waited = Check(cudaStreamSynchronize(nullptr));
+  if (status.ok()) status = waited;
+  if (!status.ok()) {
+    for (void* const one : memory) {
+      if (!lost_) Check(cudaFree(one)).IgnoreError();
+    }
+    return status;
+  }
+  return std::make_unique<CudaArrays>(this, std::move(layout), std::move(memory), std::move(table.first),
+                                      *std::move(grant));
+}
+
+cudaError_t CudaArrays::Update(const CudaBackend::Lane& lane, const StepPlan& plan, int64_t first, int64_t end) const {
+  const int64_t origin = first * kBlockElements;
+  const BlockList& gradient = plan.after->blocks();
+  cudaError_t error = CopyUp(gradient, first, end, lane.buffer, origin, lane.stream);
+  if (error != cudaSuccess) return error;
+  kernels::CudaSpan span = {.arrays = {.size = 0,
+                                       .g = lane.buffer,
+                                       .p_in = parameters() + origin,
+                                       .p_out = parameters() + origin,
+                                       .slots = {}},
+                            .origin = origin,
+                            .pieces = pieces() + first_pieces_[first],
+                            .piece_count = first_pieces_[end] - first_pieces_[first]};
+  for (size_t i = 0; i < layout_.slots.size(); ++i) span.arrays.slots[i] = {slot(i) + origin, slot(i) + origin};
+  error = kernels::EnqueueUpdate(kernels::kAdam, plan.scalars.data(), static_cast<int>(plan.scalars.size()), span,
+                                 lane.stream);
+  if (error != cudaSuccess) return error;
+  return CopyDown(parameters(), gradient, first, end, lane.stream);
+}
+
+void CudaArrays::Apply(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
+                       Then<absl::Status> done) {
+  auto progress = std::make_shared<absl::AnyInvocable<void(int64_t block) const>>(std::move(computed));
+  backend_->Run(
+      ItemsFor(blocks()),
+      [this, &plan, progress](const CudaBackend::Lane& lane, int64_t item) {
+        const int64_t first = item * kItemBlocks;
+        const int64_t end = std::min(first + kItemBlocks, blocks());
+        cudaError_t error = Update(lane, plan, first, end);
+        if (error == cudaSuccess) error = cudaStreamSynchronize(lane.stream);
+        for (int64_t block = first; block < end && error == cudaSuccess; ++block) (*progress)(block);
+        return error;
+      },
+      std::move(done));
+}
+
+void CudaArrays::View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
+                      Then<absl::StatusOr<SlotView>> done) {
+  auto view = std::make_shared<std::vector<BlockList>>(layout_.slots.size());
+  for (size_t i = 0; i < slots.size(); ++i) {
+    (*view)[absl::c_find(layout_.slots, slots[i]) - layout_.slots.begin()] = std::move(spares[i]);
+  }
+  backend_->Run(
+      ItemsFor(blocks()),
+      [this, view = view.get()](const CudaBackend::Lane& lane, int64_t item) {
+        const int64_t first = item * kItemBlocks;
+        const int64_t end = std::min(first + kItemBlocks, blocks());
+        cudaError_t error = cudaSuccess;
+        for (size_t i = 0; i < view->size() && error == cudaSuccess; ++i) {
+          if (!(*view)[i].empty()) error = CopyDown(slot(i), (*view)[i], first, end, lane.stream);
+        }
+        return error;
+      },
+      [view, done = std::move(done)](absl::Status status) mutable {
+        if (status.ok()) {
+          done(SlotView(std::move(view)));
+        } else {
+          view.reset();
+          done(std::move(status));
+        }
+      });
+}
+
+void CudaArrays::Load(const Snapshot& parameters, std::vector<BlockList> slots, Then<absl::Status> done) {
+  backend_->Run(
+      ItemsFor(blocks()),
+      [this, &parameters, slots = std::move(slots)](const CudaBackend::Lane& lane, int64_t item) {
+        const int64_t first = item * kItemBlocks;
+        const int64_t end = std::min(first + kItemBlocks, blocks());
+        cudaError_t error = CopyUp(parameters.blocks(), first, end, this->parameters(), 0, lane.stream);
+        for (size_t i = 0; i < slots.size() && error == cudaSuccess; ++i) {
+          error = CopyUp(slots[i], first, end, slot(i), 0, lane.stream);
+        }
+        return error;
+      },
+      std::move(done));
+}
+
+class CudaRegistrar final : public MemoryRegistrar {
+ public:
+  explicit CudaRegistrar(std::function<void(absl::string_view)> warn) : warn_(std::move(warn)) {}
+
+  bool Register(void* address, size_t bytes) override {
+    const cudaError_t error = cudaHostRegister(address, bytes, cudaHostRegisterPortable);
+    if (error == cudaSuccess) return true;
+    cudaGetLastError();
+    if (!warned_.exchange(true)) {
+      warn_(absl::StrCat("memory of the host cannot be registered with CUDA, and is copied more slowly: ",
+                         cudaGetErrorString(error)));
+    }
+    return false;
+  }
+  void Unregister(void* address) override {
+    cudaHostUnregister(address);
+    cudaGetLastError();
+  }
+
+ private:
+  const std::function<void(absl::string_view)> warn_;
+  std::atomic<bool> warned_ = false;
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<std::unique_ptr<Backend>>> OpenCudaDevices(const CudaOptions& options) {
+  std::vector<std::unique_ptr<Backend>> devices;
+  int count = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
+    cudaGetLastError();
+    // What CUDA says where there is no device, and where there is no driver.
+    if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver) return devices;
+    return absl::InternalError(absl::StrCat("CUDA: ", cudaGetErrorString(error)));
+  }
+  for (int ordinal = 0; ordinal < count; ++ordinal) {
+    absl::StatusOr<std::unique_ptr<CudaBackend>> device = CudaBackend::Open(ordinal, options);
+    if (!device.ok()) return device.status();
+    devices.push_back(*std::move(device));
+  }
+  return devices;
+}
+
+std::unique_ptr<MemoryRegistrar> NewCudaRegistrar(std::function<void(absl::string_view line)> warn) {
+  return std::make_unique<CudaRegistrar>(std::move(warn));
+}
+
+}  // namespace adamant::core

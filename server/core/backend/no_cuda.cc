@@ -1,0 +1,14 @@
+// A build without CUDA.
+#include "server/core/backend/cuda_backend.h"
+
+namespace adamant::core {
+
+absl::StatusOr<std::vector<std::unique_ptr<Backend>>> OpenCudaDevices(const CudaOptions& /*options*/) {
+  return std::vector<std::unique_ptr<Backend>>();
+}
+
+std::unique_ptr<MemoryRegistrar> NewCudaRegistrar(std::function<void(absl::string_view line)> /*warn*/) {
+  return nullptr;
+}
+
+}  // namespace adamant::core

@@ -1,0 +1,123 @@
+// What becomes of sets when a CUDA device fails: for a simulator that injects one failure into the process
+// (PTXSIM_FAIL), of whichever kind and at whichever call. Nothing hangs, nothing is answered that did not happen, a set
+// is healed by a full write unless the device is lost, and sets on the processor go on.
+#include <cstdint>
+#include <cstdlib>
+#include <iostream>
+#include <memory>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/core/cuda_device.h"
+#include "tests/core/set_fixture.h"
+#include "tests/core/set_matchers.h"
+
+namespace adamant::core {
+namespace {
+
+class CudaFaultsTest : public ::testing::Test {
+ protected:
+  static constexpr int kSteps = 12;
+
+  // The state that the set must be in: its steps and writes that were answered OK.
+  struct Lived {
+    std::shared_ptr<ParameterSet> set;
+    SequentialAdam model;
+    bool poisoned = false;
+  };
+
+  bool lost() const { return !devices_.device()->CheckWorking().ok(); }
+
+  void TakeStep(Lived* lived, int64_t number) {
+    const Values gradient = Gradient(lived->model.parameter_count(), number);
+    const absl::StatusOr<StepReply> reply = Step(lived->set.get(), Header(), gradient);
+    if (reply.ok()) {
+      EXPECT_FALSE(lived->poisoned);
+      lived->model.Apply(gradient);
+      EXPECT_TRUE(SameBits(Parameters(*reply), lived->model.arrays().parameters));
+    } else {
+      EXPECT_THAT(reply.status(), FailsWith(absl::StatusCode::kDataLoss, v1::ERROR_REASON_POISONED));
+      lived->poisoned = true;
+      ++failures_;
+    }
+  }
+
+  void WriteAll(Lived* lived) {
+    const absl::StatusOr<v1::WriteTensorsResponse> written =
+        Write(lived->set.get(), FullHeader(lived->model.arrays().step), lived->model.arrays());
+    if (written.ok()) {
+      lived->poisoned = false;
+    } else if (lost()) {
+      ++failures_;
+    } else {
+      EXPECT_THAT(written.status(), FailsWith(absl::StatusCode::kDataLoss, v1::ERROR_REASON_POISONED));
+      lived->poisoned = true;
+      ++failures_;
+    }
+  }
+
+  void ReadAll(Lived* lived) {
+    const absl::StatusOr<Arrays> arrays = FetchState(lived->set.get());
+    if (arrays.ok()) {
+      EXPECT_TRUE(*arrays == lived->model.arrays());
+    } else {
+      ++failures_;
+    }
+    // What was published stays.
+    const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(lived->set.get(), ReadRequest());
+    ASSERT_THAT(reading, IsOk());
+    EXPECT_TRUE(SameBits(*Fetch(**reading, v1::SLOT_PARAMETER), lived->model.arrays().parameters));
+  }
+
+  int failures_ = 0;
+  CudaDevices devices_{/*threads=*/3};
+};
+
+TEST_F(CudaFaultsTest, AFailureIsOneSetsOrTheDevices) {
+  if (devices_.empty()) {
+    // It may have struck while the device was opened: then the server would not have started.
+    std::cout << "the device could not be opened: " << devices_.error() << std::endl;
+    if (!devices_.error().ok()) return;
+    GTEST_SKIP();
+  }
+  TestServer on_device({.backend = devices_.device(), .registrar = devices_.registrar()});
+  TestServer on_host;
+  Lived host = {on_host.MakeSet(SmallSpec("host")), SequentialAdam(SmallSpec("host"))};
+  std::vector<Lived> sets;
+  for (const v1::ParameterSetSpec& spec : {SmallSpec(), LargeSpec()}) {
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      absl::StatusOr<std::shared_ptr<ParameterSet>> set = ParameterSet::Create(on_device.resources(), spec);
+      if (set.ok()) {
+        sets.push_back({*std::move(set), SequentialAdam(spec)});
+        break;
+      }
+      ++failures_;
+      EXPECT_EQ(lost(), set.status().code() == absl::StatusCode::kUnavailable) << set.status();
+    }
+  }
+  if (!lost()) EXPECT_EQ(sets.size(), 2);
+  for (int64_t step = 0; step < kSteps; ++step) {
+    for (Lived& lived : sets) {
+      if (!lived.poisoned) TakeStep(&lived, step);
+      if (step % 3 == 2) ReadAll(&lived);
+      if (step % 5 == 4 || (lived.poisoned && !lost())) WriteAll(&lived);
+    }
+    TakeStep(&host, step);
+  }
+  for (Lived& lived : sets) ReadAll(&lived);
+  if (lost()) {
+    EXPECT_EQ(devices_.device()->Describe().state(), v1::DEVICE_STATE_LOST);
+    EXPECT_THAT(ParameterSet::Create(on_device.resources(), SmallSpec("more")).status(),
+                FailsWith(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DEVICE_LOST));
+    for (Lived& lived : sets) {
+      TakeStep(&lived, kSteps);
+      EXPECT_TRUE(lived.poisoned);
+    }
+  }
+  // A test that injects nothing must not pass for one that does. Memory that cannot be registered harms nobody.
+  const char* const fault = std::getenv("PTXSIM_FAIL");
+  if (fault != nullptr) EXPECT_GE(failures_, 1) << fault;
+}
+
+}  // namespace
+}  // namespace adamant::core

@@ -1,0 +1,42 @@
+// Schedules by number: the same ones everywhere.
+#ifndef ADAMANT_TESTS_CORE_SEEDED_SCHEDULES_H_
+#define ADAMANT_TESTS_CORE_SEEDED_SCHEDULES_H_
+
+#include <cstdint>
+#include <cstdlib>
+#include <random>
+
+#include "gtest/gtest.h"
+#include "tests/core/set_schedule.h"
+
+namespace adamant::core {
+
+class SeededChoices final : public Choices {
+ public:
+  SeededChoices(uint64_t seed, int length) : random_(seed), left_(length) {}
+
+  // Biased by less than n / 2^32, and the same everywhere, as std::uniform_int_distribution is not.
+  uint32_t Choose(uint32_t n) override { return static_cast<uint32_t>((random_() >> 32) * n >> 32); }
+  bool more() override { return left_-- > 0; }
+
+ private:
+  std::mt19937_64 random_;
+  int left_;
+};
+
+// Schedules [0, count), or the one that ADAMANT_TEST_SEED names.
+inline void RunSchedules(SetSize size, Device device, uint64_t count, int length) {
+  uint64_t first = 0;
+  if (const char* seed = std::getenv("ADAMANT_TEST_SEED"); seed != nullptr) {
+    first = std::strtoull(seed, nullptr, 10);
+    count = 1;
+  }
+  for (uint64_t seed = first; seed < first + count; ++seed) {
+    SeededChoices choices(seed, length);
+    ASSERT_EQ(RunSchedule(size, device, &choices), "") << "reproduce with ADAMANT_TEST_SEED=" << seed;
+  }
+}
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_TESTS_CORE_SEEDED_SCHEDULES_H_
