@@ -28,6 +28,7 @@ using adamant::programs::LayerWidths;
 ABSL_FLAG(std::string, target, "", "The server: host:port or unix:path.");
 ABSL_FLAG(absl::Duration, timeout, absl::Seconds(10),
           "How long any one call may take, retries and waits for the server included.");
+ABSL_FLAG(std::string, device, "", "Where the set lives: cpu or cuda:N. Empty: the server's default.");
 ABSL_FLAG(bool, check, false, "Exit with 1 if the losses are not the reference's.");
 ABSL_FLAG(LayerWidths, layers, LayerWidths({{2, 16, 1}}), "Inputs, units of each hidden layer, outputs.");
 ABSL_FLAG(int32_t, samples, 0, "Samples of a made-up regression to learn. 0: the reference's single sample.");
@@ -84,7 +85,8 @@ TrainingPlan Plan() {
           .epochs = absl::GetFlag(FLAGS_epochs),
           .batch_size = batch == 0 ? kMaxSamples : batch,
           .learning_rate = absl::GetFlag(FLAGS_lr),
-          .seed = seed};
+          .seed = seed,
+          .device = absl::GetFlag(FLAGS_device)};
 }
 
 ClientOptions Options(ProgressBar* bar) {

@@ -18,16 +18,17 @@ absl::Status Annotate(const absl::Status& status, absl::string_view what) {
   return absl::Status(status.code(), absl::StrCat(what, ": ", status.message()));
 }
 
-v1::ParameterSetSpec Spec(const std::string& name, const Mlp& mlp, double learning_rate) {
+v1::ParameterSetSpec Spec(const std::string& name, const Mlp& mlp, const TrainingPlan& plan) {
   v1::ParameterSetSpec spec;
   spec.set_name(name);
   spec.set_initialization(v1::INITIALIZATION_WRITTEN);
+  spec.set_device(plan.device);
   for (const Mlp::Tensor& tensor : mlp.Tensors()) {
     v1::TensorSpec* added = spec.add_tensors();
     added->set_name(tensor.name);
     added->mutable_shape()->Add(tensor.shape.begin(), tensor.shape.end());
   }
-  spec.add_groups()->set_learning_rate(learning_rate);
+  spec.add_groups()->set_learning_rate(plan.learning_rate);
   return spec;
 }
 
@@ -96,7 +97,7 @@ absl::Status Delete(const std::string& name, Client& client) {
 absl::StatusOr<TrainingSummary> Train(const TrainingPlan& plan, const std::string& name, Client client,
                                       StepCallback after_step) {
   Mlp mlp(plan.widths);
-  const auto created = client.CreateParameterSet(Spec(name, mlp, plan.learning_rate), v1::IF_EXISTS_USE_IF_SAME_SPEC);
+  const auto created = client.CreateParameterSet(Spec(name, mlp, plan), v1::IF_EXISTS_USE_IF_SAME_SPEC);
   if (!created.ok()) return Annotate(created.status(), "cannot create a parameter set");
 
   absl::StatusOr<TrainingSummary> summary = TrainSet(plan, name, std::move(mlp), client, after_step);

@@ -27,6 +27,8 @@ struct TrainingPlan {
   double learning_rate;
   // Of the first parameters.
   uint32_t seed;
+  // Where the set lives, such as `cuda:0`; empty: where the server has it by default.
+  std::string device = "";
 };
 
 struct TrainingSummary {

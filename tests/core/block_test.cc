@@ -1,10 +1,14 @@
 // Blocks and their references: where memory comes from, when it comes back, and who may write.
 #include "server/core/memory/block.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <iostream>
+#include <map>
 #include <optional>
 #include <random>
 #include <set>
@@ -410,6 +414,62 @@ TEST(BlockPoolTest, ThreadsTakeAndReturn) {
   EXPECT_EQ(pool.used_bytes(), 0);
   EXPECT_EQ(pool.held_bytes(), ResidentBytes());
   EXPECT_LE(pool.held_bytes(), kThreads * kMost * 4 + BlockPool::kIdleBytes);
+}
+
+bool IsResident(const void* address, size_t bytes) {
+  const size_t page = sysconf(_SC_PAGESIZE);
+  std::vector<unsigned char> resident((bytes + page - 1) / page);
+  mincore(const_cast<void*>(address), bytes, resident.data());
+  return std::all_of(resident.begin(), resident.end(), [](unsigned char one) { return (one & 1) != 0; });
+}
+
+// What is registered now, and whether more can be.
+class FakeRegistrar final : public MemoryRegistrar {
+ public:
+  bool Register(void* address, size_t bytes) override {
+    EXPECT_LE(bytes, size_t{64} << 20);
+    EXPECT_TRUE(IsResident(address, bytes)) << "what has no memory cannot be registered";
+    if (fails) return false;
+    pieces[address] = bytes;
+    return true;
+  }
+  void Unregister(void* address) override { EXPECT_EQ(pieces.erase(address), 1u); }
+
+  std::map<void*, size_t> pieces;
+  bool fails = false;
+};
+
+TEST(RegisteredBlockPoolTest, FullBlocksAreRegisteredInPiecesAndKeepTheirMemory) {
+  FakeRegistrar registrar;
+  {
+    BlockPool pool([] {}, &registrar);
+    constexpr int64_t kBlocks = 300;  // 75 MiB
+    std::vector<const float*> blocks;
+    {
+      const BlockList list = *pool.Take(kBlocks * kBlockElements + 16);
+      for (int64_t i = 0; i < kBlocks; ++i) blocks.push_back(list[i].data());
+    }
+    ASSERT_EQ(registrar.pieces.size(), 2u);
+    // Short ones in such a number that the pool would take the memory of the full ones, which lie idle.
+    std::vector<BlockList> small;
+    for (int i = 0; i < 100; ++i) small.push_back(*pool.Take(kBlockElements - 16));
+    for (const float* const block : blocks) EXPECT_TRUE(IsResident(block, kBlockElements * sizeof(float)));
+    EXPECT_EQ(registrar.pieces.size(), 2u);
+    small.clear();
+    EXPECT_EQ(pool.idle_blocks(), kBlocks);
+  }
+  EXPECT_TRUE(registrar.pieces.empty());
+}
+
+TEST(RegisteredBlockPoolTest, WhatCannotBeRegisteredServesAllTheSame) {
+  FakeRegistrar registrar;
+  registrar.fails = true;
+  BlockPool pool([] {}, &registrar);
+  { EXPECT_TRUE(pool.Take(2 * kBlockElements).ok()); }
+  registrar.fails = false;
+  const BlockList list = *pool.Take(4 * kBlockElements);
+  EXPECT_EQ(list.size(), 4u);
+  EXPECT_EQ(registrar.pieces.size(), 1u);
 }
 
 }  // namespace
