@@ -1,4 +1,5 @@
 // Sets on a CUDA device: the promises, and the bits, of those on the processor. Skipped where there is no device.
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -8,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/adam_scalars.h"
 #include "tests/core/cuda_device.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"
@@ -108,6 +110,41 @@ TEST_P(CudaSetTest, AFullReadBesideStepsHasTheBitsOfOneStep) {
     EXPECT_TRUE(*Fetch(**reading) == states[(*reading)->header().step()]);
   }
   for (StepDelivery& step : steps) EXPECT_THAT(step.Take(), IsOk());
+}
+
+TEST_P(CudaSetTest, ComputedBlocksHaveTheirNewParameters) {
+  const Resources resources = server_.resources();
+  const int64_t elements = set_->schema().flat_size();
+  GroupRanges ranges;
+  ForEachRun(0, elements, [&](int64_t, int64_t begin, int64_t end) { ranges.push_back({{begin, end, 0}}); });
+  const std::shared_ptr<const Schema> schema = *Schema::Create(GetParam(), set_->configuration()->groups());
+  const std::unique_ptr<SlotArrays> arrays = *Devices().device()->NewArrays(
+      {schema, std::make_shared<const GroupRanges>(std::move(ranges)), {v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ}},
+      resources.lender, resources.compute);
+  BlockList gradient = *resources.lender->TakeZeroed(elements);
+  for (const BlockRef& block : gradient) std::fill_n(block.mutable_data(), block.size(), 1.0f);
+  const StepPlan plan = {
+      .scalars = {kernels::MakeAdamScalars({.learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}, 1, 1)},
+      .before = nullptr,
+      .after = std::make_shared<const Snapshot>(1, 1, std::move(gradient))};
+  std::vector<Values> computed(plan.after->blocks().size());
+  Gate done;
+  arrays->Apply(
+      plan,
+      [&](int64_t block) {
+        const BlockRef& parameters = plan.after->blocks()[block];
+        computed[block].assign(parameters.data(), parameters.data() + parameters.size());
+      },
+      [&](const absl::Status& status) {
+        EXPECT_THAT(status, IsOk());
+        done.Open();
+      });
+  done.Pass();
+  for (size_t block = 0; block < computed.size(); ++block) {
+    const BlockRef& parameters = plan.after->blocks()[block];
+    EXPECT_TRUE(SameBits(computed[block], Values(parameters.data(), parameters.data() + parameters.size())));
+    EXPECT_NEAR(computed[block][0], -1e-3, 1e-6);
+  }
 }
 
 TEST_P(CudaSetTest, TheDevicesBudgetPaysForItUntilItIsGone) {
