@@ -452,7 +452,7 @@ TEST(RegisteredBlockPoolTest, FullBlocksAreRegisteredInPiecesAndKeepTheirMemory)
     ASSERT_EQ(registrar.pieces.size(), 2u);
     // Short ones in such a number that the pool would take the memory of the full ones, which lie idle.
     std::vector<BlockList> small;
-    for (int i = 0; i < 100; ++i) small.push_back(*pool.Take(kBlockElements - 16));
+    for (int i = 0; i < 300; ++i) small.push_back(*pool.Take(kBlockElements / 2));
     for (const float* const block : blocks) EXPECT_TRUE(IsResident(block, kBlockElements * sizeof(float)));
     EXPECT_EQ(registrar.pieces.size(), 2u);
     small.clear();
