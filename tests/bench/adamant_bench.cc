@@ -53,6 +53,8 @@ ABSL_FLAG(std::string, target, "",
           "Step: a running server. Exchange and echo: a running peer. Tcp: a running tcp_peer. Empty: one of its own.");
 ABSL_FLAG(std::string, transport, "tcp", "Of servers of its own: tcp or unix.");
 ABSL_FLAG(std::string, server, "", "Path of adamant-server. Empty: beside this program.");
+ABSL_FLAG(std::string, device, "",
+          "Step: interleave steps of a set that lives there, such as cuda:0; print the ratio.");
 ABSL_FLAG(std::string, allocator, ADAMANT_BENCH_ALLOCATOR,
           "Of the worker and of peers: tcmalloc, thresholds (glibc with raised thresholds), or glibc (as it comes).");
 ABSL_FLAG(std::string, probe, "",
@@ -191,6 +193,9 @@ absl::Status CheckFlags(const std::string& command) {
       ((command != "step" && !Exchanges(command)) || !absl::GetFlag(FLAGS_target).empty())) {
     return invalid("--compare is for steps, exchanges and echoes with a server or peer of this program's own");
   }
+  if (command != "step" && command != "worker" && !absl::GetFlag(FLAGS_device).empty()) {
+    return invalid("--device is for steps");
+  }
   if (command == "settings" && !absl::GetFlag(FLAGS_target).empty()) {
     return invalid("settings starts a peer for each: it takes no --target");
   }
@@ -275,9 +280,9 @@ std::vector<std::string> Joined(std::vector<std::string> first, const std::vecto
 absl::StatusOr<PairSamples> RunPair(const std::string& command, bool compare, const Variant& variant) {
   ChildProcess::Environment environment = AllocatorEnvironment(Allocator(variant));
   if (!variant.experiments.empty()) environment.emplace_back("GRPC_EXPERIMENTS", variant.experiments);
-  std::vector<std::string> worker_arguments = {ThisProgram(), "worker",
-                                               absl::StrCat("--params=", absl::GetFlag(FLAGS_params)),
-                                               absl::StrCat("--steps=", Steps())};
+  std::vector<std::string> worker_arguments = {
+      ThisProgram(), "worker", absl::StrCat("--params=", absl::GetFlag(FLAGS_params)),
+      absl::StrCat("--steps=", Steps()), absl::StrCat("--device=", absl::GetFlag(FLAGS_device))};
   const std::vector<std::string> settings = Joined(SettingsFlags(), variant.flags);
   worker_arguments = Joined(std::move(worker_arguments), settings);
 
@@ -362,6 +367,7 @@ absl::Status Work() {
   absl::StatusOr<PairSamples> samples = RunWorker({.server = absl::GetFlag(FLAGS_target),
                                                    .peer = absl::GetFlag(FLAGS_peer),
                                                    .tcp_peer = absl::GetFlag(FLAGS_tcp_peer),
+                                                   .device = absl::GetFlag(FLAGS_device),
                                                    .params = absl::GetFlag(FLAGS_params),
                                                    .exchange_bytes = ExchangeBytes(absl::GetFlag(FLAGS_params)),
                                                    .settings = Settings(),
@@ -422,6 +428,7 @@ int main(int argc, char** argv) {
       argc, argv,
       "measures steps at an Adamant server.\n"
       "  adamant-bench step --params=67108864 --compare     a step beside a raw exchange, tcp and the kernel alone\n"
+      "  adamant-bench step --params=67108864 --device=cuda:0  a step there beside one on the processor\n"
       "  adamant-bench exchange --params=67108864           the raw exchange of a step's bytes, over gRPC\n"
       "  adamant-bench echo                                 a ping-pong of 300 bytes on one stream\n"
       "  adamant-bench tcp --params=67108864                the same bytes over plain sockets: the floor\n"

@@ -24,6 +24,8 @@ const char* Name(Part part) {
       return "tcp";
     case Part::kKernel:
       return "kernel";
+    case Part::kDeviceStep:
+      return "device_step";
   }
   return "";
 }
@@ -47,7 +49,8 @@ const std::vector<Quotient>& Quotients() {
                                  {"exchange_ratio", Part::kStep, {Part::kExchange}},
                                  {"tcp_ratio", Part::kStep, {Part::kTcp}},
                                  {"tcp_kernel_ratio", Part::kStep, {Part::kTcp, Part::kKernel}},
-                                 {"exchange_tcp_ratio", Part::kExchange, {Part::kTcp}}};
+                                 {"exchange_tcp_ratio", Part::kExchange, {Part::kTcp}},
+                                 {"device_ratio", Part::kDeviceStep, {Part::kStep}}};
   return quotients;
 }
 

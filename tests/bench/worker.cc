@@ -34,7 +34,8 @@ constexpr int64_t kBlockElements = 65536;
 // A set of one tensor, while it is measured.
 class RemoteSet {
  public:
-  static absl::StatusOr<std::unique_ptr<RemoteSet>> Create(const std::string& target, int64_t params) {
+  static absl::StatusOr<std::unique_ptr<RemoteSet>> Create(const std::string& target, int64_t params,
+                                                           const std::string& device) {
     // A step that had to be tried twice is none to measure.
     ClientOptions options;
     options.retry.max_attempts = 1;
@@ -44,6 +45,7 @@ class RemoteSet {
     v1::ParameterSetSpec spec;
     spec.set_name(absl::StrFormat("bench/%08x%08x", random(), random()));
     spec.set_initialization(v1::INITIALIZATION_ZEROS);
+    spec.set_device(device);
     v1::TensorSpec* tensor = spec.add_tensors();
     tensor->set_name("parameters");
     tensor->add_shape(params);
@@ -96,9 +98,16 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
 
   std::unique_ptr<RemoteSet> set;
   if (!plan.server.empty()) {
-    absl::StatusOr<std::unique_ptr<RemoteSet>> created = RemoteSet::Create(plan.server, plan.params);
+    absl::StatusOr<std::unique_ptr<RemoteSet>> created =
+        RemoteSet::Create(plan.server, plan.params, plan.device.empty() ? "" : "cpu");
     if (!created.ok()) return created.status();
     set = *std::move(created);
+  }
+  std::unique_ptr<RemoteSet> on_device;
+  if (!plan.device.empty()) {
+    absl::StatusOr<std::unique_ptr<RemoteSet>> created = RemoteSet::Create(plan.server, plan.params, plan.device);
+    if (!created.ok()) return created.status();
+    on_device = *std::move(created);
   }
   const auto source = absl::MakeConstSpan(gradient.bytes(), plan.exchange_bytes);
   const auto sink = absl::MakeSpan(parameters.bytes(), plan.exchange_bytes);
@@ -125,6 +134,11 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
   if (set) {
     parts.emplace_back(Part::kStep, [&] {
       return set->Step(gradient.span().first(plan.params), parameters.span().first(plan.params));
+    });
+  }
+  if (on_device) {
+    parts.emplace_back(Part::kDeviceStep, [&] {
+      return on_device->Step(gradient.span().first(plan.params), parameters.span().first(plan.params));
     });
   }
   if (exchange) parts.emplace_back(Part::kExchange, [&] { return exchange->Round(); });

@@ -19,6 +19,8 @@ struct WorkerPlan {
   // A peer to exchange with over gRPC, and one over plain sockets; empty: none. At least one of the three.
   std::string peer;
   std::string tcp_peer;
+  // Where a second set at the server lives, to step beside the first one, which is on the processor; empty: none.
+  std::string device;
   int64_t params;
   // What an exchange moves each way. A multiple of four.
   int64_t exchange_bytes;
@@ -28,8 +30,8 @@ struct WorkerPlan {
   int steps;
 };
 
-// Runs the rounds: of each, a step, an exchange over gRPC, one over plain sockets and, where there are a step and an
-// exchange, the kernel alone on as many threads as the server would take.
+// Runs the rounds: of each, a step, one of the set on the device, an exchange over gRPC, one over plain sockets and,
+// where there are a step and an exchange, the kernel alone on as many threads as the server would take.
 absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan);
 
 // What a worker tells the program that started it, as one line each, and back.
