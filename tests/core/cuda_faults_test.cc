@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <iostream>
 #include <memory>
+#include <thread>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -114,6 +116,11 @@ TEST_F(CudaFaultsTest, AFailureIsOneSetsOrTheDevices) {
       EXPECT_TRUE(lived.poisoned);
     }
   }
+  // Whatever failed, nothing stays.
+  sets.clear();
+  while (devices_.device()->budget()->used() > 0) std::this_thread::yield();
+  on_device.AwaitIdle();
+  EXPECT_EQ(on_device.used(), (UsedBytes{0, 0, 0}));
   // A test that injects nothing must not pass for one that does. Memory that cannot be registered harms nobody.
   const char* const fault = std::getenv("PTXSIM_FAIL");
   EXPECT_TRUE(fault == nullptr || failures_ > 0) << fault;

@@ -191,5 +191,20 @@ TEST_P(CudaSetTest, ASetThatMovesBetweenDevicesEqualsOneThatStays) {
   }
 }
 
+TEST(CudaRegistrarTest, WhatCannotBeRegisteredIsToldOnce) {
+  if (Devices().empty()) GTEST_SKIP();
+  std::vector<std::string> lines;
+  const std::unique_ptr<MemoryRegistrar> registrar =
+      NewCudaRegistrar([&](absl::string_view line) { lines.emplace_back(line); });
+  alignas(4096) static char memory[8192];
+  ASSERT_TRUE(registrar->Register(memory, sizeof(memory)));
+  EXPECT_FALSE(registrar->Register(memory, sizeof(memory)));
+  EXPECT_FALSE(registrar->Register(memory, sizeof(memory)));
+  EXPECT_THAT(lines, ::testing::ElementsAre(::testing::HasSubstr("cannot be registered")));
+  registrar->Unregister(memory);
+  EXPECT_TRUE(registrar->Register(memory, sizeof(memory)));
+  registrar->Unregister(memory);
+}
+
 }  // namespace
 }  // namespace adamant::core
