@@ -38,6 +38,7 @@ RULES = {
     "server/core/memory": [core("(base|memory)"), *DOMAIN],
     "server/core/spec": [core("(base|memory|spec)"), *DOMAIN],
     "server/core/backend": [core("(base|memory|spec|backend)"), *DOMAIN],
+    "server/core/backend/cuda_backend.cc": [core("(base|memory|spec|backend)"), r"kernels/cuda_update\.h", *DOMAIN],
     # The door to a set knows its rooms, and none of them the door.
     "server/core/set": [core("(base|memory|spec|backend|set)", but="set/parameter_set"), *DOMAIN],
     "server/core/set/parameter_set.cc": [core("(base|memory|spec|backend|set)"), *DOMAIN],
