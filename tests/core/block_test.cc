@@ -450,6 +450,16 @@ TEST(RegisteredBlockPoolTest, FullBlocksAreRegisteredInPiecesAndKeepTheirMemory)
       for (int64_t i = 0; i < kBlocks; ++i) blocks.push_back(list[i].data());
     }
     ASSERT_EQ(registrar.pieces.size(), 2u);
+    {
+      const BlockList list = *pool.Take(kBlocks * kBlockElements);
+      int pieces = 1;
+      for (int64_t i = 1; i < kBlocks; ++i) {
+        EXPECT_EQ(list[i].data(), list[i - 1].data() + kBlockElements);
+        pieces += list[i].Continues(list[i - 1]) ? 0 : 1;
+        EXPECT_EQ(list[i].Continues(list[i - 1]), registrar.pieces.count(list[i].mutable_data()) == 0);
+      }
+      EXPECT_EQ(pieces, 2);
+    }
     // Short ones in such a number that the pool would take the memory of the full ones, which lie idle.
     std::vector<BlockList> small;
     for (int i = 0; i < 300; ++i) small.push_back(*pool.Take(kBlockElements / 2));

@@ -25,14 +25,15 @@ constexpr int64_t kItemBytes = kItemBlocks * kBlockElements * static_cast<int64_
 int64_t ItemsFor(int64_t blocks) { return (blocks + kItemBlocks - 1) / kItemBlocks; }
 
 // Calls `visit(element, address, count)` for each run of elements that consecutive blocks of `list`, of [first, end),
-// hold without a gap between them. `element` counts in the flat space.
+// hold without a gap between them: CUDA refuses to copy what is registered in part, or in two pieces. `element` counts
+// in the flat space.
 template <typename Visit>
 cudaError_t ForEachStretch(const BlockList& list, int64_t first, int64_t end, Visit visit) {
   for (int64_t block = first; block < end;) {
     const float* const address = list[block].data();
     int64_t count = list[block].size();
     int64_t next = block + 1;
-    for (; next < end && list[next].data() == address + count; ++next) count += list[next].size();
+    for (; next < end && list[next].Continues(list[next - 1]); ++next) count += list[next].size();
     if (const cudaError_t error = visit(block * kBlockElements, address, count); error != cudaSuccess) return error;
     block = next;
   }

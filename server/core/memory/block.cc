@@ -28,6 +28,7 @@ struct Block {
   std::atomic<int64_t> references{0};
   int64_t size = 0;  // elements
   float* data = nullptr;
+  const void* piece = nullptr;  // where the memory begins that is registered together with it
   BlockPool* pool = nullptr;
   int pages = 0;
   uint32_t number = 0;
@@ -129,6 +130,10 @@ int64_t BlockRef::size() const { return block_->size; }
 const float* BlockRef::data() const { return block_->data; }
 
 float* BlockRef::mutable_data() const { return block_->data; }
+
+bool BlockRef::Continues(const BlockRef& before) const {
+  return block_->piece == before.block_->piece && data() == before.data() + before.size();
+}
 
 bool BlockRef::unique() const { return block_->references.load(std::memory_order_acquire) == 1; }
 
@@ -366,7 +371,9 @@ absl::StatusOr<uint32_t> BlockPool::Map(int pages, int64_t count, int64_t popula
       // A chunk begins with a power of two, and has as many blocks.
       if (std::has_single_bit(number)) blocks_[std::bit_width(number)] = new Block[number];
       Block* const block = At(number);
-      block->data = static_cast<float*>(address) + i * block_bytes / static_cast<int64_t>(sizeof(float));
+      std::byte* const begin = static_cast<std::byte*>(address) + i * block_bytes;
+      block->data = reinterpret_cast<float*>(begin);
+      block->piece = begin - (i * block_bytes) % static_cast<int64_t>(kRegisteredBytes);
       block->pool = this;
       block->pages = pages;
       block->number = number;

@@ -42,6 +42,9 @@ class BlockRef {
   const float* data() const;
   // Requires: unique(), or that all other holders know.
   float* mutable_data() const;
+  // Whether this block's memory begins where that of `before`, a full block, ends, and both can be copied in one go:
+  // they were mapped, and registered if their pool does that, in one piece.
+  bool Continues(const BlockRef& before) const;
   // Whether this is the only reference. If so, all that former holders did has happened before.
   bool unique() const;
 
