@@ -17,6 +17,7 @@ COMMAND_LINE = r"client/command_line/"
 # What the kernels are to others. The rest of the folder is compiled into the files of instruction sets alone.
 KERNELS = r"kernels/(adam_scalars|dispatch|norm|update)\.h"
 
+WIRE = [r"proto/", r"adamant/v1/", r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"]
 DOMAIN = [KERNELS, r"proto/error/", MESSAGES, r"absl/", r"google/protobuf/"]
 
 
@@ -42,8 +43,8 @@ RULES = {
     # The door to a set knows its rooms, and none of them the door.
     "server/core/set": [core("(base|memory|spec|backend|set)", but="set/parameter_set"), *DOMAIN],
     "server/core/set/parameter_set.cc": [core("(base|memory|spec|backend|set)"), *DOMAIN],
-    "server": [r"server/(?!core/set/set_rep\.h)", KERNELS, COMMAND_LINE, r"proto/", r"adamant/v1/", r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
-    "client": [r"client/", PUBLIC_CLIENT, r"proto/", r"adamant/v1/", r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
+    "server": [r"server/(?!core/set/set_rep\.h)", KERNELS, COMMAND_LINE, *WIRE],
+    "client": [r"client/", PUBLIC_CLIENT, *WIRE],
     "client/command_line": [COMMAND_LINE, r"absl/"],
     "client/programs": [r"client/programs/", PUBLIC_CLIENT, COMMAND_LINE, MESSAGES, r"absl/"],
     # What users include knows nothing that is not installed.

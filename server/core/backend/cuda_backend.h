@@ -28,8 +28,8 @@ struct CudaOptions {
 };
 
 // The CUDA devices of this machine, `cuda:0` and so on as CUDA counts them. None where the machine, its driver or this
-// build has none. Each has threads of its own, and for each of them 4 MiB of the device's memory beside what sets take. The
-// devices outlive their sets.
+// build has none. Each has threads of its own, and for each of them 4 MiB of the device's memory beside what sets take.
+// The devices outlive their sets.
 //
 // A set's parameters and slots lie in the device's memory, and the parameters of its last step, which clients read, in
 // the host's as well. A step's gradient goes up in items of 4 MiB, and the new parameters come down over it.
