@@ -35,6 +35,10 @@ struct CudaSpan {
 cudaError_t EnqueueUpdate(Update update, const AdamScalars* scalars, int groups, const CudaSpan& span,
                           cudaStream_t stream);
 
+// Loads the kernels into the current device. Returns CUDA's error where they cannot be had, as on a device that this
+// build has no code for. Thread-safe.
+cudaError_t PrepareUpdates();
+
 }  // namespace adamant::kernels
 
 #endif  // ADAMANT_KERNELS_CUDA_UPDATE_H_

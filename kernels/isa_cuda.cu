@@ -104,4 +104,9 @@ cudaError_t EnqueueUpdate(Update update, const AdamScalars* scalars, int groups,
   return cudaErrorInvalidValue;
 }
 
+cudaError_t PrepareUpdates() {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, &UpdatePieces<Adam>);
+}
+
 }  // namespace adamant::kernels

@@ -103,10 +103,17 @@ void Warn(absl::string_view line) { Log(LogLevel::kWarning, line); }
 
 // What sets live on beside the processor, and the memory of the host that they copy from and to.
 struct Devices {
+  // Each pool keeps what was in use in it at one time. So that both together do not keep twice what is paid for, the
+  // host's gives up what lies idle in it when this one grows; this one's is registered, and stays.
   Devices(std::vector<std::unique_ptr<core::Backend>> backends, const std::function<void()>& release_free_memory,
-          core::ComputePool* compute)
+          core::BlockPool* host_pool, core::ComputePool* compute)
       : registrar(core::NewCudaRegistrar(&Warn)),
-        pool(release_free_memory, registrar.get()),
+        pool(
+            [release_free_memory, host_pool] {
+              host_pool->GiveUpIdle();
+              release_free_memory();
+            },
+            registrar.get()),
         backends(std::move(backends)),
         lender(std::make_unique<core::Lender>(&pool, compute)) {}
 
@@ -131,7 +138,7 @@ struct Server::Parts {
         backend(*options.kernels),
         devices(backends.empty()
                     ? nullptr
-                    : std::make_unique<Devices>(std::move(backends), options.release_free_memory, &compute)),
+                    : std::make_unique<Devices>(std::move(backends), options.release_free_memory, &pool, &compute)),
         registry(std::make_unique<core::Registry>(AllDevices(options), default_device)),
         waiting("waiting", options.max_waiting_calls, clock.get()),
         waiting_health_checks("waiting health checks", kMaxWaitingHealthChecks, clock.get()),
@@ -201,7 +208,8 @@ struct Server::Parts {
   Places reflections;
   OptimizerService optimizer_service;
   CallTable call_table;
-  // Last, so that their threads start when everything that they may use is there, and are gone before any of it is.
+  // Last, so that their threads start when everything that they may use is there, and are gone before any of it is: as
+  // that of `devices`, which nobody borrows from before or after.
   core::ComputePool compute;
   core::Lender lender;
   core::ComputePool creation;
@@ -214,11 +222,10 @@ Server::Server() = default;
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
   std::unique_ptr<core::Clock> clock = core::NewSteadyClock();
-  absl::StatusOr<std::vector<std::unique_ptr<core::Backend>>> devices = core::OpenCudaDevices(
+  std::vector<std::unique_ptr<core::Backend>> devices = core::OpenCudaDevices(
       {.clock = clock.get(), .measure = options.kernels->measure, .device_bytes = options.device_bytes, .warn = &Warn});
-  if (!devices.ok()) return devices.status();
   std::vector<std::string> names = {"cpu"};
-  for (const std::unique_ptr<core::Backend>& device : *devices) {
+  for (const std::unique_ptr<core::Backend>& device : devices) {
     const v1::Device about = device->Describe();
     names.push_back(about.name());
     Log(LogLevel::kInfo,
@@ -233,7 +240,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   // Not std::make_unique: the constructor is private.
   std::unique_ptr<Server> server(new Server);
   server->parts_ =
-      std::make_unique<Parts>(options, std::move(clock), *std::move(devices), default_device - names.begin());
+      std::make_unique<Parts>(options, std::move(clock), std::move(devices), default_device - names.begin());
 
   grpc::ServerBuilder builder;
   builder.RegisterCallbackGenericService(&server->parts_->call_table);

@@ -55,7 +55,7 @@ struct ServerOptions {
 class Server {
  public:
   // Serves. Errors: INVALID_ARGUMENT or UNAVAILABLE, naming the address that could not be had; INVALID_ARGUMENT if
-  // there is no such default device; INTERNAL if a CUDA device is there and cannot be used.
+  // there is no such default device.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
   // Requires: Drain has returned.
   ~Server();

@@ -471,6 +471,32 @@ TEST(RegisteredBlockPoolTest, FullBlocksAreRegisteredInPiecesAndKeepTheirMemory)
   EXPECT_TRUE(registrar.pieces.empty());
 }
 
+TEST(RegisteredBlockPoolTest, WhatStaysTakesNoMemoryAwayFromShortBlocks) {
+  FakeRegistrar registrar;
+  BlockPool pool([] {}, &registrar);
+  { const BlockList full = *pool.Take(200 * kBlockElements); }
+  // More than kIdleBytes of them, which come and go.
+  std::vector<BlockList> half, third;
+  for (int i = 0; i < 200; ++i) half.push_back(*pool.Take(kBlockElements / 2));
+  half.clear();
+  for (int i = 0; i < 10; ++i) third.push_back(*pool.Take(kBlockElements / 4));
+  EXPECT_TRUE(pool.TakeIdle(kBlockElements / 2).has_value());
+}
+
+TEST(BlockPoolTest, IdleMemoryIsGivenUpWhenSomebodyElseNeedsIt) {
+  FakeRegistrar registrar;
+  BlockPool pool;
+  BlockPool registered([] {}, &registrar);
+  for (BlockPool* const one : {&pool, &registered}) {
+    const BlockList used = *one->Take(16);
+    { const BlockList idle = *one->Take(3 * kBlockElements + 16); }
+    one->GiveUpIdle();
+    EXPECT_EQ(one->idle_blocks(), one == &pool ? 0 : 3);
+    EXPECT_EQ(one->held_bytes() - one->used_bytes(), one->idle_blocks() * 4 * kBlockElements);
+    EXPECT_TRUE(one->Take(3 * kBlockElements + 16).ok());
+  }
+}
+
 TEST(RegisteredBlockPoolTest, WhatCannotBeRegisteredServesAllTheSame) {
   FakeRegistrar registrar;
   registrar.fails = true;

@@ -2,6 +2,7 @@
 #ifndef ADAMANT_TESTS_CORE_CUDA_DEVICE_H_
 #define ADAMANT_TESTS_CORE_CUDA_DEVICE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <iostream>
 #include <memory>
@@ -22,22 +23,21 @@ namespace adamant::core {
 class CudaDevices {
  public:
   explicit CudaDevices(int threads, int64_t device_bytes = 0) {
-    auto warn = [](absl::string_view line) { std::cerr << line << "\n"; };
+    const auto warn = [this](absl::string_view line) {
+      std::cerr << line << "\n";
+      warned_ = true;
+    };
     registrar_ = NewCudaRegistrar(warn);
-    auto devices = OpenCudaDevices({.clock = &clock_,
-                                    .measure = kernels::BestKernels().measure,
-                                    .device_bytes = device_bytes,
-                                    .threads = threads,
-                                    .warn = warn});
-    if (!devices.ok()) {
-      error_ = devices.status();
-    } else {
-      devices_ = *std::move(devices);
-    }
+    devices_ = OpenCudaDevices({.clock = &clock_,
+                                .measure = kernels::BestKernels().measure,
+                                .device_bytes = device_bytes,
+                                .threads = threads,
+                                .warn = warn});
     if (devices_.empty()) std::cout << "skipped: no CUDA device" << std::endl;
   }
 
-  const absl::Status& error() const { return error_; }
+  // Whether something was not as it should be.
+  bool warned() const { return warned_; }
   bool empty() const { return devices_.empty(); }
   int count() const { return static_cast<int>(devices_.size()); }
   Backend* device(int ordinal = 0) const { return devices_[ordinal].get(); }
@@ -61,7 +61,7 @@ class CudaDevices {
 
  private:
   ManualClock clock_;
-  absl::Status error_;
+  std::atomic<bool> warned_ = false;
   std::unique_ptr<MemoryRegistrar> registrar_;
   std::vector<std::unique_ptr<Backend>> devices_;
   std::unique_ptr<SlotArrays> nothing_;

@@ -101,8 +101,12 @@ class CudaBackend final : public Backend {
   cudaError_t Use() const { return cudaSetDevice(ordinal_); }
 
  private:
-  CudaBackend(int ordinal, const cudaDeviceProp& properties, kernels::MeasureFunction measure)
-      : ordinal_(ordinal), name_(absl::StrCat("cuda:", ordinal)), properties_(properties), measure_(measure) {}
+  CudaBackend(int ordinal, const cudaDeviceProp& properties, const CudaOptions& options)
+      : ordinal_(ordinal),
+        name_(absl::StrCat("cuda:", ordinal)),
+        properties_(properties),
+        measure_(options.measure),
+        warn_(options.warn) {}
 
   Lane TakeLane();
   void PutBack(Lane lane);
@@ -111,6 +115,7 @@ class CudaBackend final : public Backend {
   const std::string name_;
   const cudaDeviceProp properties_;
   const kernels::MeasureFunction measure_;
+  const std::function<void(absl::string_view line)> warn_;
 
   std::atomic<bool> lost_ = false;
   std::unique_ptr<Budget> budget_;
@@ -177,11 +182,12 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Open(int ordinal, cons
   cudaDeviceProp properties;
   cudaError_t error = cudaGetDeviceProperties(&properties, ordinal);
   // Not std::make_unique: the constructor is private.
-  std::unique_ptr<CudaBackend> backend(error == cudaSuccess ? new CudaBackend(ordinal, properties, options.measure)
-                                                            : nullptr);
+  std::unique_ptr<CudaBackend> backend(error == cudaSuccess ? new CudaBackend(ordinal, properties, options) : nullptr);
   if (error == cudaSuccess) error = backend->Use();
   // Whoever waits for the device leaves the processor to others.
   if (error == cudaSuccess) error = cudaSetDeviceFlags(cudaDeviceScheduleBlockingSync);
+  // Loaded here, and not within somebody's step.
+  if (error == cudaSuccess) error = kernels::PrepareUpdates();
   for (int i = 0; i < options.threads && error == cudaSuccess; ++i) {
     Lane lane;
     void* buffer = nullptr;
@@ -233,9 +239,15 @@ absl::Status CudaBackend::Check(cudaError_t error) {
   if (error == cudaSuccess) return absl::OkStatus();
   // An error that is over with this leaves the device working. Any other one is the answer to each call from here on.
   cudaGetLastError();
-  if (cudaFree(nullptr) != cudaSuccess) lost_ = true;
+  const bool is_lost = Use() != cudaSuccess || cudaFree(nullptr) != cudaSuccess;
+  if (is_lost && !lost_.exchange(true)) {
+    warn_(absl::StrCat(name_, " is lost until the server is restarted: ", cudaGetErrorString(error)));
+  } else if (!is_lost) {
+    warn_(absl::StrCat(name_, " failed once: ", cudaGetErrorString(error)));
+  }
   if (absl::Status working = CheckWorking(); !working.ok()) return working;
-  return absl::InternalError(absl::StrCat(name_, ": ", cudaGetErrorString(error)));
+  return Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_DEVICE_FAILED,
+               absl::StrCat(name_, ": ", cudaGetErrorString(error)));
 }
 
 absl::StatusOr<void*> CudaBackend::Allocate(int64_t bytes) {
@@ -451,19 +463,28 @@ class CudaRegistrar final : public MemoryRegistrar {
 
 }  // namespace
 
-absl::StatusOr<std::vector<std::unique_ptr<Backend>>> OpenCudaDevices(const CudaOptions& options) {
+std::vector<std::unique_ptr<Backend>> OpenCudaDevices(const CudaOptions& options) {
   std::vector<std::unique_ptr<Backend>> devices;
   int count = 0;
   if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
     cudaGetLastError();
-    // What CUDA says where there is no device, and where there is no driver.
-    if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver) return devices;
-    return absl::InternalError(absl::StrCat("CUDA: ", cudaGetErrorString(error)));
+    int driver = 0;
+    const bool has_driver = cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0;
+    // No driver, or none of its devices: a machine like any other.
+    if (error != cudaErrorNoDevice && (error != cudaErrorInsufficientDriver || has_driver)) {
+      options.warn(absl::StrCat("no CUDA device can be used: ", cudaGetErrorString(error), " (the driver is CUDA ",
+                                driver / 1000, ".", driver % 1000 / 10, "'s, this build needs ", CUDART_VERSION / 1000,
+                                "'s)"));
+    }
+    return devices;
   }
   for (int ordinal = 0; ordinal < count; ++ordinal) {
     absl::StatusOr<std::unique_ptr<CudaBackend>> device = CudaBackend::Open(ordinal, options);
-    if (!device.ok()) return device.status();
-    devices.push_back(*std::move(device));
+    if (device.ok()) {
+      devices.push_back(*std::move(device));
+    } else {
+      options.warn(absl::StrCat(device.status().message(), "; the server goes on without it"));
+    }
   }
   return devices;
 }

@@ -7,7 +7,6 @@
 #include <memory>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "kernels/norm.h"
 #include "server/core/backend/backend.h"
@@ -34,8 +33,8 @@ struct CudaOptions {
 // A set's parameters and slots lie in the device's memory, and the parameters of its last step, which clients read, in
 // the host's as well. A step's gradient goes up in items of 4 MiB, and the new parameters come down over it.
 //
-// Error: INTERNAL if a device is there and cannot be used, saying which and why.
-absl::StatusOr<std::vector<std::unique_ptr<Backend>>> OpenCudaDevices(const CudaOptions& options);
+// One that is there and cannot be used is left out, and `warn` is told why.
+std::vector<std::unique_ptr<Backend>> OpenCudaDevices(const CudaOptions& options);
 
 // Makes a block pool's memory known to all CUDA devices, which copy it twice as fast then. Where that fails, the first
 // failure is told to `warn`, and the memory serves all the same. Null in a build without CUDA. Thread-safe.

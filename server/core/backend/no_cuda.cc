@@ -3,9 +3,7 @@
 
 namespace adamant::core {
 
-absl::StatusOr<std::vector<std::unique_ptr<Backend>>> OpenCudaDevices(const CudaOptions& /*options*/) {
-  return std::vector<std::unique_ptr<Backend>>();
-}
+std::vector<std::unique_ptr<Backend>> OpenCudaDevices(const CudaOptions& /*options*/) { return {}; }
 
 std::unique_ptr<MemoryRegistrar> NewCudaRegistrar(std::function<void(absl::string_view line)> /*warn*/) {
   return nullptr;

@@ -328,8 +328,11 @@ void BlockPool::Empty(Block* block) {
 
 void BlockPool::MakeRoom(bool full_blocks_last) {
   const int full = PagesFor(kBlockElements);
-  const auto empty_idle = [this](int pages) {
-    while (held_ > peak_ + kIdleBytes) {
+  const bool full_stay = registrar_ != nullptr;
+  // What stays does not count: no other block has to make room for it.
+  const int64_t staying = full_stay ? idle_blocks() * kBlockBytes : 0;
+  const auto empty_idle = [&](int pages) {
+    while (held_ - staying > peak_ + kIdleBytes) {
       Block* const block = ClassOf(pages).idle.Pop(*this);
       if (block == nullptr) break;
       Empty(block);
@@ -337,10 +340,19 @@ void BlockPool::MakeRoom(bool full_blocks_last) {
     }
   };
   // The large ones first: they are the fewest, and steps that take them notice it least.
-  const bool full_stay = registrar_ != nullptr;
   if (!full_blocks_last && !full_stay) empty_idle(full);
   for (int pages = full - 1; pages > 0; --pages) empty_idle(pages);
   if (!full_stay) empty_idle(full);
+}
+
+void BlockPool::GiveUpIdle() {
+  for (int pages = PagesFor(kBlockElements); pages > 0; --pages) {
+    if (registrar_ != nullptr && pages == PagesFor(kBlockElements)) continue;
+    while (Block* const block = ClassOf(pages).idle.Pop(*this)) {
+      Empty(block);
+      held_ -= pages * PageBytes();
+    }
+  }
 }
 
 void BlockPool::Register(void* address, size_t bytes) {

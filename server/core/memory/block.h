@@ -111,6 +111,9 @@ class BlockPool {
   // The same as Take, but only if all of them lie idle: it never maps or populates memory, calls the system or blocks.
   std::optional<BlockList> TakeIdle(int64_t elements);
 
+  // Gives the memory of what lies idle back to the system, but for what is registered.
+  void GiveUpIdle();
+
   // Bytes of all blocks that have memory, in use or idle.
   int64_t held_bytes() const { return held_.load(); }
   // Bytes of the blocks that somebody refers to, or is about to.

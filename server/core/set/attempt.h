@@ -2,6 +2,7 @@
 #ifndef ADAMANT_SERVER_CORE_SET_ATTEMPT_H_
 #define ADAMANT_SERVER_CORE_SET_ATTEMPT_H_
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
@@ -106,7 +107,8 @@ void Attempt<ListenerType>::SetWait(Lender::WaitId wait) {
   {
     MutexLock lock(&mutex_);
     if (state_ != State::kOver) {
-      wait_ = wait;
+      // One that was asked for when this one ended may have been noted before: its number is higher.
+      wait_ = std::max(wait_, wait);
       return;
     }
   }

@@ -62,6 +62,20 @@ GroupRanges FindGroupRanges(const Schema& schema) {
   return ranges;
 }
 
+// Whether what a step brings, or on a device with memory of its own a full write, could ever be held until it commits.
+absl::Status CheckCanBeWritten(const Schema& schema, size_t slots, const Resources& resources) {
+  // The call pays for one small array.
+  int64_t arrays = IsSmall(schema) ? 0 : 1;
+  if (!resources.backend->on_host()) arrays += static_cast<int64_t>(slots);
+  const int64_t bytes = arrays * StagingBytes(schema);
+  if (bytes <= resources.inflight->capacity()) return absl::OkStatus();
+  return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
+               ExpectedGot(absl::StrCat("steps and writes of at most ", resources.inflight->capacity(),
+                                        " bytes, the budget for those under way"),
+                           absl::StrCat(bytes)),
+               "spec.tensors");
+}
+
 absl::Status ValidateInitialization(v1::Initialization initialization) {
   if (initialization == v1::INITIALIZATION_ZEROS || initialization == v1::INITIALIZATION_WRITTEN) {
     return absl::OkStatus();
@@ -82,14 +96,8 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
   if (absl::Status status = ValidateInitialization(spec.initialization()); !status.ok()) return status;
   if (absl::Status status = resources.backend->CheckWorking(); !status.ok()) return status;
 
-  if (!IsSmall(**schema) && StagingBytes(**schema) > resources.inflight->capacity()) {
-    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
-                 ExpectedGot(absl::StrCat("steps of at most ", resources.inflight->capacity(),
-                                          " bytes, the budget for those under way"),
-                             absl::StrCat(StagingBytes(**schema))),
-                 "spec.tensors");
-  }
   std::vector<v1::Slot> slots = OptimizerSlots((*configuration)->groups());
+  if (absl::Status status = CheckCanBeWritten(**schema, slots.size(), resources); !status.ok()) return status;
   const int64_t slots_on_host = resources.backend->on_host() ? static_cast<int64_t>(slots.size()) : 0;
   const int64_t arrays_bytes = ArrayBytes(**schema) * (1 + slots_on_host);
   absl::StatusOr<Grant> grant = resources.state->TryReserve(arrays_bytes + OverheadBytes(**schema, **configuration));

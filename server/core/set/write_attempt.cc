@@ -163,6 +163,7 @@ void WriteAttempt::Lent(std::vector<BlockList> lent, absl::StatusOr<Lender::Loan
     Fail(std::move(loan).status());
     return;
   }
+  if (over()) return;
   if (lent.empty()) grant_ = std::move(loan->grant);
   lent.push_back(std::move(loan->blocks));
   AwaitLoan(std::move(lent));
