@@ -195,6 +195,14 @@ TEST_P(SlotsApartTest, AFullWriteHoldsAllThatItBringsUntilItEnds) {
   EXPECT_EQ(server_.used().inflight, 0);
 }
 
+TEST_P(SlotsApartTest, ASetThatCouldNeverBeWrittenWholeIsNotCreated) {
+  const int64_t one = BlockPool::ChargedBytes(set_->schema().flat_size());
+  LateBackend backend(Slots::kApart);
+  TestServer server({.inflight_bytes = (IsSmall(set_->schema()) ? 2 : 3) * one, .backend = &backend});
+  EXPECT_THAT(ParameterSet::Create(server.resources(), GetParam()).status(),
+              FailsWith(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE));
+}
+
 TEST_P(SlotsApartTest, AFirstWriteIsStagedToo) {
   v1::ParameterSetSpec spec = GetParam();
   spec.set_initialization(v1::INITIALIZATION_WRITTEN);
