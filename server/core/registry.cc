@@ -62,8 +62,8 @@ absl::StatusOr<v1::CreateParameterSetResponse> Registry::Create(const v1::Create
                                 "; IF_EXISTS_USE_IF_SAME_SPEC uses the set that has it"),
                    "spec.name");
     }
-    if (absl::Status status = (*existing)->CheckSpec(request.spec(), (*device)->backend->name()); !status.ok())
-      return status;
+    const absl::Status same = (*existing)->CheckSpec(request.spec(), (*device)->backend->name());
+    if (!same.ok()) return same;
     *response.mutable_parameter_set() = (*existing)->Describe();
     return response;
   }

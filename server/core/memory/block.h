@@ -188,10 +188,11 @@ class BlockPool {
   // the others are left to later takers. Returns the number of the first.
   absl::StatusOr<uint32_t> Map(int pages, int64_t count, int64_t populated);
 
+  std::array<SizeClass, kMaxPages> classes_;  // first, so that their alignment costs nothing
+
   const std::function<void()> release_free_memory_;
   MemoryRegistrar* const registrar_;
 
-  std::array<SizeClass, kMaxPages> classes_;
   std::array<std::atomic<Block*>, 33> blocks_ = {};  // by the bits of their numbers: chunks of them, or null
 
   std::atomic<int64_t> used_ = 0;

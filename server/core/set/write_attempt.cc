@@ -185,7 +185,9 @@ void WriteAttempt::TakeState(TurnQueue::Turn turn) {
     status = set_->lifecycle.CheckExists();
     if (status.ok()) {
       const bool published = set_->snapshot != nullptr;
-      taken = {set_->lifecycle, published, published ? set_->snapshot->blocks() : std::move(set_->unpublished)};
+      BlockList parameters = std::move(set_->unpublished);
+      if (published) parameters = set_->snapshot->blocks();
+      taken = {set_->lifecycle, published, std::move(parameters)};
       set_->lifecycle.BeginRewrite(full());
       set_->snapshot.reset();  // or it would count as a holder
     }
