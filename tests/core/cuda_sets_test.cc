@@ -52,6 +52,12 @@ v1::ParameterSetSpec FullBlocksSpec() {
 
 class CudaSetTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
  protected:
+  // The device's threads may still hold what they have answered with.
+  ~CudaSetTest() override {
+    set_.reset();
+    server_.AwaitUnused();
+  }
+
   void SetUp() override {
     ASSERT_FALSE(Devices().warned());
     if (Devices().empty()) GTEST_SKIP();

@@ -95,6 +95,11 @@ class TestServer {
     idle.Pass();
   }
 
+  // Waits until nobody holds a set, or anything of one, any more, on whatever thread.
+  void AwaitUnused() {
+    for (Budget* const budget : {&state_, &inflight_, &read_}) budget->AwaitUnused();
+  }
+
   // Waits until the compute threads have let go of all that they had. Nothing can be computed after this.
   void StopComputing() { compute_.reset(); }
 
