@@ -19,8 +19,8 @@
 namespace adamant::core {
 
 // A step of a set whose arrays take at most this many bytes each is paid by the call that brings it, and runs on the
-// thread that has its turn, on the processor: starting others would cost more than the work (256 Ki parameters take some 130 us, and 64
-// Ki 32).
+// thread that has its turn, on the processor: starting others would cost more than the work (256 Ki parameters take
+// some 130 us, and 64 Ki 32).
 inline constexpr int64_t kSmallStepBytes = int64_t{1} << 20;
 
 inline bool IsSmall(const Schema& schema) {
