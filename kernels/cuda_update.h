@@ -18,7 +18,7 @@ struct CudaPiece {
   int32_t group;
 };
 
-// So that each of a block's threads has four vectors of four.
+// With so many each of a block's threads has four vectors of four.
 inline constexpr int32_t kCudaPieceElements = 4096;
 
 // What a launch updates: as UpdateSpan says, but that the arrays are in the device's memory, that their first elements

@@ -95,7 +95,8 @@ class CudaBackend final : public Backend {
   using Work = absl::AnyInvocable<cudaError_t(const Lane& lane, int64_t item) const>;
   void Run(int64_t count, Work work, Then<absl::Status> done);
 
-  // OK, or that error in the device's words; finds out whether the device is lost. For a thread of the device's.
+  // OK, or that error in the device's words; finds out whether the device is lost, and tells `warn`. Leaves the
+  // calling thread's calls the device's.
   absl::Status Check(cudaError_t error);
   // Makes the calling thread's calls the device's.
   cudaError_t Use() const { return cudaSetDevice(ordinal_); }
@@ -129,7 +130,8 @@ class CudaBackend final : public Backend {
 // The slots of one set, and its parameters, as arrays of the device's.
 class CudaArrays final : public SlotArrays {
  public:
-  // `memory` has the parameters, each slot, and the table of pieces; `table` says of that what the host needs.
+  // `memory` has the parameters, each slot, and the table of pieces, of which `first_pieces` says where each block's
+  // begin.
   CudaArrays(CudaBackend* backend, ArraysLayout layout, std::vector<void*> memory, std::vector<int64_t> first_pieces,
              Grant grant)
       : backend_(backend),
@@ -144,6 +146,7 @@ class CudaArrays final : public SlotArrays {
   void View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
             Then<absl::StatusOr<SlotView>> done) override;
   void Load(const Snapshot& parameters, std::vector<BlockList> slots, Then<absl::Status> done) override;
+  // Nobody calls these, since the backend is not on_host().
   void Copy(v1::Slot, int64_t, int64_t, float*) override {}
   std::vector<BlockList> BeginLoad() override { return {}; }
   void AbandonLoad(std::vector<BlockList>) override {}
