@@ -1,10 +1,6 @@
-// The schedules of schedule_test.cc on a CUDA device. ADAMANT_TEST_SEED=N runs schedule N alone,
-// ADAMANT_TEST_SCHEDULES=N the first N.
+// The schedules of schedule_test.cc on a CUDA device: seeded_schedules.h says how to choose among them.
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
-#include <cstdint>
-#include <cstdlib>
 #include <iostream>
 
 #include "gtest/gtest.h"
@@ -21,19 +17,14 @@ class CudaScheduleTest : public ::testing::Test {
     std::cout << "skipped: no CUDA device" << std::endl;
     GTEST_SKIP();
   }
-
-  static uint64_t Count(uint64_t count) {
-    const char* const given = std::getenv("ADAMANT_TEST_SCHEDULES");
-    return given != nullptr ? std::min<uint64_t>(count, std::strtoull(given, nullptr, 10)) : count;
-  }
 };
 
 TEST_F(CudaScheduleTest, TenThousandSchedulesOfASmallSetEndAsTheModelDoes) {
-  RunSchedules(SetSize::kSmall, Device::kCuda, Count(10000), 100);
+  RunSchedules(SetSize::kSmall, Device::kCuda, 10000, 100);
 }
 
 TEST_F(CudaScheduleTest, SchedulesOfALargeSetEndAsTheModelDoes) {
-  RunSchedules(SetSize::kLarge, Device::kCuda, Count(20), 50);
+  RunSchedules(SetSize::kLarge, Device::kCuda, 20, 50);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Seeded random schedules of several clients against the sequential model. ADAMANT_TEST_SEED=N runs schedule N alone.
+// Seeded random schedules of several clients against the sequential model. seeded_schedules.h says how to choose among
+// them.
 #include "gtest/gtest.h"
 #include "tests/core/seeded_schedules.h"
 

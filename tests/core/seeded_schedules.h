@@ -2,6 +2,7 @@
 #ifndef ADAMANT_TESTS_CORE_SEEDED_SCHEDULES_H_
 #define ADAMANT_TESTS_CORE_SEEDED_SCHEDULES_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <random>
@@ -24,12 +25,15 @@ class SeededChoices final : public Choices {
   int left_;
 };
 
-// Schedules [0, count), or the one that ADAMANT_TEST_SEED names.
+// Schedules [0, count), ADAMANT_TEST_SCHEDULES=M of them if there are more; the one that ADAMANT_TEST_SEED=N names; or
+// with both [N, N + M), so that many can be run in slices.
 inline void RunSchedules(SetSize size, Device device, uint64_t count, int length) {
   uint64_t first = 0;
+  const char* const schedules = std::getenv("ADAMANT_TEST_SCHEDULES");
+  if (schedules != nullptr) count = std::min<uint64_t>(count, std::strtoull(schedules, nullptr, 10));
   if (const char* seed = std::getenv("ADAMANT_TEST_SEED"); seed != nullptr) {
     first = std::strtoull(seed, nullptr, 10);
-    count = 1;
+    count = schedules != nullptr ? std::strtoull(schedules, nullptr, 10) : 1;
   }
   for (uint64_t seed = first; seed < first + count; ++seed) {
     SeededChoices choices(seed, length);
