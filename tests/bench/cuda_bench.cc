@@ -1,5 +1,7 @@
 // What a step costs on a CUDA device, against the traffic that it cannot do without. Prints ratios of times that were
 // taken in turn; "skipped: no CUDA device" where there is none. ADAMANT_BENCH_SMALL=1: sizes that say whether it works.
+//   cuda_bench [--kernel=PARAMS]
+// --kernel prints the time of the kernel alone, for so many parameters, as one line of JSON: for torch_adam.py.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -55,6 +57,21 @@ void PrintRatio(const char* name, const std::function<void()>& measured, const s
               target, ratios[kRounds / 4], ratios[kRounds * 3 / 4], seconds[kRounds / 2] * 1e3);
 }
 
+// The time of one call where many are enqueued behind one another, so that what a launch costs the host is hidden.
+void PrintSeconds(int64_t params, const std::function<void()>& enqueue) {
+  constexpr int kCalls = 10;
+  const auto calls = [&] {
+    for (int call = 0; call < kCalls; ++call) enqueue();
+    Check(cudaDeviceSynchronize());
+  };
+  calls();
+  std::vector<double> seconds;
+  for (int round = 0; round < kRounds; ++round) seconds.push_back(Seconds(calls) / kCalls);
+  std::sort(seconds.begin(), seconds.end());
+  std::printf("{\"name\":\"kernel\",\"params\":%lld,\"median_seconds\":%.9f}\n", static_cast<long long>(params),
+              seconds[kRounds / 2]);
+}
+
 float* DeviceArray(int64_t size) {
   void* memory = nullptr;
   Check(cudaMalloc(&memory, size * sizeof(float)));
@@ -63,7 +80,8 @@ float* DeviceArray(int64_t size) {
 }
 
 // The kernel alone, on arrays that stay in the device's memory: it reads four floats a parameter and writes three.
-void MeasureKernel(int64_t params) {
+// Against a copy, or `alone`, as JSON.
+void MeasureKernel(int64_t params, bool alone) {
   float* const g = DeviceArray(params);
   float* const p = DeviceArray(params);
   float* const m = DeviceArray(params);
@@ -86,17 +104,22 @@ void MeasureKernel(int64_t params) {
   const int64_t copied = params * 7 * static_cast<int64_t>(sizeof(float)) / 2;
   float* const from = DeviceArray(copied / sizeof(float));
   float* const to = DeviceArray(copied / sizeof(float));
-  PrintRatio(
-      "kernel / device copy of the same traffic",
-      [&] {
-        Check(kernels::EnqueueUpdate(kernels::kAdam, &scalars, 1, span, nullptr));
-        Check(cudaDeviceSynchronize());
-      },
-      [&] {
-        Check(cudaMemcpyAsync(to, from, copied, cudaMemcpyDeviceToDevice, nullptr));
-        Check(cudaDeviceSynchronize());
-      },
-      1.10);
+  const auto update = [&] { Check(kernels::EnqueueUpdate(kernels::kAdam, &scalars, 1, span, nullptr)); };
+  if (alone) {
+    PrintSeconds(params, update);
+  } else {
+    PrintRatio(
+        "kernel / device copy of the same traffic",
+        [&] {
+          update();
+          Check(cudaDeviceSynchronize());
+        },
+        [&] {
+          Check(cudaMemcpyAsync(to, from, copied, cudaMemcpyDeviceToDevice, nullptr));
+          Check(cudaDeviceSynchronize());
+        },
+        1.10);
+  }
   for (void* const memory : {static_cast<void*>(g), static_cast<void*>(p), static_cast<void*>(m), static_cast<void*>(v),
                              table, static_cast<void*>(from), static_cast<void*>(to)}) {
     Check(cudaFree(memory));
@@ -184,7 +207,8 @@ class BothWays {
   Way ways_[2];
 };
 
-int Main() {
+// `kernel_params` is 0 for all that there is to measure.
+int Main(int64_t kernel_params) {
   const std::unique_ptr<Clock> clock = NewSteadyClock();
   const auto warn = [](absl::string_view line) {
     std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data());
@@ -195,11 +219,15 @@ int Main() {
     std::printf("skipped: no CUDA device\n");
     return 0;
   }
+  Check(cudaSetDevice(0));
+  if (kernel_params > 0) {
+    MeasureKernel(kernel_params, true);
+    return 0;
+  }
   const int64_t params = std::getenv("ADAMANT_BENCH_SMALL") != nullptr ? 100'000 : int64_t{64} << 20;
   Backend* const device = devices.front().get();
   std::printf("%s, %lld parameters\n", device->Describe().description().c_str(), static_cast<long long>(params));
-  Check(cudaSetDevice(0));
-  MeasureKernel(params);
+  MeasureKernel(params, false);
 
   const std::unique_ptr<MemoryRegistrar> registrar = NewCudaRegistrar(warn);
   BlockPool pool([] {}, registrar.get());
@@ -235,4 +263,11 @@ int Main() {
 }  // namespace
 }  // namespace adamant::core
 
-int main() { return adamant::core::Main(); }
+int main(int argc, char** argv) {
+  long long kernel_params = 0;
+  if (argc > 2 || (argc == 2 && (std::sscanf(argv[1], "--kernel=%lld", &kernel_params) != 1 || kernel_params < 1))) {
+    std::fprintf(stderr, "cuda_bench: expected no argument, or --kernel=PARAMS\n");
+    return 2;
+  }
+  return adamant::core::Main(kernel_params);
+}
