@@ -6,34 +6,36 @@
 
 #include <cstdint>
 
-#include "kernels/adam_scalars.h"
 #include "kernels/update.h"
 
 namespace adamant::kernels {
 
-// Elements of a set's flat space that are of one group, for one block of threads.
+// Elements of a set's flat space that are updated alike, for one block of threads.
 struct CudaPiece {
   int64_t begin;
-  int32_t size;  // at most kCudaPieceElements
-  int32_t group;
+  int32_t size;    // at most kCudaPieceElements
+  int32_t recipe;  // index of theirs
 };
 
 // With so many each of a block's threads has four vectors of four.
 inline constexpr int32_t kCudaPieceElements = 4096;
 
-// What a launch updates: as UpdateSpan says, but that the arrays are in the device's memory, that their first elements
+// What is to be updated: as UpdateSpan says, but that the arrays are in the device's memory, that their first elements
 // are element `origin` of the flat space, and that `pieces`, also in the device's memory, say which elements are meant.
 struct CudaSpan {
-  UpdateSpan arrays;  // without `size`
+  UpdateSpan arrays;  // without `size` and slots
   int64_t origin;
   const CudaPiece* pieces;
   int64_t piece_count;
 };
 
-// Enqueues one step of `span` on `stream` of the current device; with no pieces it does nothing. `scalars` are by
-// group, and copied before this returns. Returns the launch's own error, and none of an earlier call. Thread-safe.
-cudaError_t EnqueueUpdate(Update update, const AdamScalars* scalars, int groups, const CudaSpan& span,
-                          cudaStream_t stream);
+// Enqueues one step of `span` on `stream` of the current device; with no pieces it does nothing. `recipes` are by
+// index, in the host's memory, and those in [first, end) are copied before this returns: pieces with one of these are
+// updated, the others left alone. It launches once for each update among every 60 of them, so callers give no more than
+// occur. `slots` are by update, and copied, too. Returns the launches' own error, and none of an earlier call.
+// Thread-safe.
+cudaError_t EnqueueUpdates(const Recipe* recipes, int first, int end, const CudaSpan& span,
+                           const SlotSpan (*slots)[kMaxSlots], cudaStream_t stream);
 
 // Loads the kernels into the current device. Returns CUDA's error where they cannot be had, as on a device that this
 // build has no code for. Thread-safe.

@@ -4,6 +4,7 @@
 #include <cfenv>
 #include <cstring>
 #include <span>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -42,7 +43,7 @@ class DefaultEnvironment {
 // `kernels` in that environment. The call in between is into another object file, so that no arithmetic moves out of
 // it.
 template <const KernelTable& kernels, Update update>
-void UpdateInDefaultEnvironment(const AdamScalars& scalars, const UpdateSpan& span) {
+void UpdateInDefaultEnvironment(const UpdateScalars& scalars, const UpdateSpan& span) {
   const DefaultEnvironment environment;
   kernels.update[update](scalars, span);
 }
@@ -53,15 +54,41 @@ GradientStats MeasureInDefaultEnvironment(const float* g, int64_t size) {
   return kernels.measure(g, size);
 }
 
+template <const KernelTable& kernels, Format16 format>
+void WidenInDefaultEnvironment(const void* from, float* to, int64_t n) {
+  const DefaultEnvironment environment;
+  kernels.widen[format](from, to, n);
+}
+
+template <const KernelTable& kernels, Format16 format>
+int64_t NarrowInDefaultEnvironment(const float* from, void* to, int64_t n) {
+  const DefaultEnvironment environment;
+  return kernels.narrow[format](from, to, n);
+}
+
+template <const KernelTable& kernels>
+void FoldInDefaultEnvironment(float k, const float* g, float* sum, int64_t n, bool first) {
+  const DefaultEnvironment environment;
+  kernels.fold(k, g, sum, n, first);
+}
+
+template <const KernelTable& kernels, int... updates>
+KernelTable TableInDefaultEnvironment(std::integer_sequence<int, updates...>) {
+  return {
+      .name = kernels.name,
+      .supported = kernels.supported,
+      .update = {&UpdateInDefaultEnvironment<kernels, static_cast<Update>(updates)>...},
+      .measure = &MeasureInDefaultEnvironment<kernels>,
+      .widen = {&WidenInDefaultEnvironment<kernels, kBfloat16>, &WidenInDefaultEnvironment<kernels, kFloat16>},
+      .narrow = {&NarrowInDefaultEnvironment<kernels, kBfloat16>, &NarrowInDefaultEnvironment<kernels, kFloat16>},
+      .fold = &FoldInDefaultEnvironment<kernels>,
+  };
+}
+
 // Made at its first use, which may be in another file's static initialization.
 template <const KernelTable& kernels>
 const KernelTable* InDefaultEnvironment() {
-  static const KernelTable table = {
-      .name = kernels.name,
-      .supported = kernels.supported,
-      .update = {&UpdateInDefaultEnvironment<kernels, kAdam>},
-      .measure = &MeasureInDefaultEnvironment<kernels>,
-  };
+  static const KernelTable table = TableInDefaultEnvironment<kernels>(std::make_integer_sequence<int, kUpdates>());
   return &table;
 }
 

@@ -2,8 +2,6 @@
 #include "kernels/instruction_sets.h"
 #include "kernels/lanes/avx512.h"
 #include "kernels/loops.h"
-#include "kernels/measure.h"
-#include "kernels/updates/adam.h"
 
 namespace adamant::kernels {
 namespace {
@@ -14,11 +12,6 @@ namespace {
 
 }  // namespace
 
-constexpr KernelTable kAvx512Kernels = {
-    .name = "avx512",
-    .supported = &Supported,
-    .update = {&Run<Adam<Avx512Lanes>>},
-    .measure = &Measure<Avx512Lanes>,
-};
+constexpr KernelTable kAvx512Kernels = TableIn<Avx512Lanes>("avx512", &Supported);
 
 }  // namespace adamant::kernels

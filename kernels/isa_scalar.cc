@@ -2,8 +2,6 @@
 #include "kernels/instruction_sets.h"
 #include "kernels/lanes/scalar.h"
 #include "kernels/loops.h"
-#include "kernels/measure.h"
-#include "kernels/updates/adam.h"
 
 namespace adamant::kernels {
 namespace {
@@ -12,11 +10,6 @@ bool Supported() { return true; }
 
 }  // namespace
 
-constexpr KernelTable kScalarKernels = {
-    .name = "scalar",
-    .supported = &Supported,
-    .update = {&Run<Adam<ScalarLanes>>},
-    .measure = &Measure<ScalarLanes>,
-};
+constexpr KernelTable kScalarKernels = TableIn<ScalarLanes>("scalar", &Supported);
 
 }  // namespace adamant::kernels

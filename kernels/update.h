@@ -6,8 +6,10 @@
 
 #include <cstdint>
 
-#include "kernels/adam_scalars.h"
+#include "kernels/formats.h"
 #include "kernels/norm.h"
+#include "kernels/rounds.h"
+#include "kernels/scalars.h"
 
 // Marks what a CUDA compiler makes for the device. Elsewhere it means nothing.
 #ifdef __CUDACC__
@@ -18,12 +20,28 @@
 
 namespace adamant::kernels {
 
-// The optimizers, as indices of tables. updates/ has the equation of each, once for all instruction sets.
-enum Update : int { kAdam, kUpdates };
+// The optimizers and those of their variants that are other code, as indices of tables. updates/ has the equations,
+// each once for all instruction sets. L2 and W are weight decay that is coupled to the gradient, and that is not.
+enum Update : int {
+  kAdam,
+  kAdamL2,
+  kAdamW,
+  kAdamAmsgrad,
+  kAdamL2Amsgrad,
+  kAdamWAmsgrad,
+  kSgd,
+  kSgdL2,
+  kMomentum,
+  kMomentumL2,
+  kNesterov,
+  kNesterovL2,
+  kUpdates
+};
 
-// How many arrays of state, its slots, each optimizer has beside the parameters. Adam: m and v, in this order.
-inline constexpr int kSlotCounts[kUpdates] = {2};
-inline constexpr int kMaxSlots = 2;
+// How many arrays of state, its slots, each has beside the parameters, in this order: m and v of Adam, and with AMSGrad
+// the largest v; the momentum buffer of SGD where it has momentum.
+inline constexpr int kSlotCounts[kUpdates] = {2, 2, 2, 3, 3, 3, 0, 0, 1, 1, 1, 1};
+inline constexpr int kMaxSlots = 3;
 
 // One slot before a step and after it.
 struct SlotSpan {
@@ -46,9 +64,15 @@ struct UpdateSpan {
 
 // Applies one step to `span`. The arithmetic is fp32 with every operation correctly rounded and fused only where
 // updates/ say so (Fma, Fnma), so that every table gives the same bits for the same input on every machine; any NaN
-// equals any NaN. The floating-point environment of the caller (rounding mode, flush-to-zero, exception flags) neither
-// changes the result nor is changed.
-using UpdateFunction = void (*)(const AdamScalars& scalars, const UpdateSpan& span);
+// equals any NaN. No slot comes out with a denormal: AMSGrad's largest v if none went in. The floating-point
+// environment of the caller (rounding mode, flush-to-zero, exception flags) neither changes the result nor is changed.
+using UpdateFunction = void (*)(const UpdateScalars& scalars, const UpdateSpan& span);
+
+// How some elements are updated.
+struct Recipe {
+  Update update;
+  UpdateScalars scalars;
+};
 
 // Everything that one instruction set offers.
 struct KernelTable {
@@ -56,6 +80,10 @@ struct KernelTable {
   bool (*supported)();              // whether this machine, and its operating system, can run it
   UpdateFunction update[kUpdates];  // by Update
   MeasureFunction measure;
+  // Of every table in dispatch.h; a test's own may lack them.
+  WidenFunction widen[kFormats16] = {};    // by Format16
+  NarrowFunction narrow[kFormats16] = {};  // by Format16
+  FoldFunction fold = nullptr;
 };
 
 }  // namespace adamant::kernels

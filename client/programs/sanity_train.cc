@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstdio>
 #include <iterator>
+#include <mutex>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -19,6 +21,7 @@
 #include "absl/time/time.h"
 #include "client/command_line/command_line.h"
 #include "client/programs/layer_widths.h"
+#include "client/programs/optimizer_choice.h"
 #include "client/programs/progress.h"
 #include "client/programs/regression.h"
 #include "client/programs/training.h"
@@ -34,7 +37,18 @@ ABSL_FLAG(LayerWidths, layers, LayerWidths({{2, 16, 1}}), "Inputs, units of each
 ABSL_FLAG(int32_t, samples, 0, "Samples of a made-up regression to learn. 0: the reference's single sample.");
 ABSL_FLAG(int32_t, epochs, 50, "Passes over the samples.");
 ABSL_FLAG(int32_t, batch, 0, "Samples in a step. 0: all.");
-ABSL_FLAG(double, lr, 1e-3, "Adam's learning rate.");
+ABSL_FLAG(std::string, optimizer, "adam", "adam, adamw or sgd.");
+ABSL_FLAG(double, lr, 1e-3, "The learning rate.");
+ABSL_FLAG(std::optional<double>, weight_decay, std::nullopt,
+          "How strongly weights are drawn towards zero. Not given: 0.01 with adamw, else 0.");
+ABSL_FLAG(double, momentum, 0, "Of sgd.");
+ABSL_FLAG(std::string, schedule, "constant",
+          "How the learning rate goes on: constant, or linear or cosine down to zero at the last step.");
+ABSL_FLAG(int64_t, warmup, 0, "Steps in which the learning rate rises from zero before that.");
+ABSL_FLAG(double, clip, 0, "Gradients whose norm is larger are scaled down to it. 0: none are.");
+ABSL_FLAG(std::string, dtype, "float32", "How gradients and parameters travel: float32, bfloat16 or float16.");
+ABSL_FLAG(int32_t, workers, 1,
+          "Threads that train the same set, each without waiting for the others. Give them a --batch to share.");
 ABSL_FLAG(uint32_t, seed, 0, "Of the first weights and of the samples.");
 
 namespace adamant::programs {
@@ -45,12 +59,29 @@ constexpr const char* kReferenceLosses[] = {"0.809774", "0.721449", "0.638959", 
                                             "0.428558", "0.372196", "0.320848", "0.274360", "0.232563"};
 constexpr int kLines = std::size(kReferenceLosses);
 constexpr int kMaxSamples = 1 << 24;
+constexpr int kMaxWorkers = 64;
 
 volatile std::sig_atomic_t interrupted = 0;
 
 int Fail(const std::string& message) {
   absl::FPrintF(stderr, "adamant-sanity-train: %s\n", message);
   return 1;
+}
+
+int64_t Steps() {
+  const int64_t samples = std::max(1, absl::GetFlag(FLAGS_samples));
+  const int64_t batch = absl::GetFlag(FLAGS_batch) == 0 ? samples : absl::GetFlag(FLAGS_batch);
+  return absl::GetFlag(FLAGS_epochs) * ((samples + batch - 1) / batch);
+}
+
+absl::StatusOr<v1::ParameterGroup> Group() {
+  return MakeGroup({.optimizer = absl::GetFlag(FLAGS_optimizer),
+                    .learning_rate = absl::GetFlag(FLAGS_lr),
+                    .weight_decay = absl::GetFlag(FLAGS_weight_decay),
+                    .momentum = absl::GetFlag(FLAGS_momentum),
+                    .schedule = absl::GetFlag(FLAGS_schedule),
+                    .warmup_steps = absl::GetFlag(FLAGS_warmup)},
+                   Steps());
 }
 
 // What is wrong with the flags, or nothing.
@@ -63,6 +94,12 @@ std::string FlagError(const std::vector<char*>& arguments) {
   if (absl::GetFlag(FLAGS_epochs) < 1) return "--epochs must be at least 1";
   const int32_t batch = absl::GetFlag(FLAGS_batch);
   if (batch < 0 || batch > kMaxSamples) return absl::StrCat("--batch must be in [0, ", kMaxSamples, "]");
+  const int32_t workers = absl::GetFlag(FLAGS_workers);
+  if (workers < 1 || workers > kMaxWorkers) return absl::StrCat("--workers must be in [1, ", kMaxWorkers, "]");
+  if (!(absl::GetFlag(FLAGS_clip) >= 0)) return "--clip must not be negative";
+  absl::Status status = ParseDtype(absl::GetFlag(FLAGS_dtype)).status();
+  status.Update(Group().status());
+  if (!status.ok()) return std::string(status.message());
   const LayerWidths layers = absl::GetFlag(FLAGS_layers);
   if (samples == 0 && (layers.values.front() != 2 || layers.values.back() != 1)) {
     return "--samples is needed with these --layers: the reference's sample has 2 inputs and 1 output";
@@ -72,22 +109,34 @@ std::string FlagError(const std::vector<char*>& arguments) {
 
 bool IsReferenceRun() {
   return absl::GetFlag(FLAGS_layers).values == std::vector<int>{2, 16, 1} && absl::GetFlag(FLAGS_samples) == 0 &&
-         absl::GetFlag(FLAGS_epochs) == 50 && absl::GetFlag(FLAGS_lr) == 1e-3 && absl::GetFlag(FLAGS_seed) == 0;
+         absl::GetFlag(FLAGS_epochs) == 50 && absl::GetFlag(FLAGS_lr) == 1e-3 && absl::GetFlag(FLAGS_seed) == 0 &&
+         absl::GetFlag(FLAGS_optimizer) == "adam" && absl::GetFlag(FLAGS_weight_decay).value_or(0) == 0 &&
+         absl::GetFlag(FLAGS_schedule) == "constant" && absl::GetFlag(FLAGS_warmup) == 0 &&
+         absl::GetFlag(FLAGS_clip) == 0 && absl::GetFlag(FLAGS_dtype) == "float32" && absl::GetFlag(FLAGS_workers) == 1;
 }
 
+// Requires: flags without an error.
 TrainingPlan Plan() {
   const std::vector<int> widths = absl::GetFlag(FLAGS_layers).values;
   const int samples = absl::GetFlag(FLAGS_samples);
   const uint32_t seed = absl::GetFlag(FLAGS_seed);
   const int batch = absl::GetFlag(FLAGS_batch);
+  v1::Clipping clipping;
+  if (absl::GetFlag(FLAGS_clip) > 0) clipping.set_max_norm(absl::GetFlag(FLAGS_clip));
   return {.widths = widths,
           .data = samples == 0 ? ReferenceSample() : MakeRegression(widths.front(), widths.back(), samples, seed),
           .epochs = absl::GetFlag(FLAGS_epochs),
           .batch_size = batch == 0 ? kMaxSamples : batch,
-          .learning_rate = absl::GetFlag(FLAGS_lr),
+          .group = *Group(),
           .seed = seed,
-          .device = absl::GetFlag(FLAGS_device)};
+          .device = absl::GetFlag(FLAGS_device),
+          .clipping = clipping,
+          .dtype = *ParseDtype(absl::GetFlag(FLAGS_dtype)),
+          .workers = absl::GetFlag(FLAGS_workers)};
 }
+
+// The bar is drawn and cleared by one thread at a time.
+std::mutex bar_mutex;
 
 ClientOptions Options(ProgressBar* bar) {
   const absl::Duration timeout = absl::GetFlag(FLAGS_timeout);
@@ -98,6 +147,7 @@ ClientOptions Options(ProgressBar* bar) {
   options.step_timeout = timeout;
   options.transfer_timeout = timeout;
   options.on_wait = [bar](const absl::Status& reason) {
+    std::lock_guard<std::mutex> lock(bar_mutex);
     bar->Clear();
     absl::FPrintF(stderr, "adamant-sanity-train: waiting: %s\n", reason.message());
   };
@@ -131,6 +181,7 @@ int Main(const std::vector<char*>& arguments) {
   const int interval = std::max(1, plan.epochs / kLines);
   std::vector<std::string> losses;
   const auto after_step = [&](const TrainingProgress& progress) {
+    std::lock_guard<std::mutex> lock(bar_mutex);
     const std::string loss = absl::StrFormat("%.6f", progress.loss);
     if (progress.epoch_done && progress.epoch % interval == 0) {
       bar.Clear();
@@ -163,8 +214,9 @@ int Main(const std::vector<char*>& arguments) {
 int main(int argc, char** argv) {
   return adamant::programs::Main(adamant::ParseCommandLine(
       argc, argv,
-      "trains a small network whose parameters and Adam state live on a server.\n"
+      "trains a small network whose parameters and optimizer live on a server.\n"
       "  adamant-sanity-train --target=localhost:50051 --check\n"
-      "  adamant-sanity-train --target=localhost:50051 --layers=2,64,64,1 --samples=4096 --batch=64 --epochs=20",
+      "  adamant-sanity-train --target=localhost:50051 --layers=2,64,64,1 --samples=4096 --batch=64 --epochs=20\n"
+      "      --optimizer=adamw --schedule=cosine --warmup=64 --clip=1 --dtype=bfloat16 --workers=4",
       __FILE__));
 }

@@ -1,4 +1,4 @@
-// Trains a network whose parameters and Adam state live on a server: the trainer sends gradients and receives
+// Trains a network whose parameters and optimizer live on a server: the trainer sends gradients and receives
 // parameters.
 #ifndef ADAMANT_CLIENT_PROGRAMS_TRAINING_H_
 #define ADAMANT_CLIENT_PROGRAMS_TRAINING_H_
@@ -24,11 +24,20 @@ struct TrainingPlan {
   int epochs;
   // Samples a step, in [1, 2^30]; the last step of an epoch may have fewer.
   int batch_size;
-  double learning_rate;
+  // The optimizer, its learning rate and its schedule, for all tensors.
+  v1::ParameterGroup group;
   // Of the first parameters.
   uint32_t seed;
   // Where the set lives, such as `cuda:0`; empty: where the server has it by default.
   std::string device = "";
+  // What is done to gradients. None by default.
+  v1::Clipping clipping = {};
+  // How gradients and parameters travel.
+  v1::Dtype dtype = v1::DTYPE_FLOAT32;
+  // How many work at the same time, each on the next batch that nobody has taken, in [1, 64]. A gradient may then be
+  // behind the parameters by one step of each of the others; one that is further behind is computed again. With one
+  // worker a run has the same bits every time; with several it depends on who is faster.
+  int workers = 1;
 };
 
 struct TrainingSummary {
@@ -43,14 +52,15 @@ struct TrainingSummary {
 struct TrainingProgress {
   int64_t steps_done = 0;
   int64_t steps_in_all = 0;
-  // The epoch of the last step, from 1, and whether that was its last.
+  // The epoch of the last step, from 1, and whether that was its last. Epochs are done in order.
   int epoch = 0;
   bool epoch_done = false;
   // Mean over the epoch's samples so far, each before the update that it took part in.
   double loss = 0;
 };
 
-// Called after each step. Returns whether to go on.
+// Called after each step, and once more if it completes further epochs that several workers are in. From any thread,
+// one call at a time. Returns whether to go on.
 using StepCallback = absl::FunctionRef<bool(const TrainingProgress& progress)>;
 
 // Creates the set `name`, trains it and deletes it again, also after an error, unless the server could not be reached:

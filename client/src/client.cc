@@ -1,10 +1,39 @@
 // Arguments into messages, and messages out of responses.
 #include "adamant/client.h"
 
+#include <algorithm>
 #include <utility>
+
+#include "absl/strings/str_cat.h"
 
 namespace adamant {
 namespace {
+
+// What the mask and the preconditions of both updates are made of.
+template <typename Request>
+void SetUpdate(const std::vector<std::string>& fields, const UpdateOptions& options, Request* request) {
+  request->mutable_update_mask()->mutable_paths()->Add(fields.begin(), fields.end());
+  if (options.incarnation.has_value()) request->set_incarnation(*options.incarnation);
+  if (options.config_revision.has_value()) request->set_config_revision(*options.config_revision);
+}
+
+template <typename Response>
+absl::StatusOr<v1::ParameterSet> TakeSet(absl::StatusOr<Response> response) {
+  if (!response.ok()) return response.status();
+  return std::move(*response->mutable_parameter_set());
+}
+
+// The arrays of a state that are not empty, parameters first.
+template <typename Target, typename State>
+std::vector<Target> Arrays(const State& state) {
+  std::vector<Target> arrays = {{v1::SLOT_PARAMETER, state.parameters},
+                                {v1::SLOT_EXP_AVG, state.exp_avg},
+                                {v1::SLOT_EXP_AVG_SQ, state.exp_avg_sq},
+                                {v1::SLOT_MAX_EXP_AVG_SQ, state.max_exp_avg_sq},
+                                {v1::SLOT_MOMENTUM_BUFFER, state.momentum_buffer}};
+  std::erase_if(arrays, [](const Target& array) { return array.tensors.empty(); });
+  return arrays;
+}
 
 WriteCall MakeWriteCall(absl::string_view set, v1::WriteMode mode, const WriteOptions& options) {
   WriteCall call;
@@ -26,6 +55,20 @@ ReadCall MakeReadCall(absl::string_view set, const ReadOptions& options) {
 
 }  // namespace
 
+std::vector<v1::Slot> OptimizerSlots(const v1::ParameterSet& set) {
+  bool adam = false, amsgrad = false, momentum = false;
+  for (const v1::ParameterGroup& group : set.groups()) {
+    adam |= group.has_adam();
+    amsgrad |= group.adam().amsgrad();
+    momentum |= group.sgd().momentum() > 0;
+  }
+  std::vector<v1::Slot> slots;
+  if (adam) slots = {v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ};
+  if (amsgrad) slots.push_back(v1::SLOT_MAX_EXP_AVG_SQ);
+  if (momentum) slots.push_back(v1::SLOT_MOMENTUM_BUFFER);
+  return slots;
+}
+
 absl::StatusOr<Client> Client::Connect(const std::string& target, const ClientOptions& options) {
   absl::StatusOr<std::shared_ptr<Connection>> connection = MakeConnection(target, options);
   if (!connection.ok()) return connection.status();
@@ -43,9 +86,7 @@ absl::StatusOr<v1::CreateParameterSetResponse> Client::CreateParameterSet(const 
 absl::StatusOr<v1::ParameterSet> Client::GetParameterSet(absl::string_view name) {
   v1::GetParameterSetRequest request;
   request.set_name(std::string(name));
-  absl::StatusOr<v1::GetParameterSetResponse> response = connection_->GetParameterSet(request);
-  if (!response.ok()) return response.status();
-  return std::move(*response->mutable_parameter_set());
+  return TakeSet(connection_->GetParameterSet(request));
 }
 
 absl::StatusOr<v1::ListParameterSetsResponse> Client::ListParameterSets(const v1::ListParameterSetsRequest& request) {
@@ -85,6 +126,40 @@ absl::Status Client::DeleteParameterSet(absl::string_view name, uint64_t incarna
   return connection_->DeleteParameterSet(request).status();
 }
 
+absl::StatusOr<v1::ParameterSet> Client::AddTensors(absl::string_view set, const std::vector<v1::TensorSpec>& tensors,
+                                                    const std::vector<v1::ParameterGroup>& groups) {
+  v1::AddTensorsRequest request;
+  request.set_set(std::string(set));
+  request.mutable_tensors()->Add(tensors.begin(), tensors.end());
+  request.mutable_groups()->Add(groups.begin(), groups.end());
+  return TakeSet(connection_->AddTensors(request));
+}
+
+absl::StatusOr<v1::ParameterSet> Client::UpdateParameterGroup(absl::string_view set, const v1::ParameterGroup& group,
+                                                              const std::vector<std::string>& fields,
+                                                              const UpdateOptions& options) {
+  v1::UpdateParameterGroupRequest request;
+  request.set_set(std::string(set));
+  *request.mutable_group() = group;
+  SetUpdate(fields, options, &request);
+  return TakeSet(connection_->UpdateParameterGroup(request));
+}
+
+absl::StatusOr<v1::ParameterSet> Client::UpdateParameterSet(const v1::ParameterSetSpec& values,
+                                                            const std::vector<std::string>& fields,
+                                                            const UpdateOptions& options) {
+  v1::UpdateParameterSetRequest request;
+  *request.mutable_spec() = values;
+  SetUpdate(fields, options, &request);
+  return TakeSet(connection_->UpdateParameterSet(request));
+}
+
+absl::StatusOr<std::unique_ptr<EventStream>> Client::Watch(absl::string_view set) {
+  v1::WatchParameterSetRequest request;
+  request.set_name(std::string(set));
+  return connection_->Watch(request);
+}
+
 absl::StatusOr<v1::GetStepResultResponse> Client::GetStepResult(absl::string_view set, absl::string_view request_id) {
   v1::GetStepResultRequest request;
   request.set_set(std::string(set));
@@ -99,6 +174,19 @@ absl::StatusOr<v1::GetServerInfoResponse> Client::GetServerInfo() {
 absl::StatusOr<v1::WriteTensorsResponse> Client::WriteParameters(absl::string_view set, ConstTensors parameters,
                                                                  const WriteOptions& options) {
   WriteCall call = MakeWriteCall(set, v1::WRITE_MODE_PARAMETERS, options);
+  std::vector<absl::Span<const float>> named;
+  if (!options.tensors.empty()) {
+    named.resize(parameters.size());
+    for (const int32_t tensor : options.tensors) {
+      if (tensor < 0 || static_cast<size_t>(tensor) >= parameters.size()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("tensors: expected indices of spans, below ", parameters.size(), ", got ", tensor));
+      }
+      named[tensor] = parameters[tensor];
+    }
+    parameters = named;
+  }
+  call.header.mutable_tensors()->Add(options.tensors.begin(), options.tensors.end());
   call.sources = {{v1::SLOT_PARAMETER, parameters}};
   return connection_->Write(call);
 }
@@ -107,9 +195,8 @@ absl::StatusOr<v1::WriteTensorsResponse> Client::WriteState(absl::string_view se
                                                             const WriteOptions& options) {
   WriteCall call = MakeWriteCall(set, v1::WRITE_MODE_FULL, options);
   call.header.set_step(state.step);
-  call.sources = {{v1::SLOT_PARAMETER, state.parameters},
-                  {v1::SLOT_EXP_AVG, state.exp_avg},
-                  {v1::SLOT_EXP_AVG_SQ, state.exp_avg_sq}};
+  call.header.mutable_update_counts()->Add(state.update_counts.begin(), state.update_counts.end());
+  call.sources = Arrays<WriteCall::Source>(state);
   return connection_->Write(call);
 }
 
@@ -123,9 +210,7 @@ absl::StatusOr<v1::ReadHeader> Client::ReadParameters(absl::string_view set, Mut
 absl::StatusOr<v1::ReadHeader> Client::ReadState(absl::string_view set, const MutableState& state,
                                                  const ReadOptions& options) {
   ReadCall call = MakeReadCall(set, options);
-  call.targets = {{v1::SLOT_PARAMETER, state.parameters},
-                  {v1::SLOT_EXP_AVG, state.exp_avg},
-                  {v1::SLOT_EXP_AVG_SQ, state.exp_avg_sq}};
+  call.targets = Arrays<ReadCall::Target>(state);
   return connection_->Read(call);
 }
 

@@ -74,6 +74,8 @@ absl::StatusOr<std::optional<grpc::ByteBuffer>> GrpcByteStream::Read() {
   return std::optional<grpc::ByteBuffer>();
 }
 
+void GrpcByteStream::Cancel() { context_->TryCancel(); }
+
 void GrpcByteStream::Close() {
   if (context_ == nullptr) return;
   context_->TryCancel();

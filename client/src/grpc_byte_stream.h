@@ -4,7 +4,7 @@
 // the thread that wants it, without a thread switch, and a wait ends at its deadline although the call, which carries
 // many steps, has none.
 //
-// Thread-compatible.
+// Thread-compatible but for Cancel.
 #ifndef ADAMANT_CLIENT_SRC_GRPC_BYTE_STREAM_H_
 #define ADAMANT_CLIENT_SRC_GRPC_BYTE_STREAM_H_
 
@@ -35,6 +35,7 @@ class GrpcByteStream : public ByteStream {
   absl::Status Write(grpc::ByteBuffer message) override;
   absl::Status WritesDone() override;
   absl::StatusOr<std::optional<grpc::ByteBuffer>> Read() override;
+  void Cancel() override;
   void Close() override;
   void DriveUntil(absl::FunctionRef<bool()> done) override;
   bool alive() override;

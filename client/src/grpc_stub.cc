@@ -89,6 +89,18 @@ class GrpcStub : public Stub {
                                                                     absl::Duration timeout) override {
     return Call(&v1::OptimizerService::Stub::DeleteParameterSet, request, timeout);
   }
+  absl::StatusOr<v1::AddTensorsResponse> AddTensors(const v1::AddTensorsRequest& request,
+                                                    absl::Duration timeout) override {
+    return Call(&v1::OptimizerService::Stub::AddTensors, request, timeout);
+  }
+  absl::StatusOr<v1::UpdateParameterGroupResponse> UpdateParameterGroup(const v1::UpdateParameterGroupRequest& request,
+                                                                        absl::Duration timeout) override {
+    return Call(&v1::OptimizerService::Stub::UpdateParameterGroup, request, timeout);
+  }
+  absl::StatusOr<v1::UpdateParameterSetResponse> UpdateParameterSet(const v1::UpdateParameterSetRequest& request,
+                                                                    absl::Duration timeout) override {
+    return Call(&v1::OptimizerService::Stub::UpdateParameterSet, request, timeout);
+  }
   absl::StatusOr<v1::GetStepResultResponse> GetStepResult(const v1::GetStepResultRequest& request,
                                                           absl::Duration timeout) override {
     return Call(&v1::OptimizerService::Stub::GetStepResult, request, timeout);
@@ -101,6 +113,9 @@ class GrpcStub : public Stub {
   std::unique_ptr<ByteStream> OpenStep() override { return Open("/adamant.v1.OptimizerService/Step"); }
   std::unique_ptr<ByteStream> OpenWriteTensors() override { return Open("/adamant.v1.OptimizerService/WriteTensors"); }
   std::unique_ptr<ByteStream> OpenReadTensors() override { return Open("/adamant.v1.OptimizerService/ReadTensors"); }
+  std::unique_ptr<ByteStream> OpenWatchParameterSet() override {
+    return Open("/adamant.v1.OptimizerService/WatchParameterSet");
+  }
 
  private:
   template <typename Request, typename Response>

@@ -15,6 +15,7 @@
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "adamant/error.h"
+#include "client/src/formats.h"
 #include "client/src/grpc_stub.h"
 #include "client/src/tensor_transfer.h"
 #include "proto/wire/tensor_message.h"
@@ -83,9 +84,10 @@ class Loan {
 
 // Sends, waits for what `receive` makes of the reply, and in any case until gRPC has let go of the sources.
 absl::Status SendAndReceive(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
-                            int64_t message_bytes, ByteStream* stream, absl::FunctionRef<absl::Status()> receive) {
+                            v1::Dtype dtype, int64_t message_bytes, ByteStream* stream,
+                            absl::FunctionRef<absl::Status()> receive) {
   Loan loan;
-  absl::Status status = SendTensors(header, sources, message_bytes, loan.TakeHold(), stream);
+  absl::Status status = SendTensors(header, sources, dtype, message_bytes, loan.TakeHold(), stream);
   if (status.ok()) status = receive();
   if (!status.ok()) stream->Close();
   stream->DriveUntil([&] { return loan.returned(); });
@@ -126,16 +128,62 @@ absl::Status ReceiveStep(MutableTensors parameters, ByteStream* stream, v1::Step
   }
 }
 
+absl::Status ParseAll(grpc::ByteBuffer* buffer, google::protobuf::Message* message) {
+  grpc::ProtoBufferReader reader(buffer);
+  if (!message->ParseFromZeroCopyStream(&reader)) return absl::InternalError("the server's reply is no message");
+  return absl::OkStatus();
+}
+
 absl::Status ReceiveWritten(ByteStream* stream, v1::WriteTensorsResponse* response) {
   absl::Status status = stream->WritesDone();
   if (!status.ok()) return status;
   absl::StatusOr<std::optional<grpc::ByteBuffer>> buffer = stream->Read();
   if (!buffer.ok()) return buffer.status();
   if (!buffer->has_value()) return absl::InternalError("the server did not answer");
-  grpc::ProtoBufferReader reader(&**buffer);
-  if (!response->ParseFromZeroCopyStream(&reader)) return absl::InternalError("the server's reply is no message");
-  return stream->Read().status();
+  status = ParseAll(&**buffer, response);
+  return status.ok() ? stream->Read().status() : status;
 }
+
+using Event = v1::WatchParameterSetResponse;
+
+class Watching : public EventStream {
+ public:
+  explicit Watching(std::unique_ptr<ByteStream> stream) : stream_(std::move(stream)) {}
+
+  // Sends the request, and receives the first event, which Next returns then.
+  absl::Status Begin(const v1::WatchParameterSetRequest& request) {
+    absl::Status status = stream_->Write(Serialize(request));
+    if (status.ok()) status = stream_->WritesDone();
+    if (!status.ok()) return status;
+    absl::StatusOr<std::optional<Event>> event = Receive();
+    if (!event.ok()) return event.status();
+    if (!event->has_value()) return absl::InternalError("the server did not answer");
+    first_ = *std::move(event);
+    stream_->SetTimeout(absl::InfiniteDuration());
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::optional<Event>> Next() override {
+    if (first_.has_value()) return std::exchange(first_, std::nullopt);
+    return Receive();
+  }
+
+  void Cancel() override { stream_->Cancel(); }
+
+ private:
+  absl::StatusOr<std::optional<Event>> Receive() {
+    absl::StatusOr<std::optional<grpc::ByteBuffer>> buffer = stream_->Read();
+    if (!buffer.ok()) return buffer.status();
+    if (!buffer->has_value()) return std::optional<Event>();
+    std::optional<Event> event = Event();
+    const absl::Status status = ParseAll(&**buffer, &*event);
+    if (!status.ok()) return status;
+    return event;
+  }
+
+  const std::unique_ptr<ByteStream> stream_;
+  std::optional<Event> first_;
+};
 
 }  // namespace
 
@@ -215,6 +263,25 @@ absl::StatusOr<v1::DeleteParameterSetResponse> RetryingConnection::DeleteParamet
   });
 }
 
+absl::StatusOr<v1::AddTensorsResponse> RetryingConnection::AddTensors(const v1::AddTensorsRequest& request) {
+  return Repeat(
+      [&](const Attempts& attempts) { return stub_->AddTensors(request, attempts.Timeout(options_.unary_timeout)); });
+}
+
+absl::StatusOr<v1::UpdateParameterGroupResponse> RetryingConnection::UpdateParameterGroup(
+    const v1::UpdateParameterGroupRequest& request) {
+  return Repeat([&](const Attempts& attempts) {
+    return stub_->UpdateParameterGroup(request, attempts.Timeout(options_.unary_timeout));
+  });
+}
+
+absl::StatusOr<v1::UpdateParameterSetResponse> RetryingConnection::UpdateParameterSet(
+    const v1::UpdateParameterSetRequest& request) {
+  return Repeat([&](const Attempts& attempts) {
+    return stub_->UpdateParameterSet(request, attempts.Timeout(options_.unary_timeout));
+  });
+}
+
 absl::StatusOr<v1::GetStepResultResponse> RetryingConnection::GetStepResult(const v1::GetStepResultRequest& request) {
   return Repeat([&](const Attempts& attempts) {
     return stub_->GetStepResult(request, attempts.Timeout(options_.unary_timeout));
@@ -267,8 +334,9 @@ absl::StatusOr<v1::StepResult> RetryingConnection::ExchangeOn(std::unique_ptr<By
   stream->SetTimeout(attempts.Timeout(options_.step_timeout));
   const WriteCall::Source gradients = {v1::SLOT_UNSPECIFIED, call.gradients};
   v1::StepResult result;
-  const absl::Status status = SendAndReceive(header, {&gradients, 1}, options_.message_bytes, stream.get(),
-                                             [&] { return ReceiveStep(call.parameters, stream.get(), &result); });
+  const absl::Status status =
+      SendAndReceive(header, {&gradients, 1}, call.gradient_dtype, options_.message_bytes, stream.get(),
+                     [&] { return ReceiveStep(call.parameters, stream.get(), &result); });
   if (!status.ok()) return status;
   KeepStepStream(std::move(stream));
   return result;
@@ -276,14 +344,19 @@ absl::StatusOr<v1::StepResult> RetryingConnection::ExchangeOn(std::unique_ptr<By
 
 absl::StatusOr<v1::StepResult> RetryingConnection::Fetch(const StepCall& call, v1::StepResult result,
                                                          const Attempts& attempts) {
+  result.set_replayed(true);
+  if (call.header.omit_parameters()) return result;
   ReadCall read;
   read.request.set_set(call.header.set());
   read.request.set_incarnation(result.incarnation());
   read.targets = {{v1::SLOT_PARAMETER, call.parameters}};
-  absl::StatusOr<v1::ReadHeader> header = TryRead(read, attempts);
+  absl::StatusOr<v1::ReadHeader> header = TryRead(read, attempts, /*pass_over_empty=*/true);
   if (!header.ok()) return header.status();
-  result.set_replayed(true);
   result.set_parameters_step(header->step());
+  // A read comes in fp32. That the reply was lost must not show in its bits.
+  int64_t overflowed = 0;
+  for (const absl::Span<float> tensor : call.parameters) overflowed += Round(call.header.reply_dtype(), tensor);
+  result.set_overflowed(overflowed);
   return result;
 }
 
@@ -299,8 +372,8 @@ absl::StatusOr<v1::WriteTensorsResponse> RetryingConnection::TryWrite(const Writ
   const std::unique_ptr<ByteStream> stream = stub_->OpenWriteTensors();
   stream->SetTimeout(attempts.Timeout(options_.transfer_timeout));
   v1::WriteTensorsResponse response;
-  const absl::Status status = SendAndReceive(header, call.sources, options_.message_bytes, stream.get(),
-                                             [&] { return ReceiveWritten(stream.get(), &response); });
+  const absl::Status status = SendAndReceive(header, call.sources, v1::DTYPE_FLOAT32, options_.message_bytes,
+                                             stream.get(), [&] { return ReceiveWritten(stream.get(), &response); });
   if (!status.ok()) return status;
   return response;
 }
@@ -309,7 +382,8 @@ absl::StatusOr<v1::ReadHeader> RetryingConnection::Read(const ReadCall& call) {
   return Repeat([&](const Attempts& attempts) { return TryRead(call, attempts); });
 }
 
-absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call, const Attempts& attempts) {
+absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call, const Attempts& attempts,
+                                                           bool pass_over_empty) {
   v1::ReadTensorsRequest request = call.request;
   for (const ReadCall::Target& target : call.targets) request.add_slots(target.slot);
   const std::unique_ptr<ByteStream> stream = stub_->OpenReadTensors();
@@ -319,7 +393,7 @@ absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call,
   status = stream->WritesDone();
   if (!status.ok()) return status;
 
-  TensorReceiver receiver(call.targets);
+  TensorReceiver receiver(call.targets, pass_over_empty);
   std::optional<v1::ReadHeader> header;
   while (true) {
     absl::StatusOr<std::optional<grpc::ByteBuffer>> buffer = stream->Read();
@@ -339,6 +413,20 @@ absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call,
   status = receiver.Finish();
   if (!status.ok()) return status;
   return *header;
+}
+
+absl::StatusOr<std::unique_ptr<EventStream>> RetryingConnection::Watch(const v1::WatchParameterSetRequest& request) {
+  return Repeat([&](const Attempts& attempts) { return TryWatch(request, attempts); });
+}
+
+absl::StatusOr<std::unique_ptr<EventStream>> RetryingConnection::TryWatch(const v1::WatchParameterSetRequest& request,
+                                                                          const Attempts& attempts) {
+  std::unique_ptr<ByteStream> stream = stub_->OpenWatchParameterSet();
+  stream->SetTimeout(attempts.Timeout(options_.unary_timeout));
+  auto watching = std::make_unique<Watching>(std::move(stream));
+  const absl::Status status = watching->Begin(request);
+  if (!status.ok()) return status;
+  return watching;
 }
 
 std::unique_ptr<ByteStream> RetryingConnection::TakeIdleStepStream() {

@@ -28,12 +28,18 @@ class RetryingConnection : public Connection {
   absl::StatusOr<v1::ListTensorsResponse> ListTensors(const v1::ListTensorsRequest& request) override;
   absl::StatusOr<v1::DeleteParameterSetResponse> DeleteParameterSet(
       const v1::DeleteParameterSetRequest& request) override;
+  absl::StatusOr<v1::AddTensorsResponse> AddTensors(const v1::AddTensorsRequest& request) override;
+  absl::StatusOr<v1::UpdateParameterGroupResponse> UpdateParameterGroup(
+      const v1::UpdateParameterGroupRequest& request) override;
+  absl::StatusOr<v1::UpdateParameterSetResponse> UpdateParameterSet(
+      const v1::UpdateParameterSetRequest& request) override;
   absl::StatusOr<v1::GetStepResultResponse> GetStepResult(const v1::GetStepResultRequest& request) override;
   absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo(const v1::GetServerInfoRequest& request) override;
 
   absl::StatusOr<v1::StepResult> Step(const StepCall& call) override;
   absl::StatusOr<v1::WriteTensorsResponse> Write(const WriteCall& call) override;
   absl::StatusOr<v1::ReadHeader> Read(const ReadCall& call) override;
+  absl::StatusOr<std::unique_ptr<EventStream>> Watch(const v1::WatchParameterSetRequest& request) override;
 
  private:
   // Makes attempts, each over a connection, until one succeeds, or fails for good.
@@ -50,7 +56,10 @@ class RetryingConnection : public Connection {
   absl::StatusOr<v1::StepResult> Fetch(const StepCall& call, v1::StepResult result, const Attempts& attempts);
   absl::StatusOr<v1::WriteTensorsResponse> TryWrite(const WriteCall& call, const v1::WriteHeader& header,
                                                     const Attempts& attempts);
-  absl::StatusOr<v1::ReadHeader> TryRead(const ReadCall& call, const Attempts& attempts);
+  // With `pass_over_empty` the tensors whose span is empty are not read.
+  absl::StatusOr<v1::ReadHeader> TryRead(const ReadCall& call, const Attempts& attempts, bool pass_over_empty = false);
+  absl::StatusOr<std::unique_ptr<EventStream>> TryWatch(const v1::WatchParameterSetRequest& request,
+                                                        const Attempts& attempts);
 
   // The first of these, on the stream that it is given.
   absl::StatusOr<v1::StepResult> ExchangeOn(std::unique_ptr<ByteStream> stream, const StepCall& call,

@@ -6,17 +6,34 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "adamant/error.h"
 
 namespace adamant {
 namespace {
 
+// `tensors` with empty spans for those that are not `carried`, in `storage` if there are any.
+template <typename Element>
+absl::Span<const absl::Span<Element>> WithoutOthers(absl::Span<const absl::Span<Element>> tensors,
+                                                    const std::vector<bool>& carried,
+                                                    std::vector<absl::Span<Element>>* storage) {
+  if (carried.empty() || tensors.size() != carried.size()) return tensors;
+  storage->resize(carried.size());
+  for (size_t i = 0; i < carried.size(); ++i) {
+    if (carried[i]) (*storage)[i] = tensors[i];
+  }
+  return *storage;
+}
+
+// `carried`, of those tensors whose spans have to fit, is empty if all have to.
 template <typename Tensors>
-absl::Status CheckSizes(absl::string_view what, const std::vector<v1::Tensor>& expected, Tensors tensors) {
+absl::Status CheckSizes(absl::string_view what, const std::vector<v1::Tensor>& expected, Tensors tensors,
+                        const std::vector<bool>& carried = {}) {
   if (tensors.size() != expected.size()) {
     return absl::InvalidArgumentError(
         absl::StrCat(what, ": expected a span for each of ", expected.size(), " tensors, got ", tensors.size()));
   }
   for (size_t i = 0; i < expected.size(); ++i) {
+    if (!carried.empty() && !carried[i]) continue;
     if (static_cast<int64_t>(tensors[i].size()) != expected[i].element_count()) {
       return absl::InvalidArgumentError(absl::StrCat(what, "[", i, "]: expected the ", expected[i].element_count(),
                                                      " elements of `", expected[i].name(), "`, got ",
@@ -56,6 +73,13 @@ absl::Status CheckNoOverlap(ConstTensors gradients, MutableTensors parameters) {
   return absl::OkStatus();
 }
 
+// Whether the server may have refused the step because other tensors are frozen now than the stream knows.
+bool MayBeOfAnotherConfiguration(const absl::Status& status) {
+  const v1::ErrorReason reason = GetErrorDetail(status).reason();
+  return reason == v1::ERROR_REASON_CONFIG_CHANGED || reason == v1::ERROR_REASON_TENSOR_NOT_CARRIED ||
+         reason == v1::ERROR_REASON_INCOMPLETE;
+}
+
 }  // namespace
 
 StepStream::StepStream(std::shared_ptr<Connection> connection, const v1::ParameterSet& set,
@@ -65,12 +89,32 @@ StepStream::StepStream(std::shared_ptr<Connection> connection, const v1::Paramet
       schema_fingerprint_(set.schema_fingerprint()),
       tensors_(std::move(tensors)),
       incarnation_(set.incarnation()),
-      step_(set.step()) {}
+      step_(set.step()) {
+  TakeConfiguration(set);
+}
 
 absl::StatusOr<v1::StepResult> StepStream::Step(ConstTensors gradients, MutableTensors parameters,
-                                                absl::string_view request_id) {
-  absl::Status status = CheckSizes("gradients", tensors_, gradients);
-  if (status.ok()) status = CheckSizes("parameters", tensors_, parameters);
+                                                const StepOptions& options) {
+  while (true) {
+    absl::StatusOr<v1::StepResult> result = Send(gradients, parameters, options);
+    if (result.ok() || !MayBeOfAnotherConfiguration(result.status())) return result;
+    // Nothing was applied. If the configuration is still the one that was known, then this is not the reason.
+    const absl::StatusOr<bool> changed = LearnConfiguration();
+    if (!changed.ok() || !*changed) return result;
+  }
+}
+
+absl::StatusOr<v1::StepResult> StepStream::Send(ConstTensors gradients, MutableTensors parameters,
+                                                const StepOptions& options) {
+  const absl::StatusOr<std::vector<bool>> carried = Carried(options);
+  if (!carried.ok()) return carried.status();
+  if (options.omit_parameters) parameters = {};
+  absl::Status status = CheckSizes("gradients", tensors_, gradients, *carried);
+  if (status.ok() && !options.omit_parameters) status = CheckSizes("parameters", tensors_, parameters, *carried);
+  std::vector<absl::Span<const float>> carried_gradients;
+  std::vector<absl::Span<float>> carried_parameters;
+  gradients = WithoutOthers(gradients, *carried, &carried_gradients);
+  parameters = WithoutOthers(parameters, *carried, &carried_parameters);
   if (status.ok()) status = CheckNoOverlap(gradients, parameters);
   if (!status.ok()) return status;
 
@@ -78,13 +122,74 @@ absl::StatusOr<v1::StepResult> StepStream::Step(ConstTensors gradients, MutableT
   call.header.set_set(set_);
   call.header.set_incarnation(incarnation_);
   call.header.set_schema_fingerprint(schema_fingerprint_);
-  call.header.set_request_id(std::string(request_id));
-  call.header.set_expected_step(step_);
+  call.header.set_request_id(options.request_id);
+  if (options.asynchronous) {
+    call.header.set_base_step(step_);
+  } else {
+    call.header.set_expected_step(step_);
+  }
+  call.header.mutable_tensors()->Add(options.tensors.begin(), options.tensors.end());
+  call.header.mutable_overrides()->Add(options.overrides.begin(), options.overrides.end());
+  if (options.grad_scale != 1) call.header.set_grad_scale(options.grad_scale);
+  call.header.mutable_metrics()->insert(options.metrics.begin(), options.metrics.end());
+  if (options.reply_dtype != v1::DTYPE_FLOAT32) call.header.set_reply_dtype(options.reply_dtype);
+  call.header.set_omit_parameters(options.omit_parameters);
   call.gradients = gradients;
   call.parameters = parameters;
+  call.gradient_dtype = options.gradient_dtype;
   absl::StatusOr<v1::StepResult> result = connection_->Step(call);
-  if (result.ok()) step_ = result->parameters_step();
+  if (result.ok()) MoveOn(*result, options);
   return result;
+}
+
+absl::StatusOr<std::vector<bool>> StepStream::Carried(const StepOptions& options) const {
+  std::vector<bool> carried;
+  if (options.tensors.empty()) {
+    carried = frozen_;
+    carried.flip();
+    return carried;
+  }
+  carried.resize(tensors_.size());
+  for (const int32_t tensor : options.tensors) {
+    if (tensor < 0 || static_cast<size_t>(tensor) >= tensors_.size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensors: expected indices below ", tensors_.size(), ", got ", tensor));
+    }
+    carried[tensor] = true;
+  }
+  return carried;
+}
+
+void StepStream::MoveOn(const v1::StepResult& result, const StepOptions& options) {
+  if (options.omit_parameters) {
+    if (!options.asynchronous) step_ = result.step();
+    return;
+  }
+  // Of a step that brought some tensors the others are of its step, too, if nobody else was there between.
+  if (options.tensors.empty() || result.parameters_step() <= step_ + 1) step_ = result.parameters_step();
+}
+
+absl::StatusOr<bool> StepStream::LearnConfiguration() {
+  v1::GetParameterSetRequest request;
+  request.set_name(set_);
+  const absl::StatusOr<v1::GetParameterSetResponse> response = connection_->GetParameterSet(request);
+  if (!response.ok()) return response.status();
+  const v1::ParameterSet& set = response->parameter_set();
+  if (set.config_revision() == config_revision_) return false;
+  TakeConfiguration(set);
+  return true;
+}
+
+void StepStream::TakeConfiguration(const v1::ParameterSet& set) {
+  config_revision_ = set.config_revision();
+  frozen_.clear();
+  for (const v1::ParameterGroup& group : set.groups()) {
+    if (!group.frozen()) continue;
+    frozen_.resize(tensors_.size());
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      if (tensors_[i].group() == group.name()) frozen_[i] = true;
+    }
+  }
 }
 
 absl::Status StepStream::Refresh(MutableTensors parameters) {

@@ -16,8 +16,8 @@
 
 namespace adamant {
 
-// One streaming call. Thread-compatible: its caller's thread drives it, and while no function runs nothing happens.
-// Its destructor closes it.
+// One streaming call. Thread-compatible but for Cancel: its caller's thread drives it, and while no function runs
+// nothing happens. Its destructor closes it.
 class ByteStream {
  public:
   virtual ~ByteStream() = default;
@@ -34,6 +34,9 @@ class ByteStream {
   // The next message, or nothing if the call has ended OK. On error the call has ended.
   virtual absl::StatusOr<std::optional<grpc::ByteBuffer>> Read() = 0;
 
+  // Cancels the call if it has not ended, so that the functions above end, too. From any thread, but not while or after
+  // Close runs.
+  virtual void Cancel() = 0;
   // Cancels the call if it has not ended, and lets go of it. Only DriveUntil may follow.
   virtual void Close() = 0;
   // Lets gRPC work until `done()`, which must come true by that. Not bound by the timeout.
@@ -64,6 +67,12 @@ class Stub {
                                                               absl::Duration timeout) = 0;
   virtual absl::StatusOr<v1::DeleteParameterSetResponse> DeleteParameterSet(
       const v1::DeleteParameterSetRequest& request, absl::Duration timeout) = 0;
+  virtual absl::StatusOr<v1::AddTensorsResponse> AddTensors(const v1::AddTensorsRequest& request,
+                                                            absl::Duration timeout) = 0;
+  virtual absl::StatusOr<v1::UpdateParameterGroupResponse> UpdateParameterGroup(
+      const v1::UpdateParameterGroupRequest& request, absl::Duration timeout) = 0;
+  virtual absl::StatusOr<v1::UpdateParameterSetResponse> UpdateParameterSet(
+      const v1::UpdateParameterSetRequest& request, absl::Duration timeout) = 0;
   virtual absl::StatusOr<v1::GetStepResultResponse> GetStepResult(const v1::GetStepResultRequest& request,
                                                                   absl::Duration timeout) = 0;
   virtual absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo(const v1::GetServerInfoRequest& request,
@@ -73,6 +82,7 @@ class Stub {
   virtual std::unique_ptr<ByteStream> OpenStep() = 0;
   virtual std::unique_ptr<ByteStream> OpenWriteTensors() = 0;
   virtual std::unique_ptr<ByteStream> OpenReadTensors() = 0;
+  virtual std::unique_ptr<ByteStream> OpenWatchParameterSet() = 0;
 };
 
 }  // namespace adamant

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "client/src/formats.h"
 #include "proto/error/error.h"
 #include "proto/wire/tensor_cutter.h"
 #include "proto/wire/tensor_message_builder.h"
@@ -20,13 +21,13 @@ constexpr int64_t kMessageOverheadBytes = 16;
 
 // Whether the header and all elements go into one message.
 bool FitIntoOne(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
-                int64_t message_bytes) {
+                v1::Dtype dtype, int64_t message_bytes) {
   int64_t size = static_cast<int64_t>(header.ByteSizeLong()) + kMessageOverheadBytes;
   size_t chunks = 0;
   for (const WriteCall::Source& source : sources) {
     for (absl::Span<const float> tensor : source.tensors) {
       if (tensor.empty()) continue;
-      size += static_cast<int64_t>(tensor.size() * sizeof(float)) + kChunkOverheadBytes;
+      size += static_cast<int64_t>(tensor.size()) * wire::ElementBytes(dtype) + kChunkOverheadBytes;
       ++chunks;
     }
   }
@@ -43,10 +44,10 @@ std::vector<int64_t> Sizes(ConstTensors tensors) {
 }  // namespace
 
 absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
-                         int64_t message_bytes, std::shared_ptr<const void> hold, ByteStream* stream) {
+                         v1::Dtype dtype, int64_t message_bytes, std::shared_ptr<const void> hold, ByteStream* stream) {
   TensorMessageBuilder builder(hold);
   builder.SetHeader(header);
-  if (!FitIntoOne(header, sources, message_bytes)) {
+  if (!FitIntoOne(header, sources, dtype, message_bytes)) {
     absl::Status status = stream->Write(builder.Finish());
     if (!status.ok()) return status;
     builder = TensorMessageBuilder(hold);
@@ -54,13 +55,18 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
   const int64_t limit = message_bytes - kMessageOverheadBytes;
   for (const WriteCall::Source& source : sources) {
     const std::vector<int64_t> sizes = Sizes(source.tensors);
-    TensorCutter cutter(sizes, source.slot, wire::ChunkForm::kData);
-    const auto refer = [&](int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* message) {
-      message->AddElements(source.tensors[tensor].data() + begin, end - begin);
+    TensorCutter cutter(sizes, source.slot, wire::ChunkForm::kData, dtype);
+    const auto add = [&](int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* message) {
+      const float* const elements = source.tensors[tensor].data() + begin;
+      if (Is16Bit(dtype)) {
+        Narrow(dtype, elements, end - begin, message->AddNarrowed(end - begin));
+      } else {
+        message->AddElements(elements, end - begin);
+      }
       return true;
     };
     while (true) {
-      cutter.Fill(limit, refer, &builder);
+      cutter.Fill(limit, add, &builder);
       if (cutter.done()) break;
       absl::Status status = stream->Write(builder.Finish());
       if (!status.ok()) return status;
@@ -71,7 +77,8 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
   return stream->Write(builder.Finish());
 }
 
-TensorReceiver::TensorReceiver(absl::Span<const ReadCall::Target> targets) : targets_(targets) {
+TensorReceiver::TensorReceiver(absl::Span<const ReadCall::Target> targets, bool pass_over_empty)
+    : targets_(targets), pass_over_empty_(pass_over_empty) {
   for (const ReadCall::Target& target : targets) received_.emplace_back(target.tensors.size());
 }
 
@@ -88,6 +95,7 @@ absl::Status TensorReceiver::Take(wire::TensorMessage* message) {
           ExpectedGot(absl::StrCat("a span for every tensor, ", chunk.tensor(), " among them"),
                       absl::StrCat("spans for ", target->tensors.size())));
     }
+    if (pass_over_empty_ && target->tensors[chunk.tensor()].empty()) continue;
     int64_t& received = received_[target - targets_.begin()][chunk.tensor()];
     if (chunk.offset() != received) {
       return absl::InternalError(absl::StrCat("the server sent element ", chunk.offset(), " of tensor ", chunk.tensor(),
@@ -99,7 +107,15 @@ absl::Status TensorReceiver::Take(wire::TensorMessage* message) {
           "the span for tensor ", chunk.tensor(), ": ",
           ExpectedGot(absl::StrCat("at least ", received + chunk.count(), " elements"), absl::StrCat(tensor.size()))));
     }
-    chunk.Read(tensor.data() + received, chunk.count());
+    if (Is16Bit(chunk.dtype())) {
+      float* to = tensor.data() + received;
+      chunk.Visit(chunk.count(), [&](const uint8_t* bytes, int64_t count) {
+        Widen(chunk.dtype(), bytes, count, to);
+        to += count;
+      });
+    } else {
+      chunk.Read(tensor.data() + received, chunk.count());
+    }
     received += chunk.count();
   }
   return absl::OkStatus();

@@ -18,20 +18,20 @@
 
 namespace adamant {
 
-// Sends `header` and all elements of `sources`, and says that they are all. One message if they fit into
-// `message_bytes`; otherwise the header alone, then messages of that size. The messages refer to the elements where
-// they lie until `hold` is released.
+// Sends `header` and all elements of `sources`, rounded to `dtype`, and says that they are all. One message if they fit
+// into `message_bytes`; otherwise the header alone, then messages of that size. Unless they are of 16 bits, the
+// messages refer to the elements where they lie until `hold` is released.
 absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
-                         int64_t message_bytes, std::shared_ptr<const void> hold, ByteStream* stream);
+                         v1::Dtype dtype, int64_t message_bytes, std::shared_ptr<const void> hold, ByteStream* stream);
 
 // Takes the chunks of one reply into the caller's spans, and sees to it that every element comes exactly once.
 class TensorReceiver {
  public:
-  // `targets` outlives this.
-  explicit TensorReceiver(absl::Span<const ReadCall::Target> targets);
+  // `targets` outlives this. Where `pass_over_empty`, elements of tensors whose span is empty are dropped.
+  explicit TensorReceiver(absl::Span<const ReadCall::Target> targets, bool pass_over_empty = false);
 
-  // Copies the message's elements to where they belong. INVALID_ARGUMENT if a span is shorter than its tensor; INTERNAL
-  // if the server sent what it should not.
+  // Copies, or widens, the message's elements to where they belong. INVALID_ARGUMENT if a span is shorter than its
+  // tensor; INTERNAL if the server sent what it should not.
   absl::Status Take(wire::TensorMessage* message);
 
   // To be called when all messages have come. INVALID_ARGUMENT if a span is longer than its tensor.
@@ -39,6 +39,7 @@ class TensorReceiver {
 
  private:
   absl::Span<const ReadCall::Target> targets_;
+  bool pass_over_empty_;
   // How many elements of each tensor of each target have come.
   std::vector<std::vector<int64_t>> received_;
 };

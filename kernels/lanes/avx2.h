@@ -1,4 +1,4 @@
-// Lanes of AVX2 with FMA: eight floats. scalar.h says what each function means.
+// Lanes of AVX2 with FMA and F16C: eight floats. scalar.h says what each function means.
 #ifndef ADAMANT_KERNELS_LANES_AVX2_H_
 #define ADAMANT_KERNELS_LANES_AVX2_H_
 
@@ -35,12 +35,18 @@ struct Avx2Lanes {
   static Floats Abs(Floats x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
   static Mask AtLeast(Floats x, Floats least) { return _mm256_castps_si256(_mm256_cmp_ps(x, least, _CMP_GE_OQ)); }
   static Floats MulOrZero(Floats a, Floats b, Mask mask) {
-    return _mm256_mul_ps(_mm256_and_ps(_mm256_castsi256_ps(mask), a), b);
+    // The sum makes -0 of a negative `b` +0, and changes no other product.
+    return _mm256_fmadd_ps(_mm256_and_ps(_mm256_castsi256_ps(mask), a), b, _mm256_setzero_ps());
+  }
+  static Floats ZeroBelow(Floats x, Floats least) {
+    return _mm256_and_ps(_mm256_cmp_ps(Abs(x), least, _CMP_NLT_UQ), x);
   }
   static Floats Flush(Floats x) {  // |x| < 2^-126 where the exponent's bits are all zero
     const __m256i exponent = _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7F800000));
     return _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(exponent, _mm256_setzero_si256())), x);
   }
+  static Floats Max(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+  static Floats Min(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 
   static Sums AddSquares(Sums sums, Floats x) {
     const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(x));
@@ -61,6 +67,34 @@ struct Avx2Lanes {
     const __m128i four = _mm_max_epu32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     const __m128i two = _mm_max_epu32(four, _mm_unpackhi_epi64(four, four));
     return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_max_epu32(two, _mm_shuffle_epi32(two, 1))));
+  }
+
+  using Halves = __m128i;
+
+  static Halves LoadHalves(const void* from) { return _mm_loadu_si128(static_cast<const __m128i*>(from)); }
+  static void StoreHalves(void* to, Halves x) { _mm_storeu_si128(static_cast<__m128i*>(to), x); }
+
+  static Floats FromBfloat16(Halves x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }
+  static Floats FromFloat16(Halves x) { return _mm256_cvtph_ps(x); }
+  static Halves ToBfloat16(Floats x) {
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
+    const __m256i halves = _mm256_srli_epi32(rounded, 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+  }
+  static Halves ToFloat16(Floats x) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
+  static Floats QuietNans(Floats x) {
+    const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FC00000));
+    const __m256 quiet = _mm256_or_ps(_mm256_and_ps(x, _mm256_set1_ps(-0.0f)), nan);
+    return _mm256_blendv_ps(x, quiet, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  }
+
+  static Words Count(Words counts, Mask mask) { return _mm256_sub_epi32(counts, mask); }
+  static uint32_t Total(Words counts) {
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(counts), _mm256_extracti128_si256(counts, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1))));
   }
 };
 

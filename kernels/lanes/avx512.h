@@ -36,9 +36,14 @@ struct Avx512Lanes {
   static Floats Abs(Floats x) { return _mm512_abs_ps(x); }
   static Mask AtLeast(Floats x, Floats least) { return _mm512_cmp_ps_mask(x, least, _CMP_GE_OQ); }
   static Floats MulOrZero(Floats a, Floats b, Mask mask) { return _mm512_maskz_mul_ps(mask, a, b); }
+  static Floats ZeroBelow(Floats x, Floats least) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(_mm512_abs_ps(x), least, _CMP_NLT_UQ), x);
+  }
   static Floats Flush(Floats x) {  // |x| < 2^-126 where the exponent's bits are all zero
     return _mm512_maskz_mov_ps(_mm512_test_epi32_mask(_mm512_castps_si512(x), _mm512_set1_epi32(0x7F800000)), x);
   }
+  static Floats Max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+  static Floats Min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 
   static Sums AddSquares(Sums sums, Floats x) {
     const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(x));
@@ -57,6 +62,31 @@ struct Avx512Lanes {
     return _mm512_max_epu32(a, _mm512_and_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFFFFFF)));
   }
   static uint32_t Largest(Words x) { return static_cast<uint32_t>(_mm512_reduce_max_epu32(x)); }
+
+  using Halves = __m256i;
+
+  static Halves LoadHalves(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+  static void StoreHalves(void* to, Halves x) { _mm256_storeu_si256(static_cast<__m256i*>(to), x); }
+
+  static Floats FromBfloat16(Halves x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
+  static Floats FromFloat16(Halves x) { return _mm512_cvtph_ps(x); }
+  static Halves ToBfloat16(Floats x) {
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_epi32(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+  }
+  static Halves ToFloat16(Floats x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
+  static Floats QuietNans(Floats x) {
+    const __m512i sign = _mm512_and_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(INT32_MIN));
+    const __m512i quiet = _mm512_or_epi32(sign, _mm512_set1_epi32(0x7FC00000));
+    return _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_castsi512_ps(quiet));
+  }
+
+  static Words Count(Words counts, Mask mask) {
+    return _mm512_mask_add_epi32(counts, mask, counts, _mm512_set1_epi32(1));
+  }
+  static uint32_t Total(Words counts) { return static_cast<uint32_t>(_mm512_reduce_add_epi32(counts)); }
 };
 
 }  // namespace

@@ -60,8 +60,16 @@ struct CudaLanes {
   static __device__ Floats MulOrZero(Floats a, Floats b, Mask mask) {
     return Make([&](int i) { return mask.x[i] ? __fmul_rn(a.x[i], b.x[i]) : 0.0f; });
   }
-  static __device__ Floats Flush(Floats a) {
-    return Make([&](int i) { return fabsf(a.x[i]) < 0x1p-126f ? 0.0f : a.x[i]; });
+  static __device__ Floats ZeroBelow(Floats a, Floats least) {
+    return Make([&](int i) { return fabsf(a.x[i]) < least.x[i] ? 0.0f : a.x[i]; });
+  }
+  static __device__ Floats Flush(Floats a) { return ZeroBelow(a, Broadcast(0x1p-126f)); }
+  // Not fmaxf and fminf, which make a number of a NaN.
+  static __device__ Floats Max(Floats a, Floats b) {
+    return Make([&](int i) { return a.x[i] > b.x[i] ? a.x[i] : b.x[i]; });
+  }
+  static __device__ Floats Min(Floats a, Floats b) {
+    return Make([&](int i) { return a.x[i] < b.x[i] ? a.x[i] : b.x[i]; });
   }
 
   friend __device__ Floats operator*(Floats a, Floats b) {

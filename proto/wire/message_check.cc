@@ -4,10 +4,12 @@
 #include <google/protobuf/wire_format.h>
 #include <grpcpp/support/proto_buffer_reader.h>
 
+#include <cstdint>
 #include <map>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "proto/error/error.h"
 #include "proto/wire/tensor_message.h"
 
@@ -54,6 +56,9 @@ absl::Status CheckMessage(CodedInputStream* in, const Descriptor* type, const st
     const Place within = {place, field, counts[field]++};
     uint32_t length;
     if (!in->ReadVarint32(&length)) return MalformedMessage(whole);
+    // A limit beyond the one that there is already would be ignored.
+    const int left = in->BytesUntilLimit();
+    if (left >= 0 && length > static_cast<uint32_t>(left)) return MalformedMessage(whole);
     const CodedInputStream::Limit limit = in->PushLimit(static_cast<int>(length));
     absl::Status status = CheckMessage(in, field->message_type(), whole, &within);
     if (!status.ok()) return status;
@@ -76,6 +81,11 @@ absl::Status CheckOnWire(const grpc::ByteBuffer& buffer, const Descriptor* type)
   grpc::ProtoBufferReader reader(&bytes);
   if (!reader.status().ok()) return MalformedMessage(type->full_name());
   CodedInputStream in(&reader);
+  return CheckMessage(&in, type, type->full_name(), nullptr);
+}
+
+absl::Status CheckOnWire(absl::string_view bytes, const Descriptor* type) {
+  CodedInputStream in(reinterpret_cast<const uint8_t*>(bytes.data()), static_cast<int>(bytes.size()));
   return CheckMessage(&in, type, type->full_name(), nullptr);
 }
 

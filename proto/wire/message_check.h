@@ -1,6 +1,6 @@
 // A look at a message as it is on the wire, before anything is built of it.
 //
-// Thread-safe: a free function without state.
+// Thread-safe: free functions without state.
 #ifndef ADAMANT_PROTO_WIRE_MESSAGE_CHECK_H_
 #define ADAMANT_PROTO_WIRE_MESSAGE_CHECK_H_
 
@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 
 namespace adamant::wire {
 
@@ -21,6 +22,7 @@ inline constexpr int64_t kMaxRepeated = 65536;
 // within, does not have by this number and wire type; INVALID_FIELD for a repeated message field with more than
 // kMaxRepeated elements. What passes may still be refused by the parser.
 absl::Status CheckOnWire(const grpc::ByteBuffer& buffer, const google::protobuf::Descriptor* type);
+absl::Status CheckOnWire(absl::string_view bytes, const google::protobuf::Descriptor* type);
 
 }  // namespace adamant::wire
 

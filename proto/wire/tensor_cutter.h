@@ -17,13 +17,13 @@ namespace adamant::wire {
 // Cuts tensors into chunks and messages: all elements of tensor 0, then of tensor 1, and so on.
 class TensorCutter {
  public:
-  // Supplies elements [begin, end) of a tensor by AddElements on `builder`, in as many runs as they lie in, and returns
-  // true; or false if they are not to be had.
+  // Supplies elements [begin, end) of a tensor by AddElements or AddNarrowed on `builder`, in as many runs as they lie
+  // in, and returns true; or false if they are not to be had.
   using Source = absl::FunctionRef<bool(int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* builder)>;
 
-  // Cuts tensors of these sizes in elements, in one slot. Those without elements get no chunk. `sizes` outlives the
-  // cutter.
-  TensorCutter(absl::Span<const int64_t> sizes, v1::Slot slot, ChunkForm form);
+  // Cuts tensors of these sizes in elements, in one slot. Those without elements get no chunk. `form` and `dtype` are
+  // those of all chunks, as BeginChunk takes them. `sizes` outlives the cutter.
+  TensorCutter(absl::Span<const int64_t> sizes, v1::Slot slot, ChunkForm form, v1::Dtype dtype = v1::DTYPE_FLOAT32);
 
   // Whether all elements have been given out.
   bool done() const;
@@ -44,6 +44,7 @@ class TensorCutter {
   absl::Span<const int64_t> sizes_;
   v1::Slot slot_;
   ChunkForm form_;
+  v1::Dtype dtype_;
   size_t tensor_ = 0;
   int64_t offset_ = 0;
   // The first element that is not available.

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "proto/error/error.h"
+#include "proto/wire/message_check.h"
 #include "proto/wire/tensor_message_tags.h"
 
 namespace adamant::wire {
@@ -20,6 +21,12 @@ namespace {
 
 using google::protobuf::FieldDescriptor;
 using google::protobuf::internal::WireFormatLite;
+
+// A header of so many bytes at most is small once it is parsed, too, whatever is in it.
+constexpr size_t kSmallHeaderBytes = size_t{64} << 10;
+
+// One of a chunk's `values`.
+constexpr int64_t kValueBytes = sizeof(float);
 
 absl::Status HeaderTooLarge() {
   return Error(
@@ -56,6 +63,23 @@ void SliceCursor::Read(void* to, size_t n) {
     position_ += piece;
     out += piece;
     n -= piece;
+  }
+}
+
+void SliceCursor::Visit(int64_t n, int64_t element_bytes,
+                        absl::FunctionRef<void(const uint8_t* bytes, int64_t count)> visit) {
+  while (n > 0) {
+    const int64_t whole = static_cast<int64_t>(Piece(n * element_bytes)) / element_bytes;
+    if (whole > 0) {
+      visit(position_, whole);
+      position_ += whole * element_bytes;
+      n -= whole;
+    } else {
+      uint8_t element[sizeof(float)];
+      Read(element, element_bytes);
+      visit(element, 1);
+      --n;
+    }
   }
 }
 
@@ -190,7 +214,7 @@ absl::Status TensorMessage::DecodeChunk(FieldReader reader, absl::string_view ty
       piece.Read(gathered.data() + values_bytes, bytes);
     }
     values_bytes += bytes;
-    whole_values = whole_values && bytes % kElementBytes == 0;
+    whole_values = whole_values && bytes % kValueBytes == 0;
   };
 
   while (!reader.done()) {
@@ -211,13 +235,17 @@ absl::Status TensorMessage::DecodeChunk(FieldReader reader, absl::string_view ty
         if (!reader.ReadVarint(&value)) return MalformedMessage(type);
         chunk.slot_ = static_cast<v1::Slot>(static_cast<int32_t>(value));
         break;
+      case tag::kDtype:
+        if (!reader.ReadVarint(&value)) return MalformedMessage(type);
+        chunk.dtype_ = static_cast<v1::Dtype>(static_cast<int32_t>(value));
+        break;
       case tag::kPackedValues:
         if (!reader.ReadLength(&length)) return MalformedMessage(type);
         add_values(length);
         break;
       case tag::kOneValue:
-        if (reader.left() < kElementBytes) return MalformedMessage(type);
-        add_values(kElementBytes);
+        if (reader.left() < kValueBytes) return MalformedMessage(type);
+        add_values(kValueBytes);
         break;
       case tag::kData:
         // The last one counts, as in every protobuf parser.
@@ -230,22 +258,11 @@ absl::Status TensorMessage::DecodeChunk(FieldReader reader, absl::string_view ty
     }
   }
 
-  const auto malformed = [&](absl::string_view message) {
-    v1::ErrorDetail detail;
-    detail.set_reason(v1::ERROR_REASON_MALFORMED_CHUNK);
-    detail.set_field(absl::StrCat("chunks[", chunks_.size(), "]"));
-    detail.set_tensor(chunk.tensor_);
-    detail.set_offset(chunk.offset_);
-    return Error(absl::StatusCode::kInvalidArgument, message, detail);
-  };
-  if (!whole_values) return malformed(ExpectedGot("`values` of 4 bytes each", "a part of one"));
-  if (data_bytes % kElementBytes != 0) {
-    return malformed(absl::StrCat(ExpectedGot("`data` of 4 bytes an element, fp32", absl::StrCat(data_bytes, " bytes")),
-                                  "; is this ", data_bytes % 2 == 0 ? "float16, bfloat16 or int8?" : "int8?"));
-  }
-  if (data_bytes > 0 && values_bytes > 0) return malformed(ExpectedGot("`data` or `values`", "both"));
+  if (chunk.dtype_ == v1::DTYPE_UNSPECIFIED) chunk.dtype_ = v1::DTYPE_FLOAT32;
+  absl::Status status = CheckElements(chunk, data_bytes, values_bytes, whole_values);
+  if (!status.ok()) return status;
   chunk.form_ = values_bytes > 0 ? ChunkForm::kValues : ChunkForm::kData;
-  chunk.count_ = (data_bytes + values_bytes) / kElementBytes;
+  chunk.count_ = (data_bytes + values_bytes) / ElementBytes(chunk.dtype_);
   if (!gathered.empty()) {
     gathered_.push_back(std::move(gathered));
     chunk.elements_ = SliceCursor(gathered_.back().data(), gathered_.back().data() + values_bytes);
@@ -256,8 +273,47 @@ absl::Status TensorMessage::DecodeChunk(FieldReader reader, absl::string_view ty
   return absl::OkStatus();
 }
 
+absl::Status TensorMessage::CheckElements(const Chunk& chunk, int64_t data_bytes, int64_t values_bytes,
+                                          bool whole_values) const {
+  const auto invalid = [&](v1::ErrorReason reason, absl::string_view field, absl::string_view message) {
+    v1::ErrorDetail detail;
+    detail.set_reason(reason);
+    detail.set_field(absl::StrCat("chunks[", chunks_.size(), "]", field));
+    detail.set_tensor(chunk.tensor_);
+    detail.set_offset(chunk.offset_);
+    return Error(absl::StatusCode::kInvalidArgument, message, detail);
+  };
+  const auto malformed = [&](absl::string_view message) {
+    return invalid(v1::ERROR_REASON_MALFORMED_CHUNK, "", message);
+  };
+  const auto invalid_dtype = [&](absl::string_view expected) {
+    return invalid(v1::ERROR_REASON_INVALID_FIELD, ".dtype", ExpectedGot(expected, EnumName(chunk.dtype_)));
+  };
+  const int64_t element_bytes = ElementBytes(chunk.dtype_);
+  if (element_bytes == 0) return invalid_dtype("DTYPE_FLOAT32, DTYPE_BFLOAT16 or DTYPE_FLOAT16");
+  if (!whole_values) return malformed(ExpectedGot("`values` of 4 bytes each", "a part of one"));
+  if (data_bytes % element_bytes != 0) {
+    return malformed(absl::StrCat(
+        ExpectedGot(absl::StrCat("`data` of ", element_bytes, " bytes an element, ", EnumName(chunk.dtype_)),
+                    absl::StrCat(data_bytes, " bytes")),
+        "; is this ",
+        data_bytes % 2 == 0 ? "float16, bfloat16 or int8? The first two go with their `dtype`" : "int8?"));
+  }
+  if (data_bytes > 0 && values_bytes > 0) return malformed(ExpectedGot("`data` or `values`", "both"));
+  if (values_bytes > 0 && chunk.dtype_ != v1::DTYPE_FLOAT32) return invalid_dtype("DTYPE_FLOAT32 with `values`");
+  return absl::OkStatus();
+}
+
 absl::Status TensorMessage::ParseHeader(google::protobuf::Message* header) const {
   header->Clear();
+  size_t size = 0;
+  for (const std::string& bytes : headers_) size += bytes.size();
+  if (size > kSmallHeaderBytes) {
+    for (const std::string& bytes : headers_) {
+      absl::Status status = CheckOnWire(bytes, header->GetDescriptor());
+      if (!status.ok()) return Within("header", status);
+    }
+  }
   for (const std::string& bytes : headers_) {
     if (header->MergeFromString(bytes)) continue;
     header->Clear();

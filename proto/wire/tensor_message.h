@@ -4,9 +4,9 @@
 //
 //   <a header message> = 1;   bool last = 2;   repeated TensorChunk chunks = 15;
 //
-// Elements are copied once, from the slices of a grpc::ByteBuffer to the caller's floats: decoding walks the wire
-// format over the slices (gRPC 1.51 delivers them in pieces of at most 64 KiB, anywhere cut). Everything else is left
-// to the protobuf library. Requires a little-endian host. For what is sent see tensor_message_builder.h.
+// Elements are copied, or widened, once: from the slices of a grpc::ByteBuffer to the caller's floats. Decoding walks
+// the wire format over the slices (gRPC 1.51 delivers them in pieces of at most 64 KiB, anywhere cut). Everything else
+// is left to the protobuf library. Requires a little-endian host. For what is sent see tensor_message_builder.h.
 //
 // Thread-compatible. No input can make these functions crash or read out of bounds.
 #ifndef ADAMANT_PROTO_WIRE_TENSOR_MESSAGE_H_
@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -34,20 +35,31 @@ namespace adamant::wire {
 // of some MiB does not need another message for its last bytes. 1 or 2 MiB are alike, and 4 MiB is what every client
 // takes by default.
 inline constexpr int64_t kMessageBytes = (int64_t{1} << 20) + (int64_t{1} << 10);
-// Such a chunk fits into such a message.
+// A chunk of so many fp32 elements fits into such a message, as does one of twice as many of 16 bits.
 inline constexpr int64_t kChunkElements = int64_t{1} << 18;
 // The largest message that anybody sends or takes.
 inline constexpr int64_t kMaxMessageBytes = int64_t{4} << 20;
 // Chunks of one message that are decoded. 4 MiB of chunks of one element each would take ten times that in memory.
 inline constexpr size_t kMaxChunks = 32768;
 
-// How often field 1 may come in one message (protobuf merges them), and its bytes in all. Two million empty ones take
-// 30 times their bytes.
+// How often field 1 may come in one message, and its bytes in all. Protobuf merges them, and two million empty ones
+// take 30 times their bytes; a step may name 65,536 tensors, and a write may bring a count for each.
 inline constexpr size_t kMaxHeaders = 16;
-inline constexpr int64_t kMaxHeaderBytes = int64_t{64} << 10;
+inline constexpr int64_t kMaxHeaderBytes = int64_t{512} << 10;
 
-// Of one element, in bytes.
-inline constexpr int64_t kElementBytes = sizeof(float);
+// What one element takes, in bytes: of UNSPECIFIED as of FLOAT32, and 0 of what is no Dtype that this version knows.
+constexpr int64_t ElementBytes(v1::Dtype dtype) {
+  switch (dtype) {
+    case v1::DTYPE_UNSPECIFIED:
+    case v1::DTYPE_FLOAT32:
+      return 4;
+    case v1::DTYPE_BFLOAT16:
+    case v1::DTYPE_FLOAT16:
+      return 2;
+    default:
+      return 0;
+  }
+}
 
 // How a chunk spells its elements: TensorChunk.data or TensorChunk.values.
 enum class ChunkForm { kData, kValues };
@@ -64,6 +76,9 @@ class SliceCursor {
   // Moves on by `n` bytes, copying them to `to`, or past them. Requires: there are so many.
   void Read(void* to, size_t n);
   void Skip(size_t n);
+  // Moves on by `n` elements of `element_bytes` each, at most 4, and shows them to `visit` as Chunk::Visit does.
+  // Requires: there are so many.
+  void Visit(int64_t n, int64_t element_bytes, absl::FunctionRef<void(const uint8_t* bytes, int64_t count)> visit);
 
  private:
   // Goes to the next slice at the end of this one. Returns the bytes at hand, at most `n`.
@@ -85,15 +100,24 @@ class TensorMessage {
     int64_t offset() const { return offset_; }
     v1::Slot slot() const { return slot_; }
     ChunkForm form() const { return form_; }
+    // The type of the elements: FLOAT32, BFLOAT16 or FLOAT16. FLOAT32 where the chunk does not say.
+    v1::Dtype dtype() const { return dtype_; }
     // Elements; may be none, and then the form says nothing.
     int64_t count() const { return count_; }
 
-    // Copies the next `n` elements to [to, to + n). Requires: no more than count() elements in all.
+    // Copies the next `n` elements to [to, to + n). Requires: dtype() is FLOAT32, no more than count() elements in all.
     void Read(float* to, int64_t n) { elements_.Read(to, n * sizeof(float)); }
+    // Shows the next `n` elements to `visit`, in order and in runs: `count` elements, little-endian, lie at `bytes`,
+    // with any alignment, until `visit` returns. An element that slices share is a run of its own. Requires: no more
+    // than count() elements in all.
+    void Visit(int64_t n, absl::FunctionRef<void(const uint8_t* bytes, int64_t count)> visit) {
+      elements_.Visit(n, ElementBytes(dtype_), visit);
+    }
 
    private:
     friend class TensorMessage;
     int32_t tensor_ = 0;
+    v1::Dtype dtype_ = v1::DTYPE_UNSPECIFIED;
     int64_t offset_ = 0;
     v1::Slot slot_ = v1::SLOT_UNSPECIFIED;
     ChunkForm form_ = ChunkForm::kData;
@@ -104,10 +128,11 @@ class TensorMessage {
 
   // Decodes `buffer`, which ought to be a message of the given type (the full name is for errors alone: all types have
   // one outline). Errors, all INVALID_ARGUMENT: MALFORMED_MESSAGE, also for more than kMaxChunks chunks;
-  // MALFORMED_CHUNK (naming tensor and offset) for a chunk with both `data` and `values`, or with bytes that are not
-  // whole elements; UNKNOWN_FIELD for a field, here or in a chunk, that this version does not know by its number or not
-  // in its wire type. What is wrong with a chunk is at the field `chunks[INDEX]`. A chunk without elements is decoded:
-  // only who knows the tensor knows whether it has any.
+  // MALFORMED_CHUNK for a chunk with both `data` and `values`, or with bytes that are not whole elements; INVALID_FIELD
+  // for one whose `dtype` is none that this version knows, or not FLOAT32 with `values`; UNKNOWN_FIELD for a field,
+  // here or in a chunk, that this version does not know by its number or not in its wire type. What is wrong with a
+  // chunk is at the field `chunks[INDEX]` or within it; MALFORMED_CHUNK and INVALID_FIELD name its tensor and offset,
+  // too. A chunk without elements is decoded: only who knows the tensor knows whether it has any.
   static absl::StatusOr<TensorMessage> Decode(const grpc::ByteBuffer& buffer,
                                               absl::string_view type = "message of tensors");
   // The same. After an error `message` has what came before the fault, such as a header, and nothing of it is to be
@@ -121,8 +146,9 @@ class TensorMessage {
 
   bool has_header() const { return !headers_.empty(); }
   // Parses the header. Errors, INVALID_ARGUMENT: MALFORMED_MESSAGE, and then `header` is empty; UNKNOWN_FIELD, also in
-  // messages within, and then `header` holds what is known. Both name the field as `header`, or within it.
-  // Requires: has_header().
+  // messages within, and then `header` holds what is known, or nothing if its bytes are more than 64 KiB; INVALID_FIELD
+  // for more than kMaxRepeated elements of a repeated message field in such a one, and then it is empty. All name the
+  // field as `header`, or within it. Requires: has_header().
   absl::Status ParseHeader(google::protobuf::Message* header) const;
   bool last() const { return last_; }
   // In the order of the message.
@@ -132,6 +158,9 @@ class TensorMessage {
   class FieldReader;
 
   absl::Status DecodeChunk(FieldReader reader, absl::string_view type);
+  // Whether these bytes of `data` and `values` are elements of the next chunk. `whole_values`: so is each piece of
+  // `values`.
+  absl::Status CheckElements(const Chunk& chunk, int64_t data_bytes, int64_t values_bytes, bool whole_values) const;
 
   // Chunks refer to the slices and to the bytes of `gathered_`, which stay where they are when the message is moved.
   std::vector<grpc::Slice> slices_;

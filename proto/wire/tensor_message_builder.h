@@ -1,5 +1,5 @@
-// The bulk messages of the protocol (see tensor_message.h) as they are sent: elements are not copied, but referred to
-// in the caller's memory.
+// The bulk messages of the protocol (see tensor_message.h) as they are sent: fp32 elements are not copied, but referred
+// to in the caller's memory; those of 16 bits are written into the message as they are narrowed.
 //
 // Thread-compatible.
 #ifndef ADAMANT_PROTO_WIRE_TENSOR_MESSAGE_BUILDER_H_
@@ -31,19 +31,25 @@ class TensorMessageBuilder {
   void SetHeader(const google::protobuf::MessageLite& header);
   void SetLast();
 
-  // Begins a chunk of `count` elements, at least 1; they follow by AddElements, in order and all of them. A slot of
-  // UNSPECIFIED, an offset or tensor of 0 are left out, as proto3 does. Requires: chunks() < kMaxChunks, which is what
-  // the other side decodes.
-  void BeginChunk(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count);
+  // Begins a chunk of `count` elements, at least 1; they follow by AddElements, or AddNarrowed if `dtype` is one of 16
+  // bits, in order and all of them. A slot of UNSPECIFIED, a dtype of FLOAT32, an offset or tensor of 0 are left out,
+  // as proto3 does. Requires: `dtype` is one that this version knows, and FLOAT32 if `form` is kValues; chunks() <
+  // kMaxChunks, which is what the other side decodes.
+  void BeginChunk(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count,
+                  v1::Dtype dtype = v1::DTYPE_FLOAT32);
   // Refers to [elements, elements + n), unchanged until `hold` is released. Short runs are copied instead, where that
   // is cheaper than a slice; if all are, `hold` is released by Finish.
   void AddElements(const float* elements, int64_t n);
+  // Makes room for the next `n` elements, which are 16 bits wide, little-endian: the caller writes all of them to what
+  // is returned, which has any alignment, before it calls another function of the builder. They are the message's own:
+  // `hold` has no part in them.
+  void* AddNarrowed(int64_t n);
 
   // Size so far, in bytes, and chunks.
   int64_t size() const;
   size_t chunks() const { return chunk_count_; }
   // What such a chunk adds to it.
-  static int64_t ChunkBytes(int32_t tensor, int64_t offset, v1::Slot slot, int64_t count);
+  static int64_t ChunkBytes(int32_t tensor, int64_t offset, v1::Slot slot, int64_t count, v1::Dtype dtype);
 
   // The message. The builder is spent.
   grpc::ByteBuffer Finish();
@@ -61,8 +67,9 @@ class TensorMessageBuilder {
   std::string copied_;
   int64_t chunk_bytes_ = 0;
   size_t chunk_count_ = 0;
-  // Elements of the last chunk that are still to come.
+  // Of the last chunk: its elements that are still to come, and their type.
   int64_t awaited_ = 0;
+  v1::Dtype dtype_ = v1::DTYPE_FLOAT32;
 };
 
 }  // namespace adamant::wire

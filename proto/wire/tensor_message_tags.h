@@ -24,6 +24,7 @@ inline constexpr uint32_t kChunks = Of(v1::StepRequest::kChunksFieldNumber, Wire
 inline constexpr uint32_t kTensor = Of(v1::TensorChunk::kTensorFieldNumber, WireFormatLite::WIRETYPE_VARINT);
 inline constexpr uint32_t kOffset = Of(v1::TensorChunk::kOffsetFieldNumber, WireFormatLite::WIRETYPE_VARINT);
 inline constexpr uint32_t kSlot = Of(v1::TensorChunk::kSlotFieldNumber, WireFormatLite::WIRETYPE_VARINT);
+inline constexpr uint32_t kDtype = Of(v1::TensorChunk::kDtypeFieldNumber, WireFormatLite::WIRETYPE_VARINT);
 // `values` is packed, but every parser must take it unpacked as well.
 inline constexpr uint32_t kPackedValues =
     Of(v1::TensorChunk::kValuesFieldNumber, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);

@@ -171,17 +171,20 @@ absl::StatusOr<v1::ListTensorsResponse> ListTensors(const ParameterSet& set, con
     return InvalidField("page_token", "a next_page_token of this set", Quoted(request.page_token()));
   }
   const std::shared_ptr<const Configuration> configuration = set.configuration();
+  const std::vector<int64_t> update_counts = set.UpdateCountsFrom(static_cast<int>(first), *page_size);
   v1::ListTensorsResponse response;
   size_t bytes = 0;
   for (int64_t i = first; i < static_cast<int64_t>(tensors.size()); ++i) {
+    const bool counted = i - first < static_cast<int64_t>(update_counts.size());
     v1::Tensor tensor;
     tensor.set_index(static_cast<int32_t>(i));
     tensor.set_name(tensors[i].name);
     tensor.mutable_shape()->Add(tensors[i].shape.begin(), tensors[i].shape.end());
     tensor.set_group(configuration->groups()[tensors[i].group].name());
     tensor.set_element_count(tensors[i].size());
+    if (counted) tensor.set_update_count(update_counts[i - first]);
     bytes += tensor.ByteSizeLong();
-    if (response.tensors_size() == *page_size || (response.tensors_size() > 0 && bytes > kMaxPageBytes)) {
+    if (!counted || (response.tensors_size() > 0 && bytes > kMaxPageBytes)) {
       response.set_next_page_token(absl::StrCat(i));
       break;
     }

@@ -12,6 +12,7 @@
 #include "server/rpc/reflection.h"
 #include "server/rpc/step_call.h"
 #include "server/rpc/unary_call.h"
+#include "server/rpc/watch_call.h"
 #include "server/rpc/write_call.h"
 
 namespace adamant::rpc {
@@ -65,14 +66,16 @@ std::shared_ptr<Call> CallTable::MakeOptimizerCall(absl::string_view method,
   if (method == "WriteTensorsOnce") {
     return std::make_shared<WriteCall>(registry_, kinds_.tensors, context, CallShape::kOnce);
   }
+  if (method == "WatchParameterSet") return std::make_shared<WatchCall>(registry_, kinds_.set_watches, context);
   if (method == "ReadTensors") return std::make_shared<ReadCall>(registry_, kinds_.tensors, context);
   UnaryCall::Handler handler = service_->FindHandler(method);
   return handler != nullptr ? std::make_shared<UnaryCall>(std::move(handler), KindOf(method), context) : nullptr;
 }
 
 OpenCalls* CallTable::KindOf(absl::string_view method) const {
-  if (method == "CreateParameterSet") return kinds_.creations;
-  const bool is_page = method == "GetParameterSet" || method == "ListParameterSets" || method == "ListTensors";
+  if (method == "CreateParameterSet" || method == "AddTensors") return kinds_.creations;
+  const bool is_page = method == "GetParameterSet" || method == "ListParameterSets" || method == "ListTensors" ||
+                       method == "UpdateParameterGroup" || method == "UpdateParameterSet";
   return is_page ? kinds_.pages : kinds_.small;
 }
 

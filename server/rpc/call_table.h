@@ -24,6 +24,7 @@ class CallTable final : public grpc::CallbackGenericService {
     OpenCalls* creations;  // large requests
     OpenCalls* pages;      // small requests, large replies
     OpenCalls* small;      // small requests, small replies
+    OpenCalls* set_watches;
     OpenCalls* health_checks;
     OpenCalls* health_watches;
     OpenCalls* reflections;

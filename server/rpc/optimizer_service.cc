@@ -34,12 +34,26 @@ std::string SetOf(const Request& request) {
   }
 }
 
-// A CreateParameterSet that waits for its thread.
+// A call that waits for the thread that makes sets, and has them grow.
 struct Creation {
-  UnaryCall::Handler handler;
+  std::shared_ptr<UnaryCall::Handler> handler;
   grpc::ByteBuffer request;
   UnaryCall::Done done;
 };
+
+// Hands a set's description on as the response that has it alone.
+template <typename Response>
+core::Then<absl::StatusOr<v1::ParameterSet>> AnswerWithSet(absl::AnyInvocable<void(absl::StatusOr<Response>)> answer) {
+  return [answer = std::move(answer)](absl::StatusOr<v1::ParameterSet> set) mutable {
+    if (!set.ok()) {
+      answer(set.status());
+      return;
+    }
+    Response response;
+    *response.mutable_parameter_set() = *std::move(set);
+    answer(std::move(response));
+  };
+}
 
 google::protobuf::Duration ToProto(absl::Duration duration) {
   return google::protobuf::util::TimeUtil::NanosecondsToDuration(absl::ToInt64Nanoseconds(duration));
@@ -50,23 +64,28 @@ google::protobuf::Duration ToProto(absl::Duration duration) {
 OptimizerService::OptimizerService(Parts parts) : parts_(std::move(parts)) {}
 
 UnaryCall::Handler OptimizerService::FindHandler(absl::string_view method) {
-  if (method == "CreateParameterSet") {
-    // Decoded there, too: of what is small on the wire and large in memory there is one at a time.
-    return [this](const grpc::ByteBuffer& buffer, UnaryCall::Done done) {
-      auto call =
-          std::make_shared<Creation>(Creation{Handle(&OptimizerService::CreateParameterSet), buffer, std::move(done)});
-      // Off gRPC's threads and off those that compute: a large set takes seconds to map.
-      parts_.creation->Run(
-          1, [call](int64_t) { call->handler(call->request, std::move(call->done)); }, [] {});
-    };
-  }
+  if (method == "CreateParameterSet") return OnCreationThread(Handle(&OptimizerService::CreateParameterSet));
+  if (method == "AddTensors") return OnCreationThread(Handle(&OptimizerService::AddTensors));
   if (method == "GetParameterSet") return Handle(&OptimizerService::GetParameterSet);
   if (method == "ListParameterSets") return Handle(&OptimizerService::ListParameterSets);
   if (method == "ListTensors") return Handle(&OptimizerService::ListTensors);
   if (method == "DeleteParameterSet") return Handle(&OptimizerService::DeleteParameterSet);
+  if (method == "UpdateParameterGroup") return Handle(&OptimizerService::UpdateParameterGroup);
+  if (method == "UpdateParameterSet") return Handle(&OptimizerService::UpdateParameterSet);
   if (method == "GetStepResult") return Handle(&OptimizerService::GetStepResult);
   if (method == "GetServerInfo") return Handle(&OptimizerService::GetServerInfo);
   return nullptr;
+}
+
+UnaryCall::Handler OptimizerService::OnCreationThread(UnaryCall::Handler handler) {
+  auto shared = std::make_shared<UnaryCall::Handler>(std::move(handler));
+  // Decoded there, too: of what is small on the wire and large in memory there is one at a time.
+  return [this, shared](const grpc::ByteBuffer& buffer, UnaryCall::Done done) {
+    auto call = std::make_shared<Creation>(Creation{shared, buffer, std::move(done)});
+    // Off gRPC's threads and off those that compute: a large set takes seconds to map.
+    parts_.creation->Run(
+        1, [call](int64_t) { (*call->handler)(call->request, std::move(call->done)); }, [] {});
+  };
 }
 
 template <typename Request, typename Response>
@@ -74,7 +93,8 @@ UnaryCall::Handler OptimizerService::Handle(void (OptimizerService::*function)(c
   return [this, function](const grpc::ByteBuffer& buffer, UnaryCall::Done done) {
     Request request;
     // What this version does not know may be a condition: an error, too.
-    constexpr bool kCreates = std::is_same_v<Request, v1::CreateParameterSetRequest>;
+    constexpr bool kCreates =
+        std::is_same_v<Request, v1::CreateParameterSetRequest> || std::is_same_v<Request, v1::AddTensorsRequest>;
     const int64_t max_bytes = kCreates ? wire::kMaxMessageBytes : kMaxRequestBytes;
     if (absl::Status status = Parse(buffer, &request, max_bytes); !status.ok()) {
       done(WithSet(SetOf(request), status));
@@ -124,6 +144,35 @@ void OptimizerService::ListTensors(const v1::ListTensorsRequest& request, Answer
   absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = parts_.registry->Find(request.name());
   if (set.ok()) {
     answer(core::ListTensors(**set, request));
+  } else {
+    answer(set.status());
+  }
+}
+
+void OptimizerService::AddTensors(const v1::AddTensorsRequest& request, Answer<v1::AddTensorsResponse> answer) {
+  absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = parts_.registry->Find(request.set(), "set");
+  if (set.ok()) {
+    (*set)->AddTensors(request, AnswerWithSet(std::move(answer)));
+  } else {
+    answer(set.status());
+  }
+}
+
+void OptimizerService::UpdateParameterGroup(const v1::UpdateParameterGroupRequest& request,
+                                            Answer<v1::UpdateParameterGroupResponse> answer) {
+  absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = parts_.registry->Find(request.set(), "set");
+  if (set.ok()) {
+    (*set)->Update(request, AnswerWithSet(std::move(answer)));
+  } else {
+    answer(set.status());
+  }
+}
+
+void OptimizerService::UpdateParameterSet(const v1::UpdateParameterSetRequest& request,
+                                          Answer<v1::UpdateParameterSetResponse> answer) {
+  absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = parts_.registry->Find(request.spec().name(), "spec.name");
+  if (set.ok()) {
+    (*set)->Update(request, AnswerWithSet(std::move(answer)));
   } else {
     answer(set.status());
   }

@@ -37,7 +37,7 @@ class OptimizerService {
   struct Parts {
     core::Registry* registry;
     core::ComputePool* compute;
-    core::ComputePool* creation;  // one thread that makes the sets, one after the other
+    core::ComputePool* creation;  // one thread that makes sets, and has them grow, one after the other
     std::vector<const core::Budget*> budgets;
     ServiceLimits limits;
   };
@@ -55,10 +55,17 @@ class OptimizerService {
   template <typename Request, typename Response>
   UnaryCall::Handler Handle(void (OptimizerService::*function)(const Request&, Answer<Response>));
 
+  // `handler`, run on the thread that makes the sets.
+  UnaryCall::Handler OnCreationThread(UnaryCall::Handler handler);
+
+  void AddTensors(const v1::AddTensorsRequest& request, Answer<v1::AddTensorsResponse> answer);
   void CreateParameterSet(const v1::CreateParameterSetRequest& request, Answer<v1::CreateParameterSetResponse> answer);
   void GetParameterSet(const v1::GetParameterSetRequest& request, Answer<v1::GetParameterSetResponse> answer);
   void ListParameterSets(const v1::ListParameterSetsRequest& request, Answer<v1::ListParameterSetsResponse> answer);
   void ListTensors(const v1::ListTensorsRequest& request, Answer<v1::ListTensorsResponse> answer);
+  void UpdateParameterGroup(const v1::UpdateParameterGroupRequest& request,
+                            Answer<v1::UpdateParameterGroupResponse> answer);
+  void UpdateParameterSet(const v1::UpdateParameterSetRequest& request, Answer<v1::UpdateParameterSetResponse> answer);
   void DeleteParameterSet(const v1::DeleteParameterSetRequest& request, Answer<v1::DeleteParameterSetResponse> answer);
   void GetStepResult(const v1::GetStepResultRequest& request, Answer<v1::GetStepResultResponse> answer);
   void GetServerInfo(const v1::GetServerInfoRequest& request, Answer<v1::GetServerInfoResponse> answer);

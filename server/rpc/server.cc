@@ -59,6 +59,8 @@ constexpr int64_t kMessageInGrpcBytes = wire::kMaxMessageBytes + kMessageHeadroo
 constexpr int kMaxCreations = 2;
 constexpr int kMaxPages = 3;
 constexpr int kMaxSmallCalls = 3;
+// Those that are idle take less: there are places for some sixty.
+constexpr int kMaxSetWatches = 2;
 constexpr int kMaxHealthChecks = 2;
 constexpr int kMaxHealthWatches = 1;
 constexpr int kMaxReflections = 2;
@@ -94,8 +96,8 @@ ServiceLimits Limits(const ServerOptions& options) {
 
 // Calls that may be open or wait, but for watches that are idle.
 int64_t MostCalls(const ServerOptions& options) {
-  constexpr int kControlCalls =
-      kMaxCreations + kMaxPages + kMaxSmallCalls + kMaxHealthChecks + kMaxHealthWatches + kMaxReflections;
+  constexpr int kControlCalls = kMaxCreations + kMaxPages + kMaxSmallCalls + kMaxSetWatches + kMaxHealthChecks +
+                                kMaxHealthWatches + kMaxReflections;
   return options.max_streams + kControlCalls + kMaxWaitingHealthChecks + options.max_waiting_calls;
 }
 
@@ -148,6 +150,7 @@ struct Server::Parts {
                   terms),
         pages("pages", kMaxPages * kStreamBytes, kGrace, &waiting, &inflight, clock.get(), terms),
         small("small calls", kMaxSmallCalls * kStreamBytes, kGrace, &waiting, &inflight, clock.get(), terms),
+        set_watches("set watches", kMaxSetWatches * kStreamBytes, kGrace, &waiting, &inflight, clock.get(), terms),
         health_checks("health checks", kMaxHealthChecks * kStreamBytes, kGrace, &waiting_health_checks, &inflight,
                       clock.get(), terms),
         health_watches("health watches", kMaxHealthWatches * kStreamBytes + options.max_waiting_calls * kIdleCallBytes,
@@ -155,8 +158,8 @@ struct Server::Parts {
         reflections("reflections", kMaxReflections * kStreamBytes, kGrace, &waiting, &inflight, clock.get(), terms),
         optimizer_service({registry.get(), &compute, &creation, AllBudgets(), Limits(options)}),
         call_table(registry.get(), &optimizer_service,
-                   {&streams.calls, &creations.calls, &pages.calls, &small.calls, &health_checks.calls,
-                    &health_watches.calls, &reflections.calls}),
+                   {&streams.calls, &creations.calls, &pages.calls, &small.calls, &set_watches.calls,
+                    &health_checks.calls, &health_watches.calls, &reflections.calls}),
         compute(options.compute_threads),
         lender(&pool, &compute),
         creation(1) {}
@@ -203,6 +206,7 @@ struct Server::Parts {
   Places creations;
   Places pages;
   Places small;
+  Places set_watches;
   Places health_checks;
   Places health_watches;
   Places reflections;
@@ -214,8 +218,8 @@ struct Server::Parts {
   core::Lender lender;
   core::ComputePool creation;
 
-  const std::array<Places*, 7> all_places = {&streams,       &creations,      &pages,      &small,
-                                             &health_checks, &health_watches, &reflections};
+  const std::array<Places*, 8> all_places = {&streams,     &creations,     &pages,          &small,
+                                             &set_watches, &health_checks, &health_watches, &reflections};
 };
 
 Server::Server() = default;
@@ -223,7 +227,7 @@ Server::Server() = default;
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
   std::unique_ptr<core::Clock> clock = core::NewSteadyClock();
   std::vector<std::unique_ptr<core::Backend>> devices = core::OpenCudaDevices(
-      {.clock = clock.get(), .measure = options.kernels->measure, .device_bytes = options.device_bytes, .warn = &Warn});
+      {.clock = clock.get(), .host_kernels = options.kernels, .device_bytes = options.device_bytes, .warn = &Warn});
   std::vector<std::string> names = {"cpu"};
   for (const std::unique_ptr<core::Backend>& device : devices) {
     const v1::Device about = device->Describe();

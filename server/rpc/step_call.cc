@@ -47,6 +47,7 @@ absl::StatusOr<std::shared_ptr<core::StepAttempt>> StepCall::NewAttempt(const v1
   std::shared_ptr<core::StepAttempt> attempt =
       (*set)->NewStep(header, std::static_pointer_cast<StepCall>(shared_from_this()));
   core::MutexLock lock(&reply_mutex_);
+  reply_dtype_ = header.reply_dtype();
   if (shape() == CallShape::kStream) computing_ = attempt.get();
   return attempt;
 }
@@ -85,7 +86,11 @@ void StepCall::BeginReply(const std::shared_ptr<const core::StepParameters>& par
   if (parameters_ != nullptr) return;
   parameters_ = parameters;
   computed_ = 0;
-  cutter_.emplace(parameters->schema->sizes(), v1::SLOT_UNSPECIFIED, form());
+  // Where the step asked for no parameters there is none to cut.
+  const auto sizes = parameters->snapshot != nullptr ? parameters->selection->sizes() : absl::Span<const int64_t>();
+  overflowed_ = 0;
+  cutter_.emplace(sizes, v1::SLOT_UNSPECIFIED, FormatOf(reply_dtype_).has_value() ? wire::ChunkForm::kData : form(),
+                  FormatOf(reply_dtype_).has_value() ? reply_dtype_ : v1::DTYPE_FLOAT32);
 }
 
 void StepCall::WriteNext() {
@@ -100,7 +105,7 @@ void StepCall::WriteNext() {
 }
 
 std::optional<grpc::ByteBuffer> StepCall::NextMessage() {
-  const core::Schema& schema = *parameters_->schema;
+  const core::Schema& schema = parameters_->selection->schema();
   if (!result_.has_value()) {
     // The last blocks come with the result.
     if (cutter_->done() || computed_ == schema.flat_size()) return std::nullopt;
@@ -113,17 +118,28 @@ std::optional<grpc::ByteBuffer> StepCall::NextMessage() {
     cutter_->SetAvailable(schema.tensors().size(), 0);
   }
   wire::TensorMessageBuilder builder(parameters_);
-  const core::Snapshot& snapshot = *parameters_->snapshot;
+  const core::Snapshot* const snapshot = parameters_->snapshot.get();
+  const std::optional<kernels::Format16> format = FormatOf(reply_dtype_);
+  const kernels::NarrowFunction narrow = format.has_value() ? parameters_->host_kernels->narrow[*format] : nullptr;
+  int64_t overflowed = 0;
   const auto source = [&](int32_t tensor, int64_t begin, int64_t end, wire::TensorMessageBuilder* to) {
     const int64_t base = schema.tensors()[tensor].begin;
     core::ForEachRun(base + begin, base + end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
-      to->AddElements(snapshot.blocks()[block].data() + run_begin, run_end - run_begin);
+      const float* const elements = snapshot->blocks()[block].data() + run_begin;
+      const int64_t count = run_end - run_begin;
+      if (narrow != nullptr) {
+        overflowed += narrow(elements, to->AddNarrowed(count), count);
+      } else {
+        to->AddElements(elements, count);
+      }
     });
     return true;
   };
   // One message for a unary call: NewAttempt saw to it that everything fits.
   cutter_->Fill(shape() == CallShape::kOnce ? wire::kMaxMessageBytes : wire::kMessageBytes, source, &builder);
+  overflowed_ += overflowed;
   if (result_.has_value() && cutter_->done()) {
+    result_->set_overflowed(overflowed_);
     builder.SetHeader(*result_);
     // The memory returns when gRPC has let go of it.
     parameters_.reset();

@@ -17,6 +17,7 @@
 #include "server/core/base/mutex.h"
 #include "server/core/set/listener.h"
 #include "server/rpc/call.h"
+#include "server/rpc/element_format.h"
 
 namespace adamant::rpc {
 
@@ -145,8 +146,19 @@ class UploadCall : public Call, public Attempt::Listener {
     for (size_t i = 0; i < message.chunks().size(); ++i) {
       wire::TensorMessage::Chunk& chunk = message.chunks()[i];
       if (!form_.has_value() && chunk.count() > 0) form_ = chunk.form();
-      absl::Status status = attempt->Add(chunk.slot(), chunk.tensor(), chunk.offset(), chunk.count(),
-                                         [&chunk](float* to, int64_t n) { chunk.Read(to, n); });
+      const std::optional<kernels::Format16> format = FormatOf(chunk.dtype());
+      const auto read = [&](float* to, int64_t n) {
+        if (!format.has_value()) {
+          chunk.Read(to, n);
+          return;
+        }
+        const kernels::WidenFunction widen = attempt->host_kernels().widen[*format];
+        chunk.Visit(n, [&](const uint8_t* bytes, int64_t count) {
+          widen(bytes, to, count);
+          to += count;
+        });
+      };
+      absl::Status status = attempt->Add(chunk.slot(), chunk.tensor(), chunk.offset(), chunk.count(), read);
       if (!status.ok()) return Within(absl::StrCat("chunks[", i, "]"), status);
     }
     if (message.last() || shape() == CallShape::kOnce) return attempt->Complete();

@@ -1,6 +1,7 @@
 // adamant-bench: what a remote step costs, beside a raw exchange of the same bytes and the kernel alone.
 //
 //   adamant-bench step --params=67108864 --compare     a step; with --compare beside exchange, tcp and kernel
+//   adamant-bench step --params=16777216 --dtype=bfloat16  steps of 16 bits both ways, interleaved with those of fp32
 //   adamant-bench exchange --params=67108864           the raw exchange of a step's bytes; with --compare beside tcp
 //   adamant-bench echo                                 a ping-pong of 300 bytes on one stream
 //   adamant-bench tcp --params=67108864                the same bytes over plain sockets, without gRPC: the floor
@@ -20,6 +21,7 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -42,7 +44,9 @@
 #include "tests/bench/worker.h"
 
 ABSL_FLAG(int64_t, params, 1 << 20, "Parameters of the set; an exchange moves their bytes.");
-ABSL_FLAG(std::string, dtype, "float32", "Element type of gradients and replies.");
+ABSL_FLAG(
+    std::string, dtype, "float32",
+    "Step: bfloat16 or float16 interleaves steps of a set whose gradients and replies travel so; print the ratio.");
 ABSL_FLAG(int32_t, steps, 0, "Rounds to count in each pair of processes. 0: by size, 10 to 2,000.");
 ABSL_FLAG(int32_t, pairs, 0, "Pairs of fresh processes. 0: 5 with --compare and for settings, else 1.");
 ABSL_FLAG(bool, compare, false,
@@ -149,6 +153,15 @@ std::vector<std::string> SettingsFlags() {
   return flags;
 }
 
+// Nothing if there is no such type.
+std::optional<v1::Dtype> Dtype() {
+  const std::string dtype = absl::GetFlag(FLAGS_dtype);
+  if (dtype == "float32") return v1::DTYPE_FLOAT32;
+  if (dtype == "bfloat16") return v1::DTYPE_BFLOAT16;
+  if (dtype == "float16") return v1::DTYPE_FLOAT16;
+  return std::nullopt;
+}
+
 bool Exchanges(const std::string& command) { return command == "exchange" || command == "echo"; }
 
 absl::Status CheckFlags(const std::string& command) {
@@ -156,7 +169,12 @@ absl::Status CheckFlags(const std::string& command) {
   if (absl::GetFlag(FLAGS_params) < 1 || absl::GetFlag(FLAGS_params) > kMaxParams) {
     return invalid(absl::StrCat("--params must be in [1, ", kMaxParams, "]"));
   }
-  if (absl::GetFlag(FLAGS_dtype) != "float32") return invalid("--dtype must be float32");
+  if (!Dtype().has_value()) {
+    return invalid(absl::StrCat("--dtype must be float32, bfloat16 or float16, got ", absl::GetFlag(FLAGS_dtype)));
+  }
+  if (command != "step" && command != "worker" && *Dtype() != v1::DTYPE_FLOAT32) {
+    return invalid("--dtype is for steps");
+  }
   if (absl::GetFlag(FLAGS_steps) < 0) return invalid("--steps must not be negative");
   if (absl::GetFlag(FLAGS_pairs) < 0) return invalid("--pairs must not be negative");
   const std::string transport = absl::GetFlag(FLAGS_transport);
@@ -280,9 +298,12 @@ std::vector<std::string> Joined(std::vector<std::string> first, const std::vecto
 absl::StatusOr<PairSamples> RunPair(const std::string& command, bool compare, const Variant& variant) {
   ChildProcess::Environment environment = AllocatorEnvironment(Allocator(variant));
   if (!variant.experiments.empty()) environment.emplace_back("GRPC_EXPERIMENTS", variant.experiments);
-  std::vector<std::string> worker_arguments = {
-      ThisProgram(), "worker", absl::StrCat("--params=", absl::GetFlag(FLAGS_params)),
-      absl::StrCat("--steps=", Steps()), absl::StrCat("--device=", absl::GetFlag(FLAGS_device))};
+  std::vector<std::string> worker_arguments = {ThisProgram(),
+                                               "worker",
+                                               absl::StrCat("--params=", absl::GetFlag(FLAGS_params)),
+                                               absl::StrCat("--steps=", Steps()),
+                                               absl::StrCat("--device=", absl::GetFlag(FLAGS_device)),
+                                               absl::StrCat("--dtype=", absl::GetFlag(FLAGS_dtype))};
   const std::vector<std::string> settings = Joined(SettingsFlags(), variant.flags);
   worker_arguments = Joined(std::move(worker_arguments), settings);
 
@@ -368,6 +389,7 @@ absl::Status Work() {
                                                    .peer = absl::GetFlag(FLAGS_peer),
                                                    .tcp_peer = absl::GetFlag(FLAGS_tcp_peer),
                                                    .device = absl::GetFlag(FLAGS_device),
+                                                   .dtype = *Dtype(),
                                                    .params = absl::GetFlag(FLAGS_params),
                                                    .exchange_bytes = ExchangeBytes(absl::GetFlag(FLAGS_params)),
                                                    .settings = Settings(),
@@ -429,6 +451,7 @@ int main(int argc, char** argv) {
       "measures steps at an Adamant server.\n"
       "  adamant-bench step --params=67108864 --compare     a step beside a raw exchange, tcp and the kernel alone\n"
       "  adamant-bench step --params=67108864 --device=cuda:0  a step there beside one on the processor\n"
+      "  adamant-bench step --params=67108864 --dtype=bfloat16  a step of 16 bits both ways beside one of fp32\n"
       "  adamant-bench exchange --params=67108864           the raw exchange of a step's bytes, over gRPC\n"
       "  adamant-bench echo                                 a ping-pong of 300 bytes on one stream\n"
       "  adamant-bench tcp --params=67108864                the same bytes over plain sockets: the floor\n"

@@ -22,7 +22,9 @@
 #include "server/core/base/compute_pool.h"
 #include "server/core/memory/lender.h"
 #include "server/core/spec/configuration.h"
+#include "server/core/spec/parameter_group.h"
 #include "server/core/spec/schema.h"
+#include "server/core/spec/slots.h"
 #include "tests/core/gate.h"
 
 namespace adamant::core {
@@ -94,9 +96,11 @@ void MeasureKernel(int64_t params, bool alone) {
   void* table = nullptr;
   Check(cudaMalloc(&table, pieces.size() * sizeof(kernels::CudaPiece)));
   Check(cudaMemcpy(table, pieces.data(), pieces.size() * sizeof(kernels::CudaPiece), cudaMemcpyHostToDevice));
-  const kernels::AdamScalars scalars =
-      kernels::MakeAdamScalars({.learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}, 1000, 1);
-  const kernels::CudaSpan span = {.arrays = {.size = 0, .g = g, .p_in = p, .p_out = p, .slots = {{m, m}, {v, v}}},
+  const kernels::Recipe recipe = {
+      kernels::kAdam,
+      kernels::MakeAdamScalars({.learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}, 1000, {})};
+  const kernels::SlotSpan slots[kernels::kUpdates][kernels::kMaxSlots] = {{{m, m}, {v, v}}};
+  const kernels::CudaSpan span = {.arrays = {.size = 0, .g = g, .p_in = p, .p_out = p, .slots = {}},
                                   .origin = 0,
                                   .pieces = static_cast<const kernels::CudaPiece*>(table),
                                   .piece_count = static_cast<int64_t>(pieces.size())};
@@ -104,7 +108,7 @@ void MeasureKernel(int64_t params, bool alone) {
   const int64_t copied = params * 7 * static_cast<int64_t>(sizeof(float)) / 2;
   float* const from = DeviceArray(copied / sizeof(float));
   float* const to = DeviceArray(copied / sizeof(float));
-  const auto update = [&] { Check(kernels::EnqueueUpdate(kernels::kAdam, &scalars, 1, span, nullptr)); };
+  const auto update = [&] { Check(kernels::EnqueueUpdates(&recipe, 0, 1, span, slots, nullptr)); };
   if (alone) {
     PrintSeconds(params, update);
   } else {
@@ -137,14 +141,10 @@ class BenchSet {
     tensor->add_shape(params);
     const std::shared_ptr<const Configuration> configuration = *Configuration::Create(spec);
     const std::shared_ptr<const Schema> schema = *Schema::Create(spec, configuration->groups());
-    GroupRanges ranges;
-    ForEachRun(0, schema->flat_size(), [&](int64_t, int64_t begin, int64_t end) {
-      ranges.push_back({{begin, end, 0}});
-    });
-    arrays_ = *device->NewArrays(
-        {schema, std::make_shared<const GroupRanges>(std::move(ranges)), {v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ}},
-        lender, compute);
-    plan_.scalars = {configuration->Scalars(0, 1, 1.0f)};
+    arrays_ = *device->NewArrays({schema, OptimizerSlots(configuration->groups())}, lender, compute);
+    plan_.work = std::make_shared<const StepWork>(std::make_shared<const TensorSelection>(schema),
+                                                  [](int) { return int64_t{0}; });
+    plan_.recipes = {MakeRecipe(configuration->groups()[0], /*learning_rate=*/1e-3, /*update_count=*/0, {})};
     plan_.after = std::make_shared<const Snapshot>(1, 1, *lender->TakeZeroed(schema->flat_size()));
   }
 
@@ -214,7 +214,7 @@ int Main(int64_t kernel_params) {
     std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data());
   };
   const std::vector<std::unique_ptr<Backend>> devices =
-      OpenCudaDevices({.clock = clock.get(), .measure = kernels::BestKernels().measure, .warn = warn});
+      OpenCudaDevices({.clock = clock.get(), .host_kernels = &kernels::BestKernels(), .warn = warn});
   if (devices.empty()) {
     std::printf("skipped: no CUDA device\n");
     return 0;

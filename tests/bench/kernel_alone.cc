@@ -1,8 +1,8 @@
 // Threads between two barriers.
 #include "tests/bench/kernel_alone.h"
 
-#include "kernels/adam_scalars.h"
 #include "kernels/dispatch.h"
+#include "kernels/scalars.h"
 
 namespace adamant::bench {
 
@@ -40,7 +40,7 @@ void KernelAlone::Round() {
 
 void KernelAlone::Step(int share) {
   constexpr kernels::AdamHyperparameters kDefaults = {.learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8};
-  const kernels::AdamScalars scalars = kernels::MakeAdamScalars(kDefaults, 1000, 1.0f);
+  const kernels::UpdateScalars scalars = kernels::MakeAdamScalars(kDefaults, 1000, {});
   const int64_t begin = parameters_.size() * share / threads_;
   const int64_t end = parameters_.size() * (share + 1) / threads_;
   // As a step does it: the new parameters take the gradient's place.

@@ -1,4 +1,5 @@
-// The kernels beside what bounds them: the same memory traffic without arithmetic, and the root and the quotient alone.
+// The kernels beside what bounds them, the same memory traffic without arithmetic, and the root and the quotient alone;
+// and each variant beside Adam.
 //
 // Google Benchmark's table first, then lines that begin with `ratio`: medians over rounds in which the two that are
 // compared take turns, which is what holds on a machine that is not idle.
@@ -21,10 +22,12 @@
 #include <immintrin.h>
 #endif
 
-#include "kernels/adam_scalars.h"
 #include "kernels/dispatch.h"
 #include "kernels/instruction_sets.h"
+#include "kernels/scalars.h"
 #include "kernels/update.h"
+#include "tests/bench/conversion_bench.h"
+#include "tests/kernels/update_inputs.h"
 
 namespace adamant::kernels {
 namespace {
@@ -35,7 +38,7 @@ const int64_t kInCache = 64 * 1024;
 const int64_t kInMemory = (kSmall ? 1 : 64) * 1024 * 1024;
 const int kRounds = kSmall ? 3 : 31;
 
-constexpr int64_t kStepBytes = 28;  // a parameter: reads p, g, m, v; writes p, m, v
+constexpr int64_t kStepBytes = 28;  // a parameter of Adam: reads p, g, m, v; writes p, m, v
 constexpr int64_t kMeasureBytes = 4;
 
 // Any of the functions that are compared.
@@ -50,7 +53,7 @@ void PrefetchAll(const UpdateSpan& span, int64_t i) {
 }
 
 // A step's reads and writes: the new parameters are the old ones, and the gradient is read for nothing.
-[[gnu::target("avx512f")]] void TrafficAvx512(const AdamScalars&, const UpdateSpan& caller_span) {
+[[gnu::target("avx512f")]] void TrafficAvx512(const UpdateScalars&, const UpdateSpan& caller_span) {
   const UpdateSpan span = caller_span;
   for (int64_t i = 0; i < span.size; i += 16) {
     PrefetchAll(span, i);
@@ -65,7 +68,7 @@ void PrefetchAll(const UpdateSpan& span, int64_t i) {
   }
 }
 
-[[gnu::target("avx512f")]] void RootAndQuotientAvx512(const AdamScalars&, const UpdateSpan& caller_span) {
+[[gnu::target("avx512f")]] void RootAndQuotientAvx512(const UpdateScalars&, const UpdateSpan& caller_span) {
   const UpdateSpan span = caller_span;
   for (int64_t i = 0; i < span.size; i += 16) {
     const __m512 root = _mm512_maskz_sqrt_ps(0xFFFF, _mm512_loadu_ps(span.slots[1].in + i));
@@ -73,7 +76,7 @@ void PrefetchAll(const UpdateSpan& span, int64_t i) {
   }
 }
 
-[[gnu::target("avx2")]] void TrafficAvx2(const AdamScalars&, const UpdateSpan& caller_span) {
+[[gnu::target("avx2")]] void TrafficAvx2(const UpdateScalars&, const UpdateSpan& caller_span) {
   const UpdateSpan span = caller_span;
   for (int64_t i = 0; i < span.size; i += 8) {
     PrefetchAll(span, i);
@@ -88,7 +91,7 @@ void PrefetchAll(const UpdateSpan& span, int64_t i) {
   }
 }
 
-[[gnu::target("avx2")]] void RootAndQuotientAvx2(const AdamScalars&, const UpdateSpan& caller_span) {
+[[gnu::target("avx2")]] void RootAndQuotientAvx2(const UpdateScalars&, const UpdateSpan& caller_span) {
   const UpdateSpan span = caller_span;
   for (int64_t i = 0; i < span.size; i += 8) {
     const __m256 root = _mm256_sqrt_ps(_mm256_loadu_ps(span.slots[1].in + i));
@@ -118,12 +121,13 @@ enum class Units {
   kTiny,  // gradients of 1e-18, moments zero
 };
 
-// The four arrays of a step, in huge pages, each from the start of a cache line on.
+// The arrays of a step, in huge pages, each from the start of a cache line on.
 class Arrays {
  public:
   Arrays(int64_t size, Units units) : size_(size), stride_((size + 15) / 16 * 16) {
     constexpr size_t kHugePage = 2 << 20;
-    const size_t bytes = (static_cast<size_t>(stride_) * 4 * sizeof(float) + kHugePage - 1) / kHugePage * kHugePage;
+    const size_t bytes =
+        (static_cast<size_t>(stride_) * kArrays * sizeof(float) + kHugePage - 1) / kHugePage * kHugePage;
     memory_ = static_cast<float*>(std::aligned_alloc(kHugePage, bytes));
     if (memory_ == nullptr) {
       std::fprintf(stderr, "no %zu bytes of memory\n", bytes);
@@ -136,7 +140,7 @@ class Arrays {
       p()[i] = unit() - 0.5f;
       g()[i] = units == Units::kLive ? unit() - 0.5f : units == Units::kTiny ? 1e-18f : 0.0f;
       m()[i] = units == Units::kLive ? unit() - 0.5f : 0.0f;
-      v()[i] = units == Units::kLive ? unit() + 0.01f : 0.0f;
+      v()[i] = v_max()[i] = units == Units::kLive ? unit() + 0.01f : 0.0f;
     }
   }
   Arrays(const Arrays&) = delete;
@@ -148,6 +152,7 @@ class Arrays {
   float* g() const { return memory_ + stride_; }
   float* m() const { return memory_ + 2 * stride_; }
   float* v() const { return memory_ + 3 * stride_; }
+  float* v_max() const { return memory_ + 4 * stride_; }
 
   // [begin, end) with the new parameters over the gradient, as in a dense step, or over the old ones, so that the next
   // pass meets the same gradient.
@@ -156,17 +161,28 @@ class Arrays {
             .g = g() + begin,
             .p_in = p() + begin,
             .p_out = (over_gradient ? g() : p()) + begin,
-            .slots = {{m() + begin, m() + begin}, {v() + begin, v() + begin}}};
+            .slots = {{m() + begin, m() + begin}, {v() + begin, v() + begin}, {v_max() + begin, v_max() + begin}}};
   }
 
  private:
+  static constexpr int kArrays = 2 + kMaxSlots;
+
   const int64_t size_;
   const int64_t stride_;
   float* memory_;
 };
 
-const AdamScalars kScalars =
-    MakeAdamScalars({.learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}, 1000, 1.0f);
+// For every update: Adam's scalars and SGD's, each of which ignores the other's. Nothing decays to zero meanwhile.
+UpdateScalars Scalars() {
+  UpdateScalars scalars = MakeAdamScalars(
+      {.learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 1e-6}, 1000, {});
+  const UpdateScalars sgd = MakeSgdScalars({.learning_rate = 1e-3, .momentum = 0.9}, 1000, {});
+  scalars.momentum = sgd.momentum;
+  scalars.buffer_decay = sgd.buffer_decay;
+  scalars.omd = sgd.omd;
+  return scalars;
+}
+const UpdateScalars kScalars = Scalars();
 
 // One pass over memory, on one thread or two.
 void RunInMemory(Pass pass, const Arrays& arrays, int threads) {
@@ -244,6 +260,7 @@ int Main(int argc, char** argv) {
     Register(std::string("root_and_quotient/") + bounds.name + "/in_cache", kInCache * kStepBytes,
              [&] { RunInCache(bounds.root_and_quotient, live); });
   }
+  RegisterConversions(kInCache, kInMemory);
   benchmark::RunSpecifiedBenchmarks();
 
   for (const Bounds& bounds : kBounds) {
@@ -262,6 +279,16 @@ int Main(int argc, char** argv) {
     PrintRatio(isa + "adam/traffic, in cache", 20, adam_on(live), [&] { RunInCache(bounds.traffic, live); });
     PrintRatio(isa + "dead/live, in cache", 20, adam_on(dead), adam_on(live));
     PrintRatio(isa + "tiny/live, in cache", 20, adam_on(tiny), adam_on(live));
+  }
+  for (int update = kAdam + 1; update < kUpdates; ++update) {
+    const UpdateFunction variant = BestKernels().update[update];
+    const UpdateFunction adam = BestKernels().update[kAdam];
+    const std::string name = std::string(BestKernels().name) + " " + kUpdateNames[update] + "/Adam, ";
+    PrintRatio(
+        name + "in memory, threads 1", 1, [&] { RunInMemory(variant, in_memory, 1); },
+        [&] { RunInMemory(adam, in_memory, 1); });
+    PrintRatio(
+        name + "in cache", 20, [&] { RunInCache(variant, live); }, [&] { RunInCache(adam, live); });
   }
   benchmark::Shutdown();
   return 0;

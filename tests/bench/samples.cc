@@ -26,6 +26,8 @@ const char* Name(Part part) {
       return "kernel";
     case Part::kDeviceStep:
       return "device_step";
+    case Part::kHalfStep:
+      return "half_step";
   }
   return "";
 }
@@ -50,7 +52,8 @@ const std::vector<Quotient>& Quotients() {
                                  {"tcp_ratio", Part::kStep, {Part::kTcp}},
                                  {"tcp_kernel_ratio", Part::kStep, {Part::kTcp, Part::kKernel}},
                                  {"exchange_tcp_ratio", Part::kExchange, {Part::kTcp}},
-                                 {"device_ratio", Part::kDeviceStep, {Part::kStep}}};
+                                 {"device_ratio", Part::kDeviceStep, {Part::kStep}},
+                                 {"half_speedup", Part::kStep, {Part::kHalfStep}}};
   return quotients;
 }
 

@@ -35,7 +35,8 @@ constexpr int64_t kBlockElements = 65536;
 class RemoteSet {
  public:
   static absl::StatusOr<std::unique_ptr<RemoteSet>> Create(const std::string& target, int64_t params,
-                                                           const std::string& device) {
+                                                           const std::string& device,
+                                                           v1::Dtype dtype = v1::DTYPE_FLOAT32) {
     // A step that had to be tried twice is none to measure.
     ClientOptions options;
     options.retry.max_attempts = 1;
@@ -52,6 +53,8 @@ class RemoteSet {
     const auto created = client->CreateParameterSet(spec);
     if (!created.ok()) return created.status();
     auto set = std::unique_ptr<RemoteSet>(new RemoteSet(*std::move(client), created->parameter_set()));
+    set->options_.gradient_dtype = dtype;
+    set->options_.reply_dtype = dtype;
     absl::StatusOr<StepStream> stream = set->client_.OpenStepStream(spec.name());
     if (!stream.ok()) return stream.status();
     set->stream_ = std::make_unique<StepStream>(*std::move(stream));
@@ -61,7 +64,7 @@ class RemoteSet {
   ~RemoteSet() { client_.DeleteParameterSet(set_.name(), set_.incarnation()).IgnoreError(); }
 
   absl::Status Step(absl::Span<const float> gradient, absl::Span<float> parameters) {
-    const absl::StatusOr<v1::StepResult> result = stream_->Step({gradient}, {parameters});
+    const absl::StatusOr<v1::StepResult> result = stream_->Step({gradient}, {parameters}, options_);
     if (!result.ok()) return result.status();
     return result->outcome() == v1::STEP_OUTCOME_APPLIED ? absl::OkStatus() : absl::InternalError("a step was skipped");
   }
@@ -80,6 +83,7 @@ class RemoteSet {
   Client client_;
   v1::ParameterSet set_;
   std::unique_ptr<StepStream> stream_;
+  StepOptions options_;
 };
 
 absl::Status Time(std::vector<double>* samples, const std::function<absl::Status()>& round) {
@@ -108,6 +112,12 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
     absl::StatusOr<std::unique_ptr<RemoteSet>> created = RemoteSet::Create(plan.server, plan.params, plan.device);
     if (!created.ok()) return created.status();
     on_device = *std::move(created);
+  }
+  std::unique_ptr<RemoteSet> of_halves;
+  if (plan.dtype != v1::DTYPE_FLOAT32) {
+    absl::StatusOr<std::unique_ptr<RemoteSet>> created = RemoteSet::Create(plan.server, plan.params, "", plan.dtype);
+    if (!created.ok()) return created.status();
+    of_halves = *std::move(created);
   }
   const auto source = absl::MakeConstSpan(gradient.bytes(), plan.exchange_bytes);
   const auto sink = absl::MakeSpan(parameters.bytes(), plan.exchange_bytes);
@@ -139,6 +149,11 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
   if (on_device) {
     parts.emplace_back(Part::kDeviceStep, [&] {
       return on_device->Step(gradient.span().first(plan.params), parameters.span().first(plan.params));
+    });
+  }
+  if (of_halves) {
+    parts.emplace_back(Part::kHalfStep, [&] {
+      return of_halves->Step(gradient.span().first(plan.params), parameters.span().first(plan.params));
     });
   }
   if (exchange) parts.emplace_back(Part::kExchange, [&] { return exchange->Round(); });

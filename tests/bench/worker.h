@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "adamant/v1/parameter_set.pb.h"
 #include "tests/bench/exchange.h"
 #include "tests/bench/samples.h"
 
@@ -21,6 +22,9 @@ struct WorkerPlan {
   std::string tcp_peer;
   // Where a second set at the server lives, to step beside the first one, which is on the processor; empty: none.
   std::string device;
+  // What elements of gradients and replies travel as in steps of another set, beside those of fp32: one of 16 bits.
+  // FLOAT32: there is no such set.
+  v1::Dtype dtype = v1::DTYPE_FLOAT32;
   int64_t params;
   // What an exchange moves each way. A multiple of four.
   int64_t exchange_bytes;
@@ -30,8 +34,8 @@ struct WorkerPlan {
   int steps;
 };
 
-// Runs the rounds: of each, a step, one of the set on the device, an exchange over gRPC, one over plain sockets and,
-// where there are a step and an exchange, the kernel alone on as many threads as the server would take.
+// Runs the rounds: of each, a step, one of the set on the device, one of 16 bits, an exchange over gRPC, one over plain
+// sockets and, where there are a step and an exchange, the kernel alone on as many threads as the server would take.
 absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan);
 
 // What a worker tells the program that started it, as one line each, and back.

@@ -81,6 +81,72 @@ TEST_F(ClientTest, DeleteNamesTheIncarnation) {
   EXPECT_TRUE(client_.DeleteParameterSet("mlp", 7).ok());
 }
 
+TEST_F(ClientTest, AddTensorsBringsTensorsAndTheirGroups) {
+  v1::TensorSpec tensor;
+  tensor.set_name("head");
+  v1::ParameterGroup group;
+  group.set_name("new");
+  EXPECT_CALL(*connection_, AddTensors).WillOnce([](const v1::AddTensorsRequest& request) {
+    EXPECT_EQ(request.set(), "mlp");
+    EXPECT_EQ(request.tensors(0).name(), "head");
+    EXPECT_EQ(request.groups(0).name(), "new");
+    v1::AddTensorsResponse response;
+    response.mutable_parameter_set()->set_tensor_count(5);
+    return response;
+  });
+  EXPECT_EQ(client_.AddTensors("mlp", {tensor}, {group})->tensor_count(), 5);
+}
+
+TEST_F(ClientTest, UpdateOfAGroupNamesItsFieldsAndWhatItDemands) {
+  v1::ParameterGroup group;
+  group.set_name("slow");
+  group.set_learning_rate(0.5);
+  EXPECT_CALL(*connection_, UpdateParameterGroup).WillOnce([](const v1::UpdateParameterGroupRequest& request) {
+    EXPECT_EQ(request.set(), "mlp");
+    EXPECT_EQ(request.group().name(), "slow");
+    EXPECT_EQ(request.group().learning_rate(), 0.5);
+    EXPECT_THAT(request.update_mask().paths(), ElementsAre("learning_rate", "frozen"));
+    EXPECT_EQ(request.incarnation(), 7);
+    EXPECT_EQ(request.config_revision(), 3);
+    v1::UpdateParameterGroupResponse response;
+    response.mutable_parameter_set()->set_config_revision(4);
+    return response;
+  });
+
+  const absl::StatusOr<v1::ParameterSet> set =
+      client_.UpdateParameterGroup("mlp", group, {"learning_rate", "frozen"}, {.incarnation = 7, .config_revision = 3});
+
+  ASSERT_TRUE(set.ok()) << set.status();
+  EXPECT_EQ(set->config_revision(), 4);
+}
+
+TEST_F(ClientTest, UpdateOfASetDemandsNothingUnlessItIsTold) {
+  v1::ParameterSetSpec values;
+  values.set_name("mlp");
+  values.mutable_clipping()->set_max_norm(1);
+  EXPECT_CALL(*connection_, UpdateParameterSet).WillOnce([](const v1::UpdateParameterSetRequest& request) {
+    EXPECT_EQ(request.spec().name(), "mlp");
+    EXPECT_EQ(request.spec().clipping().max_norm(), 1);
+    EXPECT_THAT(request.update_mask().paths(), ElementsAre("clipping"));
+    EXPECT_FALSE(request.has_incarnation());
+    EXPECT_FALSE(request.has_config_revision());
+    return v1::UpdateParameterSetResponse();
+  });
+  EXPECT_TRUE(client_.UpdateParameterSet(values, {"clipping"}).ok());
+}
+
+TEST_F(ClientTest, WatchNamesTheSetAndGivesItsEvents) {
+  EXPECT_CALL(*connection_, Watch).WillOnce([](const v1::WatchParameterSetRequest& request) {
+    EXPECT_EQ(request.name(), "mlp");
+    auto events = std::make_unique<::testing::StrictMock<mocks::MockEventStream>>();
+    EXPECT_CALL(*events, Next).WillOnce(Return(std::nullopt));
+    return events;
+  });
+  const absl::StatusOr<std::unique_ptr<EventStream>> events = client_.Watch("mlp");
+  ASSERT_TRUE(events.ok()) << events.status();
+  EXPECT_EQ((*events)->Next()->has_value(), false);
+}
+
 TEST_F(ClientTest, GetStepResultNamesTheRequest) {
   EXPECT_CALL(*connection_, GetStepResult).WillOnce([](const v1::GetStepResultRequest& request) {
     EXPECT_EQ(request.set(), "mlp");
@@ -103,6 +169,56 @@ TEST_F(ClientTest, WriteParametersReplacesOneSlot) {
     return v1::WriteTensorsResponse();
   });
   EXPECT_TRUE(client_.WriteParameters("mlp", const_spans_, {.incarnation = 7, .request_id = "mine"}).ok());
+}
+
+TEST_F(ClientTest, WriteOfSomeTensorsNamesThemAndSendsNoOthers) {
+  const std::vector<absl::Span<const float>> spans = {elements_, {}, elements_};
+  EXPECT_CALL(*connection_, Write).WillOnce([this](const WriteCall& call) {
+    EXPECT_THAT(call.header.tensors(), ElementsAre(2));
+    EXPECT_EQ(call.sources[0].tensors.size(), 3);
+    EXPECT_TRUE(call.sources[0].tensors[0].empty());
+    EXPECT_EQ(call.sources[0].tensors[2].data(), elements_.data());
+    return v1::WriteTensorsResponse();
+  });
+  EXPECT_TRUE(client_.WriteParameters("mlp", spans, {.tensors = {2}}).ok());
+  EXPECT_EQ(client_.WriteParameters("mlp", spans, {.tensors = {3}}).status(),
+            absl::InvalidArgumentError("tensors: expected indices of spans, below 3, got 3"));
+}
+
+TEST_F(ClientTest, StateHasTheArraysThatAreGiven) {
+  const std::vector<int64_t> counts = {3};
+  EXPECT_CALL(*connection_, Write).WillOnce([](const WriteCall& call) {
+    EXPECT_THAT(call.header.update_counts(), ElementsAre(3));
+    EXPECT_EQ(call.sources.size(), 2);
+    EXPECT_EQ(call.sources[1].slot, v1::SLOT_MOMENTUM_BUFFER);
+    return v1::WriteTensorsResponse();
+  });
+  EXPECT_CALL(*connection_, Read).WillOnce([](const ReadCall& call) {
+    EXPECT_EQ(call.targets.size(), 4);
+    EXPECT_EQ(call.targets[3].slot, v1::SLOT_MAX_EXP_AVG_SQ);
+    return v1::ReadHeader();
+  });
+  const ConstState sgd = {
+      .step = 4, .update_counts = counts, .parameters = const_spans_, .momentum_buffer = const_spans_};
+  const MutableState amsgrad = {.parameters = mutable_spans_,
+                                .exp_avg = mutable_spans_,
+                                .exp_avg_sq = mutable_spans_,
+                                .max_exp_avg_sq = mutable_spans_};
+  EXPECT_TRUE(client_.WriteState("mlp", sgd).ok());
+  EXPECT_TRUE(client_.ReadState("mlp", amsgrad).ok());
+}
+
+TEST(OptimizerSlotsTest, AreThoseOfAllGroups) {
+  v1::ParameterSet set;
+  set.add_groups()->mutable_sgd();
+  EXPECT_THAT(OptimizerSlots(set), ElementsAre());
+  set.add_groups()->mutable_sgd()->set_momentum(0.9);
+  EXPECT_THAT(OptimizerSlots(set), ElementsAre(v1::SLOT_MOMENTUM_BUFFER));
+  set.add_groups()->mutable_adam();
+  EXPECT_THAT(OptimizerSlots(set), ElementsAre(v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ, v1::SLOT_MOMENTUM_BUFFER));
+  set.add_groups()->mutable_adam()->set_amsgrad(true);
+  EXPECT_THAT(OptimizerSlots(set),
+              ElementsAre(v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ, v1::SLOT_MAX_EXP_AVG_SQ, v1::SLOT_MOMENTUM_BUFFER));
 }
 
 TEST_F(ClientTest, WriteStateReplacesEverySlotAndTheStep) {

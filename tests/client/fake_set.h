@@ -9,12 +9,14 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "client/src/formats.h"
 #include "client/src/stub.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -53,6 +55,9 @@ class FakeSet {
   // What GetStepResult says of a request that has not been committed.
   v1::StepState not_committed = v1::STEP_STATE_UNKNOWN;
 
+  // The type of the elements that the last step came in.
+  v1::Dtype gradient_dtype = v1::DTYPE_UNSPECIFIED;
+
   v1::StepResult Commit(const std::string& request_id, const std::vector<std::vector<float>>& gradients) {
     if (committed.contains(request_id)) return committed[request_id];
     for (size_t tensor = 0; tensor < parameters.size(); ++tensor) {
@@ -84,19 +89,36 @@ class FakeSet {
 
   // The parameters, a message for each tensor, with `header` in the first or in the last.
   std::deque<grpc::ByteBuffer> Messages(const google::protobuf::MessageLite& header, bool header_first) const {
+    return Messages(header, header_first, AllTensors());
+  }
+  // Those of some.
+  std::deque<grpc::ByteBuffer> Messages(const google::protobuf::MessageLite& header, bool header_first,
+                                        const std::vector<int32_t>& tensors,
+                                        v1::Dtype dtype = v1::DTYPE_FLOAT32) const {
     std::deque<grpc::ByteBuffer> messages;
-    for (size_t tensor = 0; tensor < parameters.size(); ++tensor) {
+    for (const int32_t tensor : tensors) {
       const auto elements = std::make_shared<const std::vector<float>>(parameters[tensor]);
+      const auto count = static_cast<int64_t>(elements->size());
       wire::TensorMessageBuilder builder(elements);
-      if (tensor == (header_first ? 0 : parameters.size() - 1)) builder.SetHeader(header);
-      builder.BeginChunk(tensor, 0, v1::SLOT_UNSPECIFIED, wire::ChunkForm::kValues, parameters[tensor].size());
-      builder.AddElements(elements->data(), elements->size());
+      if (tensor == (header_first ? tensors.front() : tensors.back())) builder.SetHeader(header);
+      const auto form = Is16Bit(dtype) ? wire::ChunkForm::kData : wire::ChunkForm::kValues;
+      builder.BeginChunk(tensor, 0, v1::SLOT_UNSPECIFIED, form, count, dtype);
+      if (Is16Bit(dtype)) {
+        Narrow(dtype, elements->data(), count, builder.AddNarrowed(count));
+      } else {
+        builder.AddElements(elements->data(), count);
+      }
       messages.push_back(builder.Finish());
     }
     return messages;
   }
 
   const std::vector<int64_t>& sizes() const { return sizes_; }
+  std::vector<int32_t> AllTensors() const {
+    std::vector<int32_t> all(sizes_.size());
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
 
  private:
   std::vector<int64_t> sizes_;
@@ -127,6 +149,7 @@ class FakeStream : public ByteStream {
     return message;
   }
 
+  void Cancel() override { alive_ = false; }
   void Close() override { alive_ = false; }
   void DriveUntil(absl::FunctionRef<bool()> done) override {
     set_->held.clear();
@@ -173,11 +196,28 @@ class FakeStepStream : public FakeStream {
       for (int64_t size : set_->sizes()) gradients_.emplace_back(size);
     }
     for (wire::TensorMessage::Chunk& chunk : message->chunks()) {
-      chunk.Read(gradients_[chunk.tensor()].data() + chunk.offset(), chunk.count());
+      set_->gradient_dtype = chunk.dtype();
+      float* to = gradients_[chunk.tensor()].data() + chunk.offset();
+      if (!Is16Bit(chunk.dtype())) {
+        chunk.Read(to, chunk.count());
+        continue;
+      }
+      chunk.Visit(chunk.count(), [&](const uint8_t* bytes, int64_t count) {
+        Widen(chunk.dtype(), bytes, count, to);
+        to += count;
+      });
     }
     if (!message->last()) return;
     const v1::StepResult result = set_->Commit(header_.request_id(), gradients_);
-    outgoing_ = set_->Messages(result, /*header_first=*/false);
+    if (header_.omit_parameters()) {
+      wire::TensorMessageBuilder builder(nullptr);
+      builder.SetHeader(result);
+      outgoing_ = {builder.Finish()};
+    } else {
+      std::vector<int32_t> tensors(header_.tensors().begin(), header_.tensors().end());
+      if (tensors.empty()) tensors = set_->AllTensors();
+      outgoing_ = set_->Messages(result, /*header_first=*/false, tensors, header_.reply_dtype());
+    }
     Begin();
   }
 
@@ -236,6 +276,23 @@ class FakeReadStream : public FakeStream {
   }
 };
 
+// Tells of two events, and that the set has gone.
+class FakeWatchStream : public FakeStream {
+ public:
+  using FakeStream::FakeStream;
+
+ private:
+  void Take(const grpc::ByteBuffer&) override {
+    set_->log.emplace_back("Watch");
+    v1::WatchParameterSetResponse current;
+    current.set_step(set_->step);
+    current.mutable_current();
+    v1::WatchParameterSetResponse deleted;
+    deleted.mutable_deleted();
+    outgoing_ = {Serialize(current), Serialize(deleted)};
+  }
+};
+
 // A stub of that server. Unary calls other than GetStepResult are for the test to expect.
 class FakeStub : public Stub {
  public:
@@ -259,6 +316,12 @@ class FakeStub : public Stub {
               (override));
   MOCK_METHOD(absl::StatusOr<v1::DeleteParameterSetResponse>, DeleteParameterSet,
               (const v1::DeleteParameterSetRequest&, absl::Duration), (override));
+  MOCK_METHOD(absl::StatusOr<v1::AddTensorsResponse>, AddTensors, (const v1::AddTensorsRequest&, absl::Duration),
+              (override));
+  MOCK_METHOD(absl::StatusOr<v1::UpdateParameterGroupResponse>, UpdateParameterGroup,
+              (const v1::UpdateParameterGroupRequest&, absl::Duration), (override));
+  MOCK_METHOD(absl::StatusOr<v1::UpdateParameterSetResponse>, UpdateParameterSet,
+              (const v1::UpdateParameterSetRequest&, absl::Duration), (override));
   MOCK_METHOD(absl::StatusOr<v1::GetStepResultResponse>, GetStepResult,
               (const v1::GetStepResultRequest&, absl::Duration), (override));
   MOCK_METHOD(absl::StatusOr<v1::GetServerInfoResponse>, GetServerInfo,
@@ -272,6 +335,7 @@ class FakeStub : public Stub {
   }
   std::unique_ptr<ByteStream> OpenWriteTensors() override { return std::make_unique<FakeWriteStream>(set_); }
   std::unique_ptr<ByteStream> OpenReadTensors() override { return std::make_unique<FakeReadStream>(set_); }
+  std::unique_ptr<ByteStream> OpenWatchParameterSet() override { return std::make_unique<FakeWatchStream>(set_); }
 
   FakeStepStream* last_step_stream = nullptr;
 

@@ -3,6 +3,7 @@
 #include "client/src/retrying_connection.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -366,6 +367,120 @@ TEST_P(TwoFaultsTest, StepIsAppliedOnceAndItsParametersAreWhole) {
 INSTANTIATE_TEST_SUITE_P(EveryPlace, TwoFaultsTest,
                          ::testing::Combine(::testing::Range(0, kRequestMessages + kReplyMessages),
                                             ::testing::Range(0, kRequestMessages + kReplyMessages)));
+
+TEST_F(RetryingConnectionTest, StepOfSomeTensorsSendsAndReceivesThoseAlone) {
+  StepCall call;
+  call.header.add_tensors(1);
+  const std::vector<absl::Span<const float>> gradients = {{}, gradients_[1]};
+  parameter_spans_[0] = {};
+  call.gradients = gradients;
+  call.parameters = parameter_spans_;
+  ASSERT_TRUE(connection_.Step(call).ok());
+  EXPECT_EQ(parameters_[0], std::vector<float>(3));
+  EXPECT_EQ(parameters_[1], gradients_[1]);
+}
+
+TEST_F(RetryingConnectionTest, LostReplyToAStepOfSomeTensorsIsReadIntoThoseAlone) {
+  set_.faults = {{.reply_messages = 0, .status = kGone}};
+  set_.parameters[0] = {7, 7, 7};
+  StepCall call;
+  call.header.add_tensors(1);
+  const std::vector<absl::Span<const float>> gradients = {{}, gradients_[1]};
+  parameter_spans_[0] = {};
+  call.gradients = gradients;
+  call.parameters = parameter_spans_;
+  const absl::StatusOr<v1::StepResult> result = connection_.Step(call);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1", "GetStepResult a", "Read"));
+  EXPECT_EQ(parameters_[0], std::vector<float>(3));
+  EXPECT_EQ(parameters_[1], gradients_[1]);
+}
+
+TEST_F(RetryingConnectionTest, LostReplyWithoutParametersNeedsNoRead) {
+  set_.faults = {{.reply_messages = 0, .status = kGone}};
+  StepCall call;
+  call.header.set_omit_parameters(true);
+  const std::vector<absl::Span<const float>> gradients = Const(gradients_);
+  call.gradients = gradients;
+  const absl::StatusOr<v1::StepResult> result = connection_.Step(call);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(result->replayed());
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1", "GetStepResult a"));
+  ASSERT_TRUE(connection_.Step(call).ok());
+  EXPECT_EQ(set_.step, 2);
+}
+
+// With 600 elements of which each has more bits than a half: whether the reply comes or is lost and read in fp32.
+TEST_F(RetryingConnectionTest, SixteenBitsAreRoundedOnceAndTheSameWhetherAReplyIsLostOrNot) {
+  for (const v1::Dtype dtype : {v1::DTYPE_BFLOAT16, v1::DTYPE_FLOAT16}) {
+    for (std::vector<float>& tensor : gradients_) {
+      for (float& element : tensor) element = std::fmod(element + 0.1234567f, 600.0f);
+    }
+    std::vector<std::vector<float>> expected = gradients_;
+    for (std::vector<float>& tensor : expected) Round(dtype, absl::MakeSpan(tensor));
+    for (const bool lost : {false, true}) {
+      for (std::vector<float>& tensor : set_.parameters) std::fill(tensor.begin(), tensor.end(), 0.0f);
+      if (lost) set_.faults = {{.reply_messages = 0, .status = kGone}};
+      StepCall call;
+      call.header.set_reply_dtype(dtype);
+      const std::vector<absl::Span<const float>> gradients = Const(gradients_);
+      call.gradients = gradients;
+      call.parameters = parameter_spans_;
+      call.gradient_dtype = dtype;
+      ASSERT_TRUE(connection_.Step(call).ok());
+      EXPECT_EQ(set_.gradient_dtype, dtype);
+      EXPECT_EQ(set_.parameters, expected);
+      EXPECT_EQ(parameters_, expected);
+    }
+  }
+}
+
+TEST_F(RetryingConnectionTest, LostReplyIsRoundedAsTheReplyWouldHaveBeen) {
+  set_.faults = {{.reply_messages = 0, .status = kGone}};
+  gradients_[0] = {1e30f, 0.1f, -1e30f};
+  StepCall call;
+  call.header.set_reply_dtype(v1::DTYPE_FLOAT16);
+  const std::vector<absl::Span<const float>> gradients = Const(gradients_);
+  call.gradients = gradients;
+  call.parameters = parameter_spans_;
+  const absl::StatusOr<v1::StepResult> result = connection_.Step(call);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->overflowed(), 2);
+  EXPECT_EQ(parameters_[0][1], 0.0999755859375f);
+}
+
+TEST_F(RetryingConnectionTest, WatchGivesEveryEventAndThenNothing) {
+  set_.step = 3;
+  const absl::StatusOr<std::unique_ptr<EventStream>> events = connection_.Watch({});
+  ASSERT_TRUE(events.ok()) << events.status();
+  const auto first = (*events)->Next();
+  ASSERT_TRUE(first.ok() && first->has_value());
+  EXPECT_TRUE((*first)->has_current());
+  EXPECT_EQ((*first)->step(), 3);
+  EXPECT_TRUE((*(*events)->Next())->has_deleted());
+  EXPECT_EQ((*events)->Next()->has_value(), false);
+}
+
+TEST_F(RetryingConnectionTest, WatchIsRepeatedUntilItHasBegunAndNoMoreThen) {
+  set_.faults = {{.reply_messages = 0, .status = kGone}, {.reply_messages = 1, .status = kGone}};
+  const absl::StatusOr<std::unique_ptr<EventStream>> events = connection_.Watch({});
+  ASSERT_TRUE(events.ok()) << events.status();
+  EXPECT_THAT(set_.log, ElementsAre("Watch", "Watch"));
+  EXPECT_TRUE((*events)->Next().ok());
+  EXPECT_EQ((*events)->Next().status(), kGone);
+  EXPECT_THAT(set_.log, ElementsAre("Watch", "Watch"));
+}
+
+TEST_F(RetryingConnectionTest, UpdatesAreRepeated) {
+  EXPECT_CALL(*stub_, UpdateParameterGroup)
+      .WillOnce(Return(kGone))
+      .WillOnce(Return(v1::UpdateParameterGroupResponse()));
+  EXPECT_TRUE(connection_.UpdateParameterGroup({}).ok());
+  EXPECT_CALL(*stub_, AddTensors).WillOnce(Return(kGone)).WillOnce(Return(v1::AddTensorsResponse()));
+  EXPECT_TRUE(connection_.AddTensors({}).ok());
+  EXPECT_CALL(*stub_, UpdateParameterSet).WillOnce(Return(kGone)).WillOnce(Return(v1::UpdateParameterSetResponse()));
+  EXPECT_TRUE(connection_.UpdateParameterSet({}).ok());
+}
 
 TEST_F(RetryingConnectionTest, WriteIsRepeatedUnderItsRequestId) {
   set_.faults = {{.reply_messages = 0, .status = kGone}};

@@ -8,22 +8,26 @@
 #include "adamant/mocks/mock_connection.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "proto/error/error.h"
 
 namespace adamant {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Return;
 
 class StepStreamTest : public ::testing::Test {
  protected:
   StepStreamTest() : client_(connection_) {
-    v1::GetParameterSetResponse set;
-    set.mutable_parameter_set()->set_name("mlp");
-    set.mutable_parameter_set()->set_incarnation(7);
-    set.mutable_parameter_set()->set_step(40);
-    set.mutable_parameter_set()->set_schema_fingerprint(99);
-    ON_CALL(*connection_, GetParameterSet).WillByDefault(Return(set));
+    v1::ParameterSet* const set = set_.mutable_parameter_set();
+    set->set_name("mlp");
+    set->set_incarnation(7);
+    set->set_step(40);
+    set->set_schema_fingerprint(99);
+    set->set_config_revision(1);
+    for (const char* name : {"weights", "biases"}) set->add_groups()->set_name(name);
+    ON_CALL(*connection_, GetParameterSet).WillByDefault([this](const v1::GetParameterSetRequest&) { return set_; });
     ON_CALL(*connection_, ListTensors).WillByDefault([](const v1::ListTensorsRequest& request) {
       // Two pages of one tensor each.
       v1::ListTensorsResponse response;
@@ -31,6 +35,7 @@ class StepStreamTest : public ::testing::Test {
       v1::Tensor* tensor = response.add_tensors();
       tensor->set_index(first ? 0 : 1);
       tensor->set_name(first ? "weight" : "bias");
+      tensor->set_group(first ? "weights" : "biases");
       tensor->set_element_count(first ? 4 : 2);
       if (first) response.set_next_page_token("more");
       return response;
@@ -44,7 +49,13 @@ class StepStreamTest : public ::testing::Test {
   }
 
   absl::StatusOr<v1::StepResult> Step(StepStream* stream, absl::string_view request_id = {}) {
-    return stream->Step(gradient_spans_, parameter_spans_, request_id);
+    return stream->Step(gradient_spans_, parameter_spans_, {.request_id = std::string(request_id)});
+  }
+
+  // From now on.
+  void Freeze(int group, bool frozen) {
+    set_.mutable_parameter_set()->mutable_groups(group)->set_frozen(frozen);
+    set_.mutable_parameter_set()->set_config_revision(set_.parameter_set().config_revision() + 1);
   }
 
   static v1::StepResult Result(int64_t step, int64_t parameters_step) {
@@ -58,6 +69,7 @@ class StepStreamTest : public ::testing::Test {
 
   const std::shared_ptr<::testing::NiceMock<mocks::MockConnection>> connection_ =
       std::make_shared<::testing::NiceMock<mocks::MockConnection>>();
+  v1::GetParameterSetResponse set_;
   Client client_;
   std::vector<float> memory_ = std::vector<float>(12);
   std::vector<absl::Span<const float>> gradient_spans_ = {{memory_.data(), 4}, {memory_.data() + 4, 2}};
@@ -124,6 +136,149 @@ TEST_F(StepStreamTest, StaysWhereItIsWhenAStepFailsAndCanBeUsedAgain) {
   EXPECT_EQ(Step(&stream, "mine").status(), absl::UnavailableError("gone"));
   EXPECT_EQ(stream.step(), 40);
   EXPECT_TRUE(Step(&stream, "mine").ok());
+}
+
+TEST_F(StepStreamTest, OptionsAreTheHeadersFields) {
+  StepStream stream = Open();
+  v1::GroupOverride override;
+  override.set_group("biases");
+  override.set_learning_rate(0.25);
+  EXPECT_CALL(*connection_, Step).WillOnce([](const StepCall& call) {
+    EXPECT_EQ(call.header.request_id(), "mine");
+    EXPECT_EQ(call.header.overrides_size(), 1);
+    EXPECT_EQ(call.header.overrides(0).learning_rate(), 0.25);
+    EXPECT_EQ(call.header.grad_scale(), 1024);
+    EXPECT_EQ(call.header.metrics().at("loss"), 0.5);
+    EXPECT_EQ(call.gradient_dtype, v1::DTYPE_BFLOAT16);
+    EXPECT_EQ(call.header.reply_dtype(), v1::DTYPE_FLOAT16);
+    EXPECT_FALSE(call.header.omit_parameters());
+    return Result(41, 41);
+  });
+  const StepOptions options = {.request_id = "mine",
+                               .overrides = {override},
+                               .grad_scale = 1024,
+                               .metrics = {{"loss", 0.5}},
+                               .gradient_dtype = v1::DTYPE_BFLOAT16,
+                               .reply_dtype = v1::DTYPE_FLOAT16};
+  ASSERT_TRUE(stream.Step(gradient_spans_, parameter_spans_, options).ok());
+}
+
+TEST_F(StepStreamTest, PlainStepHasAPlainHeader) {
+  StepStream stream = Open();
+  EXPECT_CALL(*connection_, Step).WillOnce([](const StepCall& call) {
+    EXPECT_EQ(call.header.ShortDebugString(), "set: \"mlp\" incarnation: 7 schema_fingerprint: 99 expected_step: 40");
+    return Result(41, 41);
+  });
+  ASSERT_TRUE(Step(&stream).ok());
+}
+
+TEST_F(StepStreamTest, StepOfSomeTensorsSendsAndReceivesNoOthers) {
+  StepStream stream = Open();
+  EXPECT_CALL(*connection_, Step).WillOnce([this](const StepCall& call) {
+    EXPECT_THAT(call.header.tensors(), ElementsAre(1));
+    EXPECT_TRUE(call.gradients[0].empty());
+    EXPECT_TRUE(call.parameters[0].empty());
+    EXPECT_EQ(call.gradients[1].data(), gradient_spans_[1].data());
+    EXPECT_EQ(call.parameters[1].data(), parameter_spans_[1].data());
+    return Result(41, 41);
+  });
+  // What is not brought is not looked at.
+  gradient_spans_[0] = {};
+  parameter_spans_[0] = parameter_spans_[1];
+  ASSERT_TRUE(stream.Step(gradient_spans_, parameter_spans_, {.tensors = {1}}).ok());
+  EXPECT_EQ(stream.step(), 41);
+}
+
+TEST_F(StepStreamTest, RefusesATensorThatThereIsNot) {
+  StepStream stream = Open();
+  EXPECT_CALL(*connection_, Step).Times(0);
+  EXPECT_EQ(stream.Step(gradient_spans_, parameter_spans_, {.tensors = {0, 2}}).status(),
+            absl::InvalidArgumentError("tensors: expected indices below 2, got 2"));
+}
+
+TEST_F(StepStreamTest, StaysWhenOthersSteppedBetweenAndTheRestOfTheTensorsIsOlder) {
+  StepStream stream = Open();
+  EXPECT_CALL(*connection_, Step).WillOnce(Return(Result(41, 45))).WillOnce(Return(Result(44, 44)));
+  ASSERT_TRUE(stream.Step(gradient_spans_, parameter_spans_, {.tensors = {1}}).ok());
+  EXPECT_EQ(stream.step(), 40);
+  ASSERT_TRUE(stream.Step(gradient_spans_, parameter_spans_, {.tensors = {1}, .asynchronous = true}).ok());
+  EXPECT_EQ(stream.step(), 40);
+}
+
+TEST_F(StepStreamTest, AsynchronousStepNamesTheStepOfItsParametersAndFollowsTheReplys) {
+  StepStream stream = Open();
+  v1::StepResult stale = Result(50, 50);
+  stale.set_outcome(v1::STEP_OUTCOME_REFUSED_STALE);
+  EXPECT_CALL(*connection_, Step)
+      .WillOnce([](const StepCall& call) {
+        EXPECT_EQ(call.header.base_step(), 40);
+        EXPECT_FALSE(call.header.has_expected_step());
+        return Result(43, 43);
+      })
+      .WillOnce([&](const StepCall& call) {
+        EXPECT_EQ(call.header.base_step(), 43);
+        return stale;
+      });
+  const StepOptions options = {.asynchronous = true};
+  ASSERT_TRUE(stream.Step(gradient_spans_, parameter_spans_, options).ok());
+  const absl::StatusOr<v1::StepResult> result = stream.Step(gradient_spans_, parameter_spans_, options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->outcome(), v1::STEP_OUTCOME_REFUSED_STALE);
+  EXPECT_EQ(stream.step(), 50);
+}
+
+TEST_F(StepStreamTest, StepWithoutParametersNeedsNoSpansAndMovesOnOnlyIfNobodyElseMayHave) {
+  StepStream stream = Open();
+  EXPECT_CALL(*connection_, Step).Times(2).WillRepeatedly([](const StepCall& call) {
+    EXPECT_TRUE(call.header.omit_parameters());
+    EXPECT_TRUE(call.parameters.empty());
+    return Result(41, 41);
+  });
+  ASSERT_TRUE(stream.Step(gradient_spans_, {}, {.omit_parameters = true, .asynchronous = true}).ok());
+  EXPECT_EQ(stream.step(), 40);
+  ASSERT_TRUE(stream.Step(gradient_spans_, {}, {.omit_parameters = true}).ok());
+  EXPECT_EQ(stream.step(), 41);
+}
+
+TEST_F(StepStreamTest, TensorsOfFrozenGroupsAreLeftOut) {
+  Freeze(0, true);
+  StepStream stream = Open();
+  EXPECT_CALL(*connection_, Step).WillOnce([](const StepCall& call) {
+    EXPECT_THAT(call.header.tensors(), ElementsAre());
+    EXPECT_TRUE(call.gradients[0].empty());
+    EXPECT_TRUE(call.parameters[0].empty());
+    EXPECT_EQ(call.gradients[1].size(), 2);
+    return Result(41, 45);
+  });
+  ASSERT_TRUE(Step(&stream).ok());
+  EXPECT_EQ(stream.step(), 45);
+}
+
+TEST_F(StepStreamTest, GroupsThatWereFrozenOrThawedAreLearntOfFromTheRefusal) {
+  StepStream stream = Open();
+  EXPECT_CALL(*connection_, Step)
+      .WillOnce(Return(Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_TENSOR_NOT_CARRIED, "frozen")))
+      .WillOnce([](const StepCall& call) {
+        EXPECT_TRUE(call.gradients[0].empty());
+        return Result(41, 41);
+      })
+      .WillOnce(Return(Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INCOMPLETE, "not all")))
+      .WillOnce([](const StepCall& call) {
+        EXPECT_EQ(call.gradients[0].size(), 4);
+        return Result(42, 42);
+      });
+  Freeze(0, true);
+  ASSERT_TRUE(Step(&stream).ok());
+  Freeze(0, false);
+  ASSERT_TRUE(Step(&stream).ok());
+}
+
+TEST_F(StepStreamTest, RefusalInAnUnchangedConfigurationIsTheStepsEnd) {
+  StepStream stream = Open();
+  const absl::Status refused =
+      Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_TENSOR_NOT_CARRIED, "not brought");
+  EXPECT_CALL(*connection_, Step).WillOnce(Return(refused));
+  EXPECT_EQ(Step(&stream).status(), refused);
 }
 
 TEST_F(StepStreamTest, RefreshMovesToTheSetsState) {

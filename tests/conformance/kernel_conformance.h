@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -41,24 +42,27 @@ inline testing::AssertionResult SameFloats(const std::vector<float>& expected, c
   return testing::AssertionSuccess();
 }
 
-// An array `offset` floats behind the start of a cache line, between floats that must keep their bits.
-class CanariedArray {
+// An array `offset` elements behind the start of a cache line, between bytes that must stay as they are.
+template <typename T>
+class CanariedMemory {
  public:
-  CanariedArray(const std::vector<float>& values, int64_t offset)
-      : size_(static_cast<int64_t>(values.size())), memory_(2 * kMargin + kLine + size_, Canary()) {
-    const int64_t misalignment =
-        static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(float)) % kLine;
+  CanariedMemory(const std::vector<T>& values, int64_t offset)
+      : size_(static_cast<int64_t>(values.size())), memory_(2 * kMargin + kLine + size_) {
+    std::memset(memory_.data(), kCanary, memory_.size() * sizeof(T));
+    const int64_t misalignment = static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(T)) % kLine;
     begin_ = kMargin + (2 * kLine - misalignment + offset) % kLine;
     std::copy(values.begin(), values.end(), memory_.begin() + begin_);
   }
 
-  float* data() { return memory_.data() + begin_; }
-  std::vector<float> values() const { return {memory_.begin() + begin_, memory_.begin() + begin_ + size_}; }
+  T* data() { return memory_.data() + begin_; }
+  std::vector<T> values() const { return {memory_.begin() + begin_, memory_.begin() + begin_ + size_}; }
 
   testing::AssertionResult NothingOutsideWasWritten() const {
+    T canary;
+    std::memset(&canary, kCanary, sizeof canary);
     for (int64_t i = 0; i < static_cast<int64_t>(memory_.size()); ++i) {
       const bool outside = i < begin_ || i >= begin_ + size_;
-      if (outside && std::bit_cast<uint32_t>(memory_[i]) != kCanaryBits) {
+      if (outside && std::memcmp(&memory_[i], &canary, sizeof canary) != 0) {
         return testing::AssertionFailure() << "element " << i - begin_ << " of an array of " << size_ << " was written";
       }
     }
@@ -67,43 +71,45 @@ class CanariedArray {
 
  private:
   static constexpr int64_t kMargin = 64;
-  static constexpr int64_t kLine = 16;
-  static constexpr uint32_t kCanaryBits = 0x3ADDF00D;
-  static float Canary() { return std::bit_cast<float>(kCanaryBits); }
+  static constexpr int64_t kLine = 64 / sizeof(T);
+  static constexpr int kCanary = 0xA5;
 
   const int64_t size_;
-  std::vector<float> memory_;
+  std::vector<T> memory_;
   int64_t begin_;
 };
+using CanariedArray = CanariedMemory<float>;
 
 // An array that ends where the memory ends, or begins where it begins: an access beyond is a segmentation fault.
-class FencedArray {
+template <typename T>
+class FencedMemory {
  public:
   enum class At { kBegin, kEnd };
 
-  FencedArray(const std::vector<float>& values, At at) : size_(values.size()) {
+  FencedMemory(const std::vector<T>& values, At at) : size_(values.size()) {
     const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    const size_t readable = (size_ * sizeof(float) + page) / page * page;
+    const size_t readable = (size_ * sizeof(T) + page) / page * page;
     length_ = readable + 2 * page;
     memory_ = static_cast<char*>(mmap(nullptr, length_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     EXPECT_EQ(mprotect(memory_ + page, readable, PROT_READ | PROT_WRITE), 0);
-    const size_t begin = at == At::kBegin ? page : page + readable - size_ * sizeof(float);
-    data_ = reinterpret_cast<float*>(memory_ + begin);
+    const size_t begin = at == At::kBegin ? page : page + readable - size_ * sizeof(T);
+    data_ = reinterpret_cast<T*>(memory_ + begin);
     std::copy(values.begin(), values.end(), data_);
   }
-  FencedArray(const FencedArray&) = delete;
-  FencedArray& operator=(const FencedArray&) = delete;
-  ~FencedArray() { munmap(memory_, length_); }
+  FencedMemory(const FencedMemory&) = delete;
+  FencedMemory& operator=(const FencedMemory&) = delete;
+  ~FencedMemory() { munmap(memory_, length_); }
 
-  float* data() { return data_; }
-  std::vector<float> values() const { return {data_, data_ + size_}; }
+  T* data() { return data_; }
+  std::vector<T> values() const { return {data_, data_ + size_}; }
 
  private:
   const size_t size_;
   size_t length_;
   char* memory_;
-  float* data_;
+  T* data_;
 };
+using FencedArray = FencedMemory<float>;
 
 #if defined(__x86_64__)
 // Every rounding mode, with and without flush-to-zero and denormals-are-zero, with and without sticky flags, with

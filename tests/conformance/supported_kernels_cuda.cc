@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda_update.h"
@@ -83,20 +84,21 @@ class DeviceArrays {
   std::vector<std::unique_ptr<DeviceArray>> arrays_;
 };
 
-// Elements [0, size) as pieces of any sizes, all of one group, behind groups whose scalars are not to be used.
-constexpr int kGroup = 70;
+// Elements [0, size) as pieces of any sizes, all of one recipe, behind others that are not to be used.
+constexpr int kRecipe = 70;
 std::vector<CudaPiece> Cut(int64_t size) {
   std::vector<CudaPiece> pieces;
   int64_t odd = 1;
   for (int64_t begin = 0; begin < size; begin += pieces.back().size) {
     odd = odd * 7 % 4093;
     const int64_t most = pieces.size() % 2 == 0 ? kCudaPieceElements : odd;
-    pieces.push_back({begin, static_cast<int32_t>(std::min(most, size - begin)), kGroup});
+    pieces.push_back({begin, static_cast<int32_t>(std::min(most, size - begin)), kRecipe});
   }
   return pieces;
 }
 
-void UpdateOnDevice(const AdamScalars& scalars, const UpdateSpan& span) {
+template <Update update>
+void UpdateOnDevice(const UpdateScalars& scalars, const UpdateSpan& span) {
   // Indices for which 32 bits are too few, in the flat space and, every second time, in arrays that seem to begin so
   // much before their memory.
   constexpr int64_t kBegin = (int64_t{1} << 33) + 5;
@@ -107,10 +109,12 @@ void UpdateOnDevice(const AdamScalars& scalars, const UpdateSpan& span) {
     const auto address = reinterpret_cast<uintptr_t>(arrays.Copy(host));
     return reinterpret_cast<float*>(far ? address - kBegin * sizeof(float) : address);
   };
-  UpdateSpan on_device = {
+  const UpdateSpan on_device = {
       .size = 0, .g = copy(span.g), .p_in = copy(span.p_in), .p_out = copy(span.p_out), .slots = {}};
-  for (int k = 0; k < kSlotCounts[kAdam]; ++k) {
-    on_device.slots[k] = {copy(span.slots[k].in), copy(span.slots[k].out)};
+  // The other updates', which are not to be used, are null.
+  SlotSpan slots[kUpdates][kMaxSlots] = {};
+  for (int k = 0; k < kSlotCounts[update]; ++k) {
+    slots[update][k] = {copy(span.slots[k].in), copy(span.slots[k].out)};
   }
   std::vector<CudaPiece> pieces = Cut(span.size);
   for (CudaPiece& piece : pieces) piece.begin += kBegin;
@@ -119,18 +123,20 @@ void UpdateOnDevice(const AdamScalars& scalars, const UpdateSpan& span) {
     Check(cudaMalloc(&table, pieces.size() * sizeof(CudaPiece)));
     Check(cudaMemcpy(table, pieces.data(), pieces.size() * sizeof(CudaPiece), cudaMemcpyHostToDevice));
   }
-  std::vector<AdamScalars> of_groups(kGroup + 1);
-  of_groups[kGroup] = scalars;
-  Check(EnqueueUpdate(kAdam, of_groups.data(), static_cast<int>(of_groups.size()),
-                      {.arrays = on_device,
-                       .origin = far ? 0 : kBegin,
-                       .pieces = static_cast<const CudaPiece*>(table),
-                       .piece_count = static_cast<int64_t>(pieces.size())},
-                      /*stream=*/nullptr));
+  // Others of this update and of another; every second time in the launch that is meant and in one before it.
+  std::vector<Recipe> recipes(kRecipe + 1);
+  for (int i = 0; i < kRecipe; ++i) recipes[i].update = static_cast<Update>((update + i % 2) % kUpdates);
+  recipes[kRecipe] = {update, scalars};
+  Check(EnqueueUpdates(recipes.data(), /*first=*/far ? 3 : kRecipe, /*end=*/kRecipe + 1,
+                       {.arrays = on_device,
+                        .origin = far ? 0 : kBegin,
+                        .pieces = static_cast<const CudaPiece*>(table),
+                        .piece_count = static_cast<int64_t>(pieces.size())},
+                       slots, /*stream=*/nullptr));
   Check(cudaDeviceSynchronize());
   Check(cudaFree(table));
   arrays.CopyBack(span.p_out);
-  for (int k = 0; k < kSlotCounts[kAdam]; ++k) arrays.CopyBack(span.slots[k].out);
+  for (int k = 0; k < kSlotCounts[update]; ++k) arrays.CopyBack(span.slots[k].out);
 }
 
 bool HasDevice() {
@@ -138,8 +144,14 @@ bool HasDevice() {
   return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
 }
 
-constexpr KernelTable kCudaKernels = {
-    .name = "cuda", .supported = &HasDevice, .update = {&UpdateOnDevice}, .measure = nullptr};
+template <int... updates>
+constexpr KernelTable CudaTable(std::integer_sequence<int, updates...>) {
+  return {.name = "cuda",
+          .supported = &HasDevice,
+          .update = {&UpdateOnDevice<static_cast<Update>(updates)>...},
+          .measure = nullptr};
+}
+constexpr KernelTable kCudaKernels = CudaTable(std::make_integer_sequence<int, kUpdates>());
 
 }  // namespace
 

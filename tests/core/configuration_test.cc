@@ -49,6 +49,7 @@ v1::ParameterGroup DefaultGroup() {
   group.mutable_adam()->set_beta1(0.9);
   group.mutable_adam()->set_beta2(0.999);
   group.mutable_adam()->set_eps(1e-8);
+  group.mutable_adam()->set_weight_decay(0);
   return group;
 }
 
@@ -262,7 +263,9 @@ class ExtremesTest : public ::testing::Test {
       }
       const kernels::UpdateSpan span = {
           kElements, g.data(), p.data(), p.data(), {{m.data(), m.data()}, {v.data(), v.data()}}};
-      kernels::FindKernels("scalar")->update[kernels::kAdam](configuration.Scalars(0, step + n, 1), span);
+      kernels::FindKernels("scalar")->update[kernels::kAdam](
+          MakeRecipe(configuration.groups()[0], configuration.groups()[0].learning_rate(), step + n - 1, {}).scalars,
+          span);
     }
     for (int i = 0; i < kElements; ++i) {
       ASSERT_TRUE(std::isfinite(p[i])) << configuration.groups()[0].ShortDebugString() << " period " << period[i];
@@ -320,9 +323,10 @@ TEST(ConfigurationTest, ScalarsAreThoseOfTheGroupAndTheStep) {
   b->mutable_adam()->set_beta2(0.75);
   b->mutable_adam()->set_eps(0.125);
   const auto configuration = *Configuration::Create(spec);
-  EXPECT_EQ(configuration->LearningRate(0, 1), 1e-3);
-  EXPECT_EQ(configuration->LearningRate(1, 1), 0.25);
-  const kernels::AdamScalars scalars = configuration->Scalars(1, 2, 0.5f);
+  EXPECT_EQ(LearningRateAt(configuration->groups()[0], 0), 1e-3);
+  EXPECT_EQ(LearningRateAt(configuration->groups()[1], 0), 0.25);
+  const auto [update, scalars] = MakeRecipe(configuration->groups()[1], 0.25, /*update_count=*/1, {.scale = 0.5f});
+  EXPECT_EQ(update, kernels::kAdam);
   EXPECT_EQ(scalars.beta1, 0.5f);
   EXPECT_EQ(scalars.omb1, 0.5f);
   EXPECT_EQ(scalars.beta2, 0.75f);

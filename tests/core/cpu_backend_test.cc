@@ -12,7 +12,7 @@ namespace adamant::core {
 namespace {
 
 // A kernel whose outputs tell all of its inputs apart.
-void TestAdam(const kernels::AdamScalars& scalars, const kernels::UpdateSpan& span) {
+void TestAdam(const kernels::UpdateScalars& scalars, const kernels::UpdateSpan& span) {
   for (int64_t i = 0; i < span.size; ++i) {
     const float g = span.g[i] * scalars.scale;
     span.p_out[i] = span.p_in[i] + g;
@@ -23,12 +23,18 @@ void TestAdam(const kernels::AdamScalars& scalars, const kernels::UpdateSpan& sp
 
 kernels::GradientStats TestMeasure(const float*, int64_t) { return {.sum_of_squares = 42, .max_magnitude_bits = 0}; }
 
-const kernels::KernelTable kTestKernels = {"test", [] { return true; }, {&TestAdam}, &TestMeasure};
+const kernels::KernelTable kTestKernels = {.name = "test",
+                                           .supported = [] { return true; },
+                                           .update = {&TestAdam},
+                                           .measure = &TestMeasure,
+                                           .widen = {},
+                                           .narrow = {},
+                                           .fold = nullptr};
 
-kernels::AdamScalars Scale(float scale) {
-  kernels::AdamScalars scalars = {};
+kernels::Recipe Scale(float scale) {
+  kernels::UpdateScalars scalars = {};
   scalars.scale = scale;
-  return scalars;
+  return {kernels::kAdam, scalars};
 }
 
 class CpuBackendTest : public ::testing::Test {
@@ -51,38 +57,41 @@ class CpuBackendTest : public ::testing::Test {
 
   BlockPool pool_;
   CpuBackend backend_{kTestKernels};
+  const SlotIndices indices_ = IndexSlots({v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ});
 };
 
-TEST_F(CpuBackendTest, EachRangeIsUpdatedInPlaceWithTheScalarsOfItsGroup) {
-  const kernels::AdamScalars scalars[] = {Scale(10), Scale(100)};
-  const GroupRange ranges[] = {{0, 16, 1}, {48, 64, 0}};
+TEST_F(CpuBackendTest, EachRangeIsUpdatedInPlaceByTheRecipeOfItsCohort) {
+  const kernels::Recipe recipes[] = {Scale(10), Scale(100)};
+  const WorkRange ranges[] = {{0, 16, 1}, {16, 48, WorkRange::kKept}, {48, 64, 0}};
   const BlockRef gradient = Filled(1), parameters = Filled(0.5f), m = Filled(2), v = Filled(3);
   const SlotBlock slots[] = {{m, m}, {v, v}};
   const absl::Status status = backend_.Update({.index = 0,
                                                .ranges = ranges,
-                                               .scalars = scalars,
+                                               .recipes = recipes,
                                                .gradient = gradient,
                                                .parameters = parameters,
-                                               .slots = slots});
+                                               .slots = slots,
+                                               .slot_indices = &indices_});
   EXPECT_TRUE(status.ok());
-  EXPECT_EQ(Values(gradient), Thirds(100.5f, 1, 10.5f));
+  EXPECT_EQ(Values(gradient), Thirds(100.5f, 0.5f, 10.5f)) << "what is kept is in the new parameters, too";
   EXPECT_EQ(Values(parameters), Thirds(0.5f, 0.5f, 0.5f));
   EXPECT_EQ(Values(m), Thirds(104, 2, 14));
   EXPECT_EQ(Values(v), Thirds(109, 3, 19));
 }
 
 TEST_F(CpuBackendTest, HeldMomentsAreReadAndFreshOnesWritten) {
-  const kernels::AdamScalars scalars[] = {Scale(1)};
-  const GroupRange ranges[] = {{0, 64, 0}};
+  const kernels::Recipe recipes[] = {Scale(1)};
+  const WorkRange ranges[] = {{0, 64, 0}};
   const BlockRef gradient = Filled(1), parameters = Filled(0.5f), m_in = Filled(2), m_out = Filled(-1),
                  v_in = Filled(3), v_out = Filled(-1);
   const SlotBlock slots[] = {{m_in, m_out}, {v_in, v_out}};
   const absl::Status status = backend_.Update({.index = 0,
                                                .ranges = ranges,
-                                               .scalars = scalars,
+                                               .recipes = recipes,
                                                .gradient = gradient,
                                                .parameters = parameters,
-                                               .slots = slots});
+                                               .slots = slots,
+                                               .slot_indices = &indices_});
   EXPECT_TRUE(status.ok());
   EXPECT_EQ(Values(gradient), Thirds(1.5f, 1.5f, 1.5f));
   EXPECT_EQ(Values(m_in), Thirds(2, 2, 2));
@@ -91,13 +100,31 @@ TEST_F(CpuBackendTest, HeldMomentsAreReadAndFreshOnesWritten) {
   EXPECT_EQ(Values(v_out), Thirds(10, 10, 10));
 }
 
+TEST_F(CpuBackendTest, WhatIsKeptOfAHeldSlotIsCopiedToItsNewBlock) {
+  const kernels::Recipe recipes[] = {Scale(1)};
+  const WorkRange ranges[] = {{0, 48, WorkRange::kKept}, {48, 64, 0}};
+  const BlockRef gradient = Filled(1), parameters = Filled(0.5f), m_in = Filled(2), m_out = Filled(-1), v = Filled(3);
+  const SlotBlock slots[] = {{m_in, m_out}, {v, v}};
+  const absl::Status status = backend_.Update({.index = 0,
+                                               .ranges = ranges,
+                                               .recipes = recipes,
+                                               .gradient = gradient,
+                                               .parameters = parameters,
+                                               .slots = slots,
+                                               .slot_indices = &indices_});
+  EXPECT_TRUE(status.ok());
+  EXPECT_EQ(Values(gradient), Thirds(0.5f, 0.5f, 1.5f));
+  EXPECT_EQ(Values(m_out), Thirds(2, 2, 5));
+  EXPECT_EQ(Values(v), Thirds(3, 3, 10));
+}
+
 TEST_F(CpuBackendTest, AReaderThatDropsItsViewIsTheLastToHoldIt) {
   TestServer server({.backend = &backend_});
   const Resources resources = server.resources();
   const std::shared_ptr<const Schema> schema =
       *Schema::Create(SmallSpec(), (*Configuration::Create(SmallSpec()))->groups());
-  const std::unique_ptr<SlotArrays> arrays = *backend_.NewArrays(
-      {schema, std::make_shared<const GroupRanges>(1), {v1::SLOT_EXP_AVG}}, resources.lender, resources.compute);
+  const std::unique_ptr<SlotArrays> arrays =
+      *backend_.NewArrays({schema, {v1::SLOT_EXP_AVG}}, resources.lender, resources.compute);
   bool viewed = false;
   arrays->View({v1::SLOT_EXP_AVG}, {*pool_.Take(64)}, [&](absl::StatusOr<SlotView> view) {
     const std::weak_ptr<const std::vector<BlockList>> held = *view;
@@ -109,7 +136,7 @@ TEST_F(CpuBackendTest, AReaderThatDropsItsViewIsTheLastToHoldIt) {
 }
 
 TEST_F(CpuBackendTest, OffersItsKernelsMeasureAndName) {
-  EXPECT_EQ(backend_.measure()(nullptr, 0).sum_of_squares, 42);
+  EXPECT_EQ(backend_.host_kernels().measure(nullptr, 0).sum_of_squares, 42);
   EXPECT_EQ(backend_.Describe().description(), "test");
 }
 

@@ -29,7 +29,7 @@ class CudaDevices {
     };
     registrar_ = NewCudaRegistrar(warn);
     devices_ = OpenCudaDevices({.clock = &clock_,
-                                .measure = kernels::BestKernels().measure,
+                                .host_kernels = &kernels::BestKernels(),
                                 .device_bytes = device_bytes,
                                 .threads = threads,
                                 .warn = warn});
@@ -46,9 +46,8 @@ class CudaDevices {
     if (nothing_ == nullptr) {
       // A set without elements takes no memory.
       const v1::ParameterSetSpec spec = EmptySpec();
-      nothing_ = *device()->NewArrays(
-          {*Schema::Create(spec, (*Configuration::Create(spec))->groups()), std::make_shared<const GroupRanges>(), {}},
-          nullptr, nullptr);
+      nothing_ =
+          *device()->NewArrays({*Schema::Create(spec, (*Configuration::Create(spec))->groups()), {}}, nullptr, nullptr);
     }
     // The second one is asked for when the first one's thread has let go of it.
     for (int i = 0; i < 2; ++i) {

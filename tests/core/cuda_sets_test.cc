@@ -3,14 +3,16 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "kernels/adam_scalars.h"
+#include "kernels/scalars.h"
 #include "tests/core/cuda_device.h"
+#include "tests/core/every_optimizer.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"
 
@@ -66,7 +68,7 @@ class CudaSetTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
 
   TestServer server_{{.backend = Devices().empty() ? nullptr : Devices().device(), .registrar = Devices().registrar()}};
   std::shared_ptr<ParameterSet> set_;
-  SequentialAdam model_{GetParam()};
+  SequentialModel model_{GetParam()};
   const Values gradient_ = Gradient(model_.parameter_count(), 1);
 };
 
@@ -133,18 +135,19 @@ TEST_P(CudaSetTest, AFullReadBesideStepsHasTheBitsOfOneStep) {
 TEST_P(CudaSetTest, ComputedBlocksHaveTheirNewParameters) {
   const Resources resources = server_.resources();
   const int64_t elements = set_->schema().flat_size();
-  GroupRanges ranges;
-  ForEachRun(0, elements, [&](int64_t, int64_t begin, int64_t end) { ranges.push_back({{begin, end, 0}}); });
   const std::shared_ptr<const Schema> schema = *Schema::Create(GetParam(), set_->configuration()->groups());
   const std::unique_ptr<SlotArrays> arrays = *Devices().device()->NewArrays(
-      {schema, std::make_shared<const GroupRanges>(std::move(ranges)), {v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ}},
-      resources.lender, resources.compute);
+      {schema, {v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ}}, resources.lender, resources.compute);
   BlockList gradient = *resources.lender->TakeZeroed(elements);
   for (const BlockRef& block : gradient) std::fill_n(block.mutable_data(), block.size(), 1.0f);
-  const StepPlan plan = {
-      .scalars = {kernels::MakeAdamScalars({.learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}, 1, 1)},
-      .before = nullptr,
-      .after = std::make_shared<const Snapshot>(1, 1, std::move(gradient))};
+  const kernels::UpdateScalars scalars =
+      kernels::MakeAdamScalars({.learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}, 1, {});
+  const auto work =
+      std::make_shared<const StepWork>(std::make_shared<const TensorSelection>(schema), [](int) { return int64_t{0}; });
+  const StepPlan plan = {.work = work,
+                         .recipes = std::vector<kernels::Recipe>(work->cohorts().size(), {kernels::kAdam, scalars}),
+                         .before = nullptr,
+                         .after = std::make_shared<const Snapshot>(1, 1, std::move(gradient))};
   std::vector<Values> computed(plan.after->blocks().size());
   Gate done;
   arrays->Apply(
@@ -195,6 +198,91 @@ TEST_P(CudaSetTest, ASetThatMovesBetweenDevicesEqualsOneThatStays) {
     EXPECT_TRUE(*arrays == model_.arrays());
     *model_.mutable_arrays() = *arrays;
   }
+}
+
+// Everything that a step can mean, for each optimizer.
+class CudaOptimizerTest : public ::testing::TestWithParam<std::tuple<Groups, bool>> {
+ protected:
+  static v1::ParameterSetSpec Spec() {
+    const auto& [groups, large] = GetParam();
+    return WithGroups(large ? LargeSpec() : SmallSpec(), groups);
+  }
+  // The device's threads may still hold what they have answered with.
+  ~CudaOptimizerTest() override {
+    set_.reset();
+    server_.AwaitUnused();
+  }
+
+  void SetUp() override {
+    if (Devices().empty()) GTEST_SKIP();
+    set_ = server_.MakeSet(Spec());
+  }
+
+  void StepBoth(const v1::StepHeader& header, uint64_t seed) {
+    const Values gradient = Gradient(model_.parameter_count(), seed);
+    ASSERT_THAT(Step(set_.get(), header, gradient), IsOk());
+    model_.Apply(gradient, header);
+  }
+  void ExpectSameState() {
+    const absl::StatusOr<Arrays> state = FetchState(set_.get());
+    ASSERT_THAT(state, IsOk());
+    EXPECT_TRUE(*state == model_.arrays());
+  }
+  // The tensors whose bits `chosen` has; none stands for all.
+  v1::StepHeader Bringing(uint64_t chosen) const {
+    v1::StepHeader header;
+    for (int i = 0; i < static_cast<int>(set_->schema().tensors().size()); ++i) {
+      if ((chosen >> i & 1) != 0) header.add_tensors(i);
+    }
+    return header;
+  }
+
+  TestServer server_{{.backend = Devices().empty() ? nullptr : Devices().device(), .registrar = Devices().registrar()}};
+  std::shared_ptr<ParameterSet> set_;
+  SequentialModel model_{Spec()};
+};
+
+INSTANTIATE_TEST_SUITE_P(EveryOptimizer, CudaOptimizerTest,
+                         ::testing::Combine(::testing::ValuesIn(kEveryOptimizer), ::testing::Bool()),
+                         [](const auto& test) {
+                           return absl::StrCat(std::get<0>(test.param).name,
+                                               std::get<1>(test.param) ? "Large" : "Small");
+                         });
+
+TEST_P(CudaOptimizerTest, StepsThatBringSomeTensorsEndAsOnTheProcessor) {
+  // All of them; the same ones again, whose pieces the device knows; and more and more counts.
+  for (const uint64_t chosen : {0, 1, 1, 6, 0, 0, 4, 2, 3, 0}) {
+    StepBoth(Bringing(chosen), chosen);
+    ExpectSameState();
+  }
+}
+
+TEST_P(CudaOptimizerTest, AStateWithUnequalCountsGoesOn) {
+  Arrays arrays = model_.arrays();
+  arrays.step = 9;
+  v1::WriteHeader header = FullHeader(arrays.step);
+  for (int i = 0; i < model_.tensors(); ++i) arrays.update_counts.push_back(3 * i);
+  header.mutable_update_counts()->Add(arrays.update_counts.begin(), arrays.update_counts.end());
+  // Before the write, so that the device has pieces of other counts.
+  StepBoth({}, 1);
+  ASSERT_THAT(Write(set_.get(), header, arrays), IsOk());
+  *model_.mutable_arrays() = arrays;
+  for (uint64_t step = 2; step < 4; ++step) {
+    StepBoth({}, step);
+    ExpectSameState();
+  }
+}
+
+TEST_P(CudaOptimizerTest, AScaledStepWithAnOverrideEndsAsOnTheProcessor) {
+  v1::StepHeader header;
+  header.set_grad_scale(0x1p-3);
+  v1::GroupOverride* const override = header.add_overrides();
+  override->set_group("slow");
+  override->set_learning_rate(0.25);
+  override->set_weight_decay(0.125);
+  StepBoth(header, 1);
+  StepBoth({}, 2);
+  ExpectSameState();
 }
 
 TEST(CudaRegistrarTest, WhatCannotBeRegisteredIsToldOnce) {

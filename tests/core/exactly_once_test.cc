@@ -32,7 +32,7 @@ class ExactlyOnceTest : public ::testing::Test {
 
   TestServer server_;
   std::shared_ptr<ParameterSet> set_ = server_.MakeSet(SmallSpec());
-  SequentialAdam model_{SmallSpec()};
+  SequentialModel model_{SmallSpec()};
   const Values gradient_ = Gradient(65, 1);
 };
 

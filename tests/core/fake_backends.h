@@ -28,7 +28,7 @@ class FakeBackend : public CpuBackend {
   FakeBackend() : CpuBackend(kernels::BestKernels()) {}
 
   absl::Status Update(const BlockUpdate& update) final {
-    if (absl::Status status = Before(update, update.scalars[0].eps == 0.5f); !status.ok()) return status;
+    if (absl::Status status = Before(update, update.recipes[0].scalars.eps == 0.5f); !status.ok()) return status;
     return CpuBackend::Update(update);
   }
 

@@ -29,10 +29,10 @@ class LateBackend final : public Backend {
                                                         ComputePool* compute) override {
     absl::StatusOr<std::unique_ptr<SlotArrays>> arrays = cpu_.NewArrays(layout, lender, compute);
     if (!arrays.ok()) return arrays.status();
-    return std::make_unique<LateArrays>(this, std::move(layout), *std::move(arrays));
+    return std::make_unique<LateArrays>(this, std::move(layout), lender, *std::move(arrays));
   }
   bool on_host() const override { return slots_ == Slots::kOnHost; }
-  kernels::MeasureFunction measure() const override { return cpu_.measure(); }
+  const kernels::KernelTable& host_kernels() const override { return cpu_.host_kernels(); }
   std::string name() const override { return "late"; }
   v1::Device Describe() const override { return {}; }
   absl::Status CheckWorking() const override {
@@ -65,13 +65,12 @@ class LateBackend final : public Backend {
  private:
   class LateArrays final : public SlotArrays {
    public:
-    LateArrays(LateBackend* backend, ArraysLayout layout, std::unique_ptr<SlotArrays> arrays)
-        : backend_(backend), layout_(std::move(layout)), arrays_(std::move(arrays)) {}
+    LateArrays(LateBackend* backend, ArraysLayout layout, Lender* lender, std::unique_ptr<SlotArrays> arrays)
+        : backend_(backend), layout_(std::move(layout)), lender_(lender), arrays_(std::move(arrays)) {}
 
     void Apply(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
                Then<absl::Status> done) override {
-      const auto blocks = static_cast<int64_t>(plan.after->blocks().size());
-      backend_->thread_.Post([this, &plan, blocks, computed = std::move(computed), done = std::move(done)]() mutable {
+      backend_->thread_.Post([this, &plan, computed = std::move(computed), done = std::move(done)]() mutable {
         if (absl::Status working = backend_->CheckWorking(); !working.ok()) {
           computed = nullptr;
           done(std::move(working));
@@ -87,7 +86,8 @@ class LateBackend final : public Backend {
             });
         applied.Pass();
         // Nobody may count on an order.
-        for (int64_t block = blocks - 1; block >= 0 && status.ok(); --block) computed(block);
+        const absl::Span<const int64_t> blocks = plan.work->selection().blocks();
+        for (auto block = blocks.rbegin(); block != blocks.rend() && status.ok(); ++block) computed(*block);
         computed = nullptr;
         done(std::move(status));
       });
@@ -127,6 +127,21 @@ class LateBackend final : public Backend {
     void Copy(v1::Slot slot, int64_t begin, int64_t end, float* to) override { arrays_->Copy(slot, begin, end, to); }
     std::vector<BlockList> BeginLoad() override { return arrays_->BeginLoad(); }
     void AbandonLoad(std::vector<BlockList> slots) override { arrays_->AbandonLoad(std::move(slots)); }
+    void Grow(std::shared_ptr<const Schema> schema, std::vector<BlockList> tails, Then<absl::Status> done) override {
+      backend_->thread_.Post(
+          [this, schema = std::move(schema), tails = std::move(tails), done = std::move(done)]() mutable {
+            if (absl::Status working = backend_->CheckWorking(); !working.ok()) {
+              done(std::move(working));
+              return;
+            }
+            const int64_t whole = layout_.schema->flat_size() / kBlockElements * kBlockElements;
+            while (!backend_->on_host() && tails.size() < layout_.slots.size()) {
+              tails.push_back(*lender_->TakeZeroed(schema->flat_size() - whole));
+            }
+            layout_.schema = schema;
+            arrays_->Grow(std::move(schema), std::move(tails), std::move(done));
+          });
+    }
 
    private:
     SlotView CopyDown(const std::vector<v1::Slot>& slots, std::vector<BlockList> to) {
@@ -151,7 +166,8 @@ class LateBackend final : public Backend {
     }
 
     LateBackend* const backend_;
-    const ArraysLayout layout_;
+    ArraysLayout layout_;
+    Lender* const lender_;
     const std::unique_ptr<SlotArrays> arrays_;
   };
 

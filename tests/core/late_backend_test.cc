@@ -38,7 +38,7 @@ class LateBackendTest : public ::testing::TestWithParam<std::tuple<v1::Parameter
   LateBackend backend_{std::get<1>(GetParam())};
   TestServer server_{{.backend = &backend_}};
   std::shared_ptr<ParameterSet> set_ = server_.MakeSet(std::get<0>(GetParam()));
-  SequentialAdam model_{std::get<0>(GetParam())};
+  SequentialModel model_{std::get<0>(GetParam())};
   const Values gradient_ = Gradient(model_.parameter_count(), 1);
 };
 
@@ -150,7 +150,7 @@ class SlotsApartTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
   LateBackend backend_{Slots::kApart};
   TestServer server_{{.backend = &backend_}};
   std::shared_ptr<ParameterSet> set_ = server_.MakeSet(GetParam());
-  SequentialAdam model_{GetParam()};
+  SequentialModel model_{GetParam()};
   const Values gradient_ = Gradient(model_.parameter_count(), 1);
 };
 
@@ -166,7 +166,7 @@ TEST_P(SlotsApartTest, TheHostPaysForTheParametersAlone) {
 }
 
 TEST_P(SlotsApartTest, StepsGoOnBesideAFullWriteAndOneThatBreaksChangesNothing) {
-  SequentialAdam other(GetParam());
+  SequentialModel other(GetParam());
   for (int i = 0; i < 3; ++i) other.Apply(gradient_);
   {
     WriteDelivery write = BeginWrite(set_.get(), FullHeader(3));
@@ -190,7 +190,7 @@ TEST_P(SlotsApartTest, AFullWriteHoldsAllThatItBringsUntilItEnds) {
     ASSERT_TRUE(write.admitted());
     const int64_t one = BlockPool::ChargedBytes(set_->schema().flat_size());
     // The call pays for a small array.
-    EXPECT_GE(server_.used().inflight, (IsSmall(set_->schema()) ? 2 : 3) * one);
+    EXPECT_GE(server_.used().inflight, (IsSmall(set_->schema().flat_size()) ? 2 : 3) * one);
   }
   EXPECT_EQ(server_.used().inflight, 0);
 }
@@ -198,7 +198,7 @@ TEST_P(SlotsApartTest, AFullWriteHoldsAllThatItBringsUntilItEnds) {
 TEST_P(SlotsApartTest, ASetThatCouldNeverBeWrittenWholeIsNotCreated) {
   const int64_t one = BlockPool::ChargedBytes(set_->schema().flat_size());
   LateBackend backend(Slots::kApart);
-  TestServer server({.inflight_bytes = (IsSmall(set_->schema()) ? 2 : 3) * one, .backend = &backend});
+  TestServer server({.inflight_bytes = (IsSmall(set_->schema().flat_size()) ? 2 : 3) * one, .backend = &backend});
   EXPECT_THAT(ParameterSet::Create(server.resources(), GetParam()).status(),
               FailsWith(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE));
 }

@@ -84,7 +84,7 @@ class MemoryShortageTest : public ::testing::TestWithParam<std::pair<v1::Paramet
   const Supply left_ = GetParam().second;
   TestServer server_{{.idle_arrays = 0}};
   std::shared_ptr<ParameterSet> set_ = server_.MakeSet(GetParam().first);
-  SequentialAdam model_{GetParam().first};
+  SequentialModel model_{GetParam().first};
   const Values gradient_ = Gradient(model_.parameter_count(), 1);
   v1::ParameterSet before_;
   UsedBytes used_;

@@ -28,7 +28,7 @@ class ReadTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
 
   TestServer server_;
   std::shared_ptr<ParameterSet> set_ = server_.MakeSet(GetParam());
-  SequentialAdam model_{GetParam()};
+  SequentialModel model_{GetParam()};
 };
 
 INSTANTIATE_TEST_SUITE_P(EverySize, ReadTest, ::testing::Values(SmallSpec(), LargeSpec()),

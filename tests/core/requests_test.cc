@@ -23,7 +23,7 @@ class RequestsTest : public ::testing::Test {
     for (const std::string& request_id : request_ids) keys.push_back({request_id, /*header_hash=*/7});
     v1::StepResult result;
     result.set_step(step);
-    requests_.Remember(Requests::Prepare(std::move(keys), result));
+    requests_.Remember(Requests::Prepare(std::move(keys), result, nullptr));
   }
 
   absl::StatusOr<const v1::StepResult*> Find(absl::string_view request_id, uint64_t hash) const {

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "adamant/v1/error.pb.h"
@@ -24,6 +25,7 @@
 #include "server/core/backend/cpu_backend.h"
 #include "server/core/registry.h"
 #include "server/core/set/parameter_set.h"
+#include "server/core/spec/slots.h"
 #include "tests/core/gate.h"
 #include "tests/core/manual_clock.h"
 #include "tests/core/sequential_model.h"
@@ -200,12 +202,17 @@ struct Piece {
   int64_t begin;  // in Values
 };
 
-// All tensors in order, in pieces of at most `most` elements.
-inline std::vector<Piece> Cut(const Schema& schema, int64_t most) {
+// All tensors in order, or those that `tensors` names, in pieces of at most `most` elements.
+inline std::vector<Piece> Cut(const Schema& schema, int64_t most,
+                              const google::protobuf::RepeatedField<int32_t>& tensors = {}) {
   std::vector<Piece> pieces;
   int64_t begin = 0;
   for (size_t tensor = 0; tensor < schema.tensors().size(); ++tensor) {
     const int64_t size = schema.sizes()[tensor];
+    if (!tensors.empty() && !absl::c_linear_search(tensors, static_cast<int32_t>(tensor))) {
+      begin += size;
+      continue;
+    }
     for (int64_t offset = 0; offset < size; offset += most) {
       pieces.push_back({static_cast<int32_t>(tensor), offset, std::min(most, size - offset), begin + offset});
     }
@@ -415,10 +422,11 @@ inline WriteDelivery BeginWrite(ParameterSet* set, const v1::WriteHeader& header
 
 // All of a step after its header.
 inline absl::StatusOr<StepReply> Finish(ParameterSet* set, StepDelivery* delivery, const Values& gradient,
-                                        int64_t most = kBlockElements) {
+                                        int64_t most = kBlockElements,
+                                        const google::protobuf::RepeatedField<int32_t>& tensors = {}) {
   delivery->Await();
   if (delivery->done()) return delivery->Take();
-  if (absl::Status status = delivery->Send(Cut(set->schema(), most), gradient); !status.ok()) return status;
+  if (absl::Status status = delivery->Send(Cut(set->schema(), most, tensors), gradient); !status.ok()) return status;
   if (absl::Status status = delivery->Complete(); !status.ok()) return status;
   return delivery->Take();
 }
@@ -426,16 +434,21 @@ inline absl::StatusOr<StepReply> Finish(ParameterSet* set, StepDelivery* deliver
 // A whole step, and a whole write.
 inline absl::StatusOr<StepReply> Step(ParameterSet* set, const v1::StepHeader& header, const Values& gradient) {
   StepDelivery delivery = BeginStep(set, header);
-  return Finish(set, &delivery, gradient);
+  return Finish(set, &delivery, gradient, kBlockElements, header.tensors());
 }
 
 inline absl::Status SendAll(ParameterSet* set, WriteDelivery* delivery, const v1::WriteHeader& header,
                             const Arrays& arrays) {
-  const std::vector<Piece> pieces = Cut(set->schema(), kBlockElements);
+  const std::vector<Piece> pieces = Cut(set->schema(), kBlockElements, header.tensors());
   absl::Status status = delivery->Send(pieces, arrays.parameters, v1::SLOT_PARAMETER);
   if (header.mode() == v1::WRITE_MODE_FULL) {
-    if (status.ok()) status = delivery->Send(pieces, arrays.exp_avg, v1::SLOT_EXP_AVG);
-    if (status.ok()) status = delivery->Send(pieces, arrays.exp_avg_sq, v1::SLOT_EXP_AVG_SQ);
+    const std::pair<v1::Slot, const Values*> slots[] = {{v1::SLOT_EXP_AVG, &arrays.exp_avg},
+                                                        {v1::SLOT_EXP_AVG_SQ, &arrays.exp_avg_sq},
+                                                        {v1::SLOT_MAX_EXP_AVG_SQ, &arrays.max_exp_avg_sq},
+                                                        {v1::SLOT_MOMENTUM_BUFFER, &arrays.momentum_buffer}};
+    for (const auto& [slot, values] : slots) {
+      if (status.ok() && !values->empty()) status = delivery->Send(pieces, *values, slot);
+    }
   }
   return status;
 }
@@ -461,7 +474,7 @@ inline Values Unpad(const Schema& schema, const Values& padded) {
 }
 
 inline Values Parameters(const StepReply& reply) {
-  const Schema& schema = *reply.parameters->schema;
+  const Schema& schema = reply.parameters->selection->schema();
   Values padded(schema.flat_size());
   CopyRuns(reply.parameters->snapshot->blocks(), 0, schema.flat_size(), padded.data());
   return Unpad(schema, padded);
@@ -521,14 +534,18 @@ inline absl::StatusOr<Values> Fetch(const Reading& reading, v1::Slot slot) {
   return Unpad(reading.schema(), padded);
 }
 
-// Everything that a full read has.
+// Everything that a read has.
 inline absl::StatusOr<Arrays> Fetch(const Reading& reading) {
   Arrays arrays;
   arrays.step = reading.header().step();
+  arrays.update_counts.assign(reading.header().update_counts().begin(), reading.header().update_counts().end());
   const std::pair<v1::Slot, Values*> slots[] = {{v1::SLOT_PARAMETER, &arrays.parameters},
                                                 {v1::SLOT_EXP_AVG, &arrays.exp_avg},
-                                                {v1::SLOT_EXP_AVG_SQ, &arrays.exp_avg_sq}};
+                                                {v1::SLOT_EXP_AVG_SQ, &arrays.exp_avg_sq},
+                                                {v1::SLOT_MAX_EXP_AVG_SQ, &arrays.max_exp_avg_sq},
+                                                {v1::SLOT_MOMENTUM_BUFFER, &arrays.momentum_buffer}};
   for (const auto& [slot, values] : slots) {
+    if (!absl::c_linear_search(reading.slots(), slot)) continue;
     absl::StatusOr<Values> fetched = Fetch(reading, slot);
     if (!fetched.ok()) return fetched.status();
     *values = *std::move(fetched);
@@ -538,7 +555,9 @@ inline absl::StatusOr<Arrays> Fetch(const Reading& reading) {
 
 // The whole state now.
 inline absl::StatusOr<Arrays> FetchState(ParameterSet* set) {
-  absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set, FullReadRequest());
+  std::vector<v1::Slot> slots = {v1::SLOT_PARAMETER};
+  for (const v1::Slot slot : OptimizerSlots(set->configuration()->groups())) slots.push_back(slot);
+  absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set, ReadRequest(slots));
   if (!reading.ok()) return reading.status();
   return Fetch(**reading);
 }

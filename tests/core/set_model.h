@@ -5,11 +5,14 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/algorithm/container.h"
 #include "adamant/v1/error.pb.h"
+#include "adamant/v1/service.pb.h"
 #include "adamant/v1/step.pb.h"
 #include "tests/core/sequential_model.h"
 #include "tests/core/set_fixture.h"
@@ -23,15 +26,21 @@ inline constexpr v1::ErrorReason kNone = v1::ERROR_REASON_UNSPECIFIED;
 
 inline int32_t AttemptOf(const v1::StepHeader& header) { return header.has_attempt() ? header.attempt() : 1; }
 
-// Which elements of each tensor have come.
+// Which tensors a step or a write brings, one entry a tensor.
+using BroughtTensors = std::vector<bool>;
+
+// Which elements of the tensors that are brought have come.
 class Arrival {
  public:
-  explicit Arrival(const Schema& schema)
-      : sizes_(schema.sizes().begin(), schema.sizes().end()), received_(sizes_.size(), 0) {}
+  Arrival(const Schema& schema, BroughtTensors brought)
+      : sizes_(schema.sizes().begin(), schema.sizes().end()),
+        brought_(std::move(brought)),
+        received_(sizes_.size(), 0) {}
 
   // Takes a chunk, or says what is wrong with it.
   v1::ErrorReason Take(const Piece& piece) {
     if (piece.tensor < 0 || piece.tensor >= static_cast<int32_t>(sizes_.size())) return v1::ERROR_REASON_UNKNOWN_TENSOR;
+    if (!brought_[piece.tensor]) return v1::ERROR_REASON_TENSOR_NOT_CARRIED;
     const int64_t size = sizes_[piece.tensor];
     if (piece.count < 0 || (piece.count == 0 && size > 0)) return v1::ERROR_REASON_MALFORMED_CHUNK;
     if (piece.offset < 0 || piece.offset + piece.count > size) return v1::ERROR_REASON_CHUNK_OUT_OF_RANGE;
@@ -40,17 +49,14 @@ class Arrival {
     return kNone;
   }
 
-  bool complete() const { return received_ == sizes_; }
+  bool complete() const { return Open().empty(); }
   int64_t received(int32_t tensor) const { return received_[tensor]; }
 
   int32_t tensors() const { return static_cast<int32_t>(sizes_.size()); }
 
   // Some of what is missing next.
   Piece Next(Choices* choices) const {
-    std::vector<int32_t> open;
-    for (size_t i = 0; i < sizes_.size(); ++i) {
-      if (received_[i] < sizes_[i]) open.push_back(static_cast<int32_t>(i));
-    }
+    const std::vector<int32_t> open = Open();
     const int32_t tensor = open[choices->Choose(open.size())];
     const int64_t rest = sizes_[tensor] - received_[tensor];
     const int64_t count = choices->Choose(2) == 0 ? rest : 1 + rest * choices->Choose(100) / 101;
@@ -60,9 +66,8 @@ class Arrival {
   // All that is missing.
   std::vector<Piece> Rest() const {
     std::vector<Piece> pieces;
-    for (size_t i = 0; i < sizes_.size(); ++i) {
-      if (received_[i] == sizes_[i]) continue;
-      pieces.push_back({static_cast<int32_t>(i), received_[i], sizes_[i] - received_[i], BeginOf(i) + received_[i]});
+    for (const int32_t i : Open()) {
+      pieces.push_back({i, received_[i], sizes_[i] - received_[i], BeginOf(i) + received_[i]});
     }
     return pieces;
   }
@@ -74,8 +79,45 @@ class Arrival {
   }
 
  private:
+  // Tensors of which something is missing.
+  std::vector<int32_t> Open() const {
+    std::vector<int32_t> open;
+    for (size_t i = 0; i < sizes_.size(); ++i) {
+      if (brought_[i] && received_[i] < sizes_[i]) open.push_back(static_cast<int32_t>(i));
+    }
+    return open;
+  }
+
   std::vector<int64_t> sizes_;
+  BroughtTensors brought_;
   std::vector<int64_t> received_;
+};
+
+// What somebody who watches a set is to be told: all that has happened, but the oldest where there is much of it.
+class WatchModel {
+ public:
+  void Add(v1::WatchParameterSetResponse event) {
+    if (events_.size() == kMost) {
+      events_.pop_front();
+      ++missed_;
+    }
+    events_.push_back(std::move(event));
+  }
+
+  // Nothing where there is nothing to be told.
+  std::optional<v1::WatchParameterSetResponse> Next() {
+    if (events_.empty()) return std::nullopt;
+    v1::WatchParameterSetResponse event = std::move(events_.front());
+    events_.pop_front();
+    event.set_missed(std::exchange(missed_, 0));
+    return event;
+  }
+
+ private:
+  static constexpr size_t kMost = 8;
+
+  std::deque<v1::WatchParameterSetResponse> events_;
+  int64_t missed_ = 0;
 };
 
 // What the set is to know.
@@ -85,6 +127,7 @@ struct Model {
     std::string request_id;
     std::string header;
     v1::StepResult result;
+    BroughtTensors brought;
   };
 
   const Remembered* Find(const std::string& request_id) const {
@@ -93,7 +136,7 @@ struct Model {
     return found != memory.end() ? &*found : nullptr;
   }
 
-  int64_t step() const { return adam.arrays().step; }
+  int64_t step() const { return optimizer.arrays().step; }
 
   // Why a set in this state refuses whatever needs parameters.
   v1::ErrorReason NotReady() const {
@@ -108,17 +151,57 @@ struct Model {
     return kNone;
   }
 
-  v1::ErrorReason Mismatch(const v1::StepHeader& header) const {
-    return !header.request_id().empty() && AttemptOf(header) > 1 && step() - header.expected_step() > kRemembered
-               ? v1::ERROR_REASON_OUTCOME_UNKNOWN
-               : v1::ERROR_REASON_STEP_MISMATCH;
+  // What is wrong with the step that a header expects, or is based on, if it may not come `early`.
+  v1::ErrorReason StepFault(const v1::StepHeader& header, bool may_be_early) const {
+    if (!header.has_expected_step() && !header.has_base_step()) return kNone;
+    const int64_t named = header.has_expected_step() ? header.expected_step() : header.base_step();
+    if (!header.request_id().empty() && AttemptOf(header) > 1 && step() - named > kRemembered) {
+      return v1::ERROR_REASON_OUTCOME_UNKNOWN;
+    }
+    const bool late = header.has_expected_step() && named < step();
+    const bool early = named > step() && !(header.has_expected_step() && may_be_early);
+    return late || early ? v1::ERROR_REASON_STEP_MISMATCH : kNone;
   }
 
-  SequentialAdam adam;
+  // Whether the groups allow what the header asks for: overrides that stay finite, and tensors that are not frozen.
+  bool Fits(const v1::StepHeader& header) const {
+    for (const v1::GroupOverride& given : header.overrides()) {
+      for (const v1::ParameterGroup& group : optimizer.spec().groups()) {
+        if (given.group() != group.name() || group.has_sgd()) continue;
+        const double rate = given.has_learning_rate() ? given.learning_rate() : group.learning_rate();
+        const double eps = given.has_eps() ? given.eps() : group.adam().has_eps() ? group.adam().eps() : 1e-8;
+        const double beta1 = given.has_beta1() ? given.beta1() : group.adam().has_beta1() ? group.adam().beta1() : 0.9;
+        if (rate > 0x1p58 * (1 - beta1) * eps) return false;
+      }
+    }
+    for (const int32_t tensor : header.tensors()) {
+      if (optimizer.spec().groups(optimizer.GroupOf(tensor)).frozen()) return false;
+    }
+    return true;
+  }
+
+  // Those that a step with this header brings.
+  BroughtTensors Brought(const v1::StepHeader& header) const {
+    BroughtTensors brought;
+    for (int i = 0; i < optimizer.tensors(); ++i) brought.push_back(optimizer.IsBrought(i, header));
+    return brought;
+  }
+
+  // Something has happened: whoever watches is to be told.
+  v1::WatchParameterSetResponse Event() const {
+    v1::WatchParameterSetResponse event;
+    event.set_incarnation(incarnation);
+    event.set_step(step());
+    return event;
+  }
+
+  SequentialModel optimizer;
   State state;
   bool moments_lost = false;
   uint64_t incarnation;
   std::deque<Remembered> memory;
+  int64_t config_revision = 1;
+  v1::SetStatistics statistics = {};
   std::string write_request_id = {};
   std::string write_header = {};
 };

@@ -3,16 +3,19 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <deque>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "tests/core/cuda_device.h"
+#include "tests/core/every_optimizer.h"
+#include "tests/core/gate.h"
 #include "tests/core/late_backend.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_model.h"
@@ -23,9 +26,22 @@ namespace {
 constexpr int kClients = 3;
 constexpr size_t kMostKept = 4;  // readings, and replies
 
-std::string WithoutAttempt(v1::StepHeader header) {
+// What makes two headers one request.
+std::string KeyOf(v1::StepHeader header) {
   header.clear_attempt();
+  header.clear_reply_dtype();
+  header.clear_omit_parameters();
   return header.SerializeAsString();
+}
+
+// `values`, of all tensors, with zeros for those that are not `brought`.
+Values Only(const BroughtTensors& brought, const Schema& schema, Values values) {
+  int64_t begin = 0;
+  for (size_t i = 0; i < brought.size(); ++i) {
+    if (!brought[i]) std::fill_n(values.begin() + begin, schema.sizes()[i], 0.0f);
+    begin += schema.sizes()[i];
+  }
+  return values;
 }
 
 struct Request {
@@ -33,12 +49,19 @@ struct Request {
   Values gradient;
 };
 
+// What was found out of a step when it began.
+struct Begun {
+  Request request;
+  BroughtTensors brought;
+  int64_t config_revision;
+  bool dropped;  // remembered when it began: its gradient goes nowhere
+};
+
 struct StepCall {
   StepDelivery delivery;
-  Request request;
+  Begun begun;
   Arrival arrival;
-  bool live;     // admitted, and neither over nor cancelled
-  bool dropped;  // remembered when it began: its gradient goes nowhere
+  bool live;  // admitted, and neither over nor cancelled
 };
 
 struct WriteCall {
@@ -57,7 +80,7 @@ struct KeptReading {
 
 struct KeptReply {
   StepReply reply;
-  Values parameters;
+  Values parameters;  // of the tensors that it has
 };
 
 // One for all schedules of a program.
@@ -91,6 +114,12 @@ class Schedule {
       default:
         break;
     }
+    spec_ = WithGroups(spec_, kEveryOptimizer[choices_.Choose(std::size(kEveryOptimizer))]);
+    for (v1::ParameterGroup& group : *spec_.mutable_groups()) {
+      if (!group.has_learning_rate()) group.set_learning_rate(1e-3);
+    }
+    ChooseClipping(&spec_);
+    ChoosePolicies(&spec_);
   }
 
   std::string Run() {
@@ -107,7 +136,7 @@ class Schedule {
 
  private:
   void Act() {
-    switch (choices_.Choose(20)) {
+    switch (choices_.Choose(24)) {
       case 0:
       case 1:
       case 2:
@@ -142,6 +171,12 @@ class Schedule {
         return TakeSeveralSteps();
       case 19:
         return DeleteOrCreate();
+      case 20:
+      case 21:
+        return ChangeConfiguration();
+      case 22:
+      case 23:
+        return WatchTheSet();
     }
   }
 
@@ -179,10 +214,26 @@ class Schedule {
     return Expect(v1::ErrorReason_Name(actual), v1::ErrorReason_Name(expected), what);
   }
 
+  void ChooseClipping(v1::ParameterSetSpec* spec) {
+    spec->clear_clipping();
+    const uint32_t kind = choices_.Choose(4);
+    if (kind == 1) spec->mutable_clipping()->set_max_value(0.25);
+    if (kind == 2) spec->mutable_clipping()->set_max_norm(0.5);
+  }
+
+  void ChoosePolicies(v1::ParameterSetSpec* spec) {
+    constexpr int32_t kStaleness[] = {0, 2, 64};
+    spec->set_max_staleness(kStaleness[choices_.Choose(3)]);
+    spec->set_non_finite_policy(choices_.Choose(4) == 1 ? v1::NON_FINITE_POLICY_REJECT : v1::NON_FINITE_POLICY_SKIP);
+  }
+
   void Create() {
+    // Who watches a set does not see the next one of its name.
+    TakeEvents(std::numeric_limits<int>::max());
+    watch_.reset();
     spec_.set_initialization(choices_.Choose(4) == 0 ? v1::INITIALIZATION_WRITTEN : v1::INITIALIZATION_ZEROS);
     set_ = server_.MakeSet(spec_);
-    model_ = std::make_unique<Model>(Model{.adam = SequentialAdam(spec_),
+    model_ = std::make_unique<Model>(Model{.optimizer = SequentialModel(spec_),
                                            .state = spec_.initialization() == v1::INITIALIZATION_ZEROS
                                                         ? Model::State::kReady
                                                         : Model::State::kUninitialized,
@@ -194,7 +245,7 @@ class Schedule {
 
   Values AGradient() {
     const uint64_t seed = choices_.Choose(1000);
-    Values gradient = Gradient(model_->adam.parameter_count(), seed);
+    Values gradient = Gradient(model_->optimizer.parameter_count(), seed);
     if (!gradient.empty() && choices_.Choose(8) == 0) {
       constexpr float kBad[] = {std::numeric_limits<float>::infinity(), -0x1p63f,
                                 std::numeric_limits<float>::quiet_NaN()};
@@ -205,36 +256,80 @@ class Schedule {
 
   Request ARequest() {
     // A retry brings what the first attempt brought.
-    if (!requests_.empty() && choices_.Choose(3) == 0) {
+    if (choices_.Choose(3) == 0 && !requests_.empty()) {
       Request request = requests_[requests_.size() - 1 - choices_.Choose(std::min<size_t>(requests_.size(), 4))];
       if (choices_.Choose(4) > 0) request.header.set_attempt(1 + choices_.Choose(3));
-      if (choices_.Choose(8) == 0) request.header.set_expected_step(std::max<int64_t>(0, model_->step()));
+      if (choices_.Choose(8) == 0) {
+        request.header.clear_base_step();
+        request.header.set_expected_step(model_->step());
+      }
+      if (choices_.Choose(8) == 0) request.header.set_omit_parameters(!request.header.omit_parameters());
       return request;
     }
     Request request;
     int64_t expected = model_->step();
     if (choices_.Choose(4) == 0) expected = std::max<int64_t>(0, expected + choices_.Choose(4) - 2);
     if (choices_.Choose(16) == 0) expected = std::max<int64_t>(0, expected - 63 - choices_.Choose(3));
-    if (choices_.Choose(4) > 0) {
+    const bool has_id = choices_.Choose(4) > 0;
+    if (has_id) {
       request.header.set_request_id(absl::StrCat("r", requests_.size()));
-      request.header.set_expected_step(expected);
       if (choices_.Choose(2) == 0) request.header.set_attempt(1 + choices_.Choose(3));
-    } else if (choices_.Choose(2) == 0) {
+    }
+    if (choices_.Choose(3) == 0) {
+      request.header.set_base_step(expected);
+    } else if (has_id || choices_.Choose(2) == 0) {
       request.header.set_expected_step(expected);
     }
     if (choices_.Choose(4) == 0) request.header.set_incarnation(model_->incarnation + choices_.Choose(4) / 3);
     if (choices_.Choose(8) == 0) {
       request.header.set_schema_fingerprint(set_->schema().fingerprint() + choices_.Choose(2));
     }
+    AddWishes(&request.header);
     request.gradient = AGradient();
     if (!request.header.request_id().empty()) requests_.push_back(request);
     return request;
   }
 
+  // What a header may say of its step alone.
+  void AddWishes(v1::StepHeader* header) {
+    const uint32_t wishes = choices_.Choose(2) == 0 ? choices_.Choose(32) : 0;
+    if ((wishes & 1) != 0) ChooseTensors(header->mutable_tensors());
+    if ((wishes & 2) != 0) {
+      for (const v1::ParameterGroup& group : model_->optimizer.spec().groups()) {
+        if (choices_.Choose(2) == 0) AddOverride(group, header);
+      }
+    }
+    constexpr double kGradScales[] = {1024, 0x1p-20, 3};
+    if ((wishes & 4) != 0) header->set_grad_scale(kGradScales[choices_.Choose(3)]);
+    if ((wishes & 8) != 0) (*header->mutable_metrics())["loss"] = choices_.Choose(100);
+    if ((wishes & 16) != 0) header->set_omit_parameters(true);
+  }
+
+  // Some in order, or none, which stands for all.
+  void ChooseTensors(google::protobuf::RepeatedField<int32_t>* tensors) {
+    for (int i = 0; i < model_->optimizer.tensors(); ++i) {
+      if (choices_.Choose(2) == 0) tensors->Add(i);
+    }
+  }
+
+  void AddOverride(const v1::ParameterGroup& group, v1::StepHeader* header) {
+    v1::GroupOverride* const override = header->add_overrides();
+    override->set_group(group.name());
+    constexpr double kLearningRates[] = {5e-4, 0.25, 3};
+    if (choices_.Choose(4) > 0) override->set_learning_rate(kLearningRates[choices_.Choose(3)]);
+    if (choices_.Choose(2) == 0) override->set_weight_decay(0.125);
+    if (!group.has_sgd()) {
+      if (choices_.Choose(2) == 0) override->set_beta1(0.5);
+      if (choices_.Choose(2) == 0) override->set_eps(choices_.Choose(4) == 0 ? 1e-16 : 1e-6);
+    } else if (group.sgd().momentum() != 0) {
+      if (choices_.Choose(2) == 0) override->set_momentum(0.75);
+    }
+  }
+
   v1::ErrorReason HeaderRefusal(const v1::StepHeader& header) const {
     if (model_->NotReady() != kNone) return model_->NotReady();
     if (const Model::Remembered* remembered = model_->Find(header.request_id()); remembered != nullptr) {
-      return remembered->header == WithoutAttempt(header) ? kNone : v1::ERROR_REASON_REQUEST_ID_REUSED;
+      return remembered->header == KeyOf(header) ? kNone : v1::ERROR_REASON_REQUEST_ID_REUSED;
     }
     if (header.has_incarnation() && header.incarnation() != model_->incarnation) {
       return v1::ERROR_REASON_INCARNATION_MISMATCH;
@@ -242,44 +337,52 @@ class Schedule {
     if (header.has_schema_fingerprint() && header.schema_fingerprint() != set_->schema().fingerprint()) {
       return v1::ERROR_REASON_SCHEMA_MISMATCH;
     }
-    if (header.has_expected_step() && header.expected_step() < model_->step()) return model_->Mismatch(header);
+    if (const v1::ErrorReason fault = model_->StepFault(header, /*may_be_early=*/true); fault != kNone) return fault;
     for (const std::optional<StepCall>& other : steps_) {
       if (!header.request_id().empty() && other.has_value() && other->live &&
-          other->request.header.request_id() == header.request_id() &&
-          AttemptOf(other->request.header) > AttemptOf(header)) {
+          other->begun.request.header.request_id() == header.request_id() &&
+          AttemptOf(other->begun.request.header) > AttemptOf(header)) {
         return v1::ERROR_REASON_SUPERSEDED;
       }
     }
-    return kNone;
+    return model_->Fits(header) ? kNone : v1::ERROR_REASON_INVALID_FIELD;
   }
 
   void BeginAStep() {
     std::optional<StepCall>& call = steps_[choices_.Choose(kClients)];
     call.reset();
-    Request request = ARequest();
+    const Request request = ARequest();
     const std::string& request_id = request.header.request_id();
     const v1::ErrorReason refusal = HeaderRefusal(request.header);
-    const bool dropped = model_->Find(request_id) != nullptr;
     StepDelivery delivery = BeginStep(set_.get(), request.header);
     if (refusal != kNone) {
       if (!Expect(delivery.done(), true, "refused")) return;
       ExpectReason(ReasonOf(delivery.Take().status()), refusal, "what is said of a header");
       return;
     }
-    if (!Expect(delivery.done(), false, "refused") || !Expect(delivery.admitted(), true, "admitted")) return;
+    if (delivery.done()) {
+      ExpectReason(ReasonOf(delivery.Take().status()), kNone, "what is said of a header");
+      return;
+    }
+    if (!Expect(delivery.admitted(), true, "admitted")) return;
     if (!request_id.empty()) {
       for (std::optional<StepCall>& other : steps_) {
-        if (other.has_value() && other->request.header.request_id() == request_id &&
-            AttemptOf(other->request.header) <= AttemptOf(request.header)) {
+        if (other.has_value() && other->begun.request.header.request_id() == request_id &&
+            AttemptOf(other->begun.request.header) <= AttemptOf(request.header)) {
           ExpectEnd(&*other, v1::ERROR_REASON_SUPERSEDED);
         }
       }
     }
-    call.emplace(StepCall{.delivery = std::move(delivery),
-                          .request = std::move(request),
-                          .arrival = Arrival(set_->schema()),
-                          .live = true,
-                          .dropped = dropped});
+    Begun begun = BegunNow(request);
+    Arrival arrival(set_->schema(), begun.brought);
+    call.emplace(StepCall{std::move(delivery), std::move(begun), std::move(arrival), /*live=*/true});
+  }
+
+  Begun BegunNow(const Request& request) const {
+    // A retry of what was applied is answered with what that brought, however the set is configured now.
+    const Model::Remembered* const remembered = model_->Find(request.header.request_id());
+    return {request, remembered != nullptr ? remembered->brought : model_->Brought(request.header),
+            model_->config_revision, remembered != nullptr};
   }
 
   // A step that was live has ended because of what somebody else did.
@@ -327,8 +430,8 @@ class Schedule {
 
   void Send(StepCall* call, const Piece& piece) {
     const v1::ErrorReason wrong = call->arrival.Take(piece);
-    const absl::Status status = call->delivery.Send(piece, call->request.gradient);
-    if (call->dropped) {
+    const absl::Status status = call->delivery.Send(piece, call->begun.request.gradient);
+    if (call->begun.dropped) {
       Expect(status.ok(), true, "a chunk that goes nowhere being taken");
       return;
     }
@@ -350,7 +453,7 @@ class Schedule {
     if (!call->live) return;
     const absl::Status status = call->delivery.Complete();
     call->live = false;
-    if (!call->dropped && !call->arrival.complete()) {
+    if (!call->begun.dropped && !call->arrival.complete()) {
       ExpectReason(ReasonOf(status), v1::ERROR_REASON_INCOMPLETE, "what is said of an end");
       Expect(GetErrorDetail(status).tensor(), call->arrival.Rest()[0].tensor, "the tensor missing");
       Expect(GetErrorDetail(status).offset(), call->arrival.Rest()[0].offset, "the offset missing");
@@ -361,13 +464,13 @@ class Schedule {
     if (!heard && !asynchronous()) {
       // The client is gone before it hears; elsewhere this may be before the turn.
       v1::StepResult unheard;
-      Turn(call->request, call->dropped, &unheard);
+      Turn(call->begun, &unheard);
       return;
     }
     absl::StatusOr<StepReply> reply = call->delivery.Take();
     AwaitIdle();
     v1::StepResult result;
-    const v1::ErrorReason refusal = Turn(call->request, call->dropped, &result);
+    const v1::ErrorReason refusal = Turn(call->begun, &result);
     if (!ExpectReason(ReasonOf(reply.status()), refusal, "what became of a step") || refusal != kNone) return;
     if (std::isnan(result.grad_norm()) && std::isnan(reply->result.grad_norm())) {
       result.set_grad_norm(0);
@@ -375,48 +478,93 @@ class Schedule {
     }
     Expect(reply->result.ShortDebugString(), result.ShortDebugString(), "the result");
     Expect(reply->result.grad_norm(), result.grad_norm(), "the norm");
-    Expect(SameBits(Parameters(*reply), model_->adam.arrays().parameters), true, "the reply's being the model's");
-    if (replies_.size() < kMostKept) replies_.push_back({*std::move(reply), model_->adam.arrays().parameters});
+    const bool omitted = call->begun.request.header.omit_parameters();
+    if (!Expect(reply->parameters->snapshot == nullptr, omitted, "the reply's having no parameters") || omitted) return;
+    KeptReply kept = {*std::move(reply),
+                      Only(call->begun.brought, set_->schema(), model_->optimizer.arrays().parameters)};
+    CheckReply(kept);
+    if (replies_.size() < kMostKept) replies_.push_back(std::move(kept));
   }
 
   // What a step does at its turn.
-  v1::ErrorReason Turn(const Request& request, bool dropped, v1::StepResult* result) {
-    const v1::StepHeader& header = request.header;
+  v1::ErrorReason Turn(const Begun& step, v1::StepResult* result) {
+    const v1::StepHeader& header = step.request.header;
     if (model_->NotReady() != kNone) return model_->NotReady();
     if (const Model::Remembered* remembered = model_->Find(header.request_id()); remembered != nullptr) {
-      if (remembered->header != WithoutAttempt(header)) return v1::ERROR_REASON_REQUEST_ID_REUSED;
+      if (remembered->header != KeyOf(header)) return v1::ERROR_REASON_REQUEST_ID_REUSED;
       *result = remembered->result;
       result->set_replayed(true);
       result->set_parameters_step(model_->step());
+      model_->statistics.set_replayed(model_->statistics.replayed() + 1);
       return kNone;
     }
-    if (dropped) return v1::ERROR_REASON_OUTCOME_UNKNOWN;
-    if (header.has_expected_step() && header.expected_step() != model_->step()) return model_->Mismatch(header);
+    if (step.dropped) return v1::ERROR_REASON_OUTCOME_UNKNOWN;
+    if (const v1::ErrorReason fault = model_->StepFault(header, /*may_be_early=*/false); fault != kNone) return fault;
+    if (step.config_revision != model_->config_revision &&
+        (!model_->Fits(header) || model_->Brought(header) != step.brought)) {
+      return v1::ERROR_REASON_CONFIG_CHANGED;
+    }
+    const v1::ParameterSetSpec& spec = model_->optimizer.spec();
+    const int64_t staleness = header.has_base_step() ? model_->step() - header.base_step() : 0;
     result->set_incarnation(model_->incarnation);
-    result->set_grad_norm(model_->adam.Norm(request.gradient));
-    result->set_config_revision(1);
-    const auto bad = absl::c_find_if(request.gradient, [](float g) { return !(std::fabs(g) < 0x1p63f); });
-    if (bad != request.gradient.end()) {
-      const int64_t place = bad - request.gradient.begin();
-      int32_t tensor = 0;
-      while (tensor + 1 < static_cast<int32_t>(set_->schema().sizes().size()) &&
-             Arrival(set_->schema()).BeginOf(tensor + 1) <= place) {
-        ++tensor;
-      }
+    result->set_grad_norm(model_->optimizer.GradNorm(step.request.gradient, header));
+    result->set_config_revision(model_->config_revision);
+    result->set_staleness(staleness);
+    result->set_step(model_->step());
+    if (header.has_base_step() && staleness > spec.max_staleness()) {
+      result->set_outcome(v1::STEP_OUTCOME_REFUSED_STALE);
+      model_->statistics.set_refused(model_->statistics.refused() + 1);
+    } else if (const std::optional<std::pair<int, int64_t>> bad = FindNonFinite(step); bad.has_value()) {
+      model_->statistics.set_non_finite(model_->statistics.non_finite() + 1);
       result->set_outcome(v1::STEP_OUTCOME_SKIPPED_NON_FINITE);
-      result->set_step(model_->step());
-      result->set_non_finite_tensor(tensor);
-      result->set_non_finite_offset(place - Arrival(set_->schema()).BeginOf(tensor));
+      result->set_non_finite_tensor(bad->first);
+      result->set_non_finite_offset(bad->second);
+      // Whoever watches is told so, also where the client gets an error.
+      v1::WatchParameterSetResponse event = model_->Event();
+      event.mutable_skipped()->set_non_finite_tensor(bad->first);
+      event.mutable_skipped()->set_non_finite_offset(bad->second);
+      Happened(std::move(event));
+      if (spec.non_finite_policy() == v1::NON_FINITE_POLICY_REJECT) return v1::ERROR_REASON_NON_FINITE_GRADIENT;
     } else {
-      model_->adam.Apply(request.gradient);
-      result->set_outcome(v1::STEP_OUTCOME_APPLIED);
-      result->set_step(model_->step());
-      for (const v1::ParameterGroup& group : spec_.groups()) result->add_learning_rates(group.learning_rate());
-      model_->memory.push_back({header.request_id(), WithoutAttempt(header), *result});
-      if (model_->memory.size() > kRemembered) model_->memory.pop_front();
+      Apply(step, result);
     }
     result->set_parameters_step(model_->step());
     return kNone;
+  }
+
+  // The first element that a step brings, and that is not finite or would be too large once it is scaled.
+  std::optional<std::pair<int, int64_t>> FindNonFinite(const Begun& step) const {
+    const double limit = 0x1p63 / model_->optimizer.Scale(step.request.gradient, step.request.header);
+    auto element = step.request.gradient.begin();
+    for (size_t tensor = 0; tensor < step.brought.size(); ++tensor) {
+      const auto begin = element;
+      element += set_->schema().sizes()[tensor];
+      if (!step.brought[tensor]) continue;
+      const auto bad =
+          std::find_if(begin, element, [limit](float g) { return !(std::fabs(static_cast<double>(g)) < limit); });
+      if (bad != element) return std::make_pair(static_cast<int>(tensor), bad - begin);
+    }
+    return std::nullopt;
+  }
+
+  void Apply(const Begun& step, v1::StepResult* result) {
+    const v1::StepHeader& header = step.request.header;
+    model_->optimizer.Apply(step.request.gradient, header);
+    result->set_outcome(v1::STEP_OUTCOME_APPLIED);
+    result->set_step(model_->step());
+    for (const double rate : model_->optimizer.LearningRates(header)) result->add_learning_rates(rate);
+    model_->memory.push_back({header.request_id(), KeyOf(header), *result, step.brought});
+    if (model_->memory.size() > kRemembered) model_->memory.pop_front();
+
+    model_->statistics.set_applied(model_->statistics.applied() + 1);
+    model_->statistics.set_last_grad_norm(result->grad_norm());
+    if (!header.metrics().empty()) *model_->statistics.mutable_last_metrics() = header.metrics();
+    v1::WatchParameterSetResponse event = model_->Event();
+    event.mutable_committed()->set_grad_norm(result->grad_norm());
+    *event.mutable_committed()->mutable_learning_rates() = result->learning_rates();
+    event.mutable_committed()->set_staleness(result->staleness());
+    *event.mutable_committed()->mutable_metrics() = header.metrics();
+    Happened(std::move(event));
   }
 
   void CancelAStep() {
@@ -425,7 +573,8 @@ class Schedule {
     call->delivery.Cancel();
     call->live = false;
     // Nothing that still comes changes anything.
-    for (const Piece& piece : call->arrival.Rest()) call->delivery.Send(piece, call->request.gradient).IgnoreError();
+    for (const Piece& piece : call->arrival.Rest())
+      call->delivery.Send(piece, call->begun.request.gradient).IgnoreError();
     call->delivery.Complete().IgnoreError();
     Expect(call->delivery.done(), false, "answered");
   }
@@ -435,10 +584,15 @@ class Schedule {
     if (model_->NotReady() != kNone) return;
     const int count = size_ == SetSize::kSmall ? 1 + 8 * choices_.Choose(9) : 1 + choices_.Choose(2);
     for (int i = 0; i < count; ++i) {
-      const Request request = {.header = {}, .gradient = Gradient(model_->adam.parameter_count(), i)};
+      const Begun begun = BegunNow({.header = {}, .gradient = Gradient(model_->optimizer.parameter_count(), i)});
+      StepDelivery step = BeginStep(set_.get(), {});
+      for (const Piece& piece : Arrival(set_->schema(), begun.brought).Rest()) {
+        Expect(step.Send(piece, begun.request.gradient).ok(), true, "taken");
+      }
+      if (!Expect(step.Complete().ok(), true, "completed")) return;
+      const absl::StatusOr<StepReply> reply = step.Take();
       v1::StepResult result;
-      Turn(request, false, &result);
-      const absl::StatusOr<StepReply> reply = Step(set_.get(), request.header, request.gradient);
+      Turn(begun, &result);
       if (!Expect(reply.ok(), true, "applied")) return;
       Expect(reply->result.ShortDebugString(), result.ShortDebugString(), "the result");
     }
@@ -466,7 +620,7 @@ class Schedule {
       expected.mutable_result()->set_replayed(true);
       expected.mutable_result()->clear_parameters_step();
     } else if (absl::c_any_of(steps_, [&](const std::optional<StepCall>& call) {
-                 return call.has_value() && call->live && call->request.header.request_id() == request_id;
+                 return call.has_value() && call->live && call->begun.request.header.request_id() == request_id;
                })) {
       expected.set_state(v1::STEP_STATE_IN_FLIGHT);
     }
@@ -478,7 +632,10 @@ class Schedule {
   void ReadSomething() {
     if (readings_.size() == kMostKept) return;
     const bool full = choices_.Choose(2) == 0;
-    v1::ReadTensorsRequest request = full ? FullReadRequest() : ReadRequest();
+    v1::ReadTensorsRequest request = ReadRequest({v1::SLOT_PARAMETER});
+    if (full) {
+      for (const v1::Slot slot : OptimizerSlots(set_->configuration()->groups())) request.add_slots(slot);
+    }
     if (choices_.Choose(4) == 0) request.set_if_newer_than_step(model_->step() - choices_.Choose(2));
     absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), request);
     if (!ExpectReason(ReasonOf(reading.status()), model_->NotReady(), "what became of a read") || !reading.ok()) return;
@@ -486,7 +643,7 @@ class Schedule {
     Expect((*reading)->header().step(), model_->step(), "the step read");
     Expect((*reading)->header().incarnation(), model_->incarnation, "the incarnation read");
     Expect((*reading)->header().not_modified(), unmodified, "not modified");
-    if (!unmodified) readings_.push_back({*std::move(reading), model_->adam.arrays()});
+    if (!unmodified) readings_.push_back({*std::move(reading), model_->optimizer.arrays()});
   }
 
   void LetGoOfSomething() {
@@ -510,8 +667,21 @@ class Schedule {
     }
   }
 
+  // It has the tensors that were brought, and holds no block but theirs: nobody has paid for others.
   void CheckReply(const KeptReply& kept) {
-    Expect(SameBits(Parameters(kept.reply), kept.parameters), true,
+    const TensorSelection& selection = *kept.reply.parameters->selection;
+    const BlockList& blocks = kept.reply.parameters->snapshot->blocks();
+    Values padded(selection.schema().flat_size());
+    for (size_t block = 0; block < blocks.size(); ++block) {
+      const bool has_block = absl::c_linear_search(selection.blocks(), static_cast<int64_t>(block));
+      Expect(static_cast<bool>(blocks[block]), has_block, "a reply's holding a block");
+      if (blocks[block]) {
+        std::copy_n(blocks[block].data(), blocks[block].size(), padded.begin() + block * kBlockElements);
+      }
+    }
+    BroughtTensors brought;
+    for (size_t i = 0; i < selection.sizes().size(); ++i) brought.push_back(selection.has(static_cast<int>(i)));
+    Expect(SameBits(Only(brought, selection.schema(), Unpad(selection.schema(), padded)), kept.parameters), true,
            "a reply's having the parameters that it came with");
   }
 
@@ -539,15 +709,47 @@ class Schedule {
     }
   }
 
+  // What a full write may bring.
   Arrays SomeArrays() {
     const uint64_t seed = choices_.Choose(1000);
-    const int64_t count = model_->adam.parameter_count();
-    Arrays arrays = {.step = static_cast<int64_t>(choices_.Choose(100)),
-                     .parameters = Gradient(count, seed),
-                     .exp_avg = Gradient(count, seed + 1),
-                     .exp_avg_sq = Gradient(count, seed + 2)};
-    for (float& v : arrays.exp_avg_sq) v = v * v;
+    Arrays arrays = model_->optimizer.arrays();
+    arrays.step = static_cast<int64_t>(choices_.Choose(100));
+    arrays.update_counts.clear();
+    uint64_t number = 0;
+    for (const v1::Slot slot : kEverySlot) {
+      Values* const values = ValuesOf(slot, &arrays);
+      *values = Gradient(static_cast<int64_t>(values->size()), seed + number++);
+      if (slot != v1::SLOT_EXP_AVG_SQ && slot != v1::SLOT_MAX_EXP_AVG_SQ) continue;
+      for (float& v : *values) v = v * v;
+    }
     return arrays;
+  }
+
+  static constexpr v1::Slot kEverySlot[] = {v1::SLOT_PARAMETER, v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ,
+                                            v1::SLOT_MAX_EXP_AVG_SQ, v1::SLOT_MOMENTUM_BUFFER};
+
+  static Values* ValuesOf(v1::Slot slot, Arrays* arrays) {
+    switch (slot) {
+      case v1::SLOT_EXP_AVG:
+        return &arrays->exp_avg;
+      case v1::SLOT_EXP_AVG_SQ:
+        return &arrays->exp_avg_sq;
+      case v1::SLOT_MAX_EXP_AVG_SQ:
+        return &arrays->max_exp_avg_sq;
+      case v1::SLOT_MOMENTUM_BUFFER:
+        return &arrays->momentum_buffer;
+      default:
+        return &arrays->parameters;
+    }
+  }
+
+  // Which a write brings: a partial one those that it names.
+  BroughtTensors BroughtBy(const v1::WriteHeader& header) const {
+    BroughtTensors brought;
+    for (int i = 0; i < model_->optimizer.tensors(); ++i) {
+      brought.push_back(header.tensors().empty() || absl::c_linear_search(header.tensors(), i));
+    }
+    return brought;
   }
 
   void BeginAWrite(std::optional<WriteCall>* call) {
@@ -557,6 +759,12 @@ class Schedule {
     if (write_.has_value() && request_id == write_->header.request_id()) request_id.append("'");
     const bool full = choices_.Choose(2) == 0;
     v1::WriteHeader header = full ? FullHeader(arrays.step, request_id) : ParametersHeader(request_id);
+    if (full && choices_.Choose(3) == 0) {
+      for (int i = 0; i < model_->optimizer.tensors(); ++i) {
+        header.add_update_counts(arrays.step * choices_.Choose(4) / 3);
+      }
+    }
+    if (!full && choices_.Choose(3) == 0) ChooseTensors(header.mutable_tensors());
     if (request_id == model_->write_request_id && choices_.Choose(2) == 0) {
       header.ParseFromString(model_->write_header);
       if (header.mode() == v1::WRITE_MODE_UNSPECIFIED) header = FullHeader(arrays.step);
@@ -578,6 +786,8 @@ class Schedule {
       refusal = v1::ERROR_REASON_WRITE_IN_PROGRESS;
     } else if (header.mode() == v1::WRITE_MODE_PARAMETERS && model_->moments_lost) {
       refusal = v1::ERROR_REASON_UNINITIALIZED;
+    } else if (model_->state == Model::State::kUninitialized && absl::c_linear_search(BroughtBy(header), false)) {
+      refusal = v1::ERROR_REASON_INVALID_FIELD;
     }
     WriteDelivery delivery = BeginWrite(set_.get(), header);
     if (refusal != kNone) {
@@ -605,10 +815,12 @@ class Schedule {
   }
 
   std::vector<std::pair<v1::Slot, Arrival>> NothingWritten(const v1::WriteHeader& header) const {
-    std::vector<std::pair<v1::Slot, Arrival>> slots = {{v1::SLOT_PARAMETER, Arrival(set_->schema())}};
+    std::vector<std::pair<v1::Slot, Arrival>> slots = {
+        {v1::SLOT_PARAMETER, Arrival(set_->schema(), BroughtBy(header))}};
     if (header.mode() == v1::WRITE_MODE_FULL) {
-      slots.emplace_back(v1::SLOT_EXP_AVG, Arrival(set_->schema()));
-      slots.emplace_back(v1::SLOT_EXP_AVG_SQ, Arrival(set_->schema()));
+      for (const v1::Slot slot : OptimizerSlots(set_->configuration()->groups())) {
+        slots.emplace_back(slot, Arrival(set_->schema(), BroughtBy(header)));
+      }
     }
     return slots;
   }
@@ -633,12 +845,10 @@ class Schedule {
   }
 
   void FinishTheWrite() {
-    const bool early = choices_.Choose(8) == 0 && model_->adam.parameter_count() > 0;
+    const bool early = choices_.Choose(8) == 0 && !write_->slots.back().second.complete();
     for (auto& [slot, arrival] : write_->slots) {
-      const Values& values = slot == v1::SLOT_PARAMETER ? write_->arrays.parameters
-                             : slot == v1::SLOT_EXP_AVG ? write_->arrays.exp_avg
-                                                        : write_->arrays.exp_avg_sq;
       if (early && slot == write_->slots.back().first) continue;
+      const Values& values = *ValuesOf(slot, &write_->arrays);
       Expect(write_->delivery.Send(arrival.Rest(), values, slot).ok(), true, "taken");
     }
     const absl::Status status = write_->delivery.Complete();
@@ -663,19 +873,162 @@ class Schedule {
     if (!call.replay) {
       Expect(response->incarnation() == model_->incarnation, false, "the incarnation's being the old one");
       model_->incarnation = response->incarnation();
-      model_->adam.mutable_arrays()->parameters = call.arrays.parameters;
       if (call.header.mode() == v1::WRITE_MODE_FULL) {
-        *model_->adam.mutable_arrays() = call.arrays;
+        const auto& counts = call.header.update_counts();
+        call.arrays.update_counts.clear();
+        // As they are told: not at all where each is the step.
+        if (absl::c_any_of(counts, [&](int64_t count) { return count != call.arrays.step; })) {
+          call.arrays.update_counts.assign(counts.begin(), counts.end());
+        }
+        *model_->optimizer.mutable_arrays() = call.arrays;
         model_->moments_lost = false;
+      } else {
+        WriteParameters(BroughtBy(call.header), call.arrays.parameters);
       }
       model_->state = Model::State::kReady;
       model_->memory.clear();
       model_->write_request_id = call.header.request_id();
       model_->write_header = call.header.SerializeAsString();
       EndSteps(v1::ERROR_REASON_INCARNATION_MISMATCH);
+      v1::WatchParameterSetResponse event = model_->Event();
+      event.mutable_written()->set_mode(call.header.mode());
+      Happened(std::move(event));
     }
     Expect(response->incarnation(), model_->incarnation, "the incarnation written");
     Expect(response->step(), model_->step(), "the step written");
+  }
+
+  void WriteParameters(const BroughtTensors& brought, const Values& values) {
+    Values* const parameters = &model_->optimizer.mutable_arrays()->parameters;
+    int64_t begin = 0;
+    for (size_t i = 0; i < brought.size(); ++i) {
+      const int64_t size = set_->schema().sizes()[i];
+      if (brought[i]) std::copy_n(values.begin() + begin, size, parameters->begin() + begin);
+      begin += size;
+    }
+  }
+
+  // ---- changes of the configuration
+
+  void ChangeConfiguration() {
+    v1::ParameterSetSpec* const spec = model_->optimizer.mutable_spec();
+    const v1::ParameterSetSpec before = *spec;
+    // What stands in both requests.
+    const auto demand = [this](auto* request) {
+      if (choices_.Choose(4) == 0) request->set_config_revision(model_->config_revision - choices_.Choose(2));
+      if (choices_.Choose(8) == 0) request->set_incarnation(model_->incarnation + choices_.Choose(2));
+      return ChangeRefusal(*request);
+    };
+    const uint32_t kind = choices_.Choose(5);
+    if (kind < 3) {
+      v1::ParameterGroup* const group = spec->mutable_groups(static_cast<int>(choices_.Choose(2)));
+      v1::UpdateParameterGroupRequest request;
+      constexpr double kLearningRates[] = {1e-3, 0.05, 0};
+      if (kind == 0) {
+        group->set_frozen(!group->frozen());
+        request.mutable_update_mask()->add_paths("frozen");
+      } else if (kind == 1 || group->has_sgd()) {
+        group->set_learning_rate(kLearningRates[choices_.Choose(3)]);
+        request.mutable_update_mask()->add_paths("learning_rate");
+      } else {
+        group->mutable_adam()->set_eps(choices_.Choose(2) == 0 ? 1e-16 : 1e-8);
+        request.mutable_update_mask()->add_paths("adam.eps");
+      }
+      *request.mutable_group() = *group;
+      const v1::ErrorReason refusal = demand(&request);
+      if (!Change(request, refusal)) *spec = before;
+    } else {
+      v1::UpdateParameterSetRequest request;
+      if (kind == 3) {
+        ChooseClipping(spec);
+        request.mutable_update_mask()->add_paths("clipping");
+      } else {
+        ChoosePolicies(spec);
+        request.mutable_update_mask()->add_paths("max_staleness");
+        request.mutable_update_mask()->add_paths("non_finite_policy");
+      }
+      *request.mutable_spec() = *spec;
+      const v1::ErrorReason refusal = demand(&request);
+      if (!Change(request, refusal)) *spec = before;
+    }
+  }
+
+  template <typename UpdateRequest>
+  v1::ErrorReason ChangeRefusal(const UpdateRequest& request) const {
+    if (model_->state == Model::State::kDeleted) return v1::ERROR_REASON_SET_NOT_FOUND;
+    if (request.has_incarnation() && request.incarnation() != model_->incarnation) {
+      return v1::ERROR_REASON_INCARNATION_MISMATCH;
+    }
+    if (request.has_config_revision() && request.config_revision() != model_->config_revision) {
+      return v1::ERROR_REASON_CONFIG_CHANGED;
+    }
+    return kNone;
+  }
+
+  // Returns whether the configuration is another one from here on.
+  template <typename UpdateRequest>
+  bool Change(const UpdateRequest& request, v1::ErrorReason refusal) {
+    struct Outcome {
+      Gate gate;
+      absl::StatusOr<v1::ParameterSet> set;
+    };
+    auto outcome = std::make_shared<Outcome>();
+    set_->Update(request, [outcome](absl::StatusOr<v1::ParameterSet> changed) {
+      outcome->set = std::move(changed);
+      outcome->gate.Open();
+    });
+    outcome->gate.Pass();
+    if (!ExpectReason(ReasonOf(outcome->set.status()), refusal, "what became of a change") || refusal != kNone) {
+      return false;
+    }
+    ++model_->config_revision;
+    v1::WatchParameterSetResponse event = model_->Event();
+    *event.mutable_config_changed() = set_->Describe();
+    Expect(outcome->set->ShortDebugString(), event.config_changed().ShortDebugString(), "what was changed");
+    Happened(std::move(event));
+    return true;
+  }
+
+  // ---- watching
+
+  void Happened(v1::WatchParameterSetResponse event) {
+    if (watch_ != nullptr) told_.Add(std::move(event));
+  }
+
+  void WatchTheSet() {
+    if (watch_ == nullptr) {
+      absl::StatusOr<std::shared_ptr<Watch>> watch = set_->BeginWatch([] {});
+      const bool deleted = model_->state == Model::State::kDeleted;
+      ExpectReason(ReasonOf(watch.status()), deleted ? v1::ERROR_REASON_SET_NOT_FOUND : kNone,
+                   "what became of a watch");
+      if (!watch.ok()) return;
+      watch_ = *std::move(watch);
+      told_ = {};
+      v1::WatchParameterSetResponse event = model_->Event();
+      *event.mutable_current() = set_->Describe();
+      Happened(std::move(event));
+      return;
+    }
+    switch (choices_.Choose(4)) {
+      case 0:
+        return TakeEvents(1);
+      case 1:
+        watch_.reset();
+        return;
+      default:
+        return TakeEvents(std::numeric_limits<int>::max());
+    }
+  }
+
+  // So many, or as many as there are.
+  void TakeEvents(int most) {
+    for (; most > 0 && watch_ != nullptr; --most) {
+      const std::optional<v1::WatchParameterSetResponse> event = watch_->Next();
+      const std::optional<v1::WatchParameterSetResponse> expected = told_.Next();
+      if (!Expect(event.has_value(), expected.has_value(), "there being something to tell") || !event.has_value())
+        return;
+      if (!Expect(event->ShortDebugString(), expected->ShortDebugString(), "what was told")) return;
+    }
   }
 
   // ---- deletes
@@ -691,6 +1044,9 @@ class Schedule {
                  "a delete of another incarnation");
     Expect(Delete(set_.get(), model_->incarnation).ok(), true, "deleted");
     model_->state = Model::State::kDeleted;
+    v1::WatchParameterSetResponse event = model_->Event();
+    event.mutable_deleted();
+    Happened(std::move(event));
     EndSteps(v1::ERROR_REASON_SET_NOT_FOUND);
     if (write_.has_value() && Expect(write_->delivery.done(), true, "ended")) {
       ExpectReason(ReasonOf(write_->delivery.Take().status()), v1::ERROR_REASON_SET_NOT_FOUND, "why a write ended");
@@ -703,15 +1059,37 @@ class Schedule {
   void CheckState() {
     const v1::ParameterSet description = set_->Describe();
     Expect(description.incarnation(), model_->incarnation, "the incarnation");
+    Expect(description.config_revision(), model_->config_revision, "the revision of the configuration");
+    const v1::ParameterSetSpec& spec = model_->optimizer.spec();
+    Expect(description.max_staleness(), spec.max_staleness(), "how stale a step may be");
+    for (int i = 0; i < spec.groups_size(); ++i) {
+      Expect(description.groups(i).learning_rate(), spec.groups(i).learning_rate(), "a learning rate");
+      Expect(description.groups(i).frozen(), spec.groups(i).frozen(), "a group's being frozen");
+    }
+    CheckStatistics(description.statistics());
     if (model_->state != Model::State::kReady) return;
     Expect(description.step(), model_->step(), "the step");
     const absl::StatusOr<Arrays> arrays = FetchState(set_.get());
     if (!Expect(arrays.ok(), true, "read")) return;
-    Expect(*arrays == model_->adam.arrays(), true, "the state's being the model's");
+    Expect(*arrays == model_->optimizer.arrays(), true, "the state's being the model's");
+  }
+
+  void CheckStatistics(const v1::SetStatistics& statistics) {
+    const v1::SetStatistics& expected = model_->statistics;
+    Expect(statistics.applied(), expected.applied(), "the steps applied");
+    Expect(statistics.non_finite(), expected.non_finite(), "the steps that were not finite");
+    Expect(statistics.replayed(), expected.replayed(), "the steps replayed");
+    Expect(statistics.refused(), expected.refused(), "the steps refused");
+    Expect(statistics.last_grad_norm(), expected.last_grad_norm(), "the last norm");
+    if (Expect(statistics.last_metrics().size(), expected.last_metrics().size(), "the last metrics' number") &&
+        !expected.last_metrics().empty()) {
+      Expect(statistics.last_metrics().at("loss"), expected.last_metrics().at("loss"), "the last loss");
+    }
   }
 
   void CheckAll() {
     CheckState();
+    TakeEvents(std::numeric_limits<int>::max());
     for (const KeptReading& kept : readings_) CheckReading(kept);
     for (const KeptReply& kept : replies_) CheckReply(kept);
     for (const Request& request : requests_) CheckResult(request.header.request_id());
@@ -751,6 +1129,8 @@ class Schedule {
   std::vector<Request> requests_;  // those with a request_id
   std::array<std::optional<StepCall>, kClients> steps_;
   std::optional<WriteCall> write_;
+  std::shared_ptr<Watch> watch_;  // null: nobody watches
+  WatchModel told_;               // what is to come of it
   std::vector<KeptReading> readings_;
   std::vector<KeptReply> replies_;
 };

@@ -41,6 +41,10 @@ std::shared_ptr<const Schema> MakeSchema(const std::vector<int64_t>& sizes) {
   return *Schema::Create(spec, {group});
 }
 
+std::shared_ptr<const TensorSelection> All(std::shared_ptr<const Schema> schema) {
+  return std::make_shared<const TensorSelection>(std::move(schema));
+}
+
 void ExpectChunkError(const absl::Status& status, v1::ErrorReason reason, int32_t tensor, int64_t offset) {
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
   const v1::ErrorDetail detail = GetErrorDetail(status);
@@ -65,7 +69,7 @@ TEST(ForEachRunTest, CutsARangeAtBlocks) {
 }
 
 TEST(CoverageTest, AdvanceReturnsTheFlatIndex) {
-  Coverage coverage(MakeSchema({20, 5}));
+  Coverage coverage(All(MakeSchema({20, 5})));
   EXPECT_EQ(*coverage.Advance(1, 0, 3), 32);
   EXPECT_EQ(*coverage.Advance(0, 0, 20), 0);
   EXPECT_EQ(*coverage.Advance(1, 3, 2), 35);
@@ -73,7 +77,7 @@ TEST(CoverageTest, AdvanceReturnsTheFlatIndex) {
 }
 
 TEST(CoverageTest, AnUnknownTensorIsRefused) {
-  Coverage coverage(MakeSchema({20, 5}));
+  Coverage coverage(All(MakeSchema({20, 5})));
   for (const int32_t tensor : {2, -1, INT32_MAX, INT32_MIN}) {
     const absl::Status status = coverage.Advance(tensor, 3, 1).status();
     ExpectChunkError(status, v1::ERROR_REASON_UNKNOWN_TENSOR, tensor, 3);
@@ -82,14 +86,14 @@ TEST(CoverageTest, AnUnknownTensorIsRefused) {
 }
 
 TEST(CoverageTest, AnEmptyChunkIsRefused) {
-  Coverage coverage(MakeSchema({20}));
+  Coverage coverage(All(MakeSchema({20})));
   for (const int64_t count : {int64_t{0}, int64_t{-1}, INT64_MIN}) {
     ExpectChunkError(coverage.Advance(0, 0, count).status(), v1::ERROR_REASON_MALFORMED_CHUNK, 0, 0);
   }
 }
 
 TEST(CoverageTest, AChunkThatReachesOutOfItsTensorIsRefused) {
-  Coverage coverage(MakeSchema({20, 5}));
+  Coverage coverage(All(MakeSchema({20, 5})));
   const std::pair<int64_t, int64_t> chunks[] = {
       {0, 21}, {0, INT64_MAX}, {20, 1},         {21, 1}, {INT64_MAX, 1}, {INT64_MAX, 5},
       {-1, 1}, {INT64_MIN, 1}, {INT64_MIN, 30}, {1, 20}, {1, INT64_MAX}, {INT64_MAX, INT64_MAX}};
@@ -101,7 +105,7 @@ TEST(CoverageTest, AChunkThatReachesOutOfItsTensorIsRefused) {
 }
 
 TEST(CoverageTest, GapsAndRepetitionsAreRefusedSayingWhatWasExpected) {
-  Coverage coverage(MakeSchema({20}));
+  Coverage coverage(All(MakeSchema({20})));
   ASSERT_TRUE(coverage.Advance(0, 0, 8).ok());
   for (const int64_t offset : {0, 7, 9}) {
     const absl::Status status = coverage.Advance(0, offset, 1).status();
@@ -116,7 +120,7 @@ TEST(CoverageTest, GapsAndRepetitionsAreRefusedSayingWhatWasExpected) {
 }
 
 TEST(CoverageTest, WhatIsMissingIsNamedFromTheFront) {
-  Coverage coverage(MakeSchema({4, 20, 5}));
+  Coverage coverage(All(MakeSchema({4, 20, 5})));
   ExpectChunkError(coverage.CheckComplete(), v1::ERROR_REASON_INCOMPLETE, 0, 0);
   ASSERT_TRUE(coverage.Advance(2, 0, 5).ok());
   ASSERT_TRUE(coverage.Advance(1, 0, 19).ok());
@@ -130,7 +134,7 @@ TEST(CoverageTest, WhatIsMissingIsNamedFromTheFront) {
 }
 
 TEST(CoverageTest, ATensorWithoutElementsNeedsNoChunkAndTakesEmptyOnes) {
-  Coverage coverage(MakeSchema({0, 20, 0}));
+  Coverage coverage(All(MakeSchema({0, 20, 0})));
   EXPECT_EQ(*coverage.Advance(0, 0, 0), 0);
   EXPECT_EQ(*coverage.Advance(0, 0, 0), 0);
   ASSERT_TRUE(coverage.Advance(1, 0, 20).ok());
@@ -141,11 +145,13 @@ TEST(CoverageTest, ATensorWithoutElementsNeedsNoChunkAndTakesEmptyOnes) {
   ExpectChunkError(coverage.Advance(2, 0, -1).status(), v1::ERROR_REASON_MALFORMED_CHUNK, 2, 0);
 }
 
-TEST(CoverageTest, WithoutAnyElementsAllHasCome) { EXPECT_TRUE(Coverage(MakeSchema({0, 0})).CheckComplete().ok()); }
+TEST(CoverageTest, WithoutAnyElementsAllHasCome) {
+  EXPECT_TRUE(Coverage(All(MakeSchema({0, 0}))).CheckComplete().ok());
+}
 
 // Whoever sends elements of another width is asked about it.
 TEST(CoverageTest, AsksOfWhatTypeElementsAreThatAddUpToAnotherWidth) {
-  const auto schema = MakeSchema({20});
+  const auto schema = All(MakeSchema({20}));
   const auto answer = [](const absl::Status& status) { return std::string(status.message()); };
   // A whole tensor at once.
   EXPECT_THAT(answer(Coverage(schema).Advance(0, 0, 40).status()), HasSubstr("; is this float64?"));
@@ -193,7 +199,7 @@ class StagingTest : public ::testing::Test {
   }
 
   Staging Stage(const std::shared_ptr<const Schema>& schema, kernels::MeasureFunction measure = &Measure) {
-    return Staging(schema, TakeBlocks(*schema), measure);
+    return Staging(All(schema), TakeBlocks(*schema), measure);
   }
 
   // Adds a chunk of one value.

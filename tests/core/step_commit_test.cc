@@ -25,12 +25,7 @@ class StepCommitTest : public ::testing::Test {
     std::shared_ptr<const Configuration> configuration = *Configuration::Create(spec);
     std::shared_ptr<const Schema> schema = *Schema::Create(spec, configuration->groups());
     const Resources resources = server_.resources();
-    GroupRanges ranges(1);
-    for (const Schema::Tensor& tensor : schema->tensors()) {
-      ranges[0].push_back({tensor.begin, tensor.end, tensor.group});
-    }
-    ArraysLayout layout = {schema, std::make_shared<const GroupRanges>(std::move(ranges)),
-                           OptimizerSlots(configuration->groups())};
+    ArraysLayout layout = {schema, OptimizerSlots(configuration->groups())};
     std::unique_ptr<SlotArrays> arrays = *resources.backend->NewArrays(layout, resources.lender, resources.compute);
     Lifecycle lifecycle(spec.name(), schema->fingerprint(), /*incarnation=*/1);
     lifecycle.Rewrite(/*incarnation=*/1, /*step=*/0);
@@ -50,8 +45,8 @@ class StepCommitTest : public ::testing::Test {
 
   // Commits what `contributors` made together.
   void Run(std::vector<std::shared_ptr<StepAttempt>> contributors, const Values& gradient) {
-    Staging sum(set_->schema, *server_.resources().lender->TakeZeroed(set_->schema->flat_size()),
-                server_.resources().backend->measure());
+    Staging sum(contributors.front()->selection(), *server_.resources().lender->TakeZeroed(set_->schema->flat_size()),
+                server_.resources().backend->host_kernels().measure);
     for (const Piece& piece : Cut(*set_->schema, kBlockElements)) {
       const float* const from = gradient.data() + piece.begin;
       ASSERT_THAT(
@@ -70,7 +65,7 @@ class StepCommitTest : public ::testing::Test {
 
   TestServer server_;
   std::shared_ptr<SetRep> set_;
-  SequentialAdam model_{SmallSpec()};
+  SequentialModel model_{SmallSpec()};
   const Values gradient_ = Gradient(model_.parameter_count(), 1);
   std::shared_ptr<StepRecorder> one_ = std::make_shared<StepRecorder>();
   std::shared_ptr<StepRecorder> other_ = std::make_shared<StepRecorder>();

@@ -31,7 +31,7 @@ class StepTest : public ::testing::Test {
 
   TestServer server_;
   std::shared_ptr<ParameterSet> set_ = server_.MakeSet(SmallSpec());
-  SequentialAdam model_{SmallSpec()};
+  SequentialModel model_{SmallSpec()};
   const Values gradient_ = Gradient(model_.parameter_count(), 1);
 };
 
@@ -145,7 +145,7 @@ TEST_F(StepTest, NeighboursOfOneGroupAreEachStepped) {
   v1::ParameterSetSpec spec = SmallSpec();
   for (const int tensor : {0, 1, 3}) spec.mutable_tensors(tensor)->set_group("fast");
   const std::shared_ptr<ParameterSet> set = server_.MakeSet(spec);
-  SequentialAdam model(spec);
+  SequentialModel model(spec);
   ASSERT_THAT(Step(set.get(), Header(), gradient_), IsOk());
   model.Apply(gradient_);
   EXPECT_TRUE(*FetchState(set.get()) == model.arrays());
@@ -325,7 +325,7 @@ class AnyStepTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
  protected:
   TestServer server_;
   std::shared_ptr<ParameterSet> set_ = server_.MakeSet(GetParam());
-  SequentialAdam model_{GetParam()};
+  SequentialModel model_{GetParam()};
 };
 
 INSTANTIATE_TEST_SUITE_P(EverySize, AnyStepTest, ::testing::Values(SmallSpec(), LargeSpec()),

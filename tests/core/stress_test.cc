@@ -26,8 +26,8 @@ constexpr int kKnownSteps = 60;  // no set gets further
 class Trajectory {
  public:
   explicit Trajectory(const v1::ParameterSetSpec& spec)
-      : gradient_(Gradient(SequentialAdam(spec).parameter_count(), 1)) {
-    SequentialAdam adam(spec);
+      : gradient_(Gradient(SequentialModel(spec).parameter_count(), 1)) {
+    SequentialModel adam(spec);
     for (int step = 0; step <= kKnownSteps; ++step) {
       states_.push_back(adam.arrays());
       adam.Apply(gradient_);

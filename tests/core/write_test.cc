@@ -51,7 +51,7 @@ class WriteTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
   }
 
   TestServer server_;
-  SequentialAdam model_{GetParam()};
+  SequentialModel model_{GetParam()};
   const Arrays arrays_ = SomeArrays(model_.parameter_count(), 1000);
   const Values gradient_ = Gradient(model_.parameter_count(), 1);
 };
@@ -544,7 +544,7 @@ class WriteTurnTest : public ::testing::Test {
   // Lets the step go. Returns the state that it leaves, where nothing else does.
   Arrays LetGo() {
     backend_.LetGo();
-    SequentialAdam model(Marked(LargeSpec()));
+    SequentialModel model(Marked(LargeSpec()));
     model.Apply(gradient_);
     EXPECT_THAT(step_.Take(), IsOk());
     server_.AwaitIdle();

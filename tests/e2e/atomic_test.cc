@@ -145,7 +145,7 @@ class AtomicTest : public ServerTest, public ::testing::WithParamInterface<std::
   }
 
   const v1::ParameterSetSpec spec_ = std::get<Size>(GetParam()).spec;
-  SequentialAdam model_;
+  SequentialModel model_;
 };
 
 TEST_P(AtomicTest, CutAfterAnyMessageChangesNothingAndTheRetryCommits) {

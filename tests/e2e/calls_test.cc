@@ -52,15 +52,15 @@ std::unique_ptr<BytesStream> OpenStream(const std::shared_ptr<grpc::Channel>& ch
 
 class StreamTest : public testing::TestWithParam<const char*> {};
 
-INSTANTIATE_TEST_SUITE_P(Methods, StreamTest,
-                         testing::Values("/adamant.v1.OptimizerService/Step",
-                                         "/adamant.v1.OptimizerService/WriteTensors",
-                                         "/adamant.v1.OptimizerService/ReadTensors", "/grpc.health.v1.Health/Watch",
-                                         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
-                         [](const auto& info) {
-                           const std::string name = info.param;
-                           return name.substr(name.rfind('/') + 1);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Methods, StreamTest,
+    testing::Values("/adamant.v1.OptimizerService/Step", "/adamant.v1.OptimizerService/WriteTensors",
+                    "/adamant.v1.OptimizerService/ReadTensors", "/adamant.v1.OptimizerService/WatchParameterSet",
+                    "/grpc.health.v1.Health/Watch", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
+    [](const auto& info) {
+      const std::string name = info.param;
+      return name.substr(name.rfind('/') + 1);
+    });
 
 TEST_P(StreamTest, AnswersWithItsHeadersBeforeAnythingIsSent) {
   ServerProcess server;
@@ -408,6 +408,11 @@ class StrangersTest : public testing::Test {
     return absl::OkStatus();
   }
   static absl::Status Watch(TestClient* client) { return FirstAnswer(client, kHealthWatch, ""); }
+  static absl::Status WatchSet(TestClient* client) {
+    v1::WatchParameterSetRequest request;
+    request.set_name(SmallSpec().name());
+    return FirstAnswer(client, "/adamant.v1.OptimizerService/WatchParameterSet", request.SerializeAsString());
+  }
   static absl::Status Reflect(TestClient* client) { return FirstAnswer(client, kReflection, std::string("\x3a\0", 2)); }
 
   ServerProcess server_;
@@ -434,6 +439,7 @@ class HalfSentRequestsTest : public StrangersTest, public testing::WithParamInte
   using StrangersTest::Reflect;
   using StrangersTest::Step;
   using StrangersTest::Watch;
+  using StrangersTest::WatchSet;
 };
 
 INSTANTIATE_TEST_SUITE_P(
@@ -442,17 +448,18 @@ INSTANTIATE_TEST_SUITE_P(
         HalfSentKind{"HealthChecks", {kHealthCheck}, &HalfSentRequestsTest::Check},
         HalfSentKind{"SmallCalls", {"GetServerInfo", "GetStepResult"}, &HalfSentRequestsTest::GetStepResult},
         HalfSentKind{"ServerInfo", {"GetServerInfo", "DeleteParameterSet"}, &HalfSentRequestsTest::GetServerInfo},
-        HalfSentKind{"Pages", {"ListTensors", "GetParameterSet"}, &HalfSentRequestsTest::Get},
+        HalfSentKind{"Pages", {"ListTensors", "GetParameterSet", "UpdateParameterGroup"}, &HalfSentRequestsTest::Get},
         HalfSentKind{"Creations", {"CreateParameterSet"}, &HalfSentRequestsTest::CreateAndDelete},
         HalfSentKind{"SmallCallsAndCreations",
                      {"GetServerInfo", "GetStepResult", "DeleteParameterSet"},
                      &HalfSentRequestsTest::CreateAndDelete},
         HalfSentKind{"Watches", {kHealthWatch}, &HalfSentRequestsTest::Watch},
+        HalfSentKind{"SetWatches", {"WatchParameterSet"}, &HalfSentRequestsTest::WatchSet},
         HalfSentKind{"Reflections", {kReflection}, &HalfSentRequestsTest::Reflect},
         HalfSentKind{"UnknownMethods", {"NoSuchMethod", "/no.Service/Method"}, &HalfSentRequestsTest::GetServerInfo},
         HalfSentKind{"AllKinds",
                      {"GetServerInfo", "ListTensors", "CreateParameterSet", "Step", "StepOnce", "WriteTensors",
-                      "WriteTensorsOnce", "ReadTensors", kHealthWatch, kReflection},
+                      "WriteTensorsOnce", "ReadTensors", "WatchParameterSet", kHealthWatch, kReflection},
                      &HalfSentRequestsTest::GetStepResult}),
     [](const auto& info) { return info.param.name; });
 
@@ -618,9 +625,12 @@ TEST_F(StrangersTest, ThousandsThatWaitKeepNobodyOut) {
 // Each call ends at once, and holds nothing.
 TEST_F(StrangersTest, DrainEndsEveryKindOfHalfSentCall) {
   HalfSentCalls strangers(server_.address(), /*connections=*/4);
-  const char* const methods[] = {"GetServerInfo", "CreateParameterSet", "ListTensors", "Step",       "StepOnce",
-                                 "ReadTensors",   "NoSuchMethod",       kHealthCheck,  kHealthWatch, kReflection};
-  for (int i = 0; i < 200; ++i) strangers.Begin(methods[i % 10], kNothing);
+  const char* const methods[] = {"GetServerInfo", "CreateParameterSet", "ListTensors",       "Step",
+                                 "StepOnce",      "ReadTensors",        "WatchParameterSet", "NoSuchMethod",
+                                 kHealthCheck,    kHealthWatch,         kReflection};
+  for (int i = 0; i < 20; ++i) {
+    for (const char* const method : methods) strangers.Begin(method, kNothing);
+  }
   for (int i = 0; i < 20; ++i) strangers.Begin(kHealthWatch, kEmptyMessage);
   strangers.RunUntilStopped();
   server_.program().Signal(SIGTERM);

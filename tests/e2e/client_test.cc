@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <deque>
 #include <limits>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "client/src/formats.h"
 #include "tests/core/sequential_model.h"
 #include "tests/core/set_fixture.h"
 #include "tests/e2e/cutting_proxy.h"
@@ -36,7 +38,7 @@ using core::Arrays;
 using core::Gradient;
 using core::LargeSpec;
 using core::SameBits;
-using core::SequentialAdam;
+using core::SequentialModel;
 using core::SmallSpec;
 using core::Values;
 using testing::AllOf;
@@ -87,17 +89,38 @@ absl::StatusOr<Client> ConnectImpatiently(const std::string& target) {
 }
 
 absl::StatusOr<Arrays> ReadAll(Client* client, const v1::ParameterSetSpec& spec) {
-  Arrays arrays;
-  arrays.parameters.resize(SequentialAdam(spec).parameter_count());
-  arrays.exp_avg = arrays.exp_avg_sq = arrays.parameters;
-  const auto parameters = SplitMutable(spec, &arrays.parameters);
-  const auto exp_avg = SplitMutable(spec, &arrays.exp_avg);
-  const auto exp_avg_sq = SplitMutable(spec, &arrays.exp_avg_sq);
-  const absl::StatusOr<v1::ReadHeader> header =
-      client->ReadState(spec.name(), {.parameters = parameters, .exp_avg = exp_avg, .exp_avg_sq = exp_avg_sq});
+  Arrays arrays = SequentialModel(spec).arrays();
+  const auto split = [&spec](Values* values) {
+    return values->empty() ? std::vector<absl::Span<float>>() : SplitMutable(spec, values);
+  };
+  const auto parameters = split(&arrays.parameters);
+  const auto exp_avg = split(&arrays.exp_avg);
+  const auto exp_avg_sq = split(&arrays.exp_avg_sq);
+  const auto max_exp_avg_sq = split(&arrays.max_exp_avg_sq);
+  const auto momentum_buffer = split(&arrays.momentum_buffer);
+  const absl::StatusOr<v1::ReadHeader> header = client->ReadState(spec.name(), {.parameters = parameters,
+                                                                                .exp_avg = exp_avg,
+                                                                                .exp_avg_sq = exp_avg_sq,
+                                                                                .max_exp_avg_sq = max_exp_avg_sq,
+                                                                                .momentum_buffer = momentum_buffer});
   if (!header.ok()) return header.status();
   arrays.step = header->step();
+  arrays.update_counts.assign(header->update_counts().begin(), header->update_counts().end());
   return arrays;
+}
+
+// The same as a header, as far as it decides what becomes of the set.
+v1::StepHeader HeaderOf(const StepOptions& options) {
+  v1::StepHeader header;
+  header.mutable_tensors()->Add(options.tensors.begin(), options.tensors.end());
+  header.mutable_overrides()->Add(options.overrides.begin(), options.overrides.end());
+  header.set_grad_scale(options.grad_scale);
+  return header;
+}
+
+Values Rounded(v1::Dtype dtype, Values values) {
+  Round(dtype, absl::MakeSpan(values));
+  return values;
 }
 
 // A trainer's view of a set: what it steps, and what must come of it.
@@ -115,8 +138,9 @@ class Trainer {
 
   absl::StatusOr<v1::StepResult> Step() {
     const Values gradient = Gradient(model_.parameter_count(), ++seed_);
-    absl::StatusOr<v1::StepResult> result = stream_->Step(Split(spec_, gradient), SplitMutable(spec_, &parameters_));
-    if (result.ok()) model_.Apply(gradient);
+    absl::StatusOr<v1::StepResult> result =
+        stream_->Step(Split(spec_, gradient), SplitMutable(spec_, &parameters_), options_);
+    if (result.ok()) model_.Apply(Rounded(options_.gradient_dtype, gradient), HeaderOf(options_));
     return result;
   }
 
@@ -127,7 +151,7 @@ class Trainer {
     EXPECT_EQ(result->outcome(), v1::STEP_OUTCOME_APPLIED);
     EXPECT_EQ(result->step(), model_.arrays().step);
     EXPECT_EQ(result->parameters_step(), model_.arrays().step);
-    EXPECT_TRUE(SameBits(parameters_, model_.arrays().parameters));
+    EXPECT_TRUE(SameBits(parameters_, Rounded(options_.reply_dtype, model_.arrays().parameters)));
   }
 
   void ExpectSameState() {
@@ -137,14 +161,17 @@ class Trainer {
   }
 
   StepStream& stream() { return *stream_; }
-  SequentialAdam& model() { return model_; }
+  SequentialModel& model() { return model_; }
   Values& parameters() { return parameters_; }
+  // Those of the steps to come.
+  StepOptions& options() { return options_; }
 
  private:
   Client client_;
   const v1::ParameterSetSpec spec_;
-  SequentialAdam model_;
+  SequentialModel model_;
   Values parameters_;
+  StepOptions options_;
   uint64_t seed_ = 0;
   std::optional<StepStream> stream_;
 };
@@ -154,7 +181,7 @@ TEST(ClientTest, CreatesWritesStepsReadsRestoresAndDeletes) {
   absl::StatusOr<Client> client = Client::Connect(server.address());
   ASSERT_TRUE(client.ok()) << client.status();
   const v1::ParameterSetSpec spec = LargeSpec("model", v1::INITIALIZATION_WRITTEN);
-  SequentialAdam model(spec);
+  SequentialModel model(spec);
   ASSERT_TRUE(client->CreateParameterSet(spec).ok());
   const Values first = Gradient(model.parameter_count(), 7);
   model.mutable_arrays()->parameters = first;
@@ -203,6 +230,243 @@ TEST(ClientTest, StepsOfManyMessagesHaveTheBitsOfTheScalarKernel) {
   Trainer trainer(*Client::Connect(server.address()), HugeSpec());
   for (int i = 0; i < 5; ++i) trainer.ExpectStep();
   trainer.ExpectSameState();
+}
+
+// SmallSpec with Adam, its largest v and decoupled decay for the weights, and SGD with momentum for the biases.
+v1::ParameterSetSpec MixedSpec(const v1::ParameterSetSpec& small = SmallSpec("mixed")) {
+  v1::ParameterSetSpec spec = small;
+  v1::Adam* adam = spec.mutable_groups(0)->mutable_adam();
+  adam->set_amsgrad(true);
+  adam->set_decoupled_weight_decay(true);
+  adam->set_weight_decay(0.1);
+  spec.mutable_groups(1)->mutable_sgd()->set_momentum(0.9);
+  return spec;
+}
+
+TEST(ClientTest, StepsWithEveryOptionDoWhatTheySay) {
+  ServerProcess server;
+  const v1::ParameterSetSpec spec = MixedSpec();
+  absl::StatusOr<Client> client = Client::Connect(server.address());
+  ASSERT_TRUE(client.ok()) << client.status();
+  Trainer trainer(*client, spec);
+  trainer.ExpectStep();
+  v1::GroupOverride override;
+  override.set_group("fast");
+  override.set_learning_rate(0.5);
+  trainer.options().overrides = {override};
+  trainer.ExpectStep();
+  trainer.options().grad_scale = 128;
+  trainer.ExpectStep();
+  trainer.options().tensors = {0, 3};
+  trainer.options().metrics = {{"loss", 0.25}};
+  trainer.ExpectStep();
+  trainer.options() = {};
+  trainer.ExpectStep();
+  trainer.ExpectSameState();
+  EXPECT_EQ(client->GetParameterSet(spec.name())->statistics().last_metrics().at("loss"), 0.25);
+
+  const Values gradient = Gradient(trainer.model().parameter_count(), 9);
+  const auto result = trainer.stream().Step(Split(spec, gradient), {}, {.omit_parameters = true});
+  ASSERT_TRUE(result.ok()) << result.status();
+  trainer.model().Apply(gradient);
+  trainer.ExpectStep();
+  trainer.ExpectSameState();
+}
+
+TEST(ClientTest, StateOfEverySlotAndCountIsRestoredBitForBit) {
+  ServerProcess server;
+  const v1::ParameterSetSpec spec = MixedSpec();
+  absl::StatusOr<Client> client = Client::Connect(server.address());
+  ASSERT_TRUE(client.ok()) << client.status();
+  EXPECT_TRUE(client->CreateParameterSet(spec).ok());
+  EXPECT_THAT(
+      OptimizerSlots(*client->GetParameterSet(spec.name())),
+      testing::ElementsAre(v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ, v1::SLOT_MAX_EXP_AVG_SQ, v1::SLOT_MOMENTUM_BUFFER));
+  Trainer trainer(*client, spec);
+  trainer.ExpectStep();
+  trainer.options().tensors = {1, 2};
+  trainer.ExpectStep();
+  const absl::StatusOr<Arrays> saved = ReadAll(&*client, spec);
+  ASSERT_TRUE(saved.ok()) << saved.status();
+  EXPECT_THAT(saved->update_counts, testing::ElementsAre(1, 2, 2, 1));
+  trainer.ExpectStep();
+
+  const auto parameters = Split(spec, saved->parameters);
+  const auto exp_avg = Split(spec, saved->exp_avg);
+  const auto exp_avg_sq = Split(spec, saved->exp_avg_sq);
+  const auto max_exp_avg_sq = Split(spec, saved->max_exp_avg_sq);
+  const auto momentum_buffer = Split(spec, saved->momentum_buffer);
+  const auto restored = client->WriteState(spec.name(), {.step = saved->step,
+                                                         .update_counts = saved->update_counts,
+                                                         .parameters = parameters,
+                                                         .exp_avg = exp_avg,
+                                                         .exp_avg_sq = exp_avg_sq,
+                                                         .max_exp_avg_sq = max_exp_avg_sq,
+                                                         .momentum_buffer = momentum_buffer});
+
+  ASSERT_TRUE(restored.ok()) << restored.status();
+  *trainer.model().mutable_arrays() = *saved;
+  trainer.ExpectSameState();
+  ASSERT_TRUE(trainer.stream().Refresh(SplitMutable(spec, &trainer.parameters())).ok());
+  trainer.options() = {};
+  trainer.ExpectStep();
+  trainer.ExpectSameState();
+}
+
+TEST(ClientTest, StepsOfSixteenBitsRoundGradientAndReplyAndNothingElse) {
+  ServerProcess server;
+  for (const v1::Dtype dtype : {v1::DTYPE_BFLOAT16, v1::DTYPE_FLOAT16}) {
+    Trainer trainer(*Client::Connect(server.address()), LargeSpec(absl::StrCat("large", dtype)));
+    trainer.options().gradient_dtype = dtype;
+    for (int i = 0; i < 2; ++i) trainer.ExpectStep();
+    trainer.options().reply_dtype = dtype;
+    for (int i = 0; i < 2; ++i) trainer.ExpectStep();
+    trainer.options().gradient_dtype = v1::DTYPE_FLOAT32;
+    trainer.ExpectStep();
+    trainer.ExpectSameState();
+  }
+}
+
+TEST(ClientTest, WriteOfSomeTensorsLeavesTheOthers) {
+  ServerProcess server;
+  const v1::ParameterSetSpec spec = SmallSpec();
+  absl::StatusOr<Client> client = Client::Connect(server.address());
+  ASSERT_TRUE(client.ok()) << client.status();
+  Trainer trainer(*client, spec);
+  trainer.ExpectStep();
+  const Values values = Gradient(trainer.model().parameter_count(), 5);
+  const auto written = client->WriteParameters(spec.name(), Split(spec, values), {.tensors = {1}});
+  ASSERT_TRUE(written.ok()) << written.status();
+  Values* parameters = &trainer.model().mutable_arrays()->parameters;
+  std::copy(values.begin() + 32, values.begin() + 48, parameters->begin() + 32);
+  trainer.ExpectSameState();
+}
+
+TEST(ClientTest, GroupsFreezeAndThawUnderAStreamThatStepsOn) {
+  ServerProcess server;
+  const v1::ParameterSetSpec spec = SmallSpec();
+  absl::StatusOr<Client> client = Client::Connect(server.address());
+  ASSERT_TRUE(client.ok()) << client.status();
+  Trainer trainer(*client, spec);
+  trainer.ExpectStep();
+  for (const bool frozen : {true, false, true}) {
+    v1::ParameterGroup group;
+    group.set_name("slow");
+    group.set_frozen(frozen);
+    group.set_learning_rate(frozen ? 0.25 : 0.5);
+    const auto set = client->UpdateParameterGroup(spec.name(), group, {"frozen", "learning_rate"});
+    ASSERT_TRUE(set.ok()) << set.status();
+    EXPECT_EQ(set->groups(0).frozen(), frozen);
+    trainer.model().mutable_spec()->mutable_groups(0)->set_frozen(frozen);
+    trainer.model().mutable_spec()->mutable_groups(0)->set_learning_rate(group.learning_rate());
+    for (int i = 0; i < 2; ++i) trainer.ExpectStep();
+  }
+  trainer.ExpectSameState();
+}
+
+TEST(ClientTest, UpdateOfWhatSomebodyElseHasChangedIsAborted) {
+  ServerProcess server;
+  v1::ParameterSetSpec spec = SmallSpec();
+  absl::StatusOr<Client> client = Client::Connect(server.address());
+  ASSERT_TRUE(client.ok()) << client.status();
+  const auto created = client->CreateParameterSet(spec);
+  ASSERT_TRUE(created.ok()) << created.status();
+  spec.mutable_clipping()->set_max_norm(1);
+  const UpdateOptions options = {.incarnation = created->parameter_set().incarnation(),
+                                 .config_revision = created->parameter_set().config_revision()};
+  const auto set = client->UpdateParameterSet(spec, {"clipping"}, options);
+  ASSERT_TRUE(set.ok()) << set.status();
+  EXPECT_EQ(set->clipping().max_norm(), 1);
+  EXPECT_EQ(GetErrorDetail(client->UpdateParameterSet(spec, {"clipping"}, options).status()).reason(),
+            v1::ERROR_REASON_CONFIG_CHANGED);
+}
+
+TEST(ClientTest, AsynchronousStepsCountWhileTheyAreNotTooFarBehind) {
+  ServerProcess server;
+  v1::ParameterSetSpec spec = SmallSpec();
+  spec.set_max_staleness(1);
+  Trainer slow(*Client::Connect(server.address()), spec);
+  Trainer fast(*Client::Connect(server.address()), spec);
+  fast.options().asynchronous = slow.options().asynchronous = true;
+  fast.ExpectStep();
+  *slow.model().mutable_arrays() = fast.model().arrays();
+  const auto behind = slow.Step();
+  ASSERT_TRUE(behind.ok()) << behind.status();
+  EXPECT_EQ(behind->outcome(), v1::STEP_OUTCOME_APPLIED);
+  EXPECT_EQ(behind->staleness(), 1);
+  EXPECT_TRUE(SameBits(slow.parameters(), slow.model().arrays().parameters));
+  EXPECT_EQ(slow.stream().step(), 2);
+
+  *fast.model().mutable_arrays() = slow.model().arrays();
+  for (int i = 0; i < 2; ++i) fast.ExpectStep();
+  const Values gradient = Gradient(slow.model().parameter_count(), 1);
+  const auto stale = slow.stream().Step(Split(spec, gradient), SplitMutable(spec, &slow.parameters()), slow.options());
+  ASSERT_TRUE(stale.ok()) << stale.status();
+  EXPECT_EQ(stale->outcome(), v1::STEP_OUTCOME_REFUSED_STALE);
+  EXPECT_EQ(slow.stream().step(), 4);
+  EXPECT_TRUE(SameBits(slow.parameters(), fast.model().arrays().parameters));
+  *slow.model().mutable_arrays() = fast.model().arrays();
+  slow.ExpectStep();
+  slow.ExpectSameState();
+}
+
+TEST(WatchTest, TellsWhatHappensToASetUntilItIsDeleted) {
+  ServerProcess server;
+  const v1::ParameterSetSpec spec = SmallSpec();
+  absl::StatusOr<Client> client = Client::Connect(server.address());
+  ASSERT_TRUE(client.ok()) << client.status();
+  EXPECT_EQ(client->Watch(spec.name()).status().code(), absl::StatusCode::kNotFound);
+  Trainer trainer(*client, spec);
+  absl::StatusOr<std::unique_ptr<EventStream>> events = client->Watch(spec.name());
+  ASSERT_TRUE(events.ok()) << events.status();
+  const auto next = [&] {
+    absl::StatusOr<std::optional<v1::WatchParameterSetResponse>> event = (*events)->Next();
+    EXPECT_TRUE(event.ok()) << event.status();
+    return event.ok() && event->has_value() ? **event : v1::WatchParameterSetResponse();
+  };
+  EXPECT_EQ(next().current().name(), spec.name());
+  trainer.options().metrics = {{"loss", 0.5}};
+  trainer.ExpectStep();
+  const v1::WatchParameterSetResponse committed = next();
+  EXPECT_EQ(committed.step(), 1);
+  EXPECT_EQ(committed.committed().metrics().at("loss"), 0.5);
+  v1::ParameterGroup group;
+  group.set_learning_rate(0.5);
+  ASSERT_TRUE(client->UpdateParameterGroup(spec.name(), group, {"learning_rate"}).ok());
+  EXPECT_EQ(next().config_changed().groups(0).learning_rate(), 0.5);
+  ASSERT_TRUE(client->DeleteParameterSet(spec.name(), trainer.stream().incarnation()).ok());
+  EXPECT_TRUE(next().has_deleted());
+  const auto end = (*events)->Next();
+  ASSERT_TRUE(end.ok()) << end.status();
+  EXPECT_FALSE(end->has_value());
+}
+
+TEST(WatchTest, AWatcherThatWaitsIsCancelledByAnotherThread) {
+  ServerProcess server;
+  absl::StatusOr<Client> client = Client::Connect(server.address());
+  ASSERT_TRUE(client.ok()) << client.status();
+  ASSERT_TRUE(client->CreateParameterSet(SmallSpec()).ok());
+  absl::StatusOr<std::unique_ptr<EventStream>> events = client->Watch(SmallSpec().name());
+  ASSERT_TRUE(events.ok()) << events.status();
+  ASSERT_TRUE((*events)->Next().ok());
+  absl::Status end;
+  std::thread watcher([&] { end = (*events)->Next().status(); });
+  (*events)->Cancel();
+  watcher.join();
+  EXPECT_EQ(end.code(), absl::StatusCode::kCancelled) << end;
+  EXPECT_FALSE((*events)->Next().ok());
+}
+
+TEST(WatchTest, ALostServerEndsTheWatch) {
+  ServerProcess server;
+  absl::StatusOr<Client> client = Client::Connect(server.address());
+  ASSERT_TRUE(client.ok()) << client.status();
+  ASSERT_TRUE(client->CreateParameterSet(SmallSpec()).ok());
+  absl::StatusOr<std::unique_ptr<EventStream>> events = client->Watch(SmallSpec().name());
+  ASSERT_TRUE(events.ok()) << events.status();
+  ASSERT_TRUE((*events)->Next().ok());
+  server.program().Signal(SIGKILL);
+  EXPECT_EQ((*events)->Next().status().code(), absl::StatusCode::kUnavailable);
 }
 
 TEST(ClientTest, TensorsWithoutElementsTakeEmptySpans) {
@@ -469,10 +733,12 @@ struct CutCase {
 class CutTest : public testing::TestWithParam<CutCase> {
  protected:
   // Cuts a step of `trainer` behind each of `positions`.
-  void StepThroughCuts(const v1::ParameterSetSpec& spec, const std::vector<int64_t>& positions) {
+  void StepThroughCuts(const v1::ParameterSetSpec& spec, const std::vector<int64_t>& positions,
+                       const StepOptions& options = {}) {
     ServerProcess server;
     CuttingProxy proxy(server.address());
     Trainer trainer(*ConnectImpatiently(proxy.address()), spec);
+    trainer.options() = options;
     int happened = 0;
     for (const int64_t bytes : positions) {
       proxy.CutAfter(GetParam().direction, bytes);
@@ -501,6 +767,14 @@ TEST_P(CutTest, SmallStepIsAppliedOnceWhereverTheConnectionBreaks) {
   std::vector<int64_t> positions;
   for (int64_t bytes = 0; bytes < 300; bytes += 5) positions.push_back(bytes);
   StepThroughCuts(SmallSpec(), positions);
+}
+
+TEST_P(CutTest, StepOfSomeTensorsInSixteenBitsIsAppliedOnceWhereverTheConnectionBreaks) {
+  std::vector<int64_t> positions;
+  for (int64_t bytes = 0; bytes < 200; bytes += 10) positions.push_back(bytes);
+  const StepOptions options = {
+      .tensors = {0, 2}, .grad_scale = 0.5, .gradient_dtype = v1::DTYPE_BFLOAT16, .reply_dtype = v1::DTYPE_FLOAT16};
+  StepThroughCuts(SmallSpec(), positions, options);
 }
 
 TEST_P(CutTest, LargeStepIsAppliedOnceWhereverTheConnectionBreaks) {

@@ -96,7 +96,7 @@ TEST_F(CudaTest, ManyClientsOfManySetsOnAllDevices) {
     });
   }
   for (std::thread& client : clients) client.join();
-  SequentialAdam model(SmallSpec());
+  SequentialModel model(SmallSpec());
   for (int step = 0; step < kClients * kSteps; ++step) model.Apply(gradient);
   for (const v1::ParameterSetSpec& spec : specs) EXPECT_TRUE(*client_.ReadArrays(spec) == model.arrays());
 }

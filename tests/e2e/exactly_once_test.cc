@@ -29,7 +29,7 @@ class ExactlyOnceTest : public ServerTest {
 
   // What so many steps make of the set.
   Arrays After(int64_t steps) const {
-    SequentialAdam model(spec_);
+    SequentialModel model(spec_);
     for (int64_t step = 0; step < steps; ++step) model.Apply(GradientOf(step));
     return model.arrays();
   }
@@ -192,7 +192,7 @@ TEST_F(ExactlyOnceTest, StepsThatAreSentAheadAreAnsweredInOrder) {
 TEST_F(ExactlyOnceTest, OneStreamServesSeveralSets) {
   const v1::ParameterSetSpec large = LargeSpec();
   MakeSet(large);
-  SequentialAdam large_model(large);
+  SequentialModel large_model(large);
   StepStream stream(client_.stub());
   for (int64_t step = 0; step < 3; ++step) {
     const Values gradient = Gradient(ParameterCount(large), step);
@@ -255,7 +255,7 @@ struct GatedKernel {
 };
 GatedKernel* gated_kernel = nullptr;
 
-void RunGatedAdam(const kernels::AdamScalars& scalars, const kernels::UpdateSpan& span) {
+void RunGatedAdam(const kernels::UpdateScalars& scalars, const kernels::UpdateSpan& span) {
   gated_kernel->entered.Open();
   gated_kernel->gate.Pass();
   kernels::BestKernels().update[kernels::kAdam](scalars, span);
@@ -263,7 +263,13 @@ void RunGatedAdam(const kernels::AdamScalars& scalars, const kernels::UpdateSpan
 
 bool Always() { return true; }
 
-const kernels::KernelTable kGatedKernels = {"gated", &Always, {&RunGatedAdam}, kernels::BestKernels().measure};
+const kernels::KernelTable kGatedKernels = [] {
+  kernels::KernelTable table = kernels::BestKernels();
+  table.name = "gated";
+  table.supported = &Always;
+  table.update[kernels::kAdam] = &RunGatedAdam;
+  return table;
+}();
 
 rpc::ServerOptions GatedServer() {
   gated_kernel = new GatedKernel;

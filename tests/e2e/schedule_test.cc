@@ -83,7 +83,7 @@ class Schedule {
   void Create() {
     const absl::StatusOr<v1::CreateParameterSetResponse> created = clients_.front().connection->Create(spec_);
     ASSERT_TRUE(created.ok()) << created.status();
-    model_ = SequentialAdam(spec_);
+    model_ = SequentialModel(spec_);
     committed_.clear();
   }
 
@@ -221,7 +221,7 @@ class Schedule {
 
   std::mt19937_64 random_;
   const v1::ParameterSetSpec spec_;
-  SequentialAdam model_;
+  SequentialModel model_;
   std::vector<Client> clients_;
   std::vector<Request> committed_;  // all within the set's memory of 64
   int requests_ = 0;

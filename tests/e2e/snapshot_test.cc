@@ -21,7 +21,7 @@ class SnapshotTest : public ServerTest {
 };
 
 TEST_F(SnapshotTest, ReadersOfTheWholeStateSeeOnlyWholeStepsWhileStepsRun) {
-  SequentialAdam model(spec_);
+  SequentialModel model(spec_);
   std::vector<Arrays> expected = {model.arrays()};
   for (int step = 1; step <= kSteps; ++step) {
     model.Apply(Gradient(model.parameter_count(), step));
@@ -56,7 +56,7 @@ TEST_F(SnapshotTest, ReadersOfTheWholeStateSeeOnlyWholeStepsWhileStepsRun) {
 
 TEST_F(SnapshotTest, ReadThatBeganBeforeAStepBringsTheStateBeforeIt) {
   const int64_t count = ParameterCount(spec_);
-  SequentialAdam model(spec_);
+  SequentialModel model(spec_);
   ASSERT_TRUE(client_.Step(spec_, StepHeader(spec_.name()), Gradient(count, 1)).ok());
   model.Apply(Gradient(count, 1));
   grpc::ClientContext context;

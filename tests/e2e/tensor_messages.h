@@ -24,7 +24,7 @@ using core::Gradient;
 using core::LargeSpec;
 using core::ReasonOf;
 using core::SameBits;
-using core::SequentialAdam;
+using core::SequentialModel;
 using core::SmallSpec;
 using core::Values;
 using wire::ChunkForm;
@@ -44,6 +44,40 @@ inline int64_t ParameterCount(const v1::ParameterSetSpec& spec) {
   int64_t count = 0;
   for (const int64_t size : TensorSizes(spec)) count += size;
   return count;
+}
+
+// The slots that a set has, in the order of their numbers.
+inline std::vector<v1::Slot> SlotsOf(const v1::ParameterSetSpec& spec) {
+  bool adam = spec.groups().empty();
+  bool amsgrad = false;
+  bool momentum = false;
+  for (const v1::ParameterGroup& group : spec.groups()) {
+    adam = adam || !group.has_sgd();
+    amsgrad = amsgrad || group.adam().amsgrad();
+    momentum = momentum || group.sgd().momentum() != 0;
+  }
+  std::vector<v1::Slot> slots = {v1::SLOT_PARAMETER};
+  if (adam) slots.insert(slots.end(), {v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ});
+  if (amsgrad) slots.push_back(v1::SLOT_MAX_EXP_AVG_SQ);
+  if (momentum) slots.push_back(v1::SLOT_MOMENTUM_BUFFER);
+  return slots;
+}
+
+// Where `arrays`, const or not, has a slot.
+template <typename ArraysOfSet>
+auto& ArrayOf(v1::Slot slot, ArraysOfSet* arrays) {
+  switch (slot) {
+    case v1::SLOT_EXP_AVG:
+      return arrays->exp_avg;
+    case v1::SLOT_EXP_AVG_SQ:
+      return arrays->exp_avg_sq;
+    case v1::SLOT_MAX_EXP_AVG_SQ:
+      return arrays->max_exp_avg_sq;
+    case v1::SLOT_MOMENTUM_BUFFER:
+      return arrays->momentum_buffer;
+    default:
+      return arrays->parameters;
+  }
 }
 
 inline void SetElements(const float* elements, int64_t n, ChunkForm form, v1::TensorChunk* chunk) {
@@ -71,6 +105,14 @@ inline std::vector<v1::TensorChunk> Chunks(const v1::ParameterSetSpec& spec, con
       next += n;
     }
   }
+  return chunks;
+}
+
+// Those of `chunks` whose tensors are among these.
+inline std::vector<v1::TensorChunk> Only(std::vector<v1::TensorChunk> chunks, const std::vector<int32_t>& tensors) {
+  std::erase_if(chunks, [&tensors](const v1::TensorChunk& chunk) {
+    return std::find(tensors.begin(), tensors.end(), chunk.tensor()) == tensors.end();
+  });
   return chunks;
 }
 
@@ -118,11 +160,18 @@ class ChunkCollector {
     }
     const bool data = !chunk.data().empty();
     form_ = data ? ChunkForm::kData : ChunkForm::kValues;
-    const int64_t n = data ? chunk.data().size() / sizeof(float) : chunk.values_size();
+    const bool half = chunk.dtype() == v1::DTYPE_BFLOAT16 || chunk.dtype() == v1::DTYPE_FLOAT16;
+    const int64_t bytes = half ? sizeof(uint16_t) : sizeof(float);
+    const int64_t n = data ? chunk.data().size() / bytes : chunk.values_size();
     if (n == 0 || n > sizes_[tensor_] - offset_) return false;
-    values_.resize(values_.size() + n);
-    std::memcpy(values_.data() + values_.size() - n,
-                data ? static_cast<const void*>(chunk.data().data()) : chunk.values().data(), n * sizeof(float));
+    if (half) {
+      halves_.resize(halves_.size() + n);
+      std::memcpy(halves_.data() + halves_.size() - n, chunk.data().data(), n * bytes);
+    } else {
+      values_.resize(values_.size() + n);
+      std::memcpy(values_.data() + values_.size() - n,
+                  data ? static_cast<const void*>(chunk.data().data()) : chunk.values().data(), n * bytes);
+    }
     offset_ += n;
     if (offset_ == sizes_[tensor_]) {
       ++tensor_;
@@ -133,7 +182,9 @@ class ChunkCollector {
   }
 
   bool done() const { return tensor_ == sizes_.size(); }
+  // Of chunks of fp32, and of those of 16 bits, as they came.
   const Values& values() const { return values_; }
+  const std::vector<uint16_t>& halves() const { return halves_; }
   // Of the last chunk.
   ChunkForm form() const { return form_; }
 
@@ -148,6 +199,7 @@ class ChunkCollector {
   size_t tensor_ = 0;
   int64_t offset_ = 0;
   Values values_;
+  std::vector<uint16_t> halves_;
   ChunkForm form_ = ChunkForm::kData;
 };
 

@@ -40,6 +40,7 @@ struct StepReply {
   v1::StepResult result;
   Values parameters;
   ChunkForm form;
+  std::vector<uint16_t> halves = {};  // instead of `parameters`, where they travel in 16 bits
 };
 
 // One call of Step. Cancelled when it is destroyed before its end.
@@ -66,15 +67,17 @@ class StepStream {
   // The next message of a reply. False if the stream has ended.
   bool Receive(v1::StepResponse* message) { return stream_->Read(message); }
   // The next reply, whole. The stream's status if it ends before.
-  absl::StatusOr<StepReply> ReadReply(const v1::ParameterSetSpec& spec) {
-    ChunkCollector collector(TensorSizes(spec));
+  absl::StatusOr<StepReply> ReadReply(const v1::ParameterSetSpec& spec) { return ReadReply(TensorSizes(spec)); }
+  // The same, of so many elements of each tensor: none of those that the step does not bring.
+  absl::StatusOr<StepReply> ReadReply(std::vector<int64_t> sizes) {
+    ChunkCollector collector(std::move(sizes));
     for (v1::StepResponse response; stream_->Read(&response);) {
       for (const v1::TensorChunk& chunk : response.chunks()) {
         if (!collector.Add(chunk)) return absl::InternalError("an unexpected chunk: " + chunk.ShortDebugString());
       }
       if (!response.has_result()) continue;
       if (!collector.done()) return absl::InternalError("a result before all parameters");
-      return StepReply{response.result(), collector.values(), collector.form()};
+      return StepReply{response.result(), collector.values(), collector.form(), collector.halves()};
     }
     const absl::Status status = Finish();
     return status.ok() ? absl::OutOfRangeError("the stream ended in good order") : status;
@@ -171,7 +174,8 @@ class TestClient {
     return reply;
   }
 
-  // Writes the parameters; or, with a header of mode FULL, everything but the step, which the header has.
+  // Writes the parameters; or, with a header of mode FULL, everything but the step and the counts of updates, which the
+  // header has.
   absl::StatusOr<v1::WriteTensorsResponse> Write(const v1::ParameterSetSpec& spec, v1::WriteHeader header,
                                                  const Arrays& arrays) {
     header.set_set(spec.name());
@@ -189,10 +193,8 @@ class TestClient {
         if (!stream->Write(message)) return;
       }
     };
-    send(arrays.parameters, v1::SLOT_PARAMETER);
-    if (header.mode() == v1::WRITE_MODE_FULL) {
-      send(arrays.exp_avg, v1::SLOT_EXP_AVG);
-      send(arrays.exp_avg_sq, v1::SLOT_EXP_AVG_SQ);
+    for (const v1::Slot slot : SlotsOf(spec)) {
+      if (slot == v1::SLOT_PARAMETER || header.mode() == v1::WRITE_MODE_FULL) send(ArrayOf(slot, &arrays), slot);
     }
     v1::WriteTensorsRequest last;
     last.set_last(true);
@@ -204,7 +206,7 @@ class TestClient {
 
   // Every slot of a set, in one read.
   absl::StatusOr<Arrays> ReadArrays(const v1::ParameterSetSpec& spec, bool as_values = false) {
-    const std::vector<v1::Slot> slots = {v1::SLOT_PARAMETER, v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ};
+    const std::vector<v1::Slot> slots = SlotsOf(spec);
     v1::ReadTensorsRequest request;
     request.set_set(spec.name());
     for (const v1::Slot slot : slots) request.add_slots(slot);
@@ -217,7 +219,10 @@ class TestClient {
     Arrays arrays;
     size_t current = 0;
     for (v1::ReadTensorsResponse response; stream->Read(&response);) {
-      if (response.has_header()) arrays.step = response.header().step();
+      if (response.has_header()) {
+        arrays.step = response.header().step();
+        arrays.update_counts.assign(response.header().update_counts().begin(), response.header().update_counts().end());
+      }
       for (const v1::TensorChunk& chunk : response.chunks()) {
         if (collectors[current].done()) ++current;
         if (current == slots.size() || !collectors[current].Add(chunk)) {
@@ -228,9 +233,7 @@ class TestClient {
     }
     if (absl::Status status = wire::FromGrpcStatus(stream->Finish()); !status.ok()) return status;
     if (!collectors.back().done()) return absl::InternalError("elements are missing");
-    arrays.parameters = collectors[0].values();
-    arrays.exp_avg = collectors[1].values();
-    arrays.exp_avg_sq = collectors[2].values();
+    for (size_t i = 0; i < slots.size(); ++i) ArrayOf(slots[i], &arrays) = collectors[i].values();
     return arrays;
   }
 

@@ -58,7 +58,7 @@ class ValuesTest : public ServerTest {
  protected:
   // What three steps make of the set.
   Arrays Expected(const v1::ParameterSetSpec& spec) {
-    SequentialAdam model(spec);
+    SequentialModel model(spec);
     for (int64_t step = 0; step < 3; ++step) model.Apply(Gradient(model.parameter_count(), step));
     return model.arrays();
   }
@@ -129,7 +129,8 @@ TEST_F(ValuesTest, TensorsWithoutElementsAreListedAndNeedNoChunk) {
       client_.Call(&v1::OptimizerService::Stub::ListTensors, request);
   ASSERT_TRUE(tensors.ok()) << tensors.status();
   ASSERT_EQ(tensors->tensors_size(), 9);
-  EXPECT_EQ(tensors->tensors(0).ShortDebugString(), "name: \"empty1\" shape: 8 shape: 0 group: \"slow\"");
+  EXPECT_EQ(tensors->tensors(0).ShortDebugString(),
+            "name: \"empty1\" shape: 8 shape: 0 group: \"slow\" update_count: 3");
   EXPECT_EQ(tensors->tensors(1).element_count(), 32);
 }
 
@@ -170,7 +171,7 @@ TEST_F(ValuesTest, BitsDoNotDependOnHowAGradientIsCut) {
   // A tensor without elements gets an empty chunk.
   for (const v1::ParameterSetSpec& spec :
        {SmallSpec(), LargeSpec(), core::WithEmptyTensors(SmallSpec("gaps")), core::EmptySpec()}) {
-    SequentialAdam model(spec);
+    SequentialModel model(spec);
     MakeSet(spec);
     StepStream stream(client_.stub());
     for (int64_t step = 0; step < 20; ++step) {
@@ -221,7 +222,7 @@ TEST_P(KernelsTest, EveryInstructionSetHasTheBitsOfTheReference) {
   TestServer server(options);
   TestClient client(server.address());
   ASSERT_TRUE(client.Create(spec).ok());
-  SequentialAdam model(spec);
+  SequentialModel model(spec);
   for (int64_t step = 0; step < 5; ++step) {
     const Values gradient = Gradient(ParameterCount(spec), step);
     model.Apply(gradient);

@@ -46,6 +46,8 @@ HEADER = text(
 LAST = number(2, 1)
 DATA = chunk(number(1, 200), number(2, 1 << 40), floats(15, 1.5, -0.0, float("inf")))
 VALUES = chunk(number(3, 2), floats(14, 2.5, float("nan")))
+BFLOAT16 = chunk(number(1, 3), number(4, 2), text(15, bytes(range(22))))
+FLOAT16 = chunk(text(15, bytes(range(6))), number(4, 3))
 
 # Two bytes that say how the message is cut, then the message: see tensor_message_fuzz.cc.
 WHOLE, BYTES, UNEVEN = b"\xff\xff", b"\x00\x00", b"\x02\x06"
@@ -65,30 +67,79 @@ TENSOR_MESSAGE = {
     "both_forms": UNEVEN + chunk(floats(14, 1), floats(15, 1)),
     "no_elements": UNEVEN + chunk(number(1, 3)),
     "half_an_element": UNEVEN + chunk(text(15, b"123456")),
-    "unknown_fields": UNEVEN + DATA + chunk(floats(15, 1), number(4, 2)) + number(9, 1),
+    "unknown_fields": UNEVEN + DATA + chunk(floats(15, 1), number(5, 2)) + number(9, 1),
+    "sixteen_bits": WHOLE + HEADER + LAST + BFLOAT16 + FLOAT16,
+    "sixteen_bits_in_bytes": BYTES + BFLOAT16 + FLOAT16,
+    "sixteen_bits_in_uneven_slices": UNEVEN + FLOAT16 + BFLOAT16,
+    "half_an_element_of_sixteen_bits": UNEVEN + chunk(number(4, 2), text(15, b"123")),
+    "floats_that_say_so": UNEVEN + chunk(number(4, 1), floats(15, 1)) + chunk(number(4, 1), floats(14, 1)),
+    "values_of_sixteen_bits": UNEVEN + chunk(number(4, 2), floats(14, 1)),
+    "unknown_dtype": UNEVEN + chunk(number(4, 9), floats(15, 1)),
     "group": UNEVEN + b"\x4b" + number(1, 1) + b"\x4c" + DATA,
     "cut_short": UNEVEN + (HEADER + LAST + DATA)[:-2],
 }
 
-# One choice a byte: see parameter_set_fuzz.cc, and set_schedule.cc for what each chooses. The first two make a set of
-# zeros.
-ZEROS = b"\x00\x01"
-# An action, then what it chooses: a client, a new request that expects the set's step, a gradient.
-NEW = b"\x01\x01\x01\x01\x01\x01\x01\x05\x01"
-RETRY = b"\x00\x00\x00\x01"
-FINISH = b"\x01\x01"
+# One choice a byte: see parameter_set_fuzz.cc, and set_schedule.cc for what each chooses. First the set: its tensors, its
+# optimizers, how it clips, how stale steps may be, whether it rejects what is not finite, and that it begins with zeros.
+ZEROS = b"\x00\x00\x00\x00\x00\x01"
+LENIENT = b"\x00\x00\x00\x01\x00\x01"
+CLIPPED_AMSGRAD = b"\x00\x03\x02\x00\x00\x01"
+MIXED = b"\x00\x08\x01\x00\x01\x01"
+
+
+# A client begins a step: a new one, which expects the set's step or is based on it, wishes for nothing or for something,
+# and brings a gradient; or it tries the last one again.
+def begin(client, wishes=b"\x01", based=False):
+    return bytes([0, client, 1, 1, 1, 1, 1, 0 if based else 1, 1, 1]) + wishes + b"\x05\x01"
+
+
+def retry(client):
+    return bytes([0, client, 0, 0, 1, 1, 1, 1])
+
+
+# The rest of a step comes, and its end.
+def finish(client):
+    return bytes([6, client, 1, 1])
+
+
+def begin_write(*kind):
+    return bytes([17, 7, 9, 1, 2, *kind, 1])
+
+
+STEP = begin(0) + finish(0)
+OVER = b"\x06\x01"  # the same for a client whose step is over
+SOME_TENSORS = b"\x00\x01\x00\x01\x00\x01"
+OVERRIDES = b"\x00\x02\x00\x01\x01\x00\x00\x00\x01\x00\x01\x02\x00\x00"
+SCALED = b"\x00\x0c\x00\x07"
+WITHOUT_REPLY = b"\x00\x10"
+FULL, COUNTS, SOME = (0, 1), (0, 0, 3, 1, 2, 0), (1, 0, 0, 1, 1, 0)
+FINISH_WRITE = b"\x11\x03\x01"
+FREEZE, RATE, CLIP = b"\x14\x00\x00\x01\x01", b"\x14\x01\x01\x01\x01\x01", b"\x14\x03\x02\x01\x01"
+WATCH, LOOK = b"\x16", b"\x16\x02"
+SEVERAL = b"\x12\x01"
 PARAMETER_SET = {
-    "one_step": ZEROS + b"\x00\x00" + NEW + b"\x06\x00" + FINISH,
-    "cut_and_retry": ZEROS + b"\x00\x00" + NEW + b"\x03\x00\x01\x01\x10\x0d\x00\x00\x00" + RETRY + b"\x06\x00" + FINISH,
-    "superseded": ZEROS + b"\x00\x00" + NEW + b"\x00\x01" + RETRY + b"\x06\x01" + FINISH + b"\x06\x00" + FINISH,
-    "read_while_stepping": ZEROS + b"\x0e\x00\x01" + b"\x00\x00" + NEW + b"\x06\x00" + FINISH + b"\x0f\x00\x00",
-    "full_write": ZEROS + b"\x11\x07\x09\x01\x02\x00\x01" + b"\x11\x02\x01",
-    "forgotten": ZEROS + b"\x00\x00" + NEW + b"\x06\x00" + FINISH + b"\x12\x08\x00\x00" + RETRY + b"\x06\x00" + FINISH,
-    "deleted": ZEROS + b"\x00\x00" + NEW + b"\x13\x00\x10\x00\x13\x01\x00\x00" + NEW,
+    "one_step": ZEROS + STEP,
+    "cut_and_retry": ZEROS + begin(0) + b"\x03\x00\x01\x01\x10\x0d\x00" + retry(0) + finish(0),
+    "superseded": ZEROS + begin(0) + retry(1) + finish(1) + OVER,
+    "read_while_stepping": ZEROS + b"\x0e\x00\x01" + STEP + b"\x0f\x00\x00",
+    "full_write": ZEROS + begin_write(*FULL) + FINISH_WRITE,
+    "forgotten": ZEROS + STEP + b"\x12\x08" + retry(0) + OVER,
+    "deleted": ZEROS + begin(0) + b"\x13\x00\x10\x00\x13\x01" + begin(0),
     # Sets with tensors without elements, and with no others.
-    "empty_tensors": b"\x01\x01" + b"\x00\x00" + NEW + b"\x0a\x00\x01\x02\x01" + b"\x06\x00" + FINISH,
-    "only_empty_tensors": b"\x02\x01" + b"\x00\x00" + NEW + b"\x06\x00" + FINISH + b"\x0e\x00\x01",
-    "only_empty_tensors_written": b"\x02\x00" + b"\x11\x07\x09\x01\x02\x00\x01" + b"\x11\x02\x01",
+    "empty_tensors": b"\x01" + ZEROS[1:] + begin(0) + b"\x0a\x00\x01\x02\x01" + finish(0),
+    "only_empty_tensors": b"\x02" + ZEROS[1:] + begin(0)[:-1] + finish(0) + b"\x0e\x00\x01",
+    "only_empty_tensors_written": b"\x02" + ZEROS[1:-1] + b"\x00" + begin_write(*FULL) + FINISH_WRITE,
+    # What steps and writes can mean.
+    "some_tensors": ZEROS + begin(0, SOME_TENSORS) + finish(0) + STEP + begin(1, SOME_TENSORS) + finish(1),
+    "overrides": MIXED + begin(0, OVERRIDES) + finish(0) + STEP,
+    "scaled_and_clipped": CLIPPED_AMSGRAD + begin(0, SCALED) + finish(0) + STEP,
+    "without_reply": ZEROS + begin(0, WITHOUT_REPLY) + finish(0) + retry(1) + finish(1),
+    "stale": LENIENT + begin(0, based=True) + begin(1, based=True) + SEVERAL + finish(0) + retry(2) + finish(2) + OVER,
+    "frozen_under_way": ZEROS + begin(0) + FREEZE + finish(0) + STEP + FREEZE + STEP,
+    "reconfigured_under_way": MIXED + begin(0, OVERRIDES) + RATE + CLIP + finish(0) + STEP,
+    "some_tensors_written": ZEROS + begin_write(*SOME) + STEP + FINISH_WRITE + STEP,
+    "counts_written": MIXED + STEP + begin_write(*COUNTS) + FINISH_WRITE + STEP,
+    "watched": ZEROS + WATCH + STEP + RATE + LOOK + SEVERAL + begin_write(*FULL) + FINISH_WRITE + LOOK + b"\x13\x00",
     "noise": bytes(i * 97 % 251 for i in range(400)),
 }
 

@@ -1,281 +1,251 @@
-// The scalars of a step and the reference kernel, against the paper's equations in higher precision.
+// What one step of Adam and its variants does, by the reference kernels.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <utility>
 
-#include "kernels/adam_scalars.h"
-#include "kernels/dispatch.h"
+#include "kernels/scalars.h"
 #include "tests/kernels/kernel_inputs.h"
+#include "tests/kernels/single_step.h"
 
 namespace adamant::kernels {
 namespace {
 
 constexpr AdamHyperparameters kDefaults = {.learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8};
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-struct Element {
-  float p, m, v;
-};
-
-Element Step(const AdamScalars& scalars, float g, Element x) {
-  const UpdateSpan span = {.size = 1, .g = &g, .p_in = &x.p, .p_out = &x.p, .slots = {{&x.m, &x.m}, {&x.v, &x.v}}};
-  FindKernels("scalar")->update[kAdam](scalars, span);
-  return x;
+AdamHyperparameters WithDecay(double weight_decay) {
+  AdamHyperparameters hyperparameters = kDefaults;
+  hyperparameters.weight_decay = weight_decay;
+  return hyperparameters;
 }
 
 float Below(float x) { return std::nextafter(x, 0.0f); }
 
-TEST(AdamScalarsTest, AreTheExactValuesRoundedOnce) {
-  using Betas = std::pair<double, double>;
-  for (const auto& [beta1, beta2] : {Betas(0.9, 0.999), Betas(0.95, 0.99), Betas(0, 0), Betas(0.5, 1 - 0x1p-20)}) {
-    const AdamHyperparameters hyperparameters = {.learning_rate = 1e-3, .beta1 = beta1, .beta2 = beta2, .eps = 1e-8};
-    long double power1 = 1;
-    long double power2 = 1;
-    int64_t t = 0;
-    for (int64_t checked : {1, 2, 3, 10, 1000, 123457, 10'000'000}) {
-      SCOPED_TRACE(testing::Message() << "beta1 " << beta1 << " beta2 " << beta2 << " t " << checked);
-      for (; t < checked; ++t) {
-        power1 *= beta1;
-        power2 *= beta2;
-      }
-
-      const AdamScalars scalars = MakeAdamScalars(hyperparameters, t, 1.0f);
-
-      EXPECT_EQ(scalars.step_size, static_cast<float>(static_cast<long double>(1e-3) / (1 - power1)));
-      EXPECT_EQ(scalars.inv_sqrt_bc2, static_cast<float>(1 / std::sqrt(1 - power2)));
-      EXPECT_EQ(scalars.beta1, static_cast<float>(beta1));
-      EXPECT_EQ(scalars.beta2, static_cast<float>(beta2));
-      EXPECT_EQ(scalars.omb1, static_cast<float>(1 - static_cast<long double>(beta1)));
-      EXPECT_EQ(scalars.omb2, static_cast<float>(1 - static_cast<long double>(beta2)));
-      EXPECT_EQ(scalars.eps, 1e-8f);
-      EXPECT_EQ(scalars.scale, 1.0f);
-    }
-  }
+void ExpectSame(const Element& expected, const Element& actual) {
+  EXPECT_EQ(expected.p, actual.p);
+  EXPECT_EQ(expected.slots[0], actual.slots[0]);
+  EXPECT_EQ(expected.slots[1], actual.slots[1]);
 }
 
-TEST(AdamScalarsTest, BiasCorrectionsEnd) {
-  const AdamScalars scalars = MakeAdamScalars(kDefaults, int64_t{1} << 40, 1.0f);
-
-  EXPECT_EQ(scalars.step_size, 1e-3f);
-  EXPECT_EQ(scalars.inv_sqrt_bc2, 1.0f);
-}
-
-TEST(AdamScalarsTest, AStepSizeBelowTheSmallestNormalFloatIsZero) {
-  AdamHyperparameters hyperparameters = kDefaults;
-  const int64_t t = int64_t{1} << 40;
-
-  hyperparameters.learning_rate = 0x1p-126;
-  EXPECT_EQ(MakeAdamScalars(hyperparameters, t, 1.0f).step_size, 0x1p-126f);
-  hyperparameters.learning_rate = 0x1.fffffcp-127;
-  EXPECT_EQ(MakeAdamScalars(hyperparameters, t, 1.0f).step_size, 0.0f);
-}
-
-TEST(AdamScalarsTest, GradientThresholdFollowsTheScaleDownToTheSmallestNormalFloat) {
-  const auto g_lo = [](float scale) { return MakeAdamScalars(kDefaults, 1, scale).g_lo; };
-  const long double g_min = std::sqrt(0x1p-125l / (1 - static_cast<long double>(0.999)));
-
-  EXPECT_EQ(g_lo(1.0f), static_cast<float>(g_min));
-  EXPECT_EQ(g_lo(-0.25f), static_cast<float>(g_min * 4));
-  EXPECT_EQ(g_lo(0x1p60f), static_cast<float>(g_min * 0x1p-60l));
-  EXPECT_EQ(g_lo(0x1p100f), 0x1p-126f);
-}
-
-TEST(AdamScalarsTest, SmallestEpsIsWhatKeepsAFlushedSecondMomentFromMagnifying) {
-  EXPECT_EQ(MinEps(0.999), 1e-16);
-  EXPECT_EQ(MinEps(0.0), 1e-16);
-  EXPECT_DOUBLE_EQ(MinEps(1 - 0x1p-20), 0x1p-53 * std::sqrt(2.0));
-}
-
-TEST(AdamScalarTest, FirstStepMovesByTheLearningRateAgainstTheGradient) {
-  const AdamScalars scalars = MakeAdamScalars(kDefaults, 1, 1.0f);
+TEST(AdamTest, FirstStepMovesByTheLearningRateAgainstTheGradient) {
+  const UpdateScalars scalars = MakeAdamScalars(kDefaults, 1, {});
 
   for (float g : {1e-3f, 0.5f, 1.0f, 1e3f, 1e15f}) {
-    EXPECT_NEAR(Step(scalars, g, {.p = 0, .m = 0, .v = 0}).p, -1e-3, 2e-8) << g;
-    EXPECT_NEAR(Step(scalars, -g, {.p = 0, .m = 0, .v = 0}).p, 1e-3, 2e-8) << g;
+    EXPECT_NEAR(Step(kAdam, scalars, g, {}).p, -1e-3, 2e-8) << g;
+    EXPECT_NEAR(Step(kAdam, scalars, -g, {}).p, 1e-3, 2e-8) << g;
   }
 }
 
-TEST(AdamScalarTest, EpsStandsOutsideOfTheRootAfterBiasCorrection) {
+TEST(AdamTest, EpsStandsOutsideOfTheRootAfterBiasCorrection) {
   AdamHyperparameters hyperparameters = kDefaults;
   hyperparameters.eps = 1;
 
   // m / bc1 = sqrt(v / bc2) = 1, so that half of the learning rate is left.
-  EXPECT_NEAR(Step(MakeAdamScalars(hyperparameters, 1, 1.0f), 1.0f, {.p = 0, .m = 0, .v = 0}).p, -0.5e-3, 1e-9);
+  EXPECT_NEAR(Step(kAdam, MakeAdamScalars(hyperparameters, 1, {}), 1.0f, {}).p, -0.5e-3, 1e-9);
 }
 
-TEST(AdamScalarTest, LearningRateZeroMovesTheMomentsOnly) {
-  AdamHyperparameters hyperparameters = kDefaults;
+TEST(AdamTest, LearningRateZeroMovesTheMomentsOnly) {
+  AdamHyperparameters hyperparameters = WithDecay(0.5);
   hyperparameters.learning_rate = 0;
 
-  const Element x = Step(MakeAdamScalars(hyperparameters, 7, 1.0f), 3.0f, {.p = 1.25f, .m = 0.5f, .v = 0.5f});
+  for (Update update : {kAdam, kAdamW}) {
+    const Element x = Step(update, MakeAdamScalars(hyperparameters, 7, {}), 3.0f, {.p = 1.25f, .slots = {0.5f, 0.5f}});
 
-  EXPECT_EQ(x.p, 1.25f);
-  EXPECT_EQ(x.m, std::fma(0.9f, 0.5f, 0.1f * 3.0f));
-  EXPECT_EQ(x.v, std::fma(0.999f, 0.5f, 0.001f * 9.0f));
+    EXPECT_EQ(x.p, 1.25f);
+    EXPECT_EQ(x.slots[0], std::fma(0.9f, 0.5f, 0.1f * 3.0f));
+    EXPECT_EQ(x.slots[1], std::fma(0.999f, 0.5f, 0.001f * 9.0f));
+  }
 }
 
-TEST(AdamScalarTest, ScaleMultipliesTheGradientAndItsSignReversesTheStep) {
-  const Element start = {.p = 1, .m = 0.25f, .v = 0.5f};
-  const Element expected = Step(MakeAdamScalars(kDefaults, 5, 1.0f), -1.5f, start);
+TEST(AdamTest, RoundsWhereTheEquationsSay) {
+  AdamHyperparameters hyperparameters = WithDecay(0.1);
+  hyperparameters.learning_rate = 1e3;  // so that no bit of what is learned is lost
+  const UpdateScalars s = MakeAdamScalars(hyperparameters, 5, {.scale = -0.7f});
+  RandomFloats random(PrintedSeed());
+  for (int i = 0; i < 1000; ++i) {
+    const float raw = random.Signed(1e-3, 1e3);
+    const Element start = {.p = random.Signed(1e-3, 1e3),
+                           .slots = {random.Signed(1e-3, 1e3), std::fabs(random.Signed(1e-6, 1e6))}};
+    const float g = std::fma(s.weight_decay, start.p, raw * s.scale);
+    const float m = std::fma(s.beta1, start.slots[0], s.omb1 * g);
+    const float v = std::fma(s.beta2, start.slots[1], s.omb2 * (g * g));
+    const float u = m / std::fma(std::sqrt(v), s.inv_sqrt_bc2, s.eps);
 
-  const Element actual = Step(MakeAdamScalars(kDefaults, 5, -0.5f), 3.0f, start);
-
-  EXPECT_EQ(actual.p, expected.p);
-  EXPECT_EQ(actual.m, expected.m);
-  EXPECT_EQ(actual.v, expected.v);
+    ExpectSame({.p = std::fma(-s.step_size, u, start.p), .slots = {m, v}}, Step(kAdamL2, s, raw, start));
+  }
 }
 
-TEST(AdamScalarTest, AGradientAtTheThresholdIsLearnedAndOneBelowItIsZero) {
+TEST(AdamTest, ScaleMultipliesTheGradientAndItsSignReversesTheStep) {
+  const Element start = {.p = 1, .slots = {0.25f, 0.5f}};
+
+  const Element scaled = Step(kAdam, MakeAdamScalars(kDefaults, 5, {.scale = -0.5f}), 3.0f, start);
+
+  ExpectSame(Step(kAdam, MakeAdamScalars(kDefaults, 5, {}), -1.5f, start), scaled);
+}
+
+TEST(AdamTest, AGradientBeyondTheClipCountsAsTheClipAfterScaling) {
+  const Element start = {.p = 1, .slots = {0.25f, 0.5f}};
+  const UpdateScalars unclipped = MakeAdamScalars(kDefaults, 5, {});
+  const UpdateScalars clipped = MakeAdamScalars(kDefaults, 5, {.scale = -2, .clip = 3});
+
+  for (const auto& [raw, expected] : {std::pair(1.5f, -3.0f), std::pair(1.5001f, -3.0f), std::pair(-1e30f, 3.0f),
+                                      std::pair(kInfinity, -3.0f), std::pair(1.25f, -2.5f), std::pair(-1.0f, 2.0f)}) {
+    ExpectSame(Step(kAdam, unclipped, expected, start), Step(kAdam, clipped, raw, start));
+  }
+}
+
+TEST(AdamTest, AGradientAtTheThresholdIsLearnedAndOneBelowItIsZero) {
   for (float scale : {1.0f, -0.125f, 0x1p40f, 0x1p100f}) {
     for (double beta2 : {0.0, 0.999, 1 - 0x1p-20}) {
       SCOPED_TRACE(testing::Message() << "scale " << scale << " beta2 " << beta2);
       AdamHyperparameters hyperparameters = kDefaults;
       hyperparameters.beta2 = beta2;
-      const AdamScalars scalars = MakeAdamScalars(hyperparameters, 1, scale);
+      const UpdateScalars scalars = MakeAdamScalars(hyperparameters, 1, {.scale = scale});
 
-      const Element at = Step(scalars, scalars.g_lo, {.p = 0, .m = 0, .v = 0});
-      const Element below = Step(scalars, Below(scalars.g_lo), {.p = 2, .m = 0, .v = 0});
+      const Element at = Step(kAdam, scalars, scalars.g_lo, {});
+      const Element below = Step(kAdam, scalars, Below(scalars.g_lo), {.p = 2, .slots = {}});
 
-      EXPECT_GE(std::fabs(at.m), 0x1p-126f);
-      EXPECT_GE(at.v, 0x1p-126f);
-      EXPECT_EQ(below.p, 2.0f);
-      EXPECT_EQ(below.m, 0.0f);
-      EXPECT_EQ(below.v, 0.0f);
+      EXPECT_GE(std::fabs(at.slots[0]), 0x1p-126f);
+      EXPECT_GE(at.slots[1], 0x1p-126f);
+      ExpectSame({.p = 2, .slots = {}}, below);
     }
   }
 }
 
-TEST(AdamScalarTest, MomentsBelowTheSmallestNormalFloatBecomePositiveZero) {
+TEST(AdamTest, MomentsBelowTheSmallestNormalFloatBecomePositiveZero) {
   AdamHyperparameters hyperparameters = kDefaults;
   hyperparameters.beta1 = hyperparameters.beta2 = 0.5;
-  const AdamScalars scalars = MakeAdamScalars(hyperparameters, 100, 1.0f);
+  const UpdateScalars scalars = MakeAdamScalars(hyperparameters, 100, {});
 
-  const Element kept = Step(scalars, 0.0f, {.p = 0, .m = -0x1p-125f, .v = 0x1p-125f});
-  const Element dead = Step(scalars, 0.0f, {.p = 0, .m = -0x1.fffffcp-126f, .v = 0x1.fffffcp-126f});
+  const Element kept = Step(kAdam, scalars, 0.0f, {.p = 0, .slots = {-0x1p-125f, 0x1p-125f}});
+  const Element dead = Step(kAdam, scalars, 0.0f, {.p = 0, .slots = {-0x1.fffffcp-126f, 0x1.fffffcp-126f}});
 
-  EXPECT_EQ(kept.m, -0x1p-126f);
-  EXPECT_EQ(kept.v, 0x1p-126f);
-  EXPECT_EQ(std::bit_cast<uint32_t>(dead.m), 0u);
-  EXPECT_EQ(std::bit_cast<uint32_t>(dead.v), 0u);
+  EXPECT_EQ(kept.slots[0], -0x1p-126f);
+  EXPECT_EQ(kept.slots[1], 0x1p-126f);
+  EXPECT_EQ(std::bit_cast<uint32_t>(dead.slots[0]), 0u);
+  EXPECT_EQ(std::bit_cast<uint32_t>(dead.slots[1]), 0u);
 }
 
-// Adam in the paper's words and in long double, with a bound on how far fp32 may be from it. Each term of the bound is
-// one rounding of the kernel, or one of the hyperparameters, and what earlier ones have grown to.
-class Reference {
- public:
-  Reference(const AdamHyperparameters& hyperparameters, float scale, float p)
-      : hyperparameters_(hyperparameters), scale_(scale), p_(p) {}
+TEST(AdamL2Test, DecayIsLearnedAsAGradientAfterScalingAndClipping) {
+  const Element start = {.p = -4, .slots = {0.25f, 0.5f}};
 
-  void Step(float raw_gradient) {
-    const Real beta1 = hyperparameters_.beta1;
-    const Real beta2 = hyperparameters_.beta2;
-    power1_ *= beta1;
-    power2_ *= beta2;
-    const Real g = static_cast<Real>(raw_gradient) * scale_;
-    // A gradient that the kernel counts as zero.
-    const Real dropped = std::fabs(g) < g_min_ * (1 + kUnit) ? std::fabs(g) : 0;
+  // The gradient is -2 * 5, clipped to -3, and the decay is 0.25 * -4.
+  const Element decayed = Step(kAdamL2, MakeAdamScalars(WithDecay(0.25), 5, {.scale = -2, .clip = 3}), 5.0f, start);
 
-    const Real m_before = m_magnitude_;
-    m_ = beta1 * m_ + (1 - beta1) * g;
-    m_magnitude_ = beta1 * m_magnitude_ + (1 - beta1) * std::fabs(g);
-    m_error_ = beta1 * m_error_                                           // what there was
-               + std::fabs(static_cast<float>(beta1) - beta1) * m_before  // beta1 rounded
-               + (1 - beta1) * (3 * kUnit * std::fabs(g) + dropped)       // g * scale, omb1, omb1 * g
-               + kUnit * m_magnitude_ + kSmallestNormal;                  // fma; flush
-    const Real v_before = v_;
-    v_ = beta2 * v_ + (1 - beta2) * g * g;
-    v_error_ = beta2 * v_error_                                           // what there was
-               + std::fabs(static_cast<float>(beta2) - beta2) * v_before  // beta2 rounded
-               + (1 - beta2) * (5 * kUnit * g * g + dropped * dropped)  // g * scale twice, omb2, g * g, omb2 * (g * g)
-               + kUnit * v_ + kSmallestNormal;                          // fma; flush
+  ExpectSame(Step(kAdam, MakeAdamScalars(kDefaults, 5, {}), -4.0f, start), decayed);
+}
 
-    const Real root = std::sqrt(v_);
-    const Real correction = 1 / std::sqrt(1 - power2_);
-    const Real d = root * correction + hyperparameters_.eps;
-    const Real root_error = std::min(root > 0 ? v_error_ / root : v_error_ + 1, std::sqrt(v_error_));
-    const Real d_error = (root_error + 2 * kUnit * root) * correction  // v; sqrt, inv_sqrt_bc2 rounded
-                         + kUnit * hyperparameters_.eps + kUnit * d;   // eps rounded; fma
-    const Real u = m_ / d;
-    // The error of d can exceed it where v is next to nothing; the kernel's d is at least eps all the same.
-    const Real d_least = std::max<Real>(d - d_error, hyperparameters_.eps * (1 - 2 * kUnit));
-    const Real u_error = (m_error_ + std::fabs(u) * d_error) / d_least  // m and d
-                         + kUnit * std::fabs(u);                        // division
+TEST(AdamL2Test, ASumBelowTheThresholdIsZero) {
+  const UpdateScalars scalars = MakeAdamScalars(WithDecay(0.5), 1, {});
 
-    const Real step_size = hyperparameters_.learning_rate / (1 - power1_);
-    p_ -= step_size * u;
-    movement_ += step_size * std::fabs(u);
-    p_error_ += step_size * (u_error + kUnit * std::fabs(u))  // u; step_size rounded
-                + kUnit * std::fabs(p_) + kSmallestNormal;    // fma
+  const Element at = Step(kAdamL2, scalars, 0, {.p = 2 * scalars.g_min, .slots = {}});
+  const Element below = Step(kAdamL2, scalars, 0, {.p = 2 * Below(scalars.g_min), .slots = {}});
+  // The gradient alone would be learned.
+  const Element cancelled = Step(kAdamL2, scalars, 1, {.p = -2, .slots = {}});
+
+  EXPECT_GE(at.slots[0], 0x1p-126f);
+  EXPECT_GE(at.slots[1], 0x1p-126f);
+  ExpectSame({.p = 2 * Below(scalars.g_min), .slots = {}}, below);
+  ExpectSame({.p = -2, .slots = {}}, cancelled);
+}
+
+TEST(AdamL2Test, ASumIsLimitedSoThatItsSquareIsFinite) {
+  const Element start = {};
+  const Element expected = Step(kAdam, MakeAdamScalars(kDefaults, 1, {}), 0x1p63f, start);
+  ASSERT_TRUE(std::isfinite(expected.slots[1]));
+
+  for (float p : {0x1p63f, 0x1p100f, kInfinity}) {
+    const Element positive = Step(kAdamL2, MakeAdamScalars(WithDecay(1), 1, {}), 1, {.p = p, .slots = {}});
+    const Element negative = Step(kAdamL2, MakeAdamScalars(WithDecay(1), 1, {}), -1, {.p = -p, .slots = {}});
+
+    EXPECT_EQ(positive.slots[0], expected.slots[0]) << p;
+    EXPECT_EQ(negative.slots[0], -expected.slots[0]) << p;
+    EXPECT_EQ(positive.slots[1], expected.slots[1]) << p;
+    EXPECT_EQ(negative.slots[1], expected.slots[1]) << p;
   }
+}
 
-  long double p() const { return p_; }
-  long double m() const { return m_; }
-  long double v() const { return v_; }
-  // 1 % more than the sums of the terms above for the products of errors that they leave out.
-  long double p_error() const { return p_error_ * 1.01l; }
-  long double m_error() const { return m_error_ * 1.01l; }
-  long double v_error() const { return v_error_ * 1.01l; }
-  long double movement() const { return movement_; }
+TEST(AdamL2Test, ANanOfAParameterIsLearned) {
+  const Element x = Step(kAdamL2, MakeAdamScalars(WithDecay(1), 1, {}), 1, {.p = kNan, .slots = {}});
 
- private:
-  using Real = long double;
-  static constexpr Real kUnit = 0x1p-24l;  // one rounding to float, relative
-  static constexpr Real kSmallestNormal = 0x1p-126l;
+  EXPECT_TRUE(std::isnan(x.slots[0]));
+  EXPECT_TRUE(std::isnan(x.slots[1]));
+}
 
-  const AdamHyperparameters hyperparameters_;
-  const Real scale_;
-  const Real g_min_ = std::sqrt(0x1p-125l / (1 - static_cast<Real>(hyperparameters_.beta2)));
-  Real power1_ = 1, power2_ = 1;
-  Real p_, m_ = 0, v_ = 0;
-  Real m_magnitude_ = 0;  // m if no gradients cancelled
-  Real p_error_ = 0, m_error_ = 0, v_error_ = 0;
-  Real movement_ = 0;  // length of p's way
-};
+TEST(AdamWTest, DecayGoesPastTheMomentsAndDoesNotDependOnTheirBias) {
+  for (int64_t t : {1, 10, 100000}) {
+    AdamHyperparameters hyperparameters = WithDecay(0.25);
+    hyperparameters.learning_rate = 0.5;
 
-struct TrainingRun {
-  const char* name;
-  AdamHyperparameters hyperparameters;
-  float scale;
-  double least_gradient, largest_gradient;  // magnitudes
-  // What p_error may reach in the end, relative to the length of p's way: the comparison means something.
-  double relative_bound;
-};
+    const Element x = Step(kAdamW, MakeAdamScalars(hyperparameters, t, {}), 0, {.p = -2, .slots = {}});
 
-class AdamReferenceTest : public testing::TestWithParam<TrainingRun> {};
+    EXPECT_NEAR(x.p, -2 * (1 - 0.125), 2e-7) << t;
+    EXPECT_EQ(x.slots[0], 0) << t;
+    EXPECT_EQ(x.slots[1], 0) << t;
+  }
+}
 
-TEST_P(AdamReferenceTest, StaysWithinTheRoundingErrorOfThePaper) {
+TEST(AdamWTest, MomentsAreThoseOfAdam) {
+  const Element start = {.p = 1, .slots = {0.25f, 0.5f}};
+
+  const Element expected = Step(kAdam, MakeAdamScalars(kDefaults, 5, {}), 3.0f, start);
+  const Element actual = Step(kAdamW, MakeAdamScalars(WithDecay(0.1), 5, {}), 3.0f, start);
+
+  EXPECT_EQ(actual.slots[0], expected.slots[0]);
+  EXPECT_EQ(actual.slots[1], expected.slots[1]);
+  EXPECT_NEAR(actual.p, expected.p - 1e-3 * 0.1, 1e-7);
+}
+
+TEST(AdamWTest, RoundsWhereTheEquationsSay) {
+  AdamHyperparameters hyperparameters = WithDecay(0.1);
+  hyperparameters.learning_rate = 1e3;  // so that no bit of what is learned is lost
+  const UpdateScalars s = MakeAdamScalars(hyperparameters, 5, {});
   RandomFloats random(PrintedSeed());
-  const TrainingRun& run = GetParam();
-  for (int element = 0; element < 50; ++element) {
-    const float start = random.Signed(1e-4, 1);
-    Element x = {.p = start, .m = 0, .v = 0};
-    Reference reference(run.hyperparameters, run.scale, start);
-    for (int64_t t = 1; t <= 1000; ++t) {
-      // A quarter without a gradient, so that moments decay as well as grow.
-      const float g = random.Index(4) == 0 ? 0 : random.Signed(run.least_gradient, run.largest_gradient);
-      x = Step(MakeAdamScalars(run.hyperparameters, t, run.scale), g, x);
-      reference.Step(g);
+  for (int i = 0; i < 1000; ++i) {
+    const Element start = {.p = random.Signed(1e-3, 1e3), .slots = {random.Signed(1e-3, 1e3), 1}};
 
-      ASSERT_LE(std::fabs(x.m - reference.m()), reference.m_error()) << "element " << element << " t " << t;
-      ASSERT_LE(std::fabs(x.v - reference.v()), reference.v_error()) << "element " << element << " t " << t;
-      ASSERT_LE(std::fabs(x.p - reference.p()), reference.p_error()) << "element " << element << " t " << t;
-    }
-    EXPECT_LT(reference.p_error(), run.relative_bound * reference.movement() + 1000 * 0x1p-24 * std::fabs(x.p));
+    const Element x = Step(kAdamW, s, 1, start);
+
+    const float learned = x.slots[0] / std::fma(std::sqrt(x.slots[1]), s.inv_sqrt_bc2, s.eps);
+    EXPECT_EQ(x.p, std::fma(-s.step_size, std::fma(s.wd_bc1, start.p, learned), start.p));
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Hyperparameters, AdamReferenceTest,
-    testing::Values(TrainingRun{"Defaults", kDefaults, 1.0f, 1e-3, 1e3, 5e-4},
-                    TrainingRun{"Scaled", kDefaults, -0x1.8p-16f, 1e-3, 1e3, 5e-4},
-                    TrainingRun{"LongMemory", {1e-2, 0.99, 1 - 0x1p-20, 1e-8}, 1.0f, 0.1, 10, 5e-4},
-                    TrainingRun{"NoMemory", {1e-2, 0, 0, 1e-8}, 1.0f, 1e-12, 1e12, 5e-5},
-                    TrainingRun{"LargeEps", {10, 0.9, 0.999, 1e4}, 1.0f, 1e-3, 1e3, 5e-5},
-                    TrainingRun{"WideGradients", {1e-3, 0.9, 0.999, 1e-8}, 1.0f, 1e-12, 1e12, 5e-4},
-                    TrainingRun{"GradientsNearTheThreshold", {1e-3, 0.9, 0.999, 1e-16}, 1.0f, 1e-19, 1e-15, 5e-2}),
-    [](const testing::TestParamInfo<TrainingRun>& info) { return info.param.name; });
+TEST(AdamWTest, AParameterOfNextToNothingDoesNotDecay) {
+  AdamHyperparameters hyperparameters = WithDecay(1);
+  hyperparameters.learning_rate = 0.5;
+  const UpdateScalars scalars = MakeAdamScalars(hyperparameters, int64_t{1} << 40, {});
+
+  for (float sign : {1.0f, -1.0f}) {
+    EXPECT_EQ(Step(kAdamW, scalars, 0, {.p = sign * 0x1p-100f, .slots = {}}).p, sign * 0x1p-101f);
+    EXPECT_EQ(Step(kAdamW, scalars, 0, {.p = sign * Below(0x1p-100f), .slots = {}}).p, sign * Below(0x1p-100f));
+  }
+}
+
+TEST(AmsgradTest, DividesByTheLargestSecondMomentSoFar) {
+  const UpdateScalars scalars = MakeAdamScalars(kDefaults, 5, {});
+
+  const Element fallen = Step(kAdamAmsgrad, scalars, 1, {.p = 1, .slots = {0.25f, 0.5f, 2.0f}});
+  const Element risen = Step(kAdamAmsgrad, scalars, 1, {.p = 1, .slots = {0.25f, 0.5f, 0.25f}});
+
+  const Element adam = Step(kAdam, scalars, 1, {.p = 1, .slots = {0.25f, 0.5f}});
+  EXPECT_EQ(fallen.slots[1], adam.slots[1]);
+  EXPECT_EQ(fallen.slots[2], 2);
+  EXPECT_NEAR(fallen.p, 1 - (1 - adam.p) * std::sqrt(adam.slots[1] / 2), 1e-7);
+  ExpectSame(adam, risen);
+  EXPECT_EQ(risen.slots[2], adam.slots[1]);
+}
+
+TEST(AmsgradTest, ANanIsNotTheLargest) {
+  const Element x = Step(kAdamAmsgrad, MakeAdamScalars(kDefaults, 5, {}), 1, {.p = 1, .slots = {0.25f, kNan, 2.0f}});
+
+  EXPECT_EQ(x.slots[2], 2);
+  EXPECT_TRUE(std::isfinite(x.p));
+}
 
 }  // namespace
 }  // namespace adamant::kernels

@@ -23,10 +23,13 @@ TEST(DispatchTest, NamesAreDistinct) {
   for (const KernelTable* table : AllKernels()) EXPECT_TRUE(names.insert(table->name).second) << table->name;
 }
 
-TEST(DispatchTest, EveryTableHasEveryUpdateAndAMeasure) {
+TEST(DispatchTest, EveryTableIsComplete) {
   for (const KernelTable* table : AllKernels()) {
     for (UpdateFunction update : table->update) EXPECT_NE(update, nullptr) << table->name;
     EXPECT_NE(table->measure, nullptr) << table->name;
+    for (WidenFunction widen : table->widen) EXPECT_NE(widen, nullptr) << table->name;
+    for (NarrowFunction narrow : table->narrow) EXPECT_NE(narrow, nullptr) << table->name;
+    EXPECT_NE(table->fold, nullptr) << table->name;
   }
 }
 

@@ -15,7 +15,7 @@ PUBLIC_CLIENT = r"adamant/(mocks/)?\w+\.h"
 # What every program has, the server among them. It knows nothing of clients.
 COMMAND_LINE = r"client/command_line/"
 # What the kernels are to others. The rest of the folder is compiled into the files of instruction sets alone.
-KERNELS = r"kernels/(adam_scalars|dispatch|norm|update)\.h"
+KERNELS = r"kernels/(dispatch|formats|norm|rounds|scalars|update)\.h"
 
 WIRE = [r"proto/", r"adamant/v1/", r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"]
 DOMAIN = [KERNELS, r"proto/error/", MESSAGES, r"absl/", r"google/protobuf/"]

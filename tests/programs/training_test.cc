@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <mutex>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "client/programs/initialization.h"
@@ -77,6 +79,9 @@ class TrainingTest : public testing::Test {
   }
 
   v1::StepResult Descend(const StepCall& call) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    last_call_ = call.header;
+    gradient_dtype_ = call.gradient_dtype;
     size_t i = 0;
     for (size_t tensor = 0; tensor < call.gradients.size(); ++tensor) {
       for (size_t e = 0; e < call.gradients[tensor].size(); ++e, ++i) {
@@ -100,11 +105,13 @@ class TrainingTest : public testing::Test {
   }
 
   TrainingPlan Plan() {
+    v1::ParameterGroup group;
+    group.set_learning_rate(0.125);
     return {.widths = {2, 8, 1},
             .data = MakeRegression(2, 1, 10, 1),
             .epochs = 30,
             .batch_size = 4,
-            .learning_rate = 0.125,
+            .group = group,
             .seed = 3};
   }
 
@@ -112,6 +119,9 @@ class TrainingTest : public testing::Test {
   int64_t stop_after_ = INT64_MAX;
   std::vector<TrainingProgress> progress_;
 
+  std::mutex mutex_;  // for workers, who step at the same time
+  v1::StepHeader last_call_;
+  v1::Dtype gradient_dtype_ = v1::DTYPE_UNSPECIFIED;
   v1::ParameterSetSpec spec_;
   uint64_t incarnation_ = 7;
   int64_t step_ = 0;
@@ -170,6 +180,85 @@ TEST_F(TrainingTest, WeighsTheLossesOfAnEpochsBatchesBySamples) {
   ASSERT_TRUE(RunTraining(plan).ok());
 
   EXPECT_NEAR(progress_.back().loss, loss, 1e-6);
+}
+
+TEST_F(TrainingTest, PassesOnWhatThePlanSaysOfTheOptimizer) {
+  TrainingPlan plan = Plan();
+  plan.group.mutable_sgd()->set_momentum(0.9);
+  plan.clipping.set_max_norm(2);
+  plan.dtype = v1::DTYPE_BFLOAT16;
+
+  ASSERT_TRUE(RunTraining(plan).ok());
+
+  EXPECT_EQ(spec_.groups(0).sgd().momentum(), 0.9);
+  EXPECT_EQ(spec_.clipping().max_norm(), 2);
+  EXPECT_EQ(spec_.max_staleness(), 0);
+  EXPECT_EQ(last_call_.reply_dtype(), v1::DTYPE_BFLOAT16);
+  EXPECT_EQ(gradient_dtype_, v1::DTYPE_BFLOAT16);
+  EXPECT_TRUE(last_call_.has_expected_step());
+}
+
+TEST_F(TrainingTest, WorkersShareTheBatchesAndMayBeBehind) {
+  TrainingPlan plan = Plan();
+  plan.workers = 4;
+
+  const absl::StatusOr<TrainingSummary> summary = RunTraining(plan);
+
+  ASSERT_TRUE(summary.ok()) << summary.status();
+  EXPECT_EQ(summary->steps, 90);
+  EXPECT_EQ(step_, 90);
+  EXPECT_EQ(spec_.max_staleness(), 3);
+  EXPECT_TRUE(last_call_.has_base_step());
+  // Every epoch is done once, in order, and of all of its samples.
+  std::vector<int> done;
+  for (const TrainingProgress& progress : progress_) {
+    if (progress.epoch_done) done.push_back(progress.epoch);
+  }
+  ASSERT_EQ(done.size(), 30);
+  for (int i = 0; i < 30; ++i) EXPECT_EQ(done[i], i + 1);
+  EXPECT_LT(progress_.back().loss, 0.5 * progress_[2].loss);
+}
+
+TEST_F(TrainingTest, StaleGradientIsComputedAgainFromTheParametersThatCameBack) {
+  TrainingPlan plan = Plan();
+  plan.workers = 2;
+  bool refused = false;
+  ON_CALL(*connection_, Step).WillByDefault([&](const StepCall& call) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!std::exchange(refused, true)) {
+        size_t i = 0;
+        for (absl::Span<float> tensor : call.parameters) {
+          for (float& element : tensor) element = parameters_[i++];
+        }
+        v1::StepResult result;
+        result.set_outcome(v1::STEP_OUTCOME_REFUSED_STALE);
+        result.set_parameters_step(step_);
+        return result;
+      }
+    }
+    return Descend(call);
+  });
+
+  ASSERT_TRUE(RunTraining(plan).ok());
+
+  EXPECT_TRUE(refused);
+  EXPECT_EQ(step_, 90);
+}
+
+TEST_F(TrainingTest, OneWorkersErrorEndsAll) {
+  TrainingPlan plan = Plan();
+  plan.workers = 3;
+  ON_CALL(*connection_, Step).WillByDefault([this](const StepCall& call) -> absl::StatusOr<v1::StepResult> {
+    const v1::StepResult result = Descend(call);
+    if (result.step() >= 5) return absl::AbortedError("no");
+    return result;
+  });
+
+  EXPECT_TRUE(absl::IsAborted(RunTraining(plan).status()));
+
+  EXPECT_LE(step_, 7);
+  EXPECT_THAT(deleted_, ElementsAre(kName));
 }
 
 TEST_F(TrainingTest, DeletesTheIncarnationThatItTrained) {

@@ -47,7 +47,7 @@ TEST_F(ReadmeTest, CppBlockTrainsInStepWithAdam) {
   tensor->set_name("w");
   tensor->add_shape(1000);
   MakeSet(spec);
-  core::SequentialAdam model(spec);
+  core::SequentialModel model(spec);
   for (int i = 0; i < kSteps; ++i) model.Apply(GradientAt(model.arrays().parameters));
 
   Values values(1000, 7);

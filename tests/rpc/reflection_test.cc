@@ -104,7 +104,7 @@ TEST(ReflectionTest, AFileComesWithAllThatItDependsOnOnce) {
   EXPECT_THAT(files.names(), testing::UnorderedElementsAre(
                                  "adamant/v1/service.proto", "adamant/v1/error.proto", "adamant/v1/parameter_set.proto",
                                  "adamant/v1/step.proto", "google/protobuf/any.proto", "google/protobuf/duration.proto",
-                                 "google/protobuf/timestamp.proto"));
+                                 "google/protobuf/field_mask.proto", "google/protobuf/timestamp.proto"));
 }
 
 TEST(ReflectionTest, WhoeverHasTheServiceCanDecodeItsErrors) {

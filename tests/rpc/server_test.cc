@@ -81,7 +81,7 @@ constexpr int kOpenBlocks = 5;
 core::Gate* gate = nullptr;
 std::atomic<int> computed = 0;
 
-void GatedAdam(const kernels::AdamScalars& scalars, const kernels::UpdateSpan& span) {
+void GatedAdam(const kernels::UpdateScalars& scalars, const kernels::UpdateSpan& span) {
   if (computed.fetch_add(1) >= kOpenBlocks) gate->Pass();
   kernels::BestKernels().update[kernels::kAdam](scalars, span);
 }
@@ -90,7 +90,8 @@ TEST(ServerTest, ReplyBeginsWhileLaterBlocksAreComputed) {
   core::Gate opened_below;
   gate = &opened_below;
   computed = 0;
-  const kernels::KernelTable gated = {"gated", [] { return true; }, {&GatedAdam}, kernels::BestKernels().measure};
+  kernels::KernelTable gated = kernels::BestKernels();
+  gated.update[kernels::kAdam] = &GatedAdam;
   ServerOptions options = e2e::SmallServer();
   options.kernels = &gated;
   e2e::TestServer server(options);

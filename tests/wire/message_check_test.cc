@@ -70,8 +70,10 @@ TEST(MessageCheckTest, EveryPrefixIsRefusedOrTaken) {
   const std::string whole = Request().SerializeAsString();
   for (size_t size = 0; size < whole.size(); ++size) {
     v1::CreateParameterSetRequest parsed;
-    const bool valid = parsed.ParseFromString(whole.substr(0, size));
-    EXPECT_EQ(Check(whole.substr(0, size)).ok(), valid) << size;
+    const std::string prefix = whole.substr(0, size);
+    const bool valid = parsed.ParseFromString(prefix);
+    EXPECT_EQ(Check(prefix).ok(), valid) << size;
+    EXPECT_EQ(CheckOnWire(prefix, v1::CreateParameterSetRequest::descriptor()).ok(), valid) << size;
   }
 }
 

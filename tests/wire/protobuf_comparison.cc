@@ -4,7 +4,6 @@
 #include <google/protobuf/stubs/logging.h>
 
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -13,6 +12,7 @@
 #include "proto/error/error.h"
 #include "proto/wire/tensor_message.h"
 #include "tests/wire/byte_buffers.h"
+#include "tests/wire/sample_messages.h"
 
 namespace adamant::wire {
 namespace {
@@ -23,10 +23,19 @@ bool HasUnknownField(const v1::StepRequest& message) {
   return known.ByteSizeLong() != message.ByteSizeLong();
 }
 
+bool Is16Bit(v1::Dtype dtype) { return dtype == v1::DTYPE_BFLOAT16 || dtype == v1::DTYPE_FLOAT16; }
+
 bool HasMalformedChunk(const v1::StepRequest& message) {
   for (const v1::TensorChunk& chunk : message.chunks()) {
     const bool both = !chunk.data().empty() && !chunk.values().empty();
-    if (both || chunk.data().size() % sizeof(float) != 0) return true;
+    if (both || chunk.data().size() % (Is16Bit(chunk.dtype()) ? 2 : 4) != 0) return true;
+  }
+  return false;
+}
+
+bool HasInvalidDtype(const v1::StepRequest& message) {
+  for (const v1::TensorChunk& chunk : message.chunks()) {
+    if (!v1::Dtype_IsValid(chunk.dtype()) || (Is16Bit(chunk.dtype()) && !chunk.values().empty())) return true;
   }
   return false;
 }
@@ -43,6 +52,8 @@ std::string DifferenceInRefusal(const absl::Status& status, bool valid, size_t b
       return bytes <= 2 * kMaxHeaders ? "refuses few headers" : "";
     case v1::ERROR_REASON_MALFORMED_CHUNK:
       return valid && !HasMalformedChunk(message) ? "refuses a valid chunk" : "";
+    case v1::ERROR_REASON_INVALID_FIELD:
+      return valid && !HasInvalidDtype(message) ? "refuses a valid type of elements" : "";
     default:
       return absl::StrCat("another reason: ", status.ToString());
   }
@@ -52,18 +63,24 @@ std::string DifferenceInChunk(const v1::TensorChunk& expected, TensorMessage::Ch
   if (chunk.tensor() != expected.tensor()) return "another tensor";
   if (chunk.offset() != expected.offset()) return "another offset";
   if (chunk.slot() != expected.slot()) return "another slot";
+  const v1::Dtype dtype = expected.dtype() == v1::DTYPE_UNSPECIFIED ? v1::DTYPE_FLOAT32 : expected.dtype();
+  if (chunk.dtype() != dtype) return "another type of elements";
+  const int element_bytes = Is16Bit(dtype) ? 2 : 4;
   const ChunkForm form = expected.values().empty() ? ChunkForm::kData : ChunkForm::kValues;
-  const char* bytes =
-      form == ChunkForm::kData ? expected.data().data() : reinterpret_cast<const char*>(expected.values().data());
-  const int64_t count = form == ChunkForm::kData ? expected.data().size() / sizeof(float) : expected.values_size();
+  std::string bytes = expected.data();
+  if (form == ChunkForm::kValues) bytes = AsData({expected.values().begin(), expected.values().end()});
+  const int64_t count = static_cast<int64_t>(bytes.size()) / element_bytes;
   if (chunk.count() != count) return "another count";
-  if (count == 0) return "";
-  if (chunk.form() != form) return "another form";
-  // In two reads: the second goes on where the first ended.
+  if (count > 0 && chunk.form() != form) return "another form";
+  // In two turns: the second goes on where the first ended.
+  TensorMessage::Chunk same = chunk;
+  const std::string half = BytesOf(&same, count / 2);
+  if (half + BytesOf(&same, count - count / 2) != bytes) return "other elements";
+  if (dtype != v1::DTYPE_FLOAT32) return "";
   std::vector<float> elements(count);
   chunk.Read(elements.data(), count / 2);
   chunk.Read(elements.data() + count / 2, count - count / 2);
-  return std::memcmp(elements.data(), bytes, count * sizeof(float)) == 0 ? "" : "other elements";
+  return AsData(elements) == bytes ? "" : "other elements where they are copied";
 }
 
 }  // namespace
@@ -84,6 +101,7 @@ std::string DifferenceFromProtobuf(const grpc::ByteBuffer& buffer) {
   if (!valid) return "accepts what is not a valid message";
   if (HasUnknownField(expected)) return "overlooks an unknown field";
   if (HasMalformedChunk(expected)) return "overlooks a malformed chunk";
+  if (HasInvalidDtype(expected)) return "overlooks an invalid type of elements";
   if (message->has_header() != expected.has_header()) return "another presence of the header";
   if (header.SerializeAsString() != expected.header().SerializeAsString()) return "another header";
   if (message->last() != expected.last()) return "another last";

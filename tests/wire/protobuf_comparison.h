@@ -9,8 +9,8 @@
 namespace adamant::wire {
 
 // Decodes `buffer` as a StepRequest by TensorMessage and by the generated class. Returns what differs; nothing if both
-// find the same content, or both refuse it, or TensorMessage refuses what it alone has to: unknown fields and malformed
-// chunks.
+// find the same content, or both refuse it, or TensorMessage refuses what it alone has to: unknown fields, malformed
+// chunks and types of elements that are none.
 std::string DifferenceFromProtobuf(const grpc::ByteBuffer& buffer);
 
 }  // namespace adamant::wire

@@ -19,6 +19,15 @@ inline std::vector<float> ReadAll(TensorMessage::Chunk chunk) {
   return elements;
 }
 
+// The next `n` elements as they are visited.
+inline std::string BytesOf(TensorMessage::Chunk* chunk, int64_t n) {
+  std::string elements;
+  chunk->Visit(n, [&](const uint8_t* bytes, int64_t count) {
+    elements.append(reinterpret_cast<const char*>(bytes), count * ElementBytes(chunk->dtype()));
+  });
+  return elements;
+}
+
 inline std::string AsData(const std::vector<float>& elements) {
   return std::string(reinterpret_cast<const char*>(elements.data()), elements.size() * sizeof(float));
 }
@@ -44,6 +53,10 @@ inline v1::StepRequest SmallMessage() {
   values->set_slot(v1::SLOT_EXP_AVG);
   values->add_values(2.5f);
   values->add_values(std::numeric_limits<float>::denorm_min());
+  v1::TensorChunk* narrow = message.add_chunks();
+  narrow->set_tensor(3);
+  narrow->set_dtype(v1::DTYPE_FLOAT16);
+  narrow->set_data(std::string("\x00\x3c\x00\x80", 4));  // 1 and -0
   return message;
 }
 

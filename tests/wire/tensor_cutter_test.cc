@@ -2,7 +2,9 @@
 #include "proto/wire/tensor_cutter.h"
 
 #include <algorithm>
+#include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -12,29 +14,39 @@
 namespace adamant::wire {
 namespace {
 
-// Sends tensors through a cutter, decodes the messages, and expects every element once, in order, in messages that keep
-// to the limit and use it. `element(tensor, index)` is what a tensor holds.
-void ExpectCutsAllOf(const std::vector<int64_t>& sizes, v1::Slot slot, ChunkForm form, int64_t limit,
+// What chunks are: all of them, of one cutter.
+struct Form {
+  v1::Slot slot = v1::SLOT_PARAMETER;
+  ChunkForm form = ChunkForm::kData;
+  v1::Dtype dtype = v1::DTYPE_FLOAT32;
+};
+
+// Sends tensors of any bytes through a cutter, decodes the messages, and expects every element once, in order, in
+// messages that keep to the limit and use it.
+void ExpectCutsAllOf(const std::vector<int64_t>& sizes, const Form& form, int64_t limit,
                      const google::protobuf::MessageLite& header, std::mt19937* random) {
-  const auto element = [](int32_t tensor, int64_t index) {
-    return static_cast<float>(int64_t{tensor} * 1000003 + index);
-  };
-  std::vector<std::vector<float>> tensors;
-  for (size_t tensor = 0; tensor < sizes.size(); ++tensor) {
-    tensors.emplace_back(sizes[tensor]);
-    for (int64_t i = 0; i < sizes[tensor]; ++i) tensors[tensor][i] = element(tensor, i);
+  const int64_t element_bytes = ElementBytes(form.dtype);
+  std::vector<std::string> tensors;
+  for (const int64_t size : sizes) {
+    std::string& bytes = tensors.emplace_back(size * element_bytes, 0);
+    for (char& byte : bytes) byte = static_cast<char>((*random)());
   }
   // In runs of random lengths, as blocks of a flat space would be.
   const auto source = [&](int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* builder) {
     while (begin < end) {
-      const int64_t run = std::min<int64_t>(end - begin, 1 + (*random)() % 3000);
-      builder->AddElements(tensors[tensor].data() + begin, run);
+      const int64_t run = std::min<int64_t>(end - begin, 1 + (*random)() % 6000);
+      const char* const bytes = tensors[tensor].data() + begin * element_bytes;
+      if (form.dtype == v1::DTYPE_FLOAT32) {
+        builder->AddElements(reinterpret_cast<const float*>(bytes), run);
+      } else {
+        std::memcpy(builder->AddNarrowed(run), bytes, run * element_bytes);
+      }
       begin += run;
     }
     return true;
   };
 
-  TensorCutter cutter(sizes, slot, form);
+  TensorCutter cutter(sizes, form.slot, form.form, form.dtype);
   size_t tensor = 0;
   int64_t offset = 0;
   while (!cutter.done()) {
@@ -55,11 +67,12 @@ void ExpectCutsAllOf(const std::vector<int64_t>& sizes, v1::Slot slot, ChunkForm
       ASSERT_EQ(chunk.tensor(), static_cast<int32_t>(tensor));
       ASSERT_GT(chunk.count(), 0);
       ASSERT_EQ(chunk.offset(), offset);
-      ASSERT_EQ(chunk.slot(), slot);
-      ASSERT_EQ(chunk.form(), form);
-      const std::vector<float> elements = ReadAll(chunk);
-      for (int64_t i = 0; i < chunk.count(); ++i) ASSERT_EQ(elements[i], element(tensor, offset + i));
-      offset += chunk.count();
+      ASSERT_EQ(chunk.slot(), form.slot);
+      ASSERT_EQ(chunk.form(), form.form);
+      ASSERT_EQ(chunk.dtype(), form.dtype);
+      const int64_t count = chunk.count();
+      ASSERT_EQ(BytesOf(&chunk, count), tensors[tensor].substr(offset * element_bytes, count * element_bytes));
+      offset += count;
       if (offset == sizes[tensor]) {
         ++tensor;
         offset = 0;
@@ -74,29 +87,36 @@ TEST(TensorCutterTest, GivesEveryElementOnceInOrderWithinTheLimit) {
   std::mt19937 random(TestSeed());
   v1::StepHeader header;
   header.set_set("run/a");
-  for (int i = 0; i < 300; ++i) {
+  constexpr Form kForms[] = {{v1::SLOT_UNSPECIFIED, ChunkForm::kData, v1::DTYPE_FLOAT32},
+                             {v1::SLOT_EXP_AVG_SQ, ChunkForm::kValues, v1::DTYPE_FLOAT32},
+                             {v1::SLOT_EXP_AVG_SQ, ChunkForm::kData, v1::DTYPE_BFLOAT16},
+                             {v1::SLOT_UNSPECIFIED, ChunkForm::kData, v1::DTYPE_FLOAT16}};
+  for (int i = 0; i < 400; ++i) {
     std::vector<int64_t> sizes(random() % 8);
     for (int64_t& size : sizes) size = random() % 4 == 0 ? 0 : 1 + random() % (random() % 2 ? 5 : 5000);
     SCOPED_TRACE(testing::Message() << "case " << i);
 
-    ExpectCutsAllOf(sizes, i % 2 ? v1::SLOT_UNSPECIFIED : v1::SLOT_EXP_AVG_SQ,
-                    i % 3 ? ChunkForm::kData : ChunkForm::kValues, 64 + random() % 8000, header, &random);
+    ExpectCutsAllOf(sizes, kForms[i % 4], 64 + random() % 8000, header, &random);
     if (HasFatalFailure()) return;
   }
 }
 
 TEST(TensorCutterTest, KeepsToEveryLimit) {
   std::mt19937 random(TestSeed());
-  for (int64_t limit = 32; limit < 700; ++limit) {
-    ExpectCutsAllOf({3, 1, 200, 40}, v1::SLOT_PARAMETER, ChunkForm::kData, limit, v1::StepHeader(), &random);
-    if (HasFatalFailure()) return;
+  for (const v1::Dtype dtype : {v1::DTYPE_FLOAT32, v1::DTYPE_BFLOAT16}) {
+    for (int64_t limit = 32; limit < 700; ++limit) {
+      ExpectCutsAllOf({3, 1, 200, 40}, {.dtype = dtype}, limit, v1::StepHeader(), &random);
+      if (HasFatalFailure()) return;
+    }
   }
 }
 
 TEST(TensorCutterTest, CutsWithinATensorThatIsLargerThanAMessage) {
   std::mt19937 random(TestSeed());
 
-  ExpectCutsAllOf({5, 3000000, 7}, v1::SLOT_PARAMETER, ChunkForm::kData, kMessageBytes, v1::StepHeader(), &random);
+  for (const v1::Dtype dtype : {v1::DTYPE_FLOAT32, v1::DTYPE_FLOAT16}) {
+    ExpectCutsAllOf({5, 3000000, 7}, {.dtype = dtype}, kMessageBytes, v1::StepHeader(), &random);
+  }
 }
 
 TEST(TensorCutterTest, StopsWhereTheSourceHasNothing) {
@@ -177,7 +197,8 @@ TEST(TensorCutterTest, NoElementsAreDoneAtOnce) {
 TEST(TensorCutterTest, AMessageHasNoMoreChunksThanAreDecoded) {
   std::mt19937 random(TestSeed());
   const std::vector<int64_t> sizes(3 * kMaxChunks + 1, 1);
-  ExpectCutsAllOf(sizes, v1::SLOT_EXP_AVG, ChunkForm::kData, kMessageBytes, v1::StepHeader(), &random);
+  ExpectCutsAllOf(sizes, {.slot = v1::SLOT_EXP_AVG}, kMessageBytes, v1::StepHeader(), &random);
+  ExpectCutsAllOf(sizes, {.dtype = v1::DTYPE_BFLOAT16}, kMessageBytes, v1::StepHeader(), &random);
 }
 
 TEST(TensorCutterTest, AddsNothingToAMessageThatIsFull) {

@@ -1,6 +1,7 @@
 // What is sent, against what the generated protobuf classes write and read; and who holds the memory meanwhile.
 #include "proto/wire/tensor_message_builder.h"
 
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -28,8 +29,11 @@ TEST(TensorMessageBuilderTest, WritesWhatTheGeneratedClassWrites) {
   builder.AddElements(data.data() + 1, 2);
   builder.BeginChunk(0, 0, v1::SLOT_EXP_AVG, ChunkForm::kValues, 2);
   builder.AddElements(values.data(), 2);
+  builder.BeginChunk(3, 0, v1::SLOT_UNSPECIFIED, ChunkForm::kData, 2, v1::DTYPE_FLOAT16);
+  std::memcpy(builder.AddNarrowed(1), "\x00\x3c", 2);
+  std::memcpy(builder.AddNarrowed(1), "\x00\x80", 2);
   const int64_t size = builder.size();
-  EXPECT_EQ(builder.chunks(), 2u);
+  EXPECT_EQ(builder.chunks(), 3u);
   const grpc::ByteBuffer buffer = builder.Finish();
 
   EXPECT_EQ(Flat(buffer), expected.SerializeAsString());
@@ -88,6 +92,59 @@ TEST(TensorMessageBuilderTest, TheGeneratedClassReadsChunksOfAnySize) {
                 AsData(elements));
     }
   }
+}
+
+// In sizes about those from which on the bytes are a slice of their own, in one run and in two.
+TEST(TensorMessageBuilderTest, TheGeneratedClassReadsNarrowedChunksOfAnySize) {
+  for (const v1::Dtype dtype : {v1::DTYPE_BFLOAT16, v1::DTYPE_FLOAT16}) {
+    for (const int64_t count : {2, 63, 64, 4094, 4095, 4096, 4097, 8192, 16383, 16384, 2000000}) {
+      for (const int64_t first : {count, count / 2, int64_t{1}}) {
+        const std::vector<float> elements = Ascending(count / 2);
+        const std::string narrowed = AsData(elements) + std::string(count % 2 * 2, 'x');
+        TensorMessageBuilder builder(nullptr);
+        builder.BeginChunk(1, 2, v1::SLOT_PARAMETER, ChunkForm::kData, count, dtype);
+        std::memcpy(builder.AddNarrowed(first), narrowed.data(), first * 2);
+        if (first < count) std::memcpy(builder.AddNarrowed(count - first), &narrowed[first * 2], (count - first) * 2);
+        const int64_t size = builder.size();
+        const std::string bytes = Flat(builder.Finish());
+
+        v1::StepRequest parsed;
+        ASSERT_TRUE(parsed.ParseFromString(bytes)) << count;
+        EXPECT_EQ(parsed.SerializeAsString(), bytes) << count;
+        EXPECT_EQ(size, static_cast<int64_t>(bytes.size()));
+        EXPECT_EQ(parsed.chunks(0).dtype(), dtype);
+        EXPECT_EQ(parsed.chunks(0).data(), narrowed);
+      }
+    }
+  }
+}
+
+TEST(TensorMessageBuilderTest, FloatsThatSayNothingAndFloatsThatSayWhatTheyAreAreTheSameBytes) {
+  const float element = 1;
+  const auto bytes = [&element](v1::Dtype dtype) {
+    TensorMessageBuilder builder(nullptr);
+    builder.BeginChunk(1, 2, v1::SLOT_PARAMETER, ChunkForm::kValues, 1, dtype);
+    builder.AddElements(&element, 1);
+    return Flat(builder.Finish());
+  };
+
+  EXPECT_EQ(bytes(v1::DTYPE_FLOAT32), bytes(v1::DTYPE_UNSPECIFIED));
+}
+
+TEST(TensorMessageBuilderTest, NarrowedElementsAreTheMessagesOwn) {
+  auto elements = std::make_shared<std::vector<float>>(Ascending(5000));
+  const std::weak_ptr<const void> held = elements;
+  TensorMessageBuilder builder(std::move(elements));
+  builder.BeginChunk(0, 0, v1::SLOT_UNSPECIFIED, ChunkForm::kData, 10003, v1::DTYPE_BFLOAT16);
+  std::memset(builder.AddNarrowed(3), 1, 6);
+  std::memset(builder.AddNarrowed(10000), 2, 20000);
+
+  const grpc::ByteBuffer buffer = builder.Finish();
+
+  EXPECT_TRUE(held.expired());
+  absl::StatusOr<TensorMessage> message = TensorMessage::Decode(buffer);
+  ASSERT_TRUE(message.ok()) << message.status();
+  EXPECT_EQ(BytesOf(&message->chunks()[0], 10003), std::string(6, 1) + std::string(20000, 2));
 }
 
 TEST(TensorMessageBuilderTest, RefersToLongRunsAndHoldsThemUntilTheLastSliceIsGone) {

@@ -91,8 +91,10 @@ v1::StepRequest RandomMessage(std::mt19937* random) {
       bits.append(reinterpret_cast<const char*>(&element), sizeof element);
     }
     if (below(8) == 0) continue;  // no elements
-    if (below(2)) {
-      chunk->set_data(bits);
+    // As the bits of an even number of elements where they are of 16 bits; of values only those of 32 are valid.
+    if (below(3) == 0) chunk->set_dtype(static_cast<v1::Dtype>(below(5)));
+    if (below(3)) {
+      chunk->set_data(bits.substr(0, bits.size() - (below(4) == 0 ? 2 : 0)));
     } else {
       chunk->mutable_values()->Resize(bits.size() / sizeof(float), 0);
       std::memcpy(chunk->mutable_values()->mutable_data(), bits.data(), bits.size());
@@ -110,11 +112,12 @@ TEST(DecodeTest, ReadsWhatAGeneratedClassWrote) {
   ASSERT_TRUE(message->ParseHeader(&header).ok());
   EXPECT_EQ(header.SerializeAsString(), SmallMessage().header().SerializeAsString());
   EXPECT_TRUE(message->last());
-  ASSERT_EQ(message->chunks().size(), 2u);
+  ASSERT_EQ(message->chunks().size(), 3u);
   EXPECT_EQ(message->chunks()[0].tensor(), 200);
   EXPECT_EQ(message->chunks()[0].offset(), int64_t{1} << 40);
   EXPECT_EQ(message->chunks()[0].slot(), v1::SLOT_UNSPECIFIED);
   EXPECT_EQ(message->chunks()[0].form(), ChunkForm::kData);
+  EXPECT_EQ(message->chunks()[0].dtype(), v1::DTYPE_FLOAT32);
   EXPECT_EQ(message->chunks()[0].count(), 3);
   EXPECT_THAT(ReadAll(message->chunks()[0]), ElementsAre(1.5f, -0.0f, std::numeric_limits<float>::infinity()));
   EXPECT_EQ(message->chunks()[1].tensor(), 0);
@@ -122,6 +125,9 @@ TEST(DecodeTest, ReadsWhatAGeneratedClassWrote) {
   EXPECT_EQ(message->chunks()[1].slot(), v1::SLOT_EXP_AVG);
   EXPECT_EQ(message->chunks()[1].form(), ChunkForm::kValues);
   EXPECT_THAT(ReadAll(message->chunks()[1]), ElementsAre(2.5f, std::numeric_limits<float>::denorm_min()));
+  EXPECT_EQ(message->chunks()[2].dtype(), v1::DTYPE_FLOAT16);
+  EXPECT_EQ(message->chunks()[2].count(), 2);
+  EXPECT_EQ(BytesOf(&message->chunks()[2], 2), std::string("\x00\x3c\x00\x80", 4));
 }
 
 TEST(DecodeTest, AnEmptyMessageHasNothing) {
@@ -271,6 +277,86 @@ INSTANTIATE_TEST_SUITE_P(
         Spelling{"EmptyHeader", Fields().Bytes(1, "").Bytes(15, Fields().Floats(15, {1}).bytes()).bytes(), {1}}),
     [](const auto& info) { return info.param.name; });
 
+TEST(DecodeTest, TheTypeOfElementsMayBeSpelledInAnyWay) {
+  const std::string data = "12345678";
+  for (const Fields& chunk :
+       {Fields().Varint(4, 2).Bytes(15, data), Fields().Bytes(15, data).Varint(4, 2),
+        Fields().Varint(4, 1).Varint(4, 2).Bytes(15, data), Fields().Varint(4, (uint64_t{1} << 32) + 2).Bytes(15, data),
+        Fields().Varint(4, 2).Floats(14, {}).Bytes(15, data), Fields().Varint(4, 2).Bytes(15, "odd").Bytes(15, data)}) {
+    for (int size = 1; size <= 20; ++size) {
+      const grpc::ByteBuffer buffer = InSlices(OneChunk(chunk), [size] { return size; });
+      absl::StatusOr<TensorMessage> message = TensorMessage::Decode(buffer);
+
+      ASSERT_TRUE(message.ok()) << message.status();
+      EXPECT_EQ(message->chunks()[0].dtype(), v1::DTYPE_BFLOAT16);
+      EXPECT_EQ(message->chunks()[0].count(), 4);
+      EXPECT_EQ(DifferenceFromProtobuf(buffer), "");
+    }
+  }
+}
+
+TEST(DecodeTest, FloatsMaySayThatTheyAreFloats) {
+  for (const Fields& chunk : {Fields().Varint(4, 1).Floats(15, {1, 2}), Fields().Varint(4, 1).Floats(14, {1, 2})}) {
+    const grpc::ByteBuffer buffer = InOneSlice(OneChunk(chunk));
+    absl::StatusOr<TensorMessage> message = TensorMessage::Decode(buffer);
+
+    ASSERT_TRUE(message.ok()) << message.status();
+    EXPECT_EQ(message->chunks()[0].dtype(), v1::DTYPE_FLOAT32);
+    EXPECT_THAT(ReadAll(message->chunks()[0]), ElementsAre(1, 2));
+    EXPECT_EQ(DifferenceFromProtobuf(buffer), "");
+  }
+}
+
+// Where the runs lie that a chunk shows: 0 for the first slice and so on, -1 for a copy; and their elements.
+std::vector<std::pair<int, int64_t>> Runs(const std::vector<grpc::Slice>& slices, TensorMessage::Chunk chunk,
+                                          int64_t n) {
+  std::vector<std::pair<int, int64_t>> runs;
+  chunk.Visit(n, [&](const uint8_t* bytes, int64_t count) {
+    int slice = static_cast<int>(slices.size()) - 1;
+    while (slice >= 0 && (bytes < slices[slice].begin() || bytes >= slices[slice].end())) --slice;
+    runs.emplace_back(slice, count);
+  });
+  return runs;
+}
+
+TEST(DecodeTest, ElementsAreShownWhereTheyLieAndOneThatSlicesShareAlone) {
+  // Tag and length of the chunk, tag and value of its type, tag and length of its data: 6 bytes. Then 8 elements.
+  const std::string bytes = OneChunk(Fields().Varint(4, 3).Bytes(15, "aAbBcCdDeEfFgGhH"));
+  const auto runs = [&](const std::vector<size_t>& ends, int64_t n) {
+    std::vector<grpc::Slice> slices;
+    size_t begin = 0;
+    for (const size_t end : ends) {
+      // Not so short that it is copied with the slice.
+      slices.emplace_back(
+          const_cast<char*>(bytes.data()) + begin, end - begin, [](void*) {}, nullptr);
+      begin = end;
+    }
+    const grpc::ByteBuffer buffer(slices.data(), slices.size());
+    absl::StatusOr<TensorMessage> message = TensorMessage::Decode(buffer);
+    return Runs(slices, message->chunks()[0], n);
+  };
+  using Pair = std::pair<int, int64_t>;
+
+  EXPECT_THAT(runs({22}, 8), ElementsAre(Pair(0, 8)));
+  EXPECT_THAT(runs({6, 22}, 8), ElementsAre(Pair(1, 8)));
+  EXPECT_THAT(runs({10, 22}, 8), ElementsAre(Pair(0, 2), Pair(1, 6)));
+  EXPECT_THAT(runs({11, 22}, 8), ElementsAre(Pair(0, 2), Pair(-1, 1), Pair(1, 5)));
+  EXPECT_THAT(runs({7, 22}, 8), ElementsAre(Pair(-1, 1), Pair(1, 7)));
+  EXPECT_THAT(runs({9, 13, 22}, 8), ElementsAre(Pair(0, 1), Pair(-1, 1), Pair(1, 1), Pair(-1, 1), Pair(2, 4)));
+  EXPECT_THAT(runs({9, 10, 22}, 8), ElementsAre(Pair(0, 1), Pair(-1, 1), Pair(2, 6)));
+  EXPECT_THAT(runs({10, 22}, 3), ElementsAre(Pair(0, 2), Pair(1, 1)));
+  EXPECT_THAT(runs({10, 22}, 0), ElementsAre());
+}
+
+TEST(DecodeTest, AFloatThatSlicesShareIsShownWhole) {
+  const std::vector<float> elements = Ascending(5);
+  absl::StatusOr<TensorMessage> message =
+      TensorMessage::Decode(InSlices(OneChunk(Fields().Floats(15, elements)), [] { return 1; }));
+  ASSERT_TRUE(message.ok()) << message.status();
+
+  EXPECT_EQ(BytesOf(&message->chunks()[0], 5), AsData(elements));
+}
+
 // What is refused, and what the error says.
 struct Refusal {
   const char* name;
@@ -307,6 +393,10 @@ Refusal Malformed(const char* name, const std::string& bytes, const std::string&
 
 Refusal MalformedChunk(const char* name, const Fields& chunk, int32_t tensor, int64_t offset) {
   return {name, OneChunk(chunk), v1::ERROR_REASON_MALFORMED_CHUNK, "chunks[0]", tensor, offset};
+}
+
+Refusal InvalidDtype(const char* name, const Fields& chunk, int32_t tensor, int64_t offset) {
+  return {name, OneChunk(chunk), v1::ERROR_REASON_INVALID_FIELD, "chunks[0].dtype", tensor, offset};
 }
 
 Refusal Unknown(const char* name, const std::string& bytes, const std::string& field) {
@@ -355,7 +445,15 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(MalformedChunk("WithBothForms", Fields().Varint(1, 3).Floats(14, {1}).Floats(15, {1}), 3, 0),
                     MalformedChunk("WithHalfAnElementOfData", Fields().Bytes(15, "123456").Varint(2, 17), 0, 17),
                     MalformedChunk("WithHalfAnElementOfValues", Fields().Bytes(14, "123456").Varint(2, 17), 0, 17),
-                    MalformedChunk("WithHalvesThatMakeAnElement", Fields().Bytes(14, "12").Bytes(14, "34"), 0, 0)),
+                    MalformedChunk("WithHalvesThatMakeAnElement", Fields().Bytes(14, "12").Bytes(14, "34"), 0, 0),
+                    MalformedChunk("WithHalfAnElementOf16Bits", Fields().Varint(4, 3).Bytes(15, "123"), 0, 0),
+                    MalformedChunk("OfFloatsThatAre16Bits", Fields().Varint(4, 1).Bytes(15, "12"), 0, 0),
+                    MalformedChunk("Of16BitsWithBothForms", Fields().Varint(4, 2).Floats(14, {1}).Bytes(15, "12"), 0,
+                                   0),
+                    InvalidDtype("OfATypeThatIsNotKnown", Fields().Varint(1, 3).Varint(4, 4).Floats(15, {1}), 3, 0),
+                    InvalidDtype("OfANegativeType", Fields().Floats(15, {1}).Varint(2, 17).Varint(4, -1), 0, 17),
+                    InvalidDtype("OfATypeThatIsNotKnownWithoutElements", Fields().Varint(4, 99), 0, 0),
+                    InvalidDtype("OfValuesOf16Bits", Fields().Varint(4, 2).Floats(14, {1}), 0, 0)),
     [](const auto& info) { return info.param.name; });
 
 INSTANTIATE_TEST_SUITE_P(
@@ -365,12 +463,13 @@ INSTANTIATE_TEST_SUITE_P(
         Unknown("OfTheLargestNumber", Fields().Varint(536870911, 1).bytes(), "536870911"),
         Unknown("ThatIsAGroup", Fields().Tag(9, 3).Tag(9, 4).bytes(), "9"),
         Unknown("InTheSecondChunk",
-                OneChunk(Fields().Floats(15, {1})) + OneChunk(Fields().Floats(15, {1}).Varint(4, 2)), "chunks[1].4"),
-        Unknown("InTheHeader", Fields().Bytes(1, Fields().Varint(7, 1).bytes()).bytes(), "header.7"),
+                OneChunk(Fields().Floats(15, {1})) + OneChunk(Fields().Floats(15, {1}).Varint(5, 2)), "chunks[1].5"),
+        Unknown("InTheHeader", Fields().Bytes(1, Fields().Varint(18, 1).bytes()).bytes(), "header.18"),
         Unknown("HeaderAsANumber", Fields().Varint(1, 1).bytes(), "1"),
         Unknown("LastAsBytes", Fields().Bytes(2, "1").bytes(), "2"),
         Unknown("ChunkAsANumber", Fields().Varint(15, 1).bytes(), "15"),
         Unknown("TensorAsFixed32", OneChunk(Fields().Fixed32(1, 1)), "chunks[0].1"),
+        Unknown("DtypeAsBytes", OneChunk(Fields().Bytes(4, "2")), "chunks[0].4"),
         Unknown("ValuesAsNumbers", OneChunk(Fields().Varint(14, 1)), "chunks[0].14"),
         Unknown("DataAsFixed32", OneChunk(Fields().Fixed32(15, 1)), "chunks[0].15"),
         Unknown("SetAsANumberInTheHeader", Fields().Bytes(1, Fields().Varint(1, 1).bytes()).bytes(), "header.1")),
@@ -405,12 +504,77 @@ TEST(DecodeTest, SaysWhichTypeTheMessageOughtToBe) {
 
 // A client of floats of another width is told so.
 TEST(DecodeTest, AsksOfWhatTypeBytesAreThatAreNotWholeElements) {
-  const auto message_for = [](size_t bytes) {
-    const std::string message = OneChunk(Fields().Bytes(15, std::string(bytes, 'x')));
+  const auto message_for = [](int dtype, size_t bytes) {
+    const std::string message = OneChunk(Fields().Varint(4, dtype).Bytes(15, std::string(bytes, 'x')));
     return std::string(TensorMessage::Decode(InOneSlice(message)).status().message());
   };
-  EXPECT_THAT(message_for(6), testing::HasSubstr("got 6 bytes; is this float16, bfloat16 or int8?"));
-  EXPECT_THAT(message_for(7), testing::HasSubstr("got 7 bytes; is this int8?"));
+  EXPECT_EQ(message_for(0, 6),
+            "`chunks[0]`: expected `data` of 4 bytes an element, DTYPE_FLOAT32, got 6 bytes; is this float16, bfloat16 "
+            "or int8? The first two go with their `dtype`");
+  EXPECT_THAT(message_for(0, 7), testing::EndsWith("got 7 bytes; is this int8?"));
+  EXPECT_THAT(message_for(3, 7), testing::EndsWith("2 bytes an element, DTYPE_FLOAT16, got 7 bytes; is this int8?"));
+}
+
+TEST(DecodeTest, SaysWhichTypesOfElementsThereAre) {
+  const auto message_for = [](const Fields& chunk) {
+    return std::string(TensorMessage::Decode(InOneSlice(OneChunk(chunk))).status().message());
+  };
+  EXPECT_EQ(message_for(Fields().Varint(4, 9)),
+            "`chunks[0].dtype`: expected DTYPE_FLOAT32, DTYPE_BFLOAT16 or DTYPE_FLOAT16, got 9");
+  EXPECT_EQ(message_for(Fields().Varint(4, 2).Floats(14, {1})),
+            "`chunks[0].dtype`: expected DTYPE_FLOAT32 with `values`, got DTYPE_BFLOAT16");
+}
+
+v1::ErrorReason ReasonOf(const absl::Status& status) { return GetErrorDetail(status).reason(); }
+
+TEST(DecodeTest, AHeaderHasUpTo512KiBInUpTo16Pieces) {
+  const auto decode = [](size_t pieces, size_t bytes) {
+    std::string message;
+    for (size_t i = 0; i < pieces; ++i) message += Fields().Bytes(1, std::string(bytes / pieces, 'x')).bytes();
+    return TensorMessage::Decode(InOneSlice(message)).status();
+  };
+  EXPECT_TRUE(decode(1, 524288).ok());
+  EXPECT_EQ(ReasonOf(decode(1, 524289)), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
+  EXPECT_TRUE(decode(16, 524288).ok());
+  EXPECT_EQ(ReasonOf(decode(16, 524288 + 16)), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
+  EXPECT_EQ(ReasonOf(decode(17, 17)), v1::ERROR_REASON_MESSAGE_TOO_LARGE);
+}
+
+// What is not known takes 55 times its bytes once it is parsed: of a large header with such fields nothing is.
+TEST(DecodeTest, OfALargeHeaderWithUnknownFieldsNothingIsParsed) {
+  const auto parse = [](size_t bytes, v1::StepHeader* header) {
+    std::string fields = Fields().Bytes(1, "run/ab").bytes();
+    while (fields.size() + 3 <= bytes) fields += Fields().Varint(18, 1).bytes();
+    return TensorMessage::Decode(InOneSlice(Fields().Bytes(1, fields).bytes()))->ParseHeader(header);
+  };
+  v1::StepHeader header;
+  const absl::Status small = parse(65536, &header);
+  EXPECT_EQ(GetErrorDetail(small).field(), "header.18");
+  EXPECT_EQ(header.set(), "run/ab");
+
+  const absl::Status large = parse(65538, &header);
+  EXPECT_EQ(large.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReasonOf(large), v1::ERROR_REASON_UNKNOWN_FIELD);
+  EXPECT_EQ(GetErrorDetail(large).field(), "header.18");
+  EXPECT_EQ(header.ByteSizeLong(), 0u);
+}
+
+TEST(DecodeTest, ALargeHeaderIsParsedLikeASmallOne) {
+  v1::StepHeader sent;
+  sent.set_set(std::string(500000, 's'));
+  sent.set_expected_step(3);
+  v1::StepHeader header;
+
+  const auto parse = [&header](const std::string& bytes) {
+    return TensorMessage::Decode(InOneSlice(Fields().Bytes(1, bytes).bytes()))->ParseHeader(&header);
+  };
+  EXPECT_TRUE(parse(sent.SerializeAsString()).ok());
+  EXPECT_EQ(header.SerializeAsString(), sent.SerializeAsString());
+
+  const absl::Status cut = parse(sent.SerializeAsString() + "\x30");
+  EXPECT_EQ(ReasonOf(cut), v1::ERROR_REASON_MALFORMED_MESSAGE);
+  EXPECT_EQ(GetErrorDetail(cut).field(), "header");
+  EXPECT_EQ(header.ByteSizeLong(), 0u);
 }
 
 TEST(DecodeTest, WhatCameBeforeAFaultIsThere) {
@@ -419,7 +583,7 @@ TEST(DecodeTest, WhatCameBeforeAFaultIsThere) {
   TensorMessage message;
   const absl::Status status = TensorMessage::Decode(InOneSlice(request.SerializeAsString()), "message", &message);
 
-  EXPECT_EQ(GetErrorDetail(status).field(), "chunks[2]");
+  EXPECT_EQ(GetErrorDetail(status).field(), "chunks[3]");
   v1::StepHeader header;
   ASSERT_TRUE(message.has_header());
   ASSERT_TRUE(message.ParseHeader(&header).ok());
@@ -535,7 +699,7 @@ TEST(FindUnknownFieldTest, NamesThePathAndTheNumber) {
   EXPECT_EQ(with_unknown_in(&request, 3), "3");
   EXPECT_EQ(with_unknown_in(request.mutable_spec(), 536870911), "spec.536870911");
   EXPECT_EQ(with_unknown_in(request.mutable_spec()->mutable_tensors(1), 9), "spec.tensors[1].9");
-  EXPECT_EQ(with_unknown_in(request.mutable_spec()->mutable_groups(0)->mutable_adam(), 4), "spec.groups[0].adam.4");
+  EXPECT_EQ(with_unknown_in(request.mutable_spec()->mutable_groups(0)->mutable_adam(), 18), "spec.groups[0].adam.18");
 }
 
 }  // namespace

@@ -9,6 +9,9 @@
 //     stream->Step(gradients, parameters);             // updated parameters are back in `parameters`
 //   }
 //
+// A step can bring some of the tensors, travel in 16 bits, override hyperparameters, or come from one of many workers:
+// StepOptions. Groups change between steps: UpdateParameterGroup.
+//
 // The messages are those of proto/adamant/v1, where every field is described. Errors: adamant/error.h.
 #ifndef ADAMANT_CLIENT_H_
 #define ADAMANT_CLIENT_H_
@@ -46,22 +49,45 @@ struct WriteOptions {
   // Names the write, so that a program that was restarted may repeat it: 1 to 64 printable ASCII characters. Empty: a
   // random one.
   std::string request_id = {};
+  // Of WriteParameters: indices of the tensors to replace, ascending; the others stay as they are, and their spans are
+  // not looked at. Empty: all.
+  std::vector<int32_t> tensors = {};
 };
 
-// The whole state of a set: everything that a checkpoint needs.
+struct UpdateOptions {
+  // Demands this incarnation; another one is ABORTED.
+  std::optional<uint64_t> incarnation = std::nullopt;
+  // Demands that nobody has changed the configuration since this ParameterSet.config_revision; otherwise ABORTED. An
+  // attempt whose reply was lost may have changed it, and then the next one is ABORTED, too.
+  std::optional<int64_t> config_revision = std::nullopt;
+};
+
+// The arrays that the set has beside its parameters, as its groups' optimizers need them: with Adam EXP_AVG and
+// EXP_AVG_SQ, with amsgrad MAX_EXP_AVG_SQ, too; with Sgd MOMENTUM_BUFFER if there is momentum. Each of them has all
+// tensors, also those of groups that make no use of it.
+std::vector<v1::Slot> OptimizerSlots(const v1::ParameterSet& set);
+
+// The whole state of a set: everything that a checkpoint needs. An array that the set does not have (see
+// OptimizerSlots) is left empty; one that it has is needed.
 struct ConstState {
   // In [0, 2^53].
   int64_t step = 0;
+  // How many updates each tensor has had, where they are not `step` for all of them: ReadHeader.update_counts.
+  absl::Span<const int64_t> update_counts = {};
   ConstTensors parameters = {};
   ConstTensors exp_avg = {};
   ConstTensors exp_avg_sq = {};
+  ConstTensors max_exp_avg_sq = {};
+  ConstTensors momentum_buffer = {};
 };
 
-// Where to put it.
+// Where to put it. What is left empty is not read.
 struct MutableState {
   MutableTensors parameters = {};
   MutableTensors exp_avg = {};
   MutableTensors exp_avg_sq = {};
+  MutableTensors max_exp_avg_sq = {};
+  MutableTensors momentum_buffer = {};
 };
 
 // Thread-safe, and cheap to copy: copies share one connection. All functions block, and repeat failed attempts as
@@ -88,11 +114,35 @@ class Client {
   absl::StatusOr<std::vector<v1::Tensor>> ListTensors(absl::string_view set);
   // Deletes this very incarnation; if the set is another one by now: ABORTED.
   absl::Status DeleteParameterSet(absl::string_view name, uint64_t incarnation);
+
+  // Adds tensors to a set, behind those that it has, and groups for them, and returns the set as it is then: another
+  // incarnation, which open step streams do not move to. What is added is zero: WriteParameters with
+  // WriteOptions::tensors brings it. An attempt whose reply was lost may have added it: then the next one says that the
+  // names are taken.
+  absl::StatusOr<v1::ParameterSet> AddTensors(absl::string_view set, const std::vector<v1::TensorSpec>& tensors,
+                                              const std::vector<v1::ParameterGroup>& groups = {});
+  // Changes `fields` of a group, such as "learning_rate" or "adam.weight_decay"
+  // (UpdateParameterGroupRequest.update_mask), to what `group`, which names it, has there, and returns the set as it is
+  // then. Between two steps, and all at once.
+  absl::StatusOr<v1::ParameterSet> UpdateParameterGroup(absl::string_view set, const v1::ParameterGroup& group,
+                                                        const std::vector<std::string>& fields,
+                                                        const UpdateOptions& options = {});
+  // The same for what a set has beside its groups: "labels", "clipping", "non_finite_policy", "max_staleness".
+  // `values` names the set.
+  absl::StatusOr<v1::ParameterSet> UpdateParameterSet(const v1::ParameterSetSpec& values,
+                                                      const std::vector<std::string>& fields,
+                                                      const UpdateOptions& options = {});
+
+  // What happens to the set, as it happens; the first event is how it stands. Of one that is too slow events are
+  // dropped, and counted (`missed`). It ends with the set, by EventStream::Cancel, or with the server: it does not
+  // connect again by itself. It holds a call of its connection open.
+  absl::StatusOr<std::unique_ptr<EventStream>> Watch(absl::string_view set);
+
   // What became of the step that was sent with this request_id.
   absl::StatusOr<v1::GetStepResultResponse> GetStepResult(absl::string_view set, absl::string_view request_id);
   absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo();
 
-  // Replaces all parameters. Moments and step are kept, and are zero in a new set.
+  // Replaces all parameters, or those of `options.tensors`. Moments and step are kept, and are zero in a new set.
   absl::StatusOr<v1::WriteTensorsResponse> WriteParameters(absl::string_view set, ConstTensors parameters,
                                                            const WriteOptions& options = {});
   // Replaces everything: restores what ReadState returned, bit for bit.

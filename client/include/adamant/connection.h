@@ -4,6 +4,7 @@
 #define ADAMANT_CONNECTION_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,11 +25,16 @@ using MutableTensors = absl::Span<const absl::Span<float>>;
 struct StepCall {
   // `attempt` is the connection's to set, and `request_id` where it is empty.
   v1::StepHeader header;
+  // The spans of tensors that the step does not bring are empty.
   ConstTensors gradients;
+  // So are these here. With header.omit_parameters() there is none at all.
   MutableTensors parameters;
+  // How the gradient travels; it is rounded to that on the way.
+  v1::Dtype gradient_dtype = v1::DTYPE_FLOAT32;
 };
 
-// One write: every tensor of each slot that header.mode() writes.
+// One write: every tensor of each slot that header.mode() writes. The spans of tensors that it does not bring are
+// empty.
 struct WriteCall {
   struct Source {
     v1::Slot slot;
@@ -50,6 +56,18 @@ struct ReadCall {
   std::vector<Target> targets;
 };
 
+// What happens to one set (see Client::Watch). Next is for one thread at a time. Its destructor ends it.
+class EventStream {
+ public:
+  virtual ~EventStream() = default;
+
+  // Blocks until there is an event, and returns it. Nothing once the set has been deleted, which was the event before.
+  // CANCELLED after Cancel; another error when the server is lost: no event will follow any of these.
+  virtual absl::StatusOr<std::optional<v1::WatchParameterSetResponse>> Next() = 0;
+  // Ends the stream, and a Next that waits. From any thread.
+  virtual void Cancel() = 0;
+};
+
 // Thread-safe. Every function blocks until its call has succeeded, has failed for good, or has used up its retries;
 // then the error is that of the last attempt. Spans in arguments are no longer referred to once a function has
 // returned, whatever it returned.
@@ -66,16 +84,25 @@ class Connection {
   // OK also when an attempt after the first finds no such set: an earlier one has deleted it.
   virtual absl::StatusOr<v1::DeleteParameterSetResponse> DeleteParameterSet(
       const v1::DeleteParameterSetRequest& request) = 0;
+  virtual absl::StatusOr<v1::AddTensorsResponse> AddTensors(const v1::AddTensorsRequest& request) = 0;
+  virtual absl::StatusOr<v1::UpdateParameterGroupResponse> UpdateParameterGroup(
+      const v1::UpdateParameterGroupRequest& request) = 0;
+  virtual absl::StatusOr<v1::UpdateParameterSetResponse> UpdateParameterSet(
+      const v1::UpdateParameterSetRequest& request) = 0;
   virtual absl::StatusOr<v1::GetStepResultResponse> GetStepResult(const v1::GetStepResultRequest& request) = 0;
   virtual absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo(const v1::GetServerInfoRequest& request) = 0;
 
   // Applies one step, exactly once. On OK every element of `parameters` is of the step `parameters_step` of the result,
-  // whatever its outcome; on error they are indeterminate.
+  // whatever its outcome, and rounded as header.reply_dtype() says; on error they are indeterminate.
   virtual absl::StatusOr<v1::StepResult> Step(const StepCall& call) = 0;
   // On OK everything was written, once. What holds after an error is in service.proto (WriteTensors).
   virtual absl::StatusOr<v1::WriteTensorsResponse> Write(const WriteCall& call) = 0;
   // On OK every element is of the header's one step, or, with `not_modified`, untouched; on error indeterminate.
   virtual absl::StatusOr<v1::ReadHeader> Read(const ReadCall& call) = 0;
+
+  // On OK the watch has begun. What ends it later is not repeated: who asks for another learns from its first event
+  // where the set stands by then.
+  virtual absl::StatusOr<std::unique_ptr<EventStream>> Watch(const v1::WatchParameterSetRequest& request) = 0;
 };
 
 // The real one, to a server at `target`: host:port, unix:path, or any name that gRPC resolves. Connects when the first

@@ -8,7 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "adamant/v1/service.pb.h"
-#include "kernels/norm.h"
+#include "kernels/update.h"
 #include "server/core/backend/slot_arrays.h"
 #include "server/core/base/compute_pool.h"
 #include "server/core/memory/budget.h"
@@ -31,8 +31,8 @@ class Backend {
   // staged.
   virtual bool on_host() const = 0;
 
-  // Of the gradient, which is measured on the host as it arrives: see kernels/norm.h.
-  virtual kernels::MeasureFunction measure() const = 0;
+  // What the host does to gradients as they arrive and to parameters as they leave: measures, widens, narrows, folds.
+  virtual const kernels::KernelTable& host_kernels() const = 0;
 
   // What a specification calls it: `cpu` or `cuda:N`.
   virtual std::string name() const = 0;

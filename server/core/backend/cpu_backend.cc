@@ -24,9 +24,9 @@ struct HeldView {
 
 // The slots of a set, and who views them.
 struct Shelf {
-  // Blocks to write to: those of `lists`, which are the only references to them but for the views', and spares in place
-  // of those that a view holds.
-  SlotLists Writable(const SlotLists& lists) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  // `lists`, which are the only references to their blocks but for the views', with spares in place of those of
+  // `blocks` that a view holds.
+  SlotLists Writable(const SlotLists& lists, absl::Span<const int64_t> blocks) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   BlockRef TakeSpare(size_t slot, size_t block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
   Mutex mutex;
@@ -35,13 +35,16 @@ struct Shelf {
   std::vector<HeldView*> views ABSL_GUARDED_BY(mutex);
 };
 
-SlotLists Shelf::Writable(const SlotLists& lists) {
-  SlotLists writable(lists.size());
+SlotLists Shelf::Writable(const SlotLists& lists, absl::Span<const int64_t> blocks) {
+  // First, since a copy counts as a holder.
+  std::vector<std::vector<bool>> viewed(lists.size());
   for (size_t slot = 0; slot < lists.size(); ++slot) {
-    writable[slot].reserve(lists[slot].size());
-    for (size_t block = 0; block < lists[slot].size(); ++block) {
-      const bool viewed = !lists[slot][block].unique();
-      writable[slot].push_back(viewed ? TakeSpare(slot, block) : lists[slot][block]);
+    for (const int64_t block : blocks) viewed[slot].push_back(!lists[slot][block].unique());
+  }
+  SlotLists writable = lists;
+  for (size_t slot = 0; slot < lists.size(); ++slot) {
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      if (viewed[slot][i]) writable[slot][blocks[i]] = TakeSpare(slot, blocks[i]);
     }
   }
   return writable;
@@ -51,7 +54,8 @@ BlockRef Shelf::TakeSpare(size_t slot, size_t block) {
   // One is enough for all that view the block; the others', which are not needed any more, go back to the pool.
   BlockRef spare;
   for (HeldView* view : views) {
-    if (view->spares[slot].empty()) continue;
+    // One that began before the set grew has none for what is new.
+    if (block >= view->spares[slot].size()) continue;
     BlockRef taken = std::move(view->spares[slot][block]);
     if (!spare) spare = std::move(taken);
   }
@@ -64,7 +68,12 @@ class CpuArrays final : public SlotArrays {
  public:
   // `slots` are in the order of the layout's, and nobody else's.
   CpuArrays(CpuBackend* backend, ArraysLayout layout, SlotLists slots, ComputePool* compute)
-      : backend_(backend), layout_(std::move(layout)), compute_(compute), shelf_(std::make_shared<Shelf>()) {
+      : backend_(backend),
+        layout_(std::move(layout)),
+        slot_indices_(IndexSlots(layout_.slots)),
+        all_(std::make_unique<const TensorSelection>(layout_.schema)),
+        compute_(compute),
+        shelf_(std::make_shared<Shelf>()) {
     MutexLock lock(&shelf_->mutex);
     shelf_->slots = std::move(slots);
   }
@@ -77,6 +86,7 @@ class CpuArrays final : public SlotArrays {
   std::vector<BlockList> BeginLoad() override;
   void Load(const Snapshot& parameters, std::vector<BlockList> slots, Then<absl::Status> done) override;
   void AbandonLoad(std::vector<BlockList> slots) override;
+  void Grow(std::shared_ptr<const Schema> schema, std::vector<BlockList> tails, Then<absl::Status> done) override;
 
  private:
   // A step between its turn and its outcome.
@@ -90,13 +100,16 @@ class CpuArrays final : public SlotArrays {
   // Takes the slots.
   SlotLists Take() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shelf_->mutex);
   void PutBack(SlotLists slots);
-  void Begin(Pass* pass);
-  // Returns false, and leaves the block indeterminate, if this or another one failed.
-  bool Compute(const StepPlan& plan, Pass* pass, int64_t block) const;
+  void Begin(const StepPlan& plan, Pass* pass);
+  // Computes the block that is number `i` of those selected. Returns false, and leaves the block indeterminate, if this
+  // or another one failed.
+  bool Compute(const StepPlan& plan, Pass* pass, int64_t i) const;
   absl::Status End(Pass* pass);
 
   CpuBackend* const backend_;
-  const ArraysLayout layout_;
+  ArraysLayout layout_;  // its schema is of whoever has the turn
+  const SlotIndices slot_indices_;
+  std::unique_ptr<const TensorSelection> all_;  // of whoever has the turn
   ComputePool* const compute_;
   const std::shared_ptr<Shelf> shelf_;  // views may outlive the arrays
 };
@@ -114,48 +127,51 @@ void CpuArrays::PutBack(SlotLists slots) {
 
 void CpuArrays::Apply(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
                       Then<absl::Status> done) {
-  const auto blocks = static_cast<int64_t>(plan.after->blocks().size());
-  if (IsSmall(*layout_.schema)) {
+  const TensorSelection& selection = plan.work->selection();
+  const absl::Span<const int64_t> blocks = selection.blocks();
+  if (IsSmall(selection.block_elements())) {
     Pass pass;
-    Begin(&pass);
-    for (int64_t block = 0; block < blocks; ++block) {
-      if (Compute(plan, &pass, block)) computed(block);
+    Begin(plan, &pass);
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      if (Compute(plan, &pass, static_cast<int64_t>(i))) computed(blocks[i]);
     }
     done(End(&pass));
     return;
   }
   auto pass = std::make_shared<Pass>();
-  Begin(pass.get());
+  Begin(plan, pass.get());
   compute_->Run(
-      blocks,
-      [this, &plan, pass, computed = std::move(computed)](int64_t block) {
-        if (Compute(plan, pass.get(), block)) computed(block);
+      static_cast<int64_t>(blocks.size()),
+      [this, &plan, pass, blocks, computed = std::move(computed)](int64_t i) {
+        if (Compute(plan, pass.get(), i)) computed(blocks[i]);
       },
       [this, pass, done = std::move(done)]() mutable { done(End(pass.get())); });
 }
 
-void CpuArrays::Begin(Pass* pass) {
+void CpuArrays::Begin(const StepPlan& plan, Pass* pass) {
   MutexLock lock(&shelf_->mutex);
   SlotLists slots = Take();
   if (shelf_->views.empty()) {
     pass->out = std::move(slots);
   } else {
-    pass->out = shelf_->Writable(slots);
+    pass->out = shelf_->Writable(slots, plan.work->selection().blocks());
     pass->in = std::move(slots);
   }
 }
 
-bool CpuArrays::Compute(const StepPlan& plan, Pass* pass, int64_t block) const {
+bool CpuArrays::Compute(const StepPlan& plan, Pass* pass, int64_t i) const {
   if (pass->failed.load(std::memory_order_relaxed)) return false;
+  const int64_t block = plan.work->selection().blocks()[i];
   const SlotLists& in = pass->in.empty() ? pass->out : pass->in;
-  std::array<SlotBlock, kernels::kMaxSlots> slots;
+  std::array<SlotBlock, std::size(kSlots)> slots;
   for (size_t slot = 0; slot < in.size(); ++slot) slots[slot] = {in[slot][block], pass->out[slot][block]};
   const BlockUpdate update = {.index = block,
-                              .ranges = (*layout_.ranges)[block],
-                              .scalars = plan.scalars,
+                              .ranges = plan.work->ranges(i),
+                              .recipes = plan.recipes,
                               .gradient = plan.after->blocks()[block],
                               .parameters = plan.before->blocks()[block],
-                              .slots = absl::MakeConstSpan(slots.data(), in.size())};
+                              .slots = absl::MakeConstSpan(slots.data(), in.size()),
+                              .slot_indices = &slot_indices_};
   if (backend_->Update(update).ok()) return true;
   pass->failed.store(true, std::memory_order_relaxed);
   return false;
@@ -203,11 +219,29 @@ std::vector<BlockList> CpuArrays::BeginLoad() {
   SlotLists before;  // goes back to the pool without the lock
   MutexLock lock(&shelf_->mutex);
   before = Take();
-  return shelf_->Writable(before);
+  return shelf_->Writable(before, all_->blocks());
 }
 
 void CpuArrays::Load(const Snapshot& /*parameters*/, std::vector<BlockList> slots, Then<absl::Status> done) {
   if (!slots.empty()) PutBack(std::move(slots));
+  done(absl::OkStatus());
+}
+
+void CpuArrays::Grow(std::shared_ptr<const Schema> schema, std::vector<BlockList> tails, Then<absl::Status> done) {
+  {
+    MutexLock lock(&shelf_->mutex);
+    for (size_t slot = 0; slot < tails.size(); ++slot) {
+      BlockList& blocks = (*shelf_->slots)[slot];
+      const size_t whole = layout_.schema->flat_size() / kBlockElements;
+      // Those who view a short last block keep it, and what they have brought in its place is too short from here on.
+      for (HeldView* const view : shelf_->views) {
+        if (!tails[slot].empty() && whole < view->spares[slot].size()) view->spares[slot][whole] = BlockRef();
+      }
+      AppendTail(std::move(tails[slot]), &blocks);
+    }
+  }
+  layout_.schema = schema;
+  all_ = std::make_unique<const TensorSelection>(std::move(schema));
   done(absl::OkStatus());
 }
 
@@ -235,18 +269,31 @@ v1::Device CpuBackend::Describe() const {
 }
 
 absl::Status CpuBackend::Update(const BlockUpdate& update) {
-  for (const GroupRange& range : update.ranges) {
-    kernels::UpdateSpan span = {.size = range.end - range.begin,
-                                .g = update.gradient.data() + range.begin,
-                                .p_in = update.parameters.data() + range.begin,
-                                .p_out = update.gradient.mutable_data() + range.begin,
-                                .slots = {}};
-    // A set's slots are in the order of its optimizer's.
-    for (size_t slot = 0; slot < update.slots.size(); ++slot) {
-      span.slots[slot] = {update.slots[slot].in.data() + range.begin,
-                          update.slots[slot].out.mutable_data() + range.begin};
+  for (const WorkRange& range : update.ranges) {
+    const int64_t size = range.end - range.begin;
+    uint32_t written = 0;  // slots, by bit
+    if (range.cohort == WorkRange::kKept) {
+      std::copy_n(update.parameters.data() + range.begin, size, update.gradient.mutable_data() + range.begin);
+    } else {
+      const kernels::Recipe& recipe = update.recipes[range.cohort];
+      kernels::UpdateSpan span = {.size = size,
+                                  .g = update.gradient.data() + range.begin,
+                                  .p_in = update.parameters.data() + range.begin,
+                                  .p_out = update.gradient.mutable_data() + range.begin,
+                                  .slots = {}};
+      for (int k = 0; k < kernels::kSlotCounts[recipe.update]; ++k) {
+        const int index = (*update.slot_indices)[recipe.update][k];
+        const SlotBlock& slot = update.slots[index];
+        span.slots[k] = {slot.in.data() + range.begin, slot.out.mutable_data() + range.begin};
+        written |= uint32_t{1} << index;
+      }
+      kernels_.update[recipe.update](recipe.scalars, span);
     }
-    kernels_.update[kernels::kAdam](update.scalars[range.group], span);
+    for (size_t slot = 0; slot < update.slots.size(); ++slot) {
+      const auto& [in, out] = update.slots[slot];
+      if ((written >> slot & 1) != 0 || in.data() == out.data()) continue;
+      std::copy_n(in.data() + range.begin, size, out.mutable_data() + range.begin);
+    }
   }
   return absl::OkStatus();
 }

@@ -8,9 +8,10 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "kernels/adam_scalars.h"
 #include "kernels/dispatch.h"
+#include "kernels/update.h"
 #include "server/core/backend/backend.h"
+#include "server/core/spec/slots.h"
 
 namespace adamant::core {
 
@@ -21,14 +22,15 @@ struct SlotBlock {
   BlockRef out;
 };
 
-// One block's share of a step. Elements of the block that `ranges` leaves out are unspecified in the outputs.
+// One block's share of a step.
 struct BlockUpdate {
   int64_t index;  // the block's, within the set
-  absl::Span<const GroupRange> ranges;
-  absl::Span<const kernels::AdamScalars> scalars;  // by group
-  BlockRef gradient;                               // becomes the new parameters
+  absl::Span<const WorkRange> ranges;
+  absl::Span<const kernels::Recipe> recipes;  // by cohort
+  BlockRef gradient;                          // becomes the new parameters
   BlockRef parameters;
   absl::Span<const SlotBlock> slots;  // in the order of the set's ArraysLayout
+  const SlotIndices* slot_indices;    // of the same
 };
 
 // Its arrays are made of the host's blocks, and their steps run on the host's compute threads; those of small sets on
@@ -41,14 +43,15 @@ class CpuBackend : public Backend {
   absl::StatusOr<std::unique_ptr<SlotArrays>> NewArrays(ArraysLayout layout, Lender* lender,
                                                         ComputePool* compute) final;
   bool on_host() const final { return true; }
-  kernels::MeasureFunction measure() const final { return kernels_.measure; }
+  const kernels::KernelTable& host_kernels() const final { return kernels_; }
   std::string name() const final { return "cpu"; }
   v1::Device Describe() const override;
   absl::Status CheckWorking() const final { return absl::OkStatus(); }
   const Budget* budget() const final { return nullptr; }
 
-  // Applies `update`: the new parameters are written over the gradient. Never fails; tests have it fail. After an error
-  // the outputs are indeterminate.
+  // Applies `update`: the new parameters are written over the gradient, and what keeps its value is written there too,
+  // and to slots whose output is another block. Never fails; tests have it fail. After an error the outputs are
+  // indeterminate.
   virtual absl::Status Update(const BlockUpdate& update);
 
  private:

@@ -14,6 +14,7 @@
 #include "server/core/base/compute_pool.h"
 #include "server/core/base/mutex.h"
 #include "server/core/memory/budget.h"
+#include "server/core/spec/slots.h"
 
 namespace adamant::core {
 namespace {
@@ -25,42 +26,73 @@ constexpr int64_t kItemBytes = kItemBlocks * kBlockElements * static_cast<int64_
 int64_t ItemsFor(int64_t blocks) { return (blocks + kItemBlocks - 1) / kItemBlocks; }
 
 // Calls `visit(element, address, count)` for each run of elements that consecutive blocks of `list`, of [first, end),
-// hold without a gap between them: CUDA refuses to copy what is registered in part, or in two pieces. `element` counts
-// in the flat space.
+// hold without a gap between them, blocks that are null left out: CUDA refuses to copy what is registered in part, or
+// in two pieces. `element` counts in the flat space.
 template <typename Visit>
 cudaError_t ForEachStretch(const BlockList& list, int64_t first, int64_t end, Visit visit) {
   for (int64_t block = first; block < end;) {
+    if (!list[block]) {
+      ++block;
+      continue;
+    }
     const float* const address = list[block].data();
     int64_t count = list[block].size();
     int64_t next = block + 1;
-    for (; next < end && list[next].Continues(list[next - 1]); ++next) count += list[next].size();
+    for (; next < end && list[next] && list[next].Continues(list[next - 1]); ++next) count += list[next].size();
     if (const cudaError_t error = visit(block * kBlockElements, address, count); error != cudaSuccess) return error;
     block = next;
   }
   return cudaSuccess;
 }
 
-// Of the elements [0, flat_size) as the blocks' ranges say, cut for the device's blocks of threads; and where those of
-// each block, and of one behind the last, begin.
-struct PieceTable {
+// Work as the device takes it: cut for its blocks of threads, and divided among its own threads.
+struct Pieces {
+  // Blocks [first, end), some of which are selected; their pieces [first_piece, end_piece), whose cohorts are in
+  // [first_cohort, end_cohort).
+  struct Item {
+    int64_t first;
+    int64_t end;
+    int64_t first_piece;
+    int64_t end_piece;
+    int first_cohort;
+    int end_cohort;
+  };
+
+  explicit Pieces(const StepWork& work);
+
+  // How many there are at most for a set of this schema.
+  static int64_t Most(const Schema& schema) {
+    const int64_t blocks = (schema.flat_size() + kBlockElements - 1) / kBlockElements;
+    return schema.flat_size() / kernels::kCudaPieceElements + 2 * blocks +
+           absl::c_count_if(schema.tensors(), [](const Schema::Tensor& tensor) { return tensor.size() > 0; });
+  }
+
   std::vector<kernels::CudaPiece> pieces;
-  std::vector<int64_t> first;
+  std::vector<Item> items;
 };
 
-PieceTable Cut(const GroupRanges& ranges) {
-  PieceTable table;
-  for (size_t block = 0; block < ranges.size(); ++block) {
-    table.first.push_back(static_cast<int64_t>(table.pieces.size()));
-    for (const GroupRange& range : ranges[block]) {
-      for (int64_t begin = range.begin; begin < range.end; begin += kernels::kCudaPieceElements) {
-        const int64_t size = std::min<int64_t>(kernels::kCudaPieceElements, range.end - begin);
-        table.pieces.push_back({static_cast<int64_t>(block) * kBlockElements + begin, static_cast<int32_t>(size),
-                                static_cast<int32_t>(range.group)});
+Pieces::Pieces(const StepWork& work) {
+  const absl::Span<const int64_t> blocks = work.selection().blocks();
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const int64_t first = blocks[i] / kItemBlocks * kItemBlocks;
+    const auto begin = static_cast<int64_t>(pieces.size());
+    if (items.empty() || items.back().first != first) {
+      items.push_back({first, first + kItemBlocks, begin, begin, static_cast<int>(work.cohorts().size()), 0});
+    }
+    Item& item = items.back();
+    item.end =
+        std::min(first + kItemBlocks, (work.selection().schema().flat_size() + kBlockElements - 1) / kBlockElements);
+    for (const WorkRange& range : work.ranges(i)) {
+      if (range.cohort == WorkRange::kKept) continue;
+      item.first_cohort = std::min(item.first_cohort, range.cohort);
+      item.end_cohort = std::max(item.end_cohort, range.cohort + 1);
+      for (int32_t piece = range.begin; piece < range.end; piece += kernels::kCudaPieceElements) {
+        const int32_t size = std::min(kernels::kCudaPieceElements, range.end - piece);
+        pieces.push_back({blocks[i] * kBlockElements + piece, size, range.cohort});
       }
     }
+    item.end_piece = static_cast<int64_t>(pieces.size());
   }
-  table.first.push_back(static_cast<int64_t>(table.pieces.size()));
-  return table;
 }
 
 // One device. Thread-safe.
@@ -78,15 +110,19 @@ class CudaBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<SlotArrays>> NewArrays(ArraysLayout layout, Lender* lender,
                                                         ComputePool* compute) override;
   bool on_host() const override { return false; }
-  kernels::MeasureFunction measure() const override { return measure_; }
+  const kernels::KernelTable& host_kernels() const override { return *host_kernels_; }
   std::string name() const override { return name_; }
   v1::Device Describe() const override;
   absl::Status CheckWorking() const override;
   const Budget* budget() const override { return budget_.get(); }
 
-  // Reserves, and has the device hand out, memory. Errors: RESOURCE_EXHAUSTED; DEVICE_LOST.
-  absl::StatusOr<Grant> Reserve(int64_t bytes) { return budget_->TryReserve(bytes); }
-  absl::StatusOr<void*> Allocate(int64_t bytes);
+  // Memory of the device's, all zero: for the parameters and each slot of a set of this layout, and for its pieces; and
+  // what pays for it. Errors: RESOURCE_EXHAUSTED; DEVICE_LOST, DEVICE_FAILED. Then nothing is held.
+  struct Memory {
+    Grant grant;
+    std::vector<void*> arrays;
+  };
+  absl::StatusOr<Memory> Allocate(const ArraysLayout& layout);
   // Gives memory back later, and then what paid for it: whoever lets go does not wait for the device.
   void FreeLater(std::vector<void*> memory, Grant grant);
 
@@ -106,16 +142,17 @@ class CudaBackend final : public Backend {
       : ordinal_(ordinal),
         name_(absl::StrCat("cuda:", ordinal)),
         properties_(properties),
-        measure_(options.measure),
+        host_kernels_(options.host_kernels),
         warn_(options.warn) {}
 
+  absl::StatusOr<void*> Allocate(int64_t bytes);
   Lane TakeLane();
   void PutBack(Lane lane);
 
   const int ordinal_;
   const std::string name_;
   const cudaDeviceProp properties_;
-  const kernels::MeasureFunction measure_;
+  const kernels::KernelTable* const host_kernels_;
   const std::function<void(absl::string_view line)> warn_;
 
   std::atomic<bool> lost_ = false;
@@ -130,14 +167,12 @@ class CudaBackend final : public Backend {
 // The slots of one set, and its parameters, as arrays of the device's.
 class CudaArrays final : public SlotArrays {
  public:
-  // `memory` has the parameters, each slot, and the table of pieces, of which `first_pieces` says where each block's
-  // begin.
-  CudaArrays(CudaBackend* backend, ArraysLayout layout, std::vector<void*> memory, std::vector<int64_t> first_pieces,
-             Grant grant)
+  // `memory` has the parameters, each slot, and room for Pieces::Most pieces.
+  CudaArrays(CudaBackend* backend, ArraysLayout layout, std::vector<void*> memory, Grant grant)
       : backend_(backend),
         layout_(std::move(layout)),
+        slot_indices_(IndexSlots(layout_.slots)),
         memory_(std::move(memory)),
-        first_pieces_(std::move(first_pieces)),
         grant_(std::move(grant)) {}
   ~CudaArrays() override { backend_->FreeLater(std::move(memory_), std::move(grant_)); }
 
@@ -150,21 +185,32 @@ class CudaArrays final : public SlotArrays {
   void Copy(v1::Slot, int64_t, int64_t, float*) override {}
   std::vector<BlockList> BeginLoad() override { return {}; }
   void AbandonLoad(std::vector<BlockList>) override {}
+  void Grow(std::shared_ptr<const Schema> schema, std::vector<BlockList> tails, Then<absl::Status> done) override;
 
  private:
-  int64_t blocks() const { return static_cast<int64_t>(layout_.ranges->size()); }
+  int64_t blocks() const { return (layout_.schema->flat_size() + kBlockElements - 1) / kBlockElements; }
   float* parameters() const { return static_cast<float*>(memory_[0]); }
   float* slot(size_t i) const { return static_cast<float*>(memory_[1 + i]); }
-  const kernels::CudaPiece* pieces() const { return static_cast<const kernels::CudaPiece*>(memory_.back()); }
+  kernels::CudaPiece* pieces() const { return static_cast<kernels::CudaPiece*>(memory_.back()); }
 
-  // One item's way: up, through the kernel, and down over the gradient.
-  cudaError_t Update(const CudaBackend::Lane& lane, const StepPlan& plan, int64_t first, int64_t end) const;
+  // Has the device know the pieces of `work`, and calls `next` on one of its threads.
+  void Prepare(std::shared_ptr<const StepWork> work, Then<absl::Status> next);
+  // What Apply does once it does.
+  void ApplyPrepared(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
+                     Then<absl::Status> done);
+  // One item's way: up, through the kernel, and down over the gradient, whose blocks are those selected.
+  cudaError_t Update(const CudaBackend::Lane& lane, const StepPlan& plan, const BlockList& gradient,
+                     const Pieces::Item& item) const;
 
   CudaBackend* const backend_;
-  const ArraysLayout layout_;
+  ArraysLayout layout_;
+  const SlotIndices slot_indices_;
   std::vector<void*> memory_;
-  const std::vector<int64_t> first_pieces_;
   Grant grant_;
+
+  // Of whoever has the turn: the work whose pieces the device has, and they.
+  std::shared_ptr<const StepWork> work_;
+  std::unique_ptr<const Pieces> prepared_;
 };
 
 cudaError_t CopyUp(const BlockList& from, int64_t first, int64_t end, float* to, int64_t origin, cudaStream_t stream) {
@@ -325,17 +371,15 @@ void CudaBackend::Run(int64_t count, Work work, Then<absl::Status> done) {
   }
 }
 
-absl::StatusOr<std::unique_ptr<SlotArrays>> CudaBackend::NewArrays(ArraysLayout layout, Lender* /*lender*/,
-                                                                   ComputePool* /*compute*/) {
+absl::StatusOr<CudaBackend::Memory> CudaBackend::Allocate(const ArraysLayout& layout) {
   if (absl::Status working = CheckWorking(); !working.ok()) return working;
-  PieceTable table = Cut(*layout.ranges);
   const int64_t array_bytes = layout.schema->flat_size() * static_cast<int64_t>(sizeof(float));
-  const int64_t table_bytes = static_cast<int64_t>(table.pieces.size() * sizeof(kernels::CudaPiece));
+  const int64_t table_bytes = Pieces::Most(*layout.schema) * static_cast<int64_t>(sizeof(kernels::CudaPiece));
   const size_t arrays = 1 + layout.slots.size();
-  absl::StatusOr<Grant> grant = Reserve(array_bytes * static_cast<int64_t>(arrays) + table_bytes);
+  absl::StatusOr<Grant> grant = budget_->TryReserve(array_bytes * static_cast<int64_t>(arrays) + table_bytes);
   if (!grant.ok()) return grant.status();
 
-  std::vector<void*> memory;
+  Memory memory = {*std::move(grant), {}};
   absl::Status status;
   for (size_t i = 0; i < arrays + 1 && status.ok(); ++i) {
     const int64_t bytes = i < arrays ? array_bytes : table_bytes;
@@ -343,59 +387,143 @@ absl::StatusOr<std::unique_ptr<SlotArrays>> CudaBackend::NewArrays(ArraysLayout 
     absl::StatusOr<void*> one = Allocate(std::max<int64_t>(bytes, 1));
     status = one.status();
     if (!one.ok()) break;
-    memory.push_back(*one);
+    memory.arrays.push_back(*one);
     // The default stream is nobody's else, and waited for below.
-    const cudaError_t error = i < arrays
-                                  ? cudaMemsetAsync(*one, 0, bytes, nullptr)
-                                  : cudaMemcpyAsync(*one, table.pieces.data(), bytes, cudaMemcpyHostToDevice, nullptr);
-    status = Check(error);
+    status = Check(cudaMemsetAsync(*one, 0, bytes, nullptr));
   }
   const absl::Status waited = Check(cudaStreamSynchronize(nullptr));
   if (status.ok()) status = waited;
   if (!status.ok()) {
-    for (void* const one : memory) {
+    for (void* const one : memory.arrays) {
       if (!lost_) Check(cudaFree(one)).IgnoreError();
     }
     return status;
   }
-  return std::make_unique<CudaArrays>(this, std::move(layout), std::move(memory), std::move(table.first),
-                                      *std::move(grant));
+  return memory;
 }
 
-cudaError_t CudaArrays::Update(const CudaBackend::Lane& lane, const StepPlan& plan, int64_t first, int64_t end) const {
-  const int64_t origin = first * kBlockElements;
-  const BlockList& gradient = plan.after->blocks();
-  cudaError_t error = CopyUp(gradient, first, end, lane.buffer, origin, lane.stream);
+absl::StatusOr<std::unique_ptr<SlotArrays>> CudaBackend::NewArrays(ArraysLayout layout, Lender* /*lender*/,
+                                                                   ComputePool* /*compute*/) {
+  absl::StatusOr<Memory> memory = Allocate(layout);
+  if (!memory.ok()) return memory.status();
+  return std::make_unique<CudaArrays>(this, std::move(layout), std::move(memory->arrays), std::move(memory->grant));
+}
+
+void CudaArrays::Grow(std::shared_ptr<const Schema> schema, std::vector<BlockList> /*tails*/, Then<absl::Status> done) {
+  struct Growth {
+    ArraysLayout layout;
+    CudaBackend::Memory memory;
+  };
+  auto growth = std::make_shared<Growth>();
+  growth->layout = {std::move(schema), layout_.slots};
+  absl::StatusOr<CudaBackend::Memory> memory = backend_->Allocate(growth->layout);
+  if (!memory.ok()) {
+    done(memory.status());
+    return;
+  }
+  growth->memory = *std::move(memory);
+  const int64_t bytes = layout_.schema->flat_size() * static_cast<int64_t>(sizeof(float));
+  backend_->Run(
+      1,
+      [this, growth, bytes](const CudaBackend::Lane& lane, int64_t /*item*/) {
+        cudaError_t error = cudaSuccess;
+        for (size_t i = 0; i < 1 + layout_.slots.size() && error == cudaSuccess && bytes > 0; ++i) {
+          error = cudaMemcpyAsync(growth->memory.arrays[i], memory_[i], bytes, cudaMemcpyDeviceToDevice, lane.stream);
+        }
+        return error;
+      },
+      [this, growth, done = std::move(done)](absl::Status status) mutable {
+        if (status.ok()) {
+          std::swap(memory_, growth->memory.arrays);
+          std::swap(grant_, growth->memory.grant);
+          layout_ = std::move(growth->layout);
+          work_ = nullptr;
+        }
+        // What was there before, or what came to nothing.
+        backend_->FreeLater(std::move(growth->memory.arrays), std::move(growth->memory.grant));
+        done(std::move(status));
+      });
+}
+
+cudaError_t CudaArrays::Update(const CudaBackend::Lane& lane, const StepPlan& plan, const BlockList& gradient,
+                               const Pieces::Item& item) const {
+  const int64_t origin = item.first * kBlockElements;
+  cudaError_t error = CopyUp(gradient, item.first, item.end, lane.buffer, origin, lane.stream);
   if (error != cudaSuccess) return error;
-  kernels::CudaSpan span = {.arrays = {.size = 0,
-                                       .g = lane.buffer,
-                                       .p_in = parameters() + origin,
-                                       .p_out = parameters() + origin,
-                                       .slots = {}},
-                            .origin = origin,
-                            .pieces = pieces() + first_pieces_[first],
-                            .piece_count = first_pieces_[end] - first_pieces_[first]};
-  for (size_t i = 0; i < layout_.slots.size(); ++i) span.arrays.slots[i] = {slot(i) + origin, slot(i) + origin};
-  error = kernels::EnqueueUpdate(kernels::kAdam, plan.scalars.data(), static_cast<int>(plan.scalars.size()), span,
-                                 lane.stream);
+  const kernels::CudaSpan span = {.arrays = {.size = 0,
+                                             .g = lane.buffer,
+                                             .p_in = parameters() + origin,
+                                             .p_out = parameters() + origin,
+                                             .slots = {}},
+                                  .origin = origin,
+                                  .pieces = pieces() + item.first_piece,
+                                  .piece_count = item.end_piece - item.first_piece};
+  kernels::SlotSpan slots[kernels::kUpdates][kernels::kMaxSlots] = {};
+  for (int update = 0; update < kernels::kUpdates; ++update) {
+    for (int k = 0; k < kernels::kSlotCounts[update]; ++k) {
+      const auto index = static_cast<size_t>(slot_indices_[update][k]);
+      if (index < layout_.slots.size()) slots[update][k] = {slot(index) + origin, slot(index) + origin};
+    }
+  }
+  error = kernels::EnqueueUpdates(plan.recipes.data(), item.first_cohort, item.end_cohort, span, slots, lane.stream);
   if (error != cudaSuccess) return error;
-  return CopyDown(parameters(), gradient, first, end, lane.stream);
+  return CopyDown(parameters(), gradient, item.first, item.end, lane.stream);
+}
+
+void CudaArrays::Prepare(std::shared_ptr<const StepWork> work, Then<absl::Status> next) {
+  auto pieces = std::make_shared<std::unique_ptr<const Pieces>>(std::make_unique<const Pieces>(*work));
+  const Pieces& prepared = **pieces;
+  backend_->Run(
+      1,
+      [this, &prepared](const CudaBackend::Lane& lane, int64_t /*item*/) {
+        return cudaMemcpyAsync(this->pieces(), prepared.pieces.data(),
+                               prepared.pieces.size() * sizeof(kernels::CudaPiece), cudaMemcpyHostToDevice,
+                               lane.stream);
+      },
+      [this, work = std::move(work), pieces = std::move(pieces), next = std::move(next)](absl::Status status) mutable {
+        work_ = status.ok() ? std::move(work) : nullptr;
+        prepared_ = std::move(*pieces);
+        next(std::move(status));
+      });
 }
 
 void CudaArrays::Apply(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
                        Then<absl::Status> done) {
+  if (work_ == plan.work) {
+    ApplyPrepared(plan, std::move(computed), std::move(done));
+    return;
+  }
+  Prepare(plan.work,
+          [this, &plan, computed = std::move(computed), done = std::move(done)](absl::Status status) mutable {
+            if (status.ok()) {
+              ApplyPrepared(plan, std::move(computed), std::move(done));
+            } else {
+              done(std::move(status));
+            }
+          });
+}
+
+void CudaArrays::ApplyPrepared(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
+                               Then<absl::Status> done) {
   auto progress = std::make_shared<absl::AnyInvocable<void(int64_t block) const>>(std::move(computed));
+  std::shared_ptr<const Snapshot> selected = plan.work->selection().Restrict(plan.after);
+  const BlockList& gradient = selected->blocks();
   backend_->Run(
-      ItemsFor(blocks()),
-      [this, &plan, progress](const CudaBackend::Lane& lane, int64_t item) {
-        const int64_t first = item * kItemBlocks;
-        const int64_t end = std::min(first + kItemBlocks, blocks());
-        cudaError_t error = Update(lane, plan, first, end);
+      static_cast<int64_t>(prepared_->items.size()),
+      [this, &plan, &gradient, progress](const CudaBackend::Lane& lane, int64_t index) {
+        const Pieces::Item& item = prepared_->items[index];
+        cudaError_t error = Update(lane, plan, gradient, item);
         if (error == cudaSuccess) error = cudaStreamSynchronize(lane.stream);
-        for (int64_t block = first; block < end && error == cudaSuccess; ++block) (*progress)(block);
+        for (int64_t block = item.first; block < item.end && error == cudaSuccess; ++block) {
+          if (gradient[block]) (*progress)(block);
+        }
         return error;
       },
-      std::move(done));
+      [selected = std::move(selected), done = std::move(done)](absl::Status status) mutable {
+        // Before the next turn, or it would find its blocks held.
+        selected.reset();
+        done(std::move(status));
+      });
 }
 
 void CudaArrays::View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,

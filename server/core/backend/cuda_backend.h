@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "kernels/norm.h"
+#include "kernels/update.h"
 #include "server/core/backend/backend.h"
 #include "server/core/base/clock.h"
 #include "server/core/memory/block.h"
@@ -17,7 +17,7 @@ namespace adamant::core {
 
 struct CudaOptions {
   Clock* clock;
-  kernels::MeasureFunction measure;  // of gradients, which are measured on the host
+  const kernels::KernelTable* host_kernels;  // what the host does to gradients before they go to the device
   // What sets may take of each device's memory; 0: 15/16 of what is free when the device is opened.
   int64_t device_bytes = 0;
   // Threads that drive each device: one copies up while another one computes and a third copies down.

@@ -10,7 +10,8 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "adamant/v1/parameter_set.pb.h"
-#include "kernels/adam_scalars.h"
+#include "kernels/update.h"
+#include "server/core/backend/step_work.h"
 #include "server/core/base/then.h"
 #include "server/core/memory/block.h"
 #include "server/core/memory/snapshot.h"
@@ -23,23 +24,12 @@ namespace adamant::core {
 // some 130 us, and 64 Ki 32).
 inline constexpr int64_t kSmallStepBytes = int64_t{1} << 20;
 
-inline bool IsSmall(const Schema& schema) {
-  return schema.flat_size() * static_cast<int64_t>(sizeof(float)) <= kSmallStepBytes;
-}
+// Whether that holds for arrays, or parts of them, of so many elements.
+inline bool IsSmall(int64_t elements) { return elements * static_cast<int64_t>(sizeof(float)) <= kSmallStepBytes; }
 
-// Elements [begin, end) of a block, which are of one group.
-struct GroupRange {
-  int64_t begin;
-  int64_t end;
-  int group;
-};
-// Of every block of a set.
-using GroupRanges = std::vector<std::vector<GroupRange>>;
-
-// What a set's arrays are made for: constant over a set's life.
+// What a set's arrays are made for.
 struct ArraysLayout {
   std::shared_ptr<const Schema> schema;
-  std::shared_ptr<const GroupRanges> ranges;
   // The slots that the set's optimizers have, in the order of kSlots. The parameters are not among them: they are
   // Snapshots, in host memory on every device.
   std::vector<v1::Slot> slots;
@@ -47,9 +37,11 @@ struct ArraysLayout {
 
 // What a step does, once it is decided.
 struct StepPlan {
-  std::vector<kernels::AdamScalars> scalars;  // by group
-  std::shared_ptr<const Snapshot> before;     // null outside of a commit
-  // The gradient, and block by block the new parameters, which are written over it.
+  std::shared_ptr<const StepWork> work;
+  std::vector<kernels::Recipe> recipes;    // by cohort
+  std::shared_ptr<const Snapshot> before;  // null outside of a commit
+  // In the blocks that `work` selects the gradient, and block by block the new parameters, which are written over it.
+  // The others are those of `before`.
   std::shared_ptr<const Snapshot> after;
 };
 
@@ -64,9 +56,9 @@ class SlotArrays {
   virtual ~SlotArrays() = default;
 
   // [turn] Applies `plan`, which lives until `done`: computes `plan.after` and changes the slots. Calls `computed` for
-  // each block as soon as its new parameters are there, from several threads and in any order. From the first byte that
-  // changes until `done` nothing is allocated, but by `computed`. After an error the slots and `plan.after` are
-  // indeterminate.
+  // each block that is selected as soon as its new parameters are there, from several threads and in any order. From
+  // the first byte that changes until `done` nothing is allocated, but by `computed`. After an error the slots and
+  // `plan.after` are indeterminate.
   virtual void Apply(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
                      Then<absl::Status> done) = 0;
 
@@ -84,6 +76,11 @@ class SlotArrays {
   // `slots`: a block list for each slot, in the order of the layout's. On the host they are those that BeginLoad handed
   // out, and this gives them back in any case. After an error the slots are indeterminate.
   virtual void Load(const Snapshot& parameters, std::vector<BlockList> slots, Then<absl::Status> done) = 0;
+
+  // [turn] The arrays are of `schema` from here on, which begins with the tensors that there were: what comes behind
+  // them is zero. On the host `tails` has for each slot zeroed blocks in place of the last one, if that was short, and
+  // for all behind it. After an error nothing has changed.
+  virtual void Grow(std::shared_ptr<const Schema> schema, std::vector<BlockList> tails, Then<absl::Status> done) = 0;
 
   // These are for backends that are on_host().
   // [turn] Hands out the blocks that a direct write fills: all slots', whose contents are lost with that. Until Load or

@@ -407,6 +407,14 @@ void ForEachRun(int64_t begin, int64_t end, absl::FunctionRef<void(int64_t block
   }
 }
 
+void AppendTail(BlockList tail, BlockList* list) {
+  if (!tail.empty() && !list->empty() && list->back().size() < kBlockElements) {
+    std::copy_n(list->back().data(), list->back().size(), tail.front().mutable_data());
+    list->pop_back();
+  }
+  std::move(tail.begin(), tail.end(), std::back_inserter(*list));
+}
+
 void CopyRuns(const BlockList& blocks, int64_t begin, int64_t end, float* to) {
   ForEachRun(begin, end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
     to = std::copy(blocks[block].data() + run_begin, blocks[block].data() + run_end, to);

@@ -210,6 +210,10 @@ class BlockPool {
 // Calls `visit(block, begin, end)` for each block's share of the flat range [begin, end), as ranges within the block.
 void ForEachRun(int64_t begin, int64_t end, absl::FunctionRef<void(int64_t block, int64_t begin, int64_t end)> visit);
 
+// Puts `tail`, zeroed blocks, behind those of `list`: the first one in place of the last of the list, whose elements it
+// takes over, if that is short.
+void AppendTail(BlockList tail, BlockList* list);
+
 // Copies the elements [begin, end) of the flat space that `blocks` hold to `to`.
 void CopyRuns(const BlockList& blocks, int64_t begin, int64_t end, float* to);
 

@@ -49,6 +49,7 @@ class Lifecycle {
     return status;
   }
   absl::Status CheckIncarnation(uint64_t demanded, absl::string_view field) const;
+  absl::Status CheckFingerprint(uint64_t demanded, absl::string_view field) const;
 
   // An error that says where the set stands, and which field of the request it is about, if one.
   absl::Status MakeError(absl::StatusCode code, v1::ErrorReason reason, absl::string_view message,
@@ -64,11 +65,14 @@ class Lifecycle {
   void BeginRewrite(bool full);
   // A write was committed, with the slots of `step` if it was full: it is READY, as another incarnation.
   void Rewrite(uint64_t incarnation, std::optional<int64_t> step);
+  // Tensors were added: the set is of another schema, and so another incarnation.
+  void Grow(uint64_t incarnation, uint64_t fingerprint) {
+    incarnation_ = incarnation;
+    fingerprint_ = fingerprint;
+  }
   void Delete() { deleted_ = true; }
 
  private:
-  absl::Status CheckFingerprint(uint64_t demanded, absl::string_view field) const;
-
   std::string name_;
   uint64_t fingerprint_;
   uint64_t incarnation_;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/util/time_util.h"
 #include "proto/error/error.h"
+#include "server/core/set/growth.h"
 #include "server/core/set/set_rep.h"
 #include "server/core/spec/slots.h"
 #include "server/core/spec/spec_difference.h"
@@ -15,73 +16,71 @@
 namespace adamant::core {
 namespace {
 
-// What a list keeps beside an entry: two links, and what the allocator adds.
-constexpr int64_t kNodeBytes = 32;
-
-// What a set takes beside its arrays: itself, its configuration, what it knows of its tensors, what it remembers of its
-// steps, and what a direct write, which there is one of at a time, knows of its progress.
-int64_t OverheadBytes(const Schema& schema, const Configuration& configuration) {
-  const int64_t tensors = static_cast<int64_t>(schema.tensors().size());
-  const int64_t blocks = (schema.flat_size() + kBlockElements - 1) / kBlockElements;
-  // As FindGroupRanges makes them: at worst one for each tensor, and where a block ends, in vectors that double as they
-  // grow.
-  const int64_t ranges = static_cast<int64_t>(2 * sizeof(GroupRange)) * (tensors + blocks) +
-                         static_cast<int64_t>(2 * sizeof(std::vector<GroupRange>)) * blocks;
-  const int64_t remembered =
-      kRememberedSteps * static_cast<int64_t>(sizeof(Requests::Entry) + sizeof(Requests::Key) + kMaxRequestIdBytes +
-                                              sizeof(double) * configuration.groups().size() + kNodeBytes);
-  int64_t configured = 0;
-  for (const v1::ParameterGroup& group : configuration.groups()) {
-    configured += static_cast<int64_t>(group.SpaceUsedLong());
-  }
-  for (const auto& [key, value] : configuration.labels()) {
-    configured += static_cast<int64_t>(2 * sizeof(std::string) + key.size() + value.size());
-  }
-  return static_cast<int64_t>(sizeof(SetRep)) + schema.MemoryBytes() + ranges + remembered + configured +
-         3 * Coverage::MemoryBytes(tensors);
-}
-
-// The flat space by block, each as runs of one group. Padding goes with the tensor before it: a gradient of zero leaves
-// parameters and moments of zero as they are.
-GroupRanges FindGroupRanges(const Schema& schema) {
-  GroupRanges ranges;
-  const absl::Span<const Schema::Tensor> tensors = schema.tensors();
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const int group = tensors[i].group;
-    const int64_t end = i + 1 < tensors.size() ? tensors[i + 1].begin : schema.flat_size();
-    ForEachRun(tensors[i].begin, end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
-      ranges.resize(std::max<size_t>(ranges.size(), block + 1));
-      std::vector<GroupRange>& of_block = ranges[block];
-      if (!of_block.empty() && of_block.back().group == group) {
-        of_block.back().end = run_end;
-      } else {
-        of_block.push_back({run_begin, run_end, group});
-      }
-    });
-  }
-  return ranges;
-}
-
-// Whether what a step brings, or on a device with memory of its own a full write, could ever be held until it commits.
-absl::Status CheckCanBeWritten(const Schema& schema, size_t slots, const Resources& resources) {
-  // The call pays for one small array.
-  int64_t arrays = IsSmall(schema) ? 0 : 1;
-  if (!resources.backend->on_host()) arrays += static_cast<int64_t>(slots);
-  const int64_t bytes = arrays * StagingBytes(schema);
-  if (bytes <= resources.inflight->capacity()) return absl::OkStatus();
-  return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
-               ExpectedGot(absl::StrCat("steps and writes of at most ", resources.inflight->capacity(),
-                                        " bytes, the budget for those under way"),
-                           absl::StrCat(bytes)),
-               "spec.tensors");
-}
-
 absl::Status ValidateInitialization(v1::Initialization initialization) {
   if (initialization == v1::INITIALIZATION_ZEROS || initialization == v1::INITIALIZATION_WRITTEN) {
     return absl::OkStatus();
   }
   return InvalidField("spec.initialization", "INITIALIZATION_ZEROS or INITIALIZATION_WRITTEN",
                       EnumName(initialization));
+}
+
+// Whether a request that demands them is meant for the set as it is.
+template <typename Request>
+absl::Status CheckUpdatable(const SetRep& set, const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex) {
+  absl::Status status = set.lifecycle.CheckExists();
+  if (status.ok() && request.has_incarnation()) {
+    status = set.lifecycle.CheckIncarnation(request.incarnation(), "incarnation");
+  }
+  const int64_t revision = set.configuration->revision();
+  if (status.ok() && request.has_config_revision() && request.config_revision() != revision) {
+    status = set.lifecycle.MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_CONFIG_CHANGED,
+                                     ExpectedGot(absl::StrCat(revision), absl::StrCat(request.config_revision())),
+                                     "config_revision");
+  }
+  return status;
+}
+
+// Changes the configuration as `request` says, and returns the set as it is then.
+template <typename Request>
+absl::StatusOr<v1::ParameterSet> ChangeConfiguration(SetRep* set, const Request& request) {
+  // What was there before goes without the mutex.
+  std::shared_ptr<const Configuration> configuration;
+  Grant grant;
+  MutexLock lock(&set->mutex);
+  if (absl::Status status = CheckUpdatable(*set, request); !status.ok()) return status;
+  absl::StatusOr<std::shared_ptr<const Configuration>> changed = set->configuration->Change(request);
+  if (!changed.ok()) return changed.status();
+  const int64_t more = (*changed)->MemoryBytes() - set->configuration->MemoryBytes();
+  const int64_t bytes = std::max<int64_t>(0, set->configuration_grant.bytes() + more);
+  absl::StatusOr<Grant> reserved = set->resources.state->TryReserve(bytes);
+  if (!reserved.ok()) return reserved.status();
+  grant = std::exchange(set->configuration_grant, *std::move(reserved));
+  configuration = std::exchange(set->configuration, *std::move(changed));
+  auto trainable = SelectTrainable(set->schema, *set->configuration);
+  // The same if it is the same, and with it the last step's work.
+  if (*trainable != *set->trainable) set->trainable = std::move(trainable);
+  return DescribeSet(*set);
+}
+
+template <typename Request>
+void UpdateInTurn(std::shared_ptr<SetRep> set, const Request& request, Then<absl::StatusOr<v1::ParameterSet>> done) {
+  TurnQueue* const turns = set->turns.get();
+  turns->Enqueue([set = std::move(set), request, done = std::move(done)](TurnQueue::Turn turn) mutable {
+    absl::StatusOr<v1::ParameterSet> changed = ChangeConfiguration(set.get(), request);
+    if (changed.ok()) {
+      std::shared_ptr<const Watches> watches;
+      v1::WatchParameterSetResponse event;
+      {
+        MutexLock lock(&set->mutex);
+        watches = set->watches;
+        event = EventNow(*set);
+      }
+      *event.mutable_config_changed() = *changed;
+      if (!watches->empty()) Tell(*watches, std::move(event));
+    }
+    turn.EndAtOnce();
+    done(std::move(changed));
+  });
 }
 
 }  // namespace
@@ -97,14 +96,15 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
   if (absl::Status status = resources.backend->CheckWorking(); !status.ok()) return status;
 
   std::vector<v1::Slot> slots = OptimizerSlots((*configuration)->groups());
-  if (absl::Status status = CheckCanBeWritten(**schema, slots.size(), resources); !status.ok()) return status;
+  if (absl::Status status = CheckCanBeWritten(TensorSelection(*schema), slots.size(), resources, "spec.tensors");
+      !status.ok())
+    return status;
   const int64_t slots_on_host = resources.backend->on_host() ? static_cast<int64_t>(slots.size()) : 0;
   const int64_t arrays_bytes = ArrayBytes(**schema) * (1 + slots_on_host);
   absl::StatusOr<Grant> grant = resources.state->TryReserve(arrays_bytes + OverheadBytes(**schema, **configuration));
   if (!grant.ok()) return grant.status();
 
-  const ArraysLayout layout = {*schema, std::make_shared<const GroupRanges>(FindGroupRanges(**schema)),
-                               std::move(slots)};
+  const ArraysLayout layout = {*schema, std::move(slots)};
   absl::StatusOr<BlockList> parameters = resources.lender->TakeZeroed((*schema)->flat_size());
   if (!parameters.ok()) return parameters.status();
   absl::StatusOr<std::unique_ptr<SlotArrays>> arrays =
@@ -130,26 +130,14 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
 
 const std::string& ParameterSet::name() const { return rep_->name; }
 
-const Schema& ParameterSet::schema() const { return *rep_->schema; }
+const Schema& ParameterSet::schema() const {
+  MutexLock lock(&rep_->mutex);
+  return *rep_->schema;
+}
 
 v1::ParameterSet ParameterSet::Describe() const {
-  v1::ParameterSet description;
-  description.set_name(rep_->name);
-  description.set_schema_fingerprint(rep_->schema->fingerprint());
-  description.set_tensor_count(static_cast<int32_t>(rep_->schema->tensors().size()));
-  description.set_parameter_count(rep_->schema->parameter_count());
-  description.set_state_bytes(rep_->state_grant.bytes());
-  description.set_device(rep_->resources.backend->name());
-  *description.mutable_create_time() =
-      google::protobuf::util::TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(rep_->create_time));
   MutexLock lock(&rep_->mutex);
-  description.set_incarnation(rep_->lifecycle.incarnation());
-  description.set_step(rep_->lifecycle.step());
-  description.set_state(rep_->lifecycle.state());
-  for (const v1::ParameterGroup& group : rep_->configuration->groups()) *description.add_groups() = group;
-  *description.mutable_labels() = rep_->configuration->labels();
-  description.set_config_revision(rep_->configuration->revision());
-  return description;
+  return DescribeSet(*rep_);
 }
 
 absl::Status ParameterSet::CheckSpec(const v1::ParameterSetSpec& spec, const std::string& device) const {
@@ -159,13 +147,15 @@ absl::Status ParameterSet::CheckSpec(const v1::ParameterSetSpec& spec, const std
   if (!schema.ok()) return schema.status();
   if (absl::Status status = ValidateInitialization(spec.initialization()); !status.ok()) return status;
   std::shared_ptr<const Configuration> mine;
+  std::shared_ptr<const Schema> my_schema;
   {
     MutexLock lock(&rep_->mutex);
     mine = rep_->configuration;
+    my_schema = rep_->schema;
   }
   // Without the mutex: there may be many names to compare.
   const std::optional<SpecDifference> difference =
-      FindDifference({*mine, *rep_->schema, rep_->initialization, rep_->resources.backend->name()},
+      FindDifference({*mine, *my_schema, rep_->initialization, rep_->resources.backend->name()},
                      {**configuration, **schema, spec.initialization(), device});
   if (!difference.has_value()) return absl::OkStatus();
   MutexLock lock(&rep_->mutex);
@@ -205,8 +195,13 @@ void ParameterSet::Delete(std::optional<uint64_t> incarnation, absl::AnyInvocabl
     absl::Status gone;
     std::vector<std::shared_ptr<StepAttempt>> steps;
     WriteLane::Attempts writes;
+    std::shared_ptr<const Watches> watches;
+    v1::WatchParameterSetResponse event;
     {
       MutexLock lock(&rep->mutex);
+      watches = rep->watches;
+      event = EventNow(*rep);
+      event.mutable_deleted();
       status = rep->lifecycle.CheckExists();
       if (status.ok() && incarnation.has_value()) status = rep->lifecycle.CheckIncarnation(*incarnation, "incarnation");
       if (status.ok()) {
@@ -221,9 +216,48 @@ void ParameterSet::Delete(std::optional<uint64_t> incarnation, absl::AnyInvocabl
       // What is complete comes to its turn.
       for (const std::shared_ptr<StepAttempt>& step : steps) step->EndUnlessComplete(gone);
       for (const std::shared_ptr<WriteAttempt>& write : writes) write->EndUnlessComplete(gone);
+      if (!watches->empty()) Tell(*watches, std::move(event));
     }
     done(status);
   });
+}
+
+void ParameterSet::Update(const v1::UpdateParameterGroupRequest& request, Then<absl::StatusOr<v1::ParameterSet>> done) {
+  UpdateInTurn(rep_, request, std::move(done));
+}
+
+void ParameterSet::Update(const v1::UpdateParameterSetRequest& request, Then<absl::StatusOr<v1::ParameterSet>> done) {
+  UpdateInTurn(rep_, request, std::move(done));
+}
+
+void ParameterSet::AddTensors(const v1::AddTensorsRequest& request, Then<absl::StatusOr<v1::ParameterSet>> done) {
+  Growth::Begin(rep_, request, std::move(done));
+}
+
+absl::StatusOr<std::shared_ptr<Watch>> ParameterSet::BeginWatch(absl::AnyInvocable<void()> notify) {
+  auto watch = std::make_shared<Watch>(std::move(notify));
+  auto watches = std::make_shared<Watches>();
+  MutexLock lock(&rep_->mutex);
+  if (absl::Status status = rep_->lifecycle.CheckExists(); !status.ok()) return status;
+  for (const std::weak_ptr<Watch>& other : *rep_->watches) {
+    if (!other.expired()) watches->push_back(other);
+  }
+  watches->push_back(watch);
+  rep_->watches = std::move(watches);
+  auto event = std::make_shared<v1::WatchParameterSetResponse>(EventNow(*rep_));
+  *event->mutable_current() = DescribeSet(*rep_);
+  // It is not awaited yet: nobody is notified.
+  watch->Add(std::move(event));
+  return watch;
+}
+
+std::vector<int64_t> ParameterSet::UpdateCountsFrom(int first, int most) const {
+  std::vector<int64_t> counts;
+  MutexLock lock(&rep_->mutex);
+  const int end = std::min(first + most, static_cast<int>(rep_->schema->tensors().size()));
+  counts.reserve(end - first);
+  for (int tensor = first; tensor < end; ++tensor) counts.push_back(rep_->update_counts.of(tensor));
+  return counts;
 }
 
 absl::StatusOr<v1::GetStepResultResponse> ParameterSet::FindStepResult(const v1::GetStepResultRequest& request) const {

@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
@@ -23,6 +24,7 @@
 #include "server/core/set/reading.h"
 #include "server/core/set/resources.h"
 #include "server/core/set/step_attempt.h"
+#include "server/core/set/watch.h"
 #include "server/core/set/write_attempt.h"
 #include "server/core/spec/configuration.h"
 #include "server/core/spec/schema.h"
@@ -43,6 +45,7 @@ class ParameterSet {
   ParameterSet& operator=(const ParameterSet&) = delete;
 
   const std::string& name() const;
+  // As it is now; stays valid as long as the set lives.
   const Schema& schema() const;
   v1::ParameterSet Describe() const;
   // Its groups are in the order that Schema::Tensor::group counts.
@@ -65,6 +68,24 @@ class ParameterSet {
   // called only on success and frees the name. Errors: NOT_FOUND if the set was deleted before; ABORTED
   // (INCARNATION_MISMATCH) unless the set is of `incarnation`, if one is given.
   void Delete(std::optional<uint64_t> incarnation, absl::AnyInvocable<void()> forget, Then<absl::Status> done);
+
+  // Take a turn, and change the configuration: a group, or what holds for all of them. `done` gets the set as it is
+  // then. Errors: INVALID_ARGUMENT naming the field; NOT_FOUND; ABORTED (INCARNATION_MISMATCH, CONFIG_CHANGED);
+  // RESOURCE_EXHAUSTED (BUDGET_EXHAUSTED) where there is no room for the new labels. After an error nothing has
+  // changed.
+  void Update(const v1::UpdateParameterGroupRequest& request, Then<absl::StatusOr<v1::ParameterSet>> done);
+  void Update(const v1::UpdateParameterSetRequest& request, Then<absl::StatusOr<v1::ParameterSet>> done);
+
+  // Adds tensors, as AddTensors says. May take long: memory is mapped here. `done` gets the set as it is then. Errors:
+  // what AddTensors says.
+  void AddTensors(const v1::AddTensorsRequest& request, Then<absl::StatusOr<v1::ParameterSet>> done);
+
+  // Watches the set from now on, for as long as the watch lives: its first event is the set as it is. `notify` is as
+  // Watch has it. Error: NOT_FOUND.
+  absl::StatusOr<std::shared_ptr<Watch>> BeginWatch(absl::AnyInvocable<void()> notify);
+
+  // How many updates each tensor has had, by index, from tensor `first` on: at most `most` of them.
+  std::vector<int64_t> UpdateCountsFrom(int first, int most) const;
 
   // What became of a request, as GetStepResult says. Errors: INVALID_ARGUMENT naming the field; NOT_FOUND; DATA_LOSS
   // (POISONED); ABORTED (INCARNATION_MISMATCH).

@@ -52,7 +52,7 @@ absl::Status Check(const Lifecycle& lifecycle, const v1::ReadTensorsRequest& req
 }  // namespace
 
 void Reading::Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, Done done) {
-  absl::StatusOr<std::vector<v1::Slot>> slots = RequestedSlots(request, set->layout.slots);
+  absl::StatusOr<std::vector<v1::Slot>> slots = RequestedSlots(request, set->slots);
   if (!slots.ok()) {
     done(slots.status());
     return;
@@ -76,9 +76,20 @@ absl::Status Reading::Refer(const v1::ReadTensorsRequest& request, bool reserve)
   const bool of_optimizer = !OptimizerSlotsOf(slots_).empty();
   const bool published = set.snapshot != nullptr;
   if (absl::Status status = Check(set.lifecycle, request, published, of_optimizer); !status.ok()) return status;
+  if (schema_ != nullptr && schema_ != set.schema) {
+    return set.lifecycle.MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SNAPSHOT_GONE,
+                                   "tensors were added while the read waited for its turn");
+  }
+  schema_ = set.schema;
   header_.set_incarnation(set.lifecycle.incarnation());
   header_.set_step(set.lifecycle.step());
   header_.set_state(set.lifecycle.state());
+  header_.clear_update_counts();
+  if (!set.update_counts.equal() || set.update_counts.of(0) != set.lifecycle.step()) {
+    const auto tensors = static_cast<int>(set.schema->tensors().size());
+    header_.mutable_update_counts()->Reserve(tensors);
+    for (int tensor = 0; tensor < tensors; ++tensor) header_.add_update_counts(set.update_counts.of(tensor));
+  }
   if (request.has_if_newer_than_step() && set.lifecycle.step() <= request.if_newer_than_step()) {
     header_.set_not_modified(true);
     slots_.clear();
@@ -107,7 +118,7 @@ void Reading::BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTenso
     return;
   }
   Lender* const lender = reading->set_->resources.lender;
-  const int64_t elements = reading->set_->schema->flat_size();
+  const int64_t elements = reading->schema_->flat_size();
   lender->Borrow(
       /*budget=*/nullptr, 0, elements, absl::InfiniteDuration(),
       [reading = std::move(reading), request, done = std::move(done)](absl::StatusOr<Lender::Loan> loan) mutable {
@@ -151,11 +162,11 @@ void Reading::Answer(std::unique_ptr<Reading> reading, absl::Status status, Done
   }
 }
 
-const Schema& Reading::schema() const { return *set_->schema; }
+const Schema& Reading::schema() const { return *schema_; }
 
 const BlockList& Reading::Blocks(v1::Slot slot) const {
   if (slot == v1::SLOT_PARAMETER) return snapshot_->blocks();
-  return (*view_)[absl::c_find(set_->layout.slots, slot) - set_->layout.slots.begin()];
+  return (*view_)[absl::c_find(set_->slots, slot) - set_->slots.begin()];
 }
 
 void Reading::Visit(v1::Slot slot, int64_t begin, int64_t end,

@@ -69,6 +69,7 @@ class Reading {
 
   // Constant once the read has begun.
   v1::ReadHeader header_;
+  std::shared_ptr<const Schema> schema_;
   std::vector<v1::Slot> slots_;
   bool holds_ = false;
   Grant grant_;                    // before what it pays for, which comes back first

@@ -55,10 +55,19 @@ absl::StatusOr<const v1::StepResult*> Requests::FindResult(const v1::StepHeader&
 }
 
 const v1::StepResult* Requests::FindResult(absl::string_view request_id) const {
+  const Entry* const entry = Find(request_id);
+  return entry != nullptr ? &entry->result : nullptr;
+}
+
+std::shared_ptr<const TensorSelection> Requests::SelectionOf(absl::string_view request_id) const {
+  return Find(request_id)->selection;
+}
+
+const Requests::Entry* Requests::Find(absl::string_view request_id) const {
   if (request_id.empty()) return nullptr;
   const auto found =
       absl::c_find_if(steps_, [request_id](const Entry& entry) { return FindKey(entry, request_id) != nullptr; });
-  return found != steps_.end() ? &found->result : nullptr;
+  return found != steps_.end() ? &*found : nullptr;
 }
 
 absl::Status Requests::CheckAttempt(const v1::StepHeader& header) const {
@@ -76,22 +85,24 @@ absl::Status Requests::CheckAttempt(const v1::StepHeader& header) const {
   return absl::OkStatus();
 }
 
-absl::Status Requests::CheckExpectedStep(const v1::StepHeader& header, bool may_be_early) const {
+absl::Status Requests::CheckStep(const v1::StepHeader& header, bool may_be_early) const {
   const int64_t step = lifecycle_->step();
   if (step >= kMaxStep) {
     return lifecycle_->MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
                                  absl::StrCat("steps are counted up to ", kMaxStep, ", and a double keeps no more"));
   }
-  if (!header.has_expected_step() || header.expected_step() == step) return absl::OkStatus();
-  if (may_be_early && header.expected_step() > step) return absl::OkStatus();
+  if (!header.has_expected_step() && !header.has_base_step()) return absl::OkStatus();
+  const bool expects = header.has_expected_step();
+  const int64_t named = expects ? header.expected_step() : header.base_step();
   // A request that old would not be remembered if it had been applied.
-  const bool unknown =
-      !header.request_id().empty() && AttemptNumber(header) > 1 && step - header.expected_step() > kRememberedSteps;
+  const bool unknown = !header.request_id().empty() && AttemptNumber(header) > 1 && step - named > kRememberedSteps;
+  const bool fits = expects ? named == step || (may_be_early && named > step) : named <= step;
+  if (fits && !unknown) return absl::OkStatus();
   return lifecycle_->MakeError(
       absl::StatusCode::kAborted, unknown ? v1::ERROR_REASON_OUTCOME_UNKNOWN : v1::ERROR_REASON_STEP_MISMATCH,
-      absl::StrCat(ExpectedGot(absl::StrCat(step), absl::StrCat(header.expected_step())),
+      absl::StrCat(ExpectedGot(expects ? absl::StrCat(step) : absl::StrCat("at most ", step), absl::StrCat(named)),
                    unknown ? "; whether an earlier attempt was applied is not known any more" : ""),
-      "header.expected_step");
+      expects ? "header.expected_step" : "header.base_step");
 }
 
 std::vector<std::shared_ptr<StepAttempt>> Requests::Enter(StepAttempt* attempt) {
@@ -132,9 +143,10 @@ std::vector<std::shared_ptr<StepAttempt>> Requests::FindOutdated() const {
   return outdated;
 }
 
-Requests::Remembrance Requests::Prepare(std::vector<Key> keys, const v1::StepResult& result) {
+Requests::Remembrance Requests::Prepare(std::vector<Key> keys, const v1::StepResult& result,
+                                        std::shared_ptr<const TensorSelection> selection) {
   Remembrance step;
-  step.push_back({std::move(keys), result});
+  step.push_back({std::move(keys), result, std::move(selection)});
   return step;
 }
 
@@ -160,6 +172,8 @@ void Requests::Rewrite(const v1::WriteHeader& header) {
 uint64_t HashHeader(const v1::StepHeader& header) {
   v1::StepHeader request = header;
   request.clear_attempt();
+  request.clear_reply_dtype();
+  request.clear_omit_parameters();
   return HashMessage(request);
 }
 

@@ -16,6 +16,7 @@
 #include "adamant/v1/service.pb.h"
 #include "adamant/v1/step.pb.h"
 #include "server/core/set/lifecycle.h"
+#include "server/core/spec/tensor_selection.h"
 
 namespace adamant::core {
 
@@ -35,8 +36,9 @@ class Requests {
   };
   // A committed step.
   struct Entry {
-    std::vector<Key> keys;  // of all requests that it was made of
-    v1::StepResult result;  // with `replayed` unset
+    std::vector<Key> keys;                             // of all requests that it was made of
+    v1::StepResult result;                             // with `replayed` unset
+    std::shared_ptr<const TensorSelection> selection;  // that it brought: a retry is answered with the same
   };
   // Holds one entry.
   using Remembrance = std::list<Entry>;
@@ -49,14 +51,17 @@ class Requests {
   absl::StatusOr<const v1::StepResult*> FindResult(const v1::StepHeader& header, uint64_t header_hash) const;
   // The same, whatever the header was.
   const v1::StepResult* FindResult(absl::string_view request_id) const;
+  // The tensors that the step brought. Requires: it is remembered.
+  std::shared_ptr<const TensorSelection> SelectionOf(absl::string_view request_id) const;
 
   // Whether a step with this header may begin, as far as what is under way is concerned: ABORTED (SUPERSEDED) if a
   // higher attempt of its request is.
   absl::Status CheckAttempt(const v1::StepHeader& header) const;
-  // Whether the step may be the set's next, or, if it `may_be_early`, one after that: ABORTED (STEP_MISMATCH, or
-  // OUTCOME_UNKNOWN if it would not be remembered any more whether an earlier attempt was applied). FAILED_PRECONDITION
-  // (TOO_LARGE) in a set that is at kMaxStep.
-  absl::Status CheckExpectedStep(const v1::StepHeader& header, bool may_be_early) const;
+  // Whether the step that `header` expects, or is based on, allows it to be the set's next, or, if it `may_be_early`,
+  // one after that: ABORTED (STEP_MISMATCH, or OUTCOME_UNKNOWN if it would not be remembered any more whether an
+  // earlier attempt was applied). FAILED_PRECONDITION (TOO_LARGE) in a set that is at kMaxStep. That a step is stale is
+  // no error.
+  absl::Status CheckStep(const v1::StepHeader& header, bool may_be_early) const;
 
   // `attempt` is under way until it leaves. Returns those attempts of its request that it supersedes: with the same
   // number, or a lower one.
@@ -67,8 +72,10 @@ class Requests {
   // The attempts that began before the set was written last; all, if it was deleted.
   std::vector<std::shared_ptr<StepAttempt>> FindOutdated() const;
 
-  // Makes ready what Remember takes: a step that answers the requests of these keys with `result`.
-  static Remembrance Prepare(std::vector<Key> keys, const v1::StepResult& result);
+  // Makes ready what Remember takes: a step that answers the requests of these keys with `result`, and with the tensors
+  // of `selection`.
+  static Remembrance Prepare(std::vector<Key> keys, const v1::StepResult& result,
+                             std::shared_ptr<const TensorSelection> selection);
   // Remembers a step that is committed. Allocates nothing. Beyond kRememberedSteps the oldest is forgotten.
   void Remember(Remembrance step);
 
@@ -79,8 +86,15 @@ class Requests {
   bool MadeIncarnation(absl::string_view request_id) const { return request_id == write_.request_id; }
   // The set was written: forgets all steps, and remembers the write.
   void Rewrite(const v1::WriteHeader& header);
+  // The set is of an incarnation that no request has made: forgets all.
+  void Forget() {
+    steps_.clear();
+    write_ = {};
+  }
 
  private:
+  const Entry* Find(absl::string_view request_id) const;
+
   const Lifecycle* const lifecycle_;
 
   Remembrance steps_;  // newest last
@@ -89,7 +103,7 @@ class Requests {
   absl::flat_hash_map<std::string, std::vector<StepAttempt*>> attempts_by_id_;
 };
 
-// Hash of what makes two attempts the same request: every field of the header but `attempt`.
+// Hash of what makes two attempts the same request: every field of the header but `attempt`, and how to reply.
 uint64_t HashHeader(const v1::StepHeader& header);
 uint64_t HashHeader(const v1::WriteHeader& header);
 

@@ -41,11 +41,14 @@ absl::string_view AskForType(int64_t received, int64_t elements) {
 
 }  // namespace
 
-Coverage::Coverage(std::shared_ptr<const Schema> schema)
-    : schema_(std::move(schema)), received_(schema_->tensors().size(), 0), missing_(schema_->parameter_count()) {}
+Coverage::Coverage(std::shared_ptr<const TensorSelection> selection)
+    : selection_(std::move(selection)),
+      received_(selection_->sizes().size(), 0),
+      missing_(selection_->parameter_count()) {}
 
 absl::StatusOr<int64_t> Coverage::Advance(int32_t tensor, int64_t offset, int64_t count) {
-  const auto tensors = schema_->tensors();
+  const Schema& schema = selection_->schema();
+  const auto tensors = schema.tensors();
   if (tensor < 0 || static_cast<size_t>(tensor) >= tensors.size()) {
     v1::ErrorDetail detail = ChunkDetail(v1::ERROR_REASON_UNKNOWN_TENSOR, tensor, offset);
     detail.set_field("tensor");
@@ -54,11 +57,19 @@ absl::StatusOr<int64_t> Coverage::Advance(int32_t tensor, int64_t offset, int64_
                              absl::StrCat(tensor)),
                  detail);
   }
+  if (!selection_->has(tensor)) {
+    v1::ErrorDetail detail = ChunkDetail(v1::ERROR_REASON_TENSOR_NOT_CARRIED, tensor, offset);
+    detail.set_field("tensor");
+    return Error(
+        absl::StatusCode::kInvalidArgument,
+        ExpectedGot("one of the tensors that the header names, or all that are not frozen", NameOf(tensor, schema)),
+        detail);
+  }
   const Schema::Tensor& place = tensors[tensor];
   if (count < 0 || (count == 0 && place.size() > 0)) {
     return Error(
         absl::StatusCode::kInvalidArgument,
-        ExpectedGot(absl::StrCat("elements of ", NameOf(tensor, *schema_), ", which has ", place.size()), "none"),
+        ExpectedGot(absl::StrCat("elements of ", NameOf(tensor, schema), ", which has ", place.size()), "none"),
         ChunkDetail(v1::ERROR_REASON_MALFORMED_CHUNK, tensor, offset));
   }
   const int64_t received = received_[tensor];
@@ -68,7 +79,7 @@ absl::StatusOr<int64_t> Coverage::Advance(int32_t tensor, int64_t offset, int64_
     const int64_t in_all = count > 2 * place.size() ? 0 : received + count;
     return Error(
         absl::StatusCode::kInvalidArgument,
-        absl::StrCat(ExpectedGot(absl::StrCat("elements in [0, ", place.size(), ") of ", NameOf(tensor, *schema_)),
+        absl::StrCat(ExpectedGot(absl::StrCat("elements in [0, ", place.size(), ") of ", NameOf(tensor, schema)),
                                  absl::StrCat(count, " from offset ", offset, " on")),
                      AskForType(in_all, place.size())),
         detail);
@@ -78,7 +89,7 @@ absl::StatusOr<int64_t> Coverage::Advance(int32_t tensor, int64_t offset, int64_
     detail.set_field("offset");
     detail.set_expected_offset(received);
     return Error(absl::StatusCode::kInvalidArgument,
-                 absl::StrCat(ExpectedGot(absl::StrCat(received, ", where ", NameOf(tensor, *schema_), " goes on"),
+                 absl::StrCat(ExpectedGot(absl::StrCat(received, ", where ", NameOf(tensor, schema), " goes on"),
                                           absl::StrCat(offset)),
                               AskForType(received, offset)),
                  detail);
@@ -90,35 +101,41 @@ absl::StatusOr<int64_t> Coverage::Advance(int32_t tensor, int64_t offset, int64_
 
 absl::Status Coverage::CheckComplete() const {
   if (missing_ == 0) return absl::OkStatus();
-  const auto tensors = schema_->tensors();
+  const absl::Span<const int64_t> sizes = selection_->sizes();
   int32_t tensor = 0;
-  while (received_[tensor] == tensors[tensor].size()) ++tensor;
+  while (received_[tensor] == sizes[tensor]) ++tensor;
   const int64_t received = received_[tensor];
-  const int64_t size = tensors[tensor].size();
   v1::ErrorDetail detail = ChunkDetail(v1::ERROR_REASON_INCOMPLETE, tensor, received);
   detail.set_expected_offset(received);
   return Error(absl::StatusCode::kInvalidArgument,
-               absl::StrCat(ExpectedGot(absl::StrCat("all ", size, " elements of ", NameOf(tensor, *schema_)),
+               absl::StrCat(ExpectedGot(absl::StrCat("all ", sizes[tensor], " elements of ",
+                                                     NameOf(tensor, selection_->schema())),
                                         absl::StrCat(received)),
-                            " (missing in all tensors: ", missing_, ")", AskForType(received, size)),
+                            " (missing in all tensors: ", missing_, ")", AskForType(received, sizes[tensor])),
                detail);
 }
 
-Staging::Staging(std::shared_ptr<const Schema> schema, BlockList blocks, kernels::MeasureFunction measure)
-    : schema_(std::move(schema)),
+Staging::Staging(std::shared_ptr<const TensorSelection> selection, BlockList blocks, kernels::MeasureFunction measure)
+    : selection_(std::move(selection)),
       measure_(measure),
       blocks_(std::move(blocks)),
-      coverage_(schema_),
+      coverage_(selection_),
       missing_(blocks_.size(), 0),
       stats_(measure_ != nullptr ? blocks_.size() : 0) {
-  const auto tensors = schema_->tensors();
+  const Schema& schema = selection_->schema();
+  const auto tensors = schema.tensors();
+  const auto zero = [this](int64_t block, int64_t begin, int64_t end) {
+    if (!blocks_[block]) return;
+    std::fill(blocks_[block].mutable_data() + begin, blocks_[block].mutable_data() + end, 0.0f);
+  };
   for (size_t i = 0; i < tensors.size(); ++i) {
-    ForEachRun(tensors[i].begin, tensors[i].end,
-               [this](int64_t block, int64_t begin, int64_t end) { missing_[block] += end - begin; });
-    const int64_t next = i + 1 < tensors.size() ? tensors[i + 1].begin : schema_->flat_size();
-    ForEachRun(tensors[i].end, next, [this](int64_t block, int64_t begin, int64_t end) {
-      std::fill(blocks_[block].mutable_data() + begin, blocks_[block].mutable_data() + end, 0.0f);
-    });
+    const bool selected = selection_->has(static_cast<int>(i));
+    if (selected) {
+      ForEachRun(tensors[i].begin, tensors[i].end,
+                 [this](int64_t block, int64_t begin, int64_t end) { missing_[block] += end - begin; });
+    }
+    const int64_t next = i + 1 < tensors.size() ? tensors[i + 1].begin : schema.flat_size();
+    ForEachRun(selected ? tensors[i].end : tensors[i].begin, next, zero);
   }
 }
 
@@ -143,12 +160,13 @@ kernels::GradientStats Staging::Stats() const {
   return total;
 }
 
-std::optional<Staging::Place> Staging::FindNotBelow(float limit) const {
+std::optional<Staging::Place> Staging::FindNotBelow(double limit) const {
   // A NaN is not below anything.
-  const auto below = [limit](float x) { return std::fabs(x) < limit; };
+  const auto below = [limit](float x) { return std::fabs(static_cast<double>(x)) < limit; };
   std::optional<Place> found;
-  const auto tensors = schema_->tensors();
+  const auto tensors = selection_->schema().tensors();
   for (size_t i = 0; i < tensors.size() && !found.has_value(); ++i) {
+    if (!selection_->has(static_cast<int>(i))) continue;
     ForEachRun(tensors[i].begin, tensors[i].end, [&](int64_t block, int64_t begin, int64_t end) {
       if (found.has_value()) return;
       // Blocks that were measured need a look only if they have what is sought.

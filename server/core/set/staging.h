@@ -15,20 +15,21 @@
 #include "kernels/norm.h"
 #include "server/core/memory/block.h"
 #include "server/core/spec/schema.h"
+#include "server/core/spec/tensor_selection.h"
 
 namespace adamant::core {
 
 // Copies the next `n` elements of a chunk to [to, to + n).
 using ChunkSource = absl::FunctionRef<void(float* to, int64_t n)>;
 
-// How far each tensor of one array has come: chunks of a tensor arrive in ascending order without gaps.
+// How far each selected tensor of one array has come: chunks of a tensor arrive in ascending order without gaps.
 // Thread-compatible.
 //
 // A tensor without elements needs no chunk. Empty chunks are accepted for it all the same, since a loop over all
 // tensors sends one.
 class Coverage {
  public:
-  explicit Coverage(std::shared_ptr<const Schema> schema);
+  explicit Coverage(std::shared_ptr<const TensorSelection> selection);
 
   // What a coverage of a set of so many tensors takes, in bytes.
   static int64_t MemoryBytes(int64_t tensors) { return tensors * static_cast<int64_t>(sizeof(int64_t)); }
@@ -36,6 +37,7 @@ class Coverage {
   // Accounts for `count` elements of `tensor` from `offset` on, and returns the flat index of the first. Errors, all
   // INVALID_ARGUMENT with tensor and offset, after which nothing was accounted for:
   // - UNKNOWN_TENSOR, with the field `tensor`;
+  // - TENSOR_NOT_CARRIED, with the field `tensor`: it is not selected;
   // - MALFORMED_CHUNK: no elements, of a tensor that has some;
   // - CHUNK_OUT_OF_RANGE: the detail's expected_offset is the tensor's size, which the chunk may reach to;
   // - CHUNK_OUT_OF_ORDER, with the field `offset`: expected_offset is where the tensor's next chunk has to start.
@@ -48,12 +50,12 @@ class Coverage {
   absl::Status CheckComplete() const;
 
  private:
-  const std::shared_ptr<const Schema> schema_;
+  const std::shared_ptr<const TensorSelection> selection_;
   std::vector<int64_t> received_;
-  int64_t missing_;  // elements of all tensors
+  int64_t missing_;  // elements of all selected tensors
 };
 
-// Whole arrays, from the wire to blocks. Thread-compatible.
+// Whole arrays, or the selected tensors of one, from the wire to blocks. Thread-compatible.
 class Staging {
  public:
   // A place in the set that holds a bad element.
@@ -62,9 +64,9 @@ class Staging {
     int64_t offset;
   };
 
-  // Into `blocks`, which cover schema->flat_size() elements and which nobody else holds. Padding is zeroed here.
-  // `measure` may be null: then nothing is measured.
-  Staging(std::shared_ptr<const Schema> schema, BlockList blocks, kernels::MeasureFunction measure);
+  // Into `blocks`, a list of the set's blocks of which those that `selection` needs are there, held by nobody else.
+  // What is not selected in them, padding too, is zeroed here. `measure` may be null: then nothing is measured.
+  Staging(std::shared_ptr<const TensorSelection> selection, BlockList blocks, kernels::MeasureFunction measure);
 
   // Takes one chunk: `copy` is called for each run of memory that it goes to. Errors as Coverage::Advance, after which
   // nothing was copied. A block is measured when its last element has come, while it is in cache.
@@ -72,17 +74,19 @@ class Staging {
 
   absl::Status CheckComplete() const { return coverage_.CheckComplete(); }
 
+  const std::shared_ptr<const TensorSelection>& selection() const { return selection_; }
+
   // Sum of squares and largest magnitude of all elements, blocks added in order. Requires: everything has come, and
   // `measure` was given.
   kernels::GradientStats Stats() const;
   // The lowest place whose magnitude is not below `limit` or that is not a number. Nothing if there is none. Requires:
   // everything has come.
-  std::optional<Place> FindNotBelow(float limit) const;
+  std::optional<Place> FindNotBelow(double limit) const;
   const BlockList& blocks() const { return blocks_; }
   BlockList TakeBlocks() { return std::move(blocks_); }
 
  private:
-  const std::shared_ptr<const Schema> schema_;
+  const std::shared_ptr<const TensorSelection> selection_;
   const kernels::MeasureFunction measure_;
   BlockList blocks_;
   Coverage coverage_;

@@ -1,5 +1,6 @@
 #include "server/core/set/step_attempt.h"
 
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -8,30 +9,13 @@
 #include "server/core/set/requests.h"
 #include "server/core/set/set_rep.h"
 #include "server/core/set/step_commit.h"
+#include "server/core/set/step_header.h"
 
 namespace adamant::core {
 namespace {
 
-// What can be said of a header without knowing the set.
-absl::Status ValidateHeader(const v1::StepHeader& header) {
-  if (header.request_id().empty()) {
-    if (header.has_attempt()) {
-      return InvalidField("header.attempt", "none without a request_id", absl::StrCat(header.attempt()));
-    }
-  } else {
-    if (absl::Status status = ValidateRequestId(header.request_id(), "header.request_id"); !status.ok()) return status;
-    if (!header.has_expected_step()) return InvalidField("header.expected_step", "one with a request_id", "none");
-  }
-  if (header.has_attempt() && header.attempt() < 1) {
-    return InvalidField("header.attempt", "1 or more", absl::StrCat(header.attempt()));
-  }
-  if (header.has_expected_step() && header.expected_step() < 0) {
-    return InvalidField("header.expected_step", "0 or more", absl::StrCat(header.expected_step()));
-  }
-  return absl::OkStatus();
-}
-
-// Whether a step may begin: what is remembered may, to be answered at its turn. Returns whether it is.
+// Whether a step that fits the configuration may begin: what is remembered may, to be answered at its turn. Returns
+// whether it is.
 absl::StatusOr<bool> CheckHeader(const SetRep& set, const StepAttempt& attempt)
     ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex) {
   const v1::StepHeader& header = attempt.header();
@@ -41,7 +25,7 @@ absl::StatusOr<bool> CheckHeader(const SetRep& set, const StepAttempt& attempt)
   if (*remembered != nullptr) return true;
   absl::Status status = set.lifecycle.CheckDemands(header);
   // A step that is ahead of the set may be just in time at its turn.
-  if (status.ok()) status = set.requests.CheckExpectedStep(header, /*may_be_early=*/true);
+  if (status.ok()) status = set.requests.CheckStep(header, /*may_be_early=*/true);
   if (status.ok()) status = set.requests.CheckAttempt(header);
   if (!status.ok()) return status;
   return false;
@@ -61,17 +45,27 @@ StepAttempt::~StepAttempt() {
   set_->requests.Leave(this);
 }
 
+const kernels::KernelTable& StepAttempt::host_kernels() const { return set_->resources.backend->host_kernels(); }
+
 void StepAttempt::Start() {
   std::vector<std::shared_ptr<StepAttempt>> superseded;
   absl::Status superseded_status;
   bool remembered = false;
-  absl::Status status = ValidateHeader(header_);
+  absl::Status status = ValidateStepHeader(header_);
   if (status.ok()) {
     MutexLock lock(&set_->mutex);
     const absl::StatusOr<bool> checked = CheckHeader(*set_, *this);
     status = checked.status();
     if (status.ok()) {
+      // What is remembered is answered as it was, however the set is configured now.
+      absl::StatusOr<std::shared_ptr<const TensorSelection>> selection =
+          *checked ? set_->requests.SelectionOf(header_.request_id()) : SelectTensors(*set_, header_);
+      status = selection.status();
+      if (status.ok()) selection_ = *std::move(selection);
+    }
+    if (status.ok()) {
       remembered = *checked;
+      config_revision_ = set_->configuration->revision();
       incarnation_ = set_->lifecycle.incarnation();
       superseded = set_->requests.Enter(this);
     }
@@ -89,9 +83,9 @@ void StepAttempt::Start() {
   for (const std::shared_ptr<StepAttempt>& older : superseded) older->EndUnlessComplete(superseded_status);
 
   const Resources& resources = set_->resources;
-  const Schema& schema = *set_->schema;
-  Budget* const budget = IsSmall(schema) ? nullptr : resources.inflight;
-  SetWait(resources.lender->Borrow(budget, StagingBytes(schema), remembered ? 0 : schema.flat_size(),
+  const int64_t elements = selection_->block_elements();
+  Budget* const budget = IsSmall(elements) ? nullptr : resources.inflight;
+  SetWait(resources.lender->Borrow(budget, StagingBytes(*selection_), remembered ? 0 : elements,
                                    resources.admission_wait,
                                    [self = shared_from_this(), remembered](absl::StatusOr<Lender::Loan> loan) {
                                      self->Lent(std::move(loan), remembered);
@@ -109,7 +103,7 @@ void StepAttempt::Lent(absl::StatusOr<Lender::Loan> loan, bool remembered) {
     remembered = set_->requests.FindResult(header_.request_id()) != nullptr;
   }
   if (!remembered) {
-    gradient_.emplace(set_->schema, std::move(loan->blocks), set_->resources.backend->measure());
+    gradient_.emplace(selection_, selection_->Spread(std::move(loan->blocks)), host_kernels().measure);
   }
   loan->blocks.clear();
   grant_ = std::move(loan->grant);

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "adamant/v1/step.pb.h"
+#include "kernels/update.h"
 #include "server/core/memory/block.h"
 #include "server/core/memory/budget.h"
 #include "server/core/memory/lender.h"
@@ -16,7 +17,7 @@
 #include "server/core/set/attempt.h"
 #include "server/core/set/listener.h"
 #include "server/core/set/staging.h"
-#include "server/core/spec/schema.h"
+#include "server/core/spec/tensor_selection.h"
 
 namespace adamant::core {
 
@@ -26,11 +27,15 @@ class StepAttempt;
 // Parameters that a step answers with, and what they live in. Whoever holds memory of the snapshot holds these, too:
 // they pay for it.
 struct StepParameters {
-  std::shared_ptr<const Schema> schema;
+  // The tensors that the reply has: those that the step brought. Their elements are in `snapshot`.
+  std::shared_ptr<const TensorSelection> selection;
   // In this order, so that blocks come back before what pays for them.
   std::shared_ptr<const SetRep> set;  // whose state stays charged while its blocks are in use
   Grant grant;
+  // Has only the blocks that `selection` needs. Null where the step asked for no parameters.
   std::shared_ptr<const Snapshot> snapshot;
+  // What narrows it where it travels in 16 bits.
+  const kernels::KernelTable* host_kernels;
 };
 
 // What became of a step.
@@ -80,10 +85,17 @@ class StepAttempt final : public Attempt<StepListener>, public std::enable_share
   // attempt is over.
   absl::Status Complete();
 
+  // What turns chunks of 16 bits into floats.
+  const kernels::KernelTable& host_kernels() const;
+
   const v1::StepHeader& header() const { return header_; }
   uint64_t header_hash() const { return header_hash_; }
   // The set's when the step began; a write, which draws another one, ends the attempt. Guarded by the set's mutex.
   uint64_t incarnation() const { return incarnation_; }
+  // The tensors that the step brings, as the set was configured when it began, at `config_revision`. Constant once it
+  // has begun.
+  const std::shared_ptr<const TensorSelection>& selection() const { return selection_; }
+  int64_t config_revision() const { return config_revision_; }
 
   // What the turn takes over from a complete attempt: the gradient, or none if the request was remembered by the time
   // that the step was admitted, and what pays for it.
@@ -102,6 +114,8 @@ class StepAttempt final : public Attempt<StepListener>, public std::enable_share
   std::optional<Staging> gradient_;
 
   uint64_t incarnation_ = 0;
+  std::shared_ptr<const TensorSelection> selection_;
+  int64_t config_revision_ = 0;
 };
 
 }  // namespace adamant::core

@@ -1,16 +1,22 @@
 #include "server/core/set/step_commit.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
+#include "server/core/set/step_header.h"
 
 namespace adamant::core {
 namespace {
 
-// Gradients must stay below this after scaling, so that their squares are finite.
-constexpr float kMaxMagnitude = 0x1p63f;
+// Gradients must stay below this once they are scaled, so that their squares are finite.
+constexpr double kMaxMagnitude = 0x1p63;
+
+// What torch's clip_grad_norm_ adds to a norm before it divides by it.
+constexpr double kNormEps = 1e-6;
 
 // The listeners hear of so many blocks at a time: those of one message.
 constexpr int64_t kToldBlocks = 4;
@@ -21,7 +27,7 @@ void StepCommit::Run(std::shared_ptr<SetRep> set, std::vector<std::shared_ptr<St
                      std::optional<Staging> gradient, TurnQueue::Turn turn) {
   // Not std::make_shared: the constructor is private.
   const std::shared_ptr<StepCommit> commit(new StepCommit(std::move(set), std::move(gradient), std::move(turn)));
-  commit->Measure();
+  commit->Measure(contributors.front()->header());
   commit->Decide(std::move(contributors));
   if (!commit->contributors_.empty()) commit->Apply();
 }
@@ -29,13 +35,27 @@ void StepCommit::Run(std::shared_ptr<SetRep> set, std::vector<std::shared_ptr<St
 StepCommit::StepCommit(std::shared_ptr<SetRep> set, std::optional<Staging> gradient, TurnQueue::Turn turn)
     : set_(std::move(set)), turn_(std::move(turn)), gradient_(std::move(gradient)) {}
 
-void StepCommit::Measure() {
+void StepCommit::Measure(const v1::StepHeader& header) {
   if (!gradient_.has_value()) return;
-  const kernels::GradientStats stats = gradient_->Stats();
-  finding_.grad_norm = std::sqrt(stats.sum_of_squares);
-  if (stats.max_magnitude_bits >= std::bit_cast<uint32_t>(kMaxMagnitude)) {
-    finding_.non_finite = gradient_->FindNotBelow(kMaxMagnitude);
+  // It changes only in a turn, and this is one.
+  std::shared_ptr<const Configuration> configuration;
+  {
+    MutexLock lock(&set_->mutex);
+    configuration = set_->configuration;
   }
+  const kernels::GradientStats stats = gradient_->Stats();
+  const double grad_scale = header.has_grad_scale() ? header.grad_scale() : 1;
+  finding_.grad_norm = std::sqrt(stats.sum_of_squares) / grad_scale;
+  const v1::Clipping& clipping = configuration->clipping();
+  double scale = 1 / grad_scale;
+  if (clipping.has_max_norm() && std::isfinite(finding_.grad_norm)) {
+    scale *= std::min(1.0, clipping.max_norm() / (finding_.grad_norm + kNormEps));
+  }
+  finding_.transform.scale = static_cast<float>(scale);
+  if (clipping.has_max_value()) finding_.transform.clip = static_cast<float>(clipping.max_value());
+  const double limit = kMaxMagnitude / scale;
+  const auto largest = static_cast<double>(std::bit_cast<float>(stats.max_magnitude_bits));
+  if (!(largest < limit)) finding_.non_finite = gradient_->FindNotBelow(limit);
 }
 
 void StepCommit::Decide(std::vector<std::shared_ptr<StepAttempt>> contributors) {
@@ -45,9 +65,16 @@ void StepCommit::Decide(std::vector<std::shared_ptr<StepAttempt>> contributors) 
   };
   std::vector<Answer> answers;
   std::shared_ptr<const Snapshot> snapshot;
+  // What tells of it stays with the step, whoever it came from.
+  const std::shared_ptr<StepAttempt> first = contributors.front();
+  std::shared_ptr<const Watches> watches;
+  v1::WatchParameterSetResponse event;
+  bool skipped = false;
   {
     MutexLock lock(&set_->mutex);
     snapshot = set_->snapshot;
+    watches = set_->watches;
+    const int64_t non_finite = set_->statistics.non_finite();
     for (std::shared_ptr<StepAttempt>& attempt : contributors) {
       Decision decision = DecideOn(*attempt);
       if (std::holds_alternative<Part>(decision)) {
@@ -56,7 +83,17 @@ void StepCommit::Decide(std::vector<std::shared_ptr<StepAttempt>> contributors) 
         answers.push_back({std::move(attempt), std::move(decision)});
       }
     }
-    if (!contributors_.empty()) Plan();
+    if (!contributors_.empty()) Plan(first->header());
+    skipped = set_->statistics.non_finite() != non_finite;
+    if (skipped) {
+      event.set_incarnation(set_->lifecycle.incarnation());
+      event.set_step(set_->lifecycle.step());
+    }
+  }
+  if (skipped && !watches->empty()) {
+    event.mutable_skipped()->set_non_finite_tensor(finding_.non_finite->tensor);
+    event.mutable_skipped()->set_non_finite_offset(finding_.non_finite->offset);
+    Tell(*watches, std::move(event));
   }
   // What paid for the gradient pays for the reply from here on.
   if (contributors_.empty()) gradient_.reset();
@@ -75,11 +112,11 @@ StepCommit::Decision StepCommit::DecideOn(const StepAttempt& attempt) const {
   if (absl::Status status = set_->lifecycle.CheckReady(); !status.ok()) return status;
   absl::StatusOr<const v1::StepResult*> remembered = set_->requests.FindResult(header, attempt.header_hash());
   if (!remembered.ok()) return remembered.status();
-  v1::StepResult answer;
   if (*remembered != nullptr) {
-    answer = **remembered;
+    v1::StepResult answer = **remembered;
     answer.set_replayed(true);
     answer.set_parameters_step(set_->lifecycle.step());
+    set_->statistics.set_replayed(set_->statistics.replayed() + 1);
     return answer;
   }
   if (attempt.incarnation() != set_->lifecycle.incarnation()) return set_->lifecycle.Rewritten();
@@ -88,62 +125,131 @@ StepCommit::Decision StepCommit::DecideOn(const StepAttempt& attempt) const {
     return set_->lifecycle.MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_OUTCOME_UNKNOWN,
                                      "the request was remembered when the step began, and is forgotten now");
   }
-  if (absl::Status status = set_->requests.CheckExpectedStep(header, /*may_be_early=*/false); !status.ok()) {
-    return status;
+  if (absl::Status status = set_->requests.CheckStep(header, /*may_be_early=*/false); !status.ok()) return status;
+  if (absl::Status status = CheckStillConfigured(attempt); !status.ok()) return status;
+  if (header.has_base_step() && set_->lifecycle.step() - header.base_step() > set_->configuration->max_staleness()) {
+    set_->statistics.set_refused(set_->statistics.refused() + 1);
+    return Unapplied(attempt, v1::STEP_OUTCOME_REFUSED_STALE);
   }
   if (!finding_.non_finite.has_value()) return Part();
-  answer.set_outcome(v1::STEP_OUTCOME_SKIPPED_NON_FINITE);
+  set_->statistics.set_non_finite(set_->statistics.non_finite() + 1);
+  const auto& [tensor, offset] = *finding_.non_finite;
+  if (set_->configuration->non_finite_policy() == v1::NON_FINITE_POLICY_REJECT) {
+    return NonFinite(*finding_.non_finite);
+  }
+  v1::StepResult answer = Unapplied(attempt, v1::STEP_OUTCOME_SKIPPED_NON_FINITE);
+  answer.set_non_finite_tensor(tensor);
+  answer.set_non_finite_offset(offset);
+  return answer;
+}
+
+absl::Status StepCommit::NonFinite(const Staging::Place& place) const {
+  const absl::Status status = set_->lifecycle.MakeError(
+      absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_NON_FINITE_GRADIENT,
+      ExpectedGot("a gradient that is finite, and below 2^63 once it is scaled",
+                  absl::StrCat("one that is not at offset ", place.offset, " of tensor ", place.tensor, " (",
+                               Quoted(set_->schema->tensors()[place.tensor].name), ")")));
+  v1::ErrorDetail detail = GetErrorDetail(status);
+  detail.set_tensor(place.tensor);
+  detail.set_offset(place.offset);
+  return Error(status.code(), status.message(), detail);
+}
+
+absl::Status StepCommit::CheckStillConfigured(const StepAttempt& attempt) const {
+  if (attempt.config_revision() == set_->configuration->revision()) return absl::OkStatus();
+  const absl::StatusOr<std::shared_ptr<const TensorSelection>> selection = SelectTensors(*set_, attempt.header());
+  if (selection.ok() && **selection == *attempt.selection()) return absl::OkStatus();
+  return set_->lifecycle.MakeError(
+      absl::StatusCode::kAborted, v1::ERROR_REASON_CONFIG_CHANGED,
+      absl::StrCat("the configuration was changed, from revision ", attempt.config_revision(), " to ",
+                   set_->configuration->revision(), ", since the step began: ",
+                   selection.ok() ? "it is to bring other tensors now" : selection.status().message()));
+}
+
+v1::StepResult StepCommit::Unapplied(const StepAttempt& attempt, v1::StepOutcome outcome) const {
+  v1::StepResult answer;
+  answer.set_outcome(outcome);
   answer.set_step(set_->lifecycle.step());
   answer.set_incarnation(set_->lifecycle.incarnation());
   answer.set_grad_norm(finding_.grad_norm);
   answer.set_config_revision(set_->configuration->revision());
-  answer.set_non_finite_tensor(finding_.non_finite->tensor);
-  answer.set_non_finite_offset(finding_.non_finite->offset);
   answer.set_parameters_step(set_->lifecycle.step());
+  if (attempt.header().has_base_step()) {
+    answer.set_staleness(set_->lifecycle.step() - attempt.header().base_step());
+  }
   return answer;
 }
 
-void StepCommit::Plan() {
+void StepCommit::Plan(const v1::StepHeader& header) {
   const Configuration& configuration = *set_->configuration;
-  const int64_t step = set_->lifecycle.step() + 1;
+  const int64_t before = set_->lifecycle.step();
   v1::StepResult result;
   result.set_outcome(v1::STEP_OUTCOME_APPLIED);
-  result.set_step(step);
+  result.set_step(before + 1);
   result.set_incarnation(set_->lifecycle.incarnation());
   result.set_grad_norm(finding_.grad_norm);
   result.set_config_revision(configuration.revision());
-  const int groups = static_cast<int>(configuration.groups().size());
-  plan_.scalars.reserve(groups);
-  result.mutable_learning_rates()->Reserve(groups);
-  for (int group = 0; group < groups; ++group) {
-    plan_.scalars.push_back(configuration.Scalars(group, step, /*scale=*/1.0f));
-    result.add_learning_rates(configuration.LearningRate(group, step));
+  if (header.has_base_step()) result.set_staleness(before - header.base_step());
+
+  // They were valid when the header was checked against this configuration.
+  std::vector<v1::ParameterGroup> overridden;
+  if (!header.overrides().empty()) {
+    overridden = *OverrideGroups(configuration.groups(), header.overrides(), "header.overrides");
   }
+  const std::vector<v1::ParameterGroup>& groups = overridden.empty() ? configuration.groups() : overridden;
+  result.mutable_learning_rates()->Reserve(static_cast<int>(groups.size()));
+  for (const v1::ParameterGroup& group : groups) result.add_learning_rates(LearningRateAt(group, before));
+
+  const std::shared_ptr<const TensorSelection> selection = gradient_->selection();
+  if (set_->work == nullptr || set_->work->shared_selection() != selection) {
+    const UpdateCounts* const counts = &set_->update_counts;
+    set_->work = std::make_shared<const StepWork>(selection, [counts](int tensor) { return counts->of(tensor); });
+  }
+  plan_.work = set_->work;
+  plan_.recipes.reserve(plan_.work->cohorts().size());
+  for (const Cohort& cohort : plan_.work->cohorts()) {
+    plan_.recipes.push_back(MakeRecipe(groups[cohort.group], result.learning_rates(cohort.group),
+                                       set_->update_counts.of(cohort.tensor), finding_.transform));
+  }
+  update_counts_ = set_->update_counts;
+  update_counts_.Add(*selection);
+  *metrics_.mutable_last_metrics() = header.metrics();
+
   set_->applying = true;
   plan_.before = set_->snapshot;
-  plan_.after = std::make_shared<const Snapshot>(set_->lifecycle.incarnation(), step, gradient_->TakeBlocks());
+  BlockList blocks = gradient_->TakeBlocks();
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (!blocks[i]) blocks[i] = plan_.before->blocks()[i];
+  }
+  plan_.after = std::make_shared<const Snapshot>(set_->lifecycle.incarnation(), before + 1, std::move(blocks));
   gradient_.reset();
 
   std::vector<Requests::Key> keys;
   for (const Contributor& contributor : contributors_) {
     keys.push_back({contributor.attempt->header().request_id(), contributor.attempt->header_hash()});
   }
-  remembrance_ = Requests::Prepare(std::move(keys), result);
-  result.set_parameters_step(step);
+  remembrance_ = Requests::Prepare(std::move(keys), result, selection);
+  result.set_parameters_step(before + 1);
   for (Contributor& contributor : contributors_) {
     contributor.reply = MakeReply(contributor.attempt.get(), result, plan_.after);
   }
   MutexLock lock(&progress_mutex_);
-  computed_.resize(plan_.after->blocks().size());
+  computed_.resize(plan_.after->blocks().size(), true);
+  for (const int64_t block : selection->blocks()) computed_[block] = false;
 }
 
 StepReply StepCommit::MakeReply(StepAttempt* attempt, v1::StepResult result,
-                                std::shared_ptr<const Snapshot> snapshot) const {
+                                const std::shared_ptr<const Snapshot>& snapshot) const {
   auto parameters = std::make_shared<StepParameters>();
-  parameters->schema = set_->schema;
+  parameters->selection = attempt->selection();
   parameters->set = set_;
+  parameters->host_kernels = &set_->resources.backend->host_kernels();
+  // It pays for the gradient until that has become the parameters, also where the reply has none.
   parameters->grant = attempt->TakeGrant();
-  parameters->snapshot = std::move(snapshot);
+  if (!attempt->header().omit_parameters()) {
+    // Without the blocks that nobody has paid for here.
+    parameters->snapshot = parameters->selection->Restrict(snapshot);
+  }
   return {std::move(result), std::move(parameters)};
 }
 
@@ -172,8 +278,23 @@ void StepCommit::Computed(int64_t block) {
   }
 }
 
+v1::WatchParameterSetResponse StepCommit::CommittedEvent() const {
+  const Contributor& first = contributors_.front();
+  const v1::StepResult& result = first.reply.result;
+  v1::WatchParameterSetResponse event;
+  event.set_incarnation(result.incarnation());
+  event.set_step(result.step());
+  v1::CommittedEvent* const committed = event.mutable_committed();
+  committed->set_grad_norm(result.grad_norm());
+  *committed->mutable_learning_rates() = result.learning_rates();
+  committed->set_staleness(result.staleness());
+  *committed->mutable_metrics() = first.attempt->header().metrics();
+  return event;
+}
+
 void StepCommit::Publish(const absl::Status& applied) {
   absl::Status poisoned;
+  std::shared_ptr<const Watches> watches;
   std::shared_ptr<const Snapshot> before = std::move(plan_.before);
   {
     MutexLock lock(&set_->mutex);
@@ -182,11 +303,21 @@ void StepCommit::Publish(const absl::Status& applied) {
       set_->lifecycle.Commit(plan_.after->step());
       set_->snapshot = std::move(plan_.after);
       set_->requests.Remember(std::move(remembrance_));
+      set_->update_counts = std::move(update_counts_);
+      set_->statistics.set_applied(set_->statistics.applied() + 1);
+      set_->statistics.set_last_grad_norm(finding_.grad_norm);
+      if (!metrics_.last_metrics().empty()) {
+        set_->statistics.mutable_last_metrics()->swap(*metrics_.mutable_last_metrics());
+      }
+      watches = set_->watches;
     } else {
       set_->lifecycle.Poison();
       poisoned = set_->lifecycle.CheckReady();
     }
   }
+  const bool is_watched = watches != nullptr && !watches->empty();
+  v1::WatchParameterSetResponse event;
+  if (is_watched) event = CommittedEvent();
   // Back to the pool before the client can ask for the next step's memory.
   before.reset();
   for (Contributor& contributor : contributors_) {
@@ -196,6 +327,7 @@ void StepCommit::Publish(const absl::Status& applied) {
       contributor.attempt->End(Unshared(poisoned));
     }
   }
+  if (is_watched) Tell(*watches, std::move(event));
   const TurnQueue::Turn ending = std::move(turn_);
 }
 

@@ -43,25 +43,37 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
     std::shared_ptr<StepAttempt> attempt;
     StepReply reply;
   };
-  // What there is to know of a gradient.
+  // What there is to know of a gradient before its step is decided.
   struct Finding {
-    double grad_norm = 0;
-    std::optional<Staging::Place> non_finite;
+    kernels::GradientStats stats;
+    double grad_norm = 0;  // without grad_scale, and before clipping
+    kernels::GradientTransform transform;
+    std::optional<Staging::Place> non_finite;  // the first element that is not, or would not be once it is scaled
   };
 
   StepCommit(std::shared_ptr<SetRep> set, std::optional<Staging> gradient, TurnQueue::Turn turn);
 
-  // Finds out what there is to know of the gradient.
-  void Measure();
+  // Finds out what there is to know of the gradient, which `header` goes with.
+  void Measure(const v1::StepHeader& header);
   // Says what becomes of the step, and answers those who have no part in it.
   void Decide(std::vector<std::shared_ptr<StepAttempt>> contributors);
   Decision DecideOn(const StepAttempt& attempt) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
-  void Plan() ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
-  StepReply MakeReply(StepAttempt* attempt, v1::StepResult result, std::shared_ptr<const Snapshot> snapshot) const;
+  // What becomes of a step with such an element where the set rejects it.
+  absl::Status NonFinite(const Staging::Place& place) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
+  // Whether the step fits the configuration still: ABORTED (CONFIG_CHANGED).
+  absl::Status CheckStillConfigured(const StepAttempt& attempt) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
+  // An answer that changes nothing.
+  v1::StepResult Unapplied(const StepAttempt& attempt, v1::StepOutcome outcome) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
+  void Plan(const v1::StepHeader& header) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
+  StepReply MakeReply(StepAttempt* attempt, v1::StepResult result,
+                      const std::shared_ptr<const Snapshot>& snapshot) const;
   // Has the arrays compute.
   void Apply();
   // Tells the contributors, now and then, how far that is.
   void Computed(int64_t block);
+  // What those who watch are told of a step that was applied. Before its contributors are answered.
+  v1::WatchParameterSetResponse CommittedEvent() const;
   // Makes the new state the set's, and answers the contributors.
   void Publish(const absl::Status& applied);
 
@@ -74,6 +86,8 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   std::vector<Contributor> contributors_;
   StepPlan plan_;
   Requests::Remembrance remembrance_;
+  UpdateCounts update_counts_;  // after the step
+  v1::SetStatistics metrics_;   // the step's, and nothing else
 
   Mutex progress_mutex_;
   std::vector<bool> computed_ ABSL_GUARDED_BY(progress_mutex_);  // by block

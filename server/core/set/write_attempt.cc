@@ -1,5 +1,6 @@
 #include "server/core/set/write_attempt.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -31,14 +32,41 @@ absl::Status ValidateHeader(const v1::WriteHeader& header) {
   if (full && (header.step() < 0 || header.step() > kMaxStep)) {
     return InvalidField("header.step", absl::StrCat("[0, ", kMaxStep, "]"), absl::StrCat(header.step()));
   }
+  if (!full && !header.update_counts().empty()) {
+    return InvalidField("header.update_counts", "none with WRITE_MODE_PARAMETERS",
+                        absl::StrCat(header.update_counts_size()));
+  }
+  if (full && !header.tensors().empty()) {
+    return InvalidField("header.tensors", "none with WRITE_MODE_FULL", absl::StrCat(header.tensors_size()));
+  }
   return absl::OkStatus();
 }
 
-// Says what kind of write `attempt` is, and makes it the write under way unless it is a repeated one. It stays
-// undecided if it has to wait for others, which it supersedes: those come to `older`, to be destroyed outside of the
-// mutex.
-absl::StatusOr<WriteKind> DecideOn(WriteAttempt* attempt, SetRep* set, WriteLane::Attempts* older)
-    ABSL_EXCLUSIVE_LOCKS_REQUIRED(set->mutex) {
+// The tensors that `header`, a valid one, brings to `set`.
+absl::StatusOr<std::shared_ptr<const TensorSelection>> SelectTensors(const SetRep& set, const v1::WriteHeader& header)
+    ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex) {
+  const auto tensors = static_cast<int>(set.schema->tensors().size());
+  if (!header.update_counts().empty() && header.update_counts_size() != tensors) {
+    return InvalidField("header.update_counts", absl::StrCat("none, or one for each of ", tensors, " tensors"),
+                        absl::StrCat(header.update_counts_size()));
+  }
+  for (int i = 0; i < header.update_counts_size(); ++i) {
+    const int64_t count = header.update_counts(i);
+    if (count >= 0 && count <= header.step()) continue;
+    return InvalidField(absl::StrCat("header.update_counts[", i, "]"),
+                        absl::StrCat("[0, ", header.step(), "], up to the step"), absl::StrCat(count));
+  }
+  if (header.tensors().empty()) return std::make_shared<const TensorSelection>(set.schema);
+  absl::StatusOr<std::vector<bool>> selected = SelectByIndex(*set.schema, header.tensors(), "header.tensors");
+  if (!selected.ok()) return selected.status();
+  return std::make_shared<const TensorSelection>(set.schema, *std::move(selected));
+}
+
+// Says what kind of write `attempt`, which brings `selection`, is, and makes it the write under way unless it is a
+// repeated one. It stays undecided if it has to wait for others, which it supersedes: those come to `older`, to be
+// destroyed outside of the mutex.
+absl::StatusOr<WriteKind> DecideOn(WriteAttempt* attempt, const TensorSelection& selection, SetRep* set,
+                                   WriteLane::Attempts* older) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set->mutex) {
   const v1::WriteHeader& header = attempt->header();
   if (absl::Status status = set->lifecycle.CheckExists(); !status.ok()) return status;
   absl::StatusOr<bool> applied = set->requests.IsApplied(header);
@@ -59,6 +87,11 @@ absl::StatusOr<WriteKind> DecideOn(WriteAttempt* attempt, SetRep* set, WriteLane
       return set->lifecycle.MakeError(
           absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_UNINITIALIZED,
           "a full write broke off and took the moments with it: the set awaits a full write");
+    }
+    // Not before the others: a write under way may be about to bring the rest.
+    if (!selection.all() && set->lifecycle.state() == v1::PARAMETER_SET_STATE_UNINITIALIZED) {
+      return InvalidField("header.tensors", "all tensors, in a set that awaits its first write",
+                          absl::StrCat(header.tensors_size(), " of ", selection.sizes().size()));
     }
   }
   set->writes.Take(attempt);
@@ -97,6 +130,8 @@ WriteAttempt::~WriteAttempt() {
   set_->writes.Remove(this);
 }
 
+const kernels::KernelTable& WriteAttempt::host_kernels() const { return set_->resources.backend->host_kernels(); }
+
 void WriteAttempt::Start() {
   WriteLane::Attempts older;
   absl::Status superseded;
@@ -106,11 +141,16 @@ void WriteAttempt::Start() {
   if (status.ok()) {
     MutexLock lock(&set_->mutex);
     if (state() != State::kWaiting) return;
-    const absl::StatusOr<WriteKind> kind = DecideOn(this, set_.get(), &older);
-    status = kind.status();
+    absl::StatusOr<std::shared_ptr<const TensorSelection>> selection = SelectTensors(*set_, header_);
+    status = selection.status();
     if (status.ok()) {
-      decided = *kind;
+      const absl::StatusOr<WriteKind> kind = DecideOn(this, **selection, set_.get(), &older);
+      status = kind.status();
+      if (status.ok()) decided = *kind;
+    }
+    if (status.ok()) {
       kind_ = decided;
+      selection_ = *std::move(selection);
       set_->writes.Add(this);
     }
     superseded =
@@ -141,17 +181,17 @@ void WriteAttempt::Start() {
 
 void WriteAttempt::AwaitLoan(std::vector<BlockList> lent) {
   const Resources& resources = set_->resources;
-  const Schema& schema = *set_->schema;
-  const int64_t arrays = full() ? 1 + static_cast<int64_t>(set_->layout.slots.size()) : 1;
+  const int64_t elements = selection_->block_elements();
+  const int64_t arrays = full() ? 1 + static_cast<int64_t>(set_->slots.size()) : 1;
   if (static_cast<int64_t>(lent.size()) == arrays) {
     AwaitContents(std::move(lent));
     return;
   }
   // The call pays for one small array.
-  const int64_t paid_arrays = IsSmall(schema) ? arrays - 1 : arrays;
+  const int64_t paid_arrays = IsSmall(elements) ? arrays - 1 : arrays;
   Budget* const budget = lent.empty() && paid_arrays > 0 ? resources.inflight : nullptr;
   SetWait(resources.lender->Borrow(
-      budget, paid_arrays * StagingBytes(schema), schema.flat_size(),
+      budget, paid_arrays * StagingBytes(*selection_), elements,
       lent.empty() ? resources.admission_wait : absl::InfiniteDuration(),
       [self = shared_from_this(), lent = std::move(lent)](absl::StatusOr<Lender::Loan> loan) mutable {
         self->Lent(std::move(lent), std::move(loan));
@@ -165,7 +205,7 @@ void WriteAttempt::Lent(std::vector<BlockList> lent, absl::StatusOr<Lender::Loan
   }
   if (over()) return;
   if (lent.empty()) grant_ = std::move(loan->grant);
-  lent.push_back(std::move(loan->blocks));
+  lent.push_back(selection_->Spread(std::move(loan->blocks)));
   AwaitLoan(std::move(lent));
 }
 
@@ -183,6 +223,7 @@ void WriteAttempt::TakeState(TurnQueue::Turn turn) {
   {
     MutexLock lock(&set_->mutex);
     status = set_->lifecycle.CheckExists();
+    if (status.ok() && &selection_->schema() != set_->schema.get()) status = set_->lifecycle.Rewritten();
     if (status.ok()) {
       const bool published = set_->snapshot != nullptr;
       BlockList parameters = std::move(set_->unpublished);
@@ -244,8 +285,8 @@ void WriteAttempt::AwaitContentsOfState(BlockList parameters) {
 
 void WriteAttempt::AwaitContents(std::vector<BlockList> blocks) {
   for (size_t i = 0; i < blocks.size(); ++i) {
-    const v1::Slot slot = i == 0 ? v1::SLOT_PARAMETER : set_->layout.slots[i - 1];
-    arrivals_.push_back({slot, Staging(set_->schema, std::move(blocks[i]), nullptr)});
+    const v1::Slot slot = i == 0 ? v1::SLOT_PARAMETER : set_->slots[i - 1];
+    arrivals_.push_back({slot, Staging(selection_, std::move(blocks[i]), nullptr)});
   }
   Admit();
 }
@@ -271,7 +312,7 @@ absl::Status WriteAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, in
     }
     position += n;
   });
-  if (status.ok() && bad.has_value()) status = BadValue(*set_->schema, info, tensor, bad->first, bad->second);
+  if (status.ok() && bad.has_value()) status = BadValue(selection_->schema(), info, tensor, bad->first, bad->second);
   return status.ok() ? status : Refuse(status);
 }
 
@@ -301,6 +342,8 @@ void WriteAttempt::Commit(TurnQueue::Turn turn) {
     } else {
       status = set_->lifecycle.CheckNotPoisoned();
     }
+    // Tensors were added since it began.
+    if (status.ok() && &selection_->schema() != set_->schema.get()) status = set_->lifecycle.Rewritten();
     if (status.ok() && kind_ == WriteKind::kReplay && !set_->requests.MadeIncarnation(header_.request_id())) {
       status = set_->lifecycle.Rewritten();
     }
@@ -329,12 +372,33 @@ void WriteAttempt::Load(TurnQueue::Turn turn) {
   std::vector<BlockList> blocks;
   for (Arrival& arrival : arrivals_) blocks.push_back(arrival.elements.TakeBlocks());
   arrivals_.clear();
-  auto parameters = std::make_shared<const Snapshot>(incarnation, step, std::move(blocks.front()));
+  auto parameters = std::make_shared<const Snapshot>(incarnation, step, Merge(std::move(blocks.front())));
   blocks.erase(blocks.begin());
   const Snapshot& loaded = *parameters;
   set_->arrays->Load(loaded, std::move(blocks),
                      [self = shared_from_this(), parameters = std::move(parameters), turn = std::move(turn)](
                          const absl::Status& status) mutable { self->Publish(status, std::move(parameters)); });
+}
+
+BlockList WriteAttempt::Merge(BlockList brought) const {
+  if (selection_->all()) return brought;
+  std::shared_ptr<const Snapshot> before;
+  {
+    MutexLock lock(&set_->mutex);
+    before = set_->snapshot;
+  }
+  const auto tensors = selection_->schema().tensors();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (selection_->has(static_cast<int>(i))) continue;
+    ForEachRun(tensors[i].begin, tensors[i].end, [&](int64_t block, int64_t begin, int64_t end) {
+      if (!brought[block]) return;
+      std::copy_n(before->blocks()[block].data() + begin, end - begin, brought[block].mutable_data() + begin);
+    });
+  }
+  for (size_t block = 0; block < brought.size(); ++block) {
+    if (!brought[block]) brought[block] = before->blocks()[block];
+  }
+  return brought;
 }
 
 void WriteAttempt::Publish(const absl::Status& loaded, std::shared_ptr<const Snapshot> parameters) {
@@ -344,8 +408,10 @@ void WriteAttempt::Publish(const absl::Status& loaded, std::shared_ptr<const Sna
   absl::Status poisoned;
   absl::Status rewritten;
   std::vector<std::shared_ptr<StepAttempt>> outdated;
+  std::shared_ptr<const Watches> watches;
   {
     MutexLock lock(&set_->mutex);
+    watches = set_->watches;
     if (loaded.ok()) {
       std::optional<int64_t> step;
       if (full()) step = parameters->step();
@@ -353,6 +419,10 @@ void WriteAttempt::Publish(const absl::Status& loaded, std::shared_ptr<const Sna
       before = std::exchange(set_->snapshot, std::move(parameters));
       unpublished = std::move(set_->unpublished);
       set_->requests.Rewrite(header_);
+      if (full()) {
+        set_->update_counts.Set(header_.step(), header_.update_counts());
+        set_->work.reset();
+      }
       rewritten = set_->lifecycle.Rewritten();
       outdated = set_->requests.FindOutdated();
     } else {
@@ -370,6 +440,13 @@ void WriteAttempt::Publish(const absl::Status& loaded, std::shared_ptr<const Sna
   }
   LetNextBegin();
   for (const std::shared_ptr<StepAttempt>& attempt : outdated) attempt->EndUnlessComplete(rewritten);
+  if (!watches->empty()) {
+    v1::WatchParameterSetResponse event;
+    event.set_incarnation(response.incarnation());
+    event.set_step(response.step());
+    event.mutable_written()->set_mode(header_.mode());
+    Tell(*watches, std::move(event));
+  }
   End(std::move(response));
 }
 

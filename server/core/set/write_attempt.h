@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "adamant/v1/service.pb.h"
+#include "kernels/update.h"
 #include "server/core/memory/block.h"
 #include "server/core/memory/budget.h"
 #include "server/core/memory/lender.h"
@@ -17,6 +18,7 @@
 #include "server/core/set/listener.h"
 #include "server/core/set/staging.h"
 #include "server/core/set/turn_queue.h"
+#include "server/core/spec/tensor_selection.h"
 
 namespace adamant::core {
 
@@ -60,6 +62,9 @@ class WriteAttempt final : public Attempt<WriteListener>, public std::enable_sha
   // returns. Error: INCOMPLETE; the attempt is over.
   absl::Status Complete();
 
+  // What turns chunks of 16 bits into floats.
+  const kernels::KernelTable& host_kernels() const;
+
   const v1::WriteHeader& header() const { return header_; }
 
  private:
@@ -81,6 +86,8 @@ class WriteAttempt final : public Attempt<WriteListener>, public std::enable_sha
   void AwaitContents(std::vector<BlockList> blocks);
   // The turn of a complete write.
   void Commit(TurnQueue::Turn turn);
+  // The parameters that a staged write leaves: what it brought, and the rest as it is.
+  BlockList Merge(BlockList brought) const;
   void Load(TurnQueue::Turn turn);
   void Publish(const absl::Status& loaded, std::shared_ptr<const Snapshot> parameters);
 
@@ -103,6 +110,7 @@ class WriteAttempt final : public Attempt<WriteListener>, public std::enable_sha
 
   // Decided, under the set's mutex, when the write begins; constant from OnAdmitted on.
   WriteKind kind_ = WriteKind::kUndecided;
+  std::shared_ptr<const TensorSelection> selection_;  // that it brings
 };
 
 }  // namespace adamant::core

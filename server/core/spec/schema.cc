@@ -72,60 +72,79 @@ int64_t RoundUp(int64_t elements) { return (elements + kTensorAlignment - 1) / k
 
 absl::StatusOr<std::shared_ptr<const Schema>> Schema::Create(const v1::ParameterSetSpec& spec,
                                                              absl::Span<const v1::ParameterGroup> groups) {
-  if (spec.tensors().empty() || spec.tensors_size() > kMaxTensors) {
-    return InvalidField("spec.tensors", absl::StrCat("1 to ", kMaxTensors, " tensors"),
-                        absl::StrCat(spec.tensors_size()));
+  std::shared_ptr<Schema> schema(new Schema());
+  if (absl::Status status = schema->Append(spec.tensors(), groups, "spec.tensors"); !status.ok()) return status;
+  return schema;
+}
+
+absl::StatusOr<std::shared_ptr<const Schema>> Schema::Add(
+    const google::protobuf::RepeatedPtrField<v1::TensorSpec>& added,
+    absl::Span<const v1::ParameterGroup> groups) const {
+  std::shared_ptr<Schema> schema(new Schema(*this));
+  if (absl::Status status = schema->Append(added, groups, "tensors"); !status.ok()) return status;
+  return schema;
+}
+
+absl::Status Schema::Append(const google::protobuf::RepeatedPtrField<v1::TensorSpec>& added,
+                            absl::Span<const v1::ParameterGroup> groups, absl::string_view path) {
+  const size_t before = tensors_.size();
+  if (added.empty() || before + added.size() > kMaxTensors) {
+    return InvalidField(path, absl::StrCat("1 to ", kMaxTensors - before, " tensors"), absl::StrCat(added.size()));
   }
   std::map<absl::string_view, int> group_numbers = {{"", 0}};
   for (const v1::ParameterGroup& group : groups) {
     group_numbers.emplace(group.name(), static_cast<int>(&group - groups.data()));
   }
 
-  std::shared_ptr<Schema> schema(new Schema());
-  schema->tensors_.reserve(spec.tensors_size());
-  schema->sizes_.reserve(spec.tensors_size());
+  // Not again: names that others refer to below stay where they are.
+  tensors_.reserve(before + added.size());
+  sizes_.reserve(before + added.size());
   absl::flat_hash_map<absl::string_view, int> indices;
-  indices.reserve(spec.tensors_size());
-  Fingerprint fingerprint;
-  fingerprint.AddInteger(spec.tensors_size());
-  for (int i = 0; i < spec.tensors_size(); ++i) {
-    const v1::TensorSpec& tensor = spec.tensors(i);
-    const std::string path = absl::StrCat("spec.tensors[", i, "]");
+  indices.reserve(before + added.size());
+  for (size_t i = 0; i < before; ++i) indices.emplace(tensors_[i].name, static_cast<int>(i));
+  for (int i = 0; i < added.size(); ++i) {
+    const v1::TensorSpec& tensor = added[i];
+    const std::string tensor_path = absl::StrCat(path, "[", i, "]");
 
-    const std::string name_path = absl::StrCat(path, ".name");
+    const std::string name_path = absl::StrCat(tensor_path, ".name");
     if (absl::Status status = ValidateTensorName(tensor.name(), name_path); !status.ok()) return status;
-    if (const auto [other, is_new] = indices.emplace(tensor.name(), i); !is_new) {
+    const int index = static_cast<int>(before) + i;
+    if (const auto [other, is_new] = indices.emplace(tensor.name(), index); !is_new) {
       return InvalidField(name_path, "a name of its own",
                           absl::StrCat(Quoted(tensor.name()), ", the name of tensor ", other->second));
     }
     const auto group = group_numbers.find(tensor.group());
     if (group == group_numbers.end()) {
-      return InvalidField(absl::StrCat(path, ".group"), "the name of one of `spec.groups`",
+      return InvalidField(absl::StrCat(tensor_path, ".group"), "the name of one of `spec.groups`",
                           absl::StrCat(Quoted(tensor.group()), " for tensor ", Quoted(tensor.name())));
     }
-    const std::string shape_path = absl::StrCat(path, ".shape");
+    const std::string shape_path = absl::StrCat(tensor_path, ".shape");
     const absl::StatusOr<int64_t> size = CountElements(tensor, shape_path);
     if (!size.ok()) return size.status();
-    const int64_t begin = schema->flat_size_;
+    const int64_t begin = flat_size_;
     if (*size > kMaxElements - begin) {
       return InvalidField(shape_path, absl::StrCat("at most ", kMaxElements, " elements in all tensors together"),
                           absl::StrCat("more up to tensor ", Quoted(tensor.name())));
     }
 
-    schema->tensors_.push_back({.name = tensor.name(),
-                                .shape = {tensor.shape().begin(), tensor.shape().end()},
-                                .group = group->second,
-                                .begin = begin,
-                                .end = begin + *size});
-    schema->sizes_.push_back(*size);
-    schema->parameter_count_ += *size;
-    schema->flat_size_ = RoundUp(begin + *size);
-    fingerprint.AddString(tensor.name());
-    fingerprint.AddInteger(tensor.shape_size());
-    for (const int64_t extent : tensor.shape()) fingerprint.AddInteger(extent);
+    tensors_.push_back({.name = tensor.name(),
+                        .shape = {tensor.shape().begin(), tensor.shape().end()},
+                        .group = group->second,
+                        .begin = begin,
+                        .end = begin + *size});
+    sizes_.push_back(*size);
+    parameter_count_ += *size;
+    flat_size_ = RoundUp(begin + *size);
   }
-  schema->fingerprint_ = Shorten(fingerprint.value());
-  return schema;
+  Fingerprint fingerprint;
+  fingerprint.AddInteger(static_cast<int64_t>(tensors_.size()));
+  for (const Tensor& tensor : tensors_) {
+    fingerprint.AddString(tensor.name);
+    fingerprint.AddInteger(static_cast<int64_t>(tensor.shape.size()));
+    for (const int64_t extent : tensor.shape) fingerprint.AddInteger(extent);
+  }
+  fingerprint_ = Shorten(fingerprint.value());
+  return absl::OkStatus();
 }
 
 int Schema::TensorAt(int64_t index) const {

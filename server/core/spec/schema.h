@@ -12,7 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "adamant/v1/parameter_set.pb.h"
 
@@ -41,6 +43,11 @@ class Schema {
   static absl::StatusOr<std::shared_ptr<const Schema>> Create(const v1::ParameterSetSpec& spec,
                                                               absl::Span<const v1::ParameterGroup> groups);
 
+  // These tensors, and behind them `added`, which name groups of `groups`. Errors: as of Create, in a field such as
+  // `tensors[2].shape`.
+  absl::StatusOr<std::shared_ptr<const Schema>> Add(const google::protobuf::RepeatedPtrField<v1::TensorSpec>& added,
+                                                    absl::Span<const v1::ParameterGroup> groups) const;
+
   absl::Span<const Tensor> tensors() const { return tensors_; }
   // Elements of each tensor.
   absl::Span<const int64_t> sizes() const { return sizes_; }
@@ -61,6 +68,10 @@ class Schema {
 
  private:
   Schema() = default;
+
+  // Appends `added`, which stand at `path`, and takes the fingerprint of all.
+  absl::Status Append(const google::protobuf::RepeatedPtrField<v1::TensorSpec>& added,
+                      absl::Span<const v1::ParameterGroup> groups, absl::string_view path);
 
   std::vector<Tensor> tensors_;
   std::vector<int64_t> sizes_;

@@ -4,33 +4,84 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/message.h"
+#include "google/protobuf/text_format.h"
 #include "proto/error/error.h"
 
 namespace adamant::core {
 namespace {
 
-std::optional<SpecDifference> InGroup(const v1::ParameterGroup& expected, const v1::ParameterGroup& got,
-                                      const std::string& path) {
-  if (expected.name() != got.name()) {
-    return SpecDifference{absl::StrCat(path, ".name"), Quoted(expected.name()), Quoted(got.name())};
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+// One value of a field, as people read it; a number as the kernels see it.
+std::string SpellValue(const Message& message, const FieldDescriptor* field, int index) {
+  const google::protobuf::Reflection& reflection = *message.GetReflection();
+  if (field->cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE && !field->is_repeated()) {
+    return Spelled(static_cast<float>(reflection.GetDouble(message, field)));
   }
-  const struct {
-    const char* field;
-    double expected;
-    double got;
-  } values[] = {{".learning_rate", expected.learning_rate(), got.learning_rate()},
-                {".adam.beta1", expected.adam().beta1(), got.adam().beta1()},
-                {".adam.beta2", expected.adam().beta2(), got.adam().beta2()},
-                {".adam.eps", expected.adam().eps(), got.adam().eps()}};
-  for (const auto& value : values) {
-    if (static_cast<float>(value.expected) == static_cast<float>(value.got)) continue;
-    return SpecDifference{absl::StrCat(path, value.field), Spelled(value.expected), Spelled(value.got)};
+  if (field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) return Quoted(reflection.GetString(message, field));
+  std::string text;
+  google::protobuf::TextFormat::PrintFieldValueToString(message, field, index, &text);
+  return text;
+}
+
+// All values of a field that is no message.
+std::string SpellField(const Message& message, const FieldDescriptor* field) {
+  if (!field->is_repeated()) return SpellValue(message, field, -1);
+  std::vector<std::string> values;
+  for (int i = 0; i < message.GetReflection()->FieldSize(message, field); ++i) {
+    values.push_back(SpellValue(message, field, i));
+  }
+  return absl::StrCat("[", absl::StrJoin(values, ", "), "]");
+}
+
+// Of two messages of one type at `path`, whose defaults are resolved: in order of the fields' numbers.
+std::optional<SpecDifference> InMessage(const Message& expected, const Message& got, const std::string& path) {
+  const google::protobuf::Reflection& reflection = *expected.GetReflection();
+  std::vector<const FieldDescriptor*> fields;
+  for (int i = 0; i < expected.GetDescriptor()->field_count(); ++i)
+    fields.push_back(expected.GetDescriptor()->field(i));
+  absl::c_sort(fields, [](const auto* a, const auto* b) { return a->number() < b->number(); });
+  for (const FieldDescriptor* field : fields) {
+    const std::string field_path = absl::StrCat(path, ".", field->name());
+    if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
+      std::string a = SpellField(expected, field);
+      std::string b = SpellField(got, field);
+      if (a != b) return SpecDifference{field_path, std::move(a), std::move(b)};
+      continue;
+    }
+    if (field->is_repeated()) continue;  // those of a specification: they have functions of their own
+    const bool has = reflection.HasField(expected, field);
+    if (has != reflection.HasField(got, field)) {
+      return SpecDifference{field_path, has ? "one" : "none", has ? "none" : "one"};
+    }
+    if (!has) continue;
+    std::optional<SpecDifference> within =
+        InMessage(reflection.GetMessage(expected, field), reflection.GetMessage(got, field), field_path);
+    if (within.has_value()) return within;
   }
   return std::nullopt;
+}
+
+// Of what holds for all groups.
+std::optional<SpecDifference> InRules(const Configuration& expected, const Configuration& got) {
+  v1::ParameterSetSpec rules[2];
+  for (const Configuration* configuration : {&expected, &got}) {
+    v1::ParameterSetSpec& of_one = rules[configuration == &got ? 1 : 0];
+    *of_one.mutable_clipping() = configuration->clipping();
+    of_one.set_non_finite_policy(configuration->non_finite_policy());
+    of_one.set_max_staleness(configuration->max_staleness());
+  }
+  return InMessage(rules[0], rules[1], "spec");
 }
 
 std::string SpellShape(const std::vector<int64_t>& shape) { return absl::StrCat("[", absl::StrJoin(shape, ", "), "]"); }
@@ -63,7 +114,7 @@ std::optional<SpecDifference> FindDifference(const CheckedSpec& expected, const 
   const std::vector<v1::ParameterGroup>& other_groups = got.configuration.groups();
   std::optional<SpecDifference> found;
   for (size_t i = 0; i < std::min(groups.size(), other_groups.size()) && !found.has_value(); ++i) {
-    found = InGroup(groups[i], other_groups[i], absl::StrCat("spec.groups[", i, "]"));
+    found = InMessage(groups[i], other_groups[i], absl::StrCat("spec.groups[", i, "]"));
   }
   if (!found.has_value()) found = InLength("spec.groups", groups.size(), other_groups.size());
 
@@ -80,6 +131,7 @@ std::optional<SpecDifference> FindDifference(const CheckedSpec& expected, const 
   if (!found.has_value() && expected.device != got.device) {
     found = SpecDifference{"spec.device", Quoted(expected.device), Quoted(got.device)};
   }
+  if (!found.has_value()) found = InRules(expected.configuration, got.configuration);
   return found;
 }
 

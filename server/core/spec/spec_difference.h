@@ -29,8 +29,8 @@ struct SpecDifference {
 };
 
 // The first field in which `got` differs from `expected`, or nothing: of the groups, then of the tensors, each in
-// order, then the initialization and the device. Hyperparameters are compared as the kernels see them, rounded to
-// float. Labels take no part: they say what a set is for, not what it is.
+// order, then the initialization, the device, and what holds for all groups. Hyperparameters are compared as the
+// kernels see them, rounded to float. Labels take no part: they say what a set is for, not what it is.
 std::optional<SpecDifference> FindDifference(const CheckedSpec& expected, const CheckedSpec& got);
 
 }  // namespace adamant::core

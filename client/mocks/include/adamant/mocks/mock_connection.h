@@ -8,6 +8,9 @@
 
 #include <gmock/gmock.h>
 
+#include <memory>
+#include <optional>
+
 #include "adamant/connection.h"
 
 namespace adamant::mocks {
@@ -24,6 +27,11 @@ class MockConnection : public Connection {
               (override));
   MOCK_METHOD(absl::StatusOr<v1::DeleteParameterSetResponse>, DeleteParameterSet,
               (const v1::DeleteParameterSetRequest& request), (override));
+  MOCK_METHOD(absl::StatusOr<v1::AddTensorsResponse>, AddTensors, (const v1::AddTensorsRequest&), (override));
+  MOCK_METHOD(absl::StatusOr<v1::UpdateParameterGroupResponse>, UpdateParameterGroup,
+              (const v1::UpdateParameterGroupRequest& request), (override));
+  MOCK_METHOD(absl::StatusOr<v1::UpdateParameterSetResponse>, UpdateParameterSet,
+              (const v1::UpdateParameterSetRequest& request), (override));
   MOCK_METHOD(absl::StatusOr<v1::GetStepResultResponse>, GetStepResult, (const v1::GetStepResultRequest& request),
               (override));
   MOCK_METHOD(absl::StatusOr<v1::GetServerInfoResponse>, GetServerInfo, (const v1::GetServerInfoRequest& request),
@@ -31,6 +39,14 @@ class MockConnection : public Connection {
   MOCK_METHOD(absl::StatusOr<v1::StepResult>, Step, (const StepCall& call), (override));
   MOCK_METHOD(absl::StatusOr<v1::WriteTensorsResponse>, Write, (const WriteCall& call), (override));
   MOCK_METHOD(absl::StatusOr<v1::ReadHeader>, Read, (const ReadCall& call), (override));
+  MOCK_METHOD(absl::StatusOr<std::unique_ptr<EventStream>>, Watch, (const v1::WatchParameterSetRequest& request),
+              (override));
+};
+
+class MockEventStream : public EventStream {
+ public:
+  MOCK_METHOD(absl::StatusOr<std::optional<v1::WatchParameterSetResponse>>, Next, (), (override));
+  MOCK_METHOD(void, Cancel, (), (override));
 };
 
 }  // namespace adamant::mocks

@@ -1,0 +1,222 @@
+// Tensors that are added to a set: what they are, and that nothing else moves.
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/core/gate.h"
+#include "tests/core/late_backend.h"
+#include "tests/core/sequential_model.h"
+#include "tests/core/set_fixture.h"
+#include "tests/core/set_matchers.h"
+
+namespace adamant::core {
+namespace {
+
+using ::testing::ElementsAre;
+
+absl::StatusOr<v1::ParameterSet> AddTensors(ParameterSet* set, const v1::AddTensorsRequest& request) {
+  struct Outcome {
+    Gate gate;
+    absl::StatusOr<v1::ParameterSet> set;
+  };
+  auto outcome = std::make_shared<Outcome>();
+  set->AddTensors(request, [outcome](absl::StatusOr<v1::ParameterSet> grown) {
+    outcome->set = std::move(grown);
+    outcome->gate.Open();
+  });
+  outcome->gate.Pass();
+  return std::move(outcome->set);
+}
+
+// One tensor of each of these sizes, of a group that the set has or gets.
+v1::AddTensorsRequest Tensors(const std::vector<int64_t>& sizes, const std::string& group = "slow") {
+  v1::AddTensorsRequest request;
+  for (const int64_t size : sizes) {
+    v1::TensorSpec* const tensor = request.add_tensors();
+    tensor->set_name(absl::StrCat("added", request.tensors_size(), "_", size));
+    tensor->add_shape(size);
+    tensor->set_group(group);
+  }
+  return request;
+}
+
+v1::ParameterSetSpec Grown(v1::ParameterSetSpec spec, const v1::AddTensorsRequest& request) {
+  spec.mutable_tensors()->MergeFrom(request.tensors());
+  spec.mutable_groups()->MergeFrom(request.groups());
+  return spec;
+}
+
+// `values` with zeros for what was added.
+Values WithZeros(Values values, int64_t count) {
+  values.resize(count);
+  return values;
+}
+
+class GrowthTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
+ protected:
+  void StepBoth(uint64_t seed) {
+    const Values gradient = Gradient(model_->parameter_count(), seed);
+    ASSERT_THAT(Step(set_.get(), {}, gradient), IsOk());
+    model_->Apply(gradient);
+    EXPECT_TRUE(*FetchState(set_.get()) == model_->arrays());
+  }
+  // Grows the model, too.
+  void Grow(const v1::AddTensorsRequest& request) {
+    ASSERT_THAT(AddTensors(set_.get(), request), IsOk());
+    spec_ = Grown(spec_, request);
+    auto grown = std::make_unique<SequentialModel>(spec_);
+    const Arrays& before = model_->arrays();
+    Arrays* const after = grown->mutable_arrays();
+    const int64_t count = grown->parameter_count();
+    std::vector<int64_t> counts = before.update_counts;
+    if (counts.empty()) counts.assign(spec_.tensors_size() - request.tensors_size(), before.step);
+    counts.resize(spec_.tensors_size(), 0);
+    *after = {.step = before.step,
+              .parameters = WithZeros(before.parameters, count),
+              .exp_avg = WithZeros(before.exp_avg, count),
+              .exp_avg_sq = WithZeros(before.exp_avg_sq, count),
+              .update_counts = before.step > 0 ? counts : std::vector<int64_t>()};
+    model_ = std::move(grown);
+  }
+
+  TestServer server_;
+  v1::ParameterSetSpec spec_ = GetParam();
+  const std::shared_ptr<ParameterSet> set_ = server_.MakeSet(spec_);
+  std::unique_ptr<SequentialModel> model_ = std::make_unique<SequentialModel>(spec_);
+};
+
+TEST_P(GrowthTest, WhatIsAddedIsZeroAndNothingElseMoves) {
+  StepBoth(1);
+  const v1::ParameterSet before = set_->Describe();
+  Grow(Tensors({5, 0, 3}));
+  EXPECT_TRUE(*FetchState(set_.get()) == model_->arrays());
+  const v1::ParameterSet after = set_->Describe();
+  EXPECT_EQ(after.step(), before.step());
+  EXPECT_NE(after.incarnation(), before.incarnation());
+  EXPECT_NE(after.schema_fingerprint(), before.schema_fingerprint());
+  EXPECT_EQ(after.schema_fingerprint(), server_
+                                            .MakeSet([&] {
+                                              v1::ParameterSetSpec spec = spec_;
+                                              spec.set_name("other");
+                                              return spec;
+                                            }())
+                                            ->Describe()
+                                            .schema_fingerprint());
+  EXPECT_EQ(after.tensor_count(), before.tensor_count() + 3);
+  EXPECT_GT(after.state_bytes(), before.state_bytes());
+  StepBoth(2);
+  StepBoth(3);
+}
+
+TEST_P(GrowthTest, ManyBlocksMayCome) {
+  StepBoth(1);
+  Grow(Tensors({kBlockElements, 200'000}, "fast"));
+  StepBoth(2);
+  Grow(Tensors({1}));
+}
+
+TEST_P(GrowthTest, ANewGroupMayCome) {
+  StepBoth(1);
+  v1::AddTensorsRequest request = Tensors({7}, "new");
+  v1::ParameterGroup* const group = request.add_groups();
+  group->set_name("new");
+  group->set_learning_rate(0.5);
+  group->mutable_adam()->set_weight_decay(0.25);
+  Grow(request);
+  StepBoth(2);
+  EXPECT_EQ(set_->Describe().groups_size(), 3);
+  EXPECT_EQ(set_->Describe().config_revision(), 2);
+}
+
+TEST_P(GrowthTest, AReadThatHasBegunIsOfTheSetBefore) {
+  StepBoth(1);
+  const Arrays before = model_->arrays();
+  const auto reading = Read(set_.get(), FullReadRequest());
+  ASSERT_THAT(reading, IsOk());
+  Grow(Tensors({100'000}));
+  const auto later = Read(set_.get(), FullReadRequest());
+  StepBoth(2);
+  StepBoth(3);
+  EXPECT_TRUE(*Fetch(**reading) == before);
+  EXPECT_EQ((*later)->schema().tensors().size(), set_->schema().tensors().size());
+}
+
+TEST_P(GrowthTest, StepsUnderWayAreOfTheSetBefore) {
+  StepDelivery step = BeginStep(set_.get(), {});
+  WriteDelivery write = BeginWrite(set_.get(), ParametersHeader());
+  write.Await();
+  const Arrays arrays = {.parameters = Values(model_->parameter_count(), 1.0f)};
+  ASSERT_THAT(SendAll(set_.get(), &write, ParametersHeader(), arrays), IsOk());
+  Grow(Tensors({5}));
+  EXPECT_THAT(step.Take().status(), FailsWith(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH));
+  ASSERT_THAT(write.Complete(), IsOk());
+  EXPECT_THAT(write.Take().status(), FailsWith(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH));
+  EXPECT_TRUE(*FetchState(set_.get()) == model_->arrays());
+  StepBoth(1);
+}
+
+TEST_P(GrowthTest, WhatDoesNotFitIsRefusedAndChangesNothing) {
+  StepBoth(1);
+  const std::string before = set_->Describe().DebugString();
+  const auto refused = [this](const v1::AddTensorsRequest& request) {
+    return AddTensors(set_.get(), request).status();
+  };
+  EXPECT_THAT(refused({}), RefusesField("tensors"));
+  EXPECT_THAT(refused(Tensors({-1})), RefusesField("tensors[0].shape[0]"));
+  EXPECT_THAT(refused(Tensors({1}, "medium")), RefusesField("tensors[0].group"));
+  v1::AddTensorsRequest request = Tensors({1, 1});
+  request.mutable_tensors(1)->set_name(GetParam().tensors(0).name());
+  EXPECT_THAT(refused(request), RefusesField("tensors[1].name"));
+  request = Tensors({1});
+  request.add_groups()->set_name("fast");
+  EXPECT_THAT(refused(request), RefusesField("groups[0].name"));
+  request.mutable_groups(0)->set_name("averaging");
+  request.mutable_groups(0)->mutable_adam()->set_amsgrad(true);
+  EXPECT_THAT(refused(request), RefusesField("groups[0]"));
+  request = Tensors({1});
+  request.set_schema_fingerprint(1);
+  EXPECT_THAT(refused(request), FailsWith(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_SCHEMA_MISMATCH));
+  request = Tensors({1});
+  request.set_incarnation(1);
+  EXPECT_THAT(refused(request), FailsWith(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH));
+  EXPECT_THAT(refused(Tensors({int64_t{1} << 28})),
+              FailsWith(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE));
+  EXPECT_EQ(set_->Describe().DebugString(), before);
+  StepBoth(2);
+}
+
+TEST_P(GrowthTest, WhatItTookIsGivenBack) {
+  Grow(Tensors({100'000, 5}));
+  StepBoth(1);
+  EXPECT_GE(server_.used().state, 12 * model_->parameter_count());
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, GrowthTest, ::testing::Values(SmallSpec(), LargeSpec(), EmptySpec()),
+                         [](const auto& test) { return test.param.name(); });
+
+// Slots that are not the host's, on a device that answers later.
+TEST(GrowthOfADeviceTest, SlotsOfADeviceGrowWithTheSet) {
+  LateBackend backend(LateBackend::Slots::kApart);
+  TestServer server({.backend = &backend});
+  {
+    const std::shared_ptr<ParameterSet> set = server.MakeSet(SmallSpec());
+    SequentialModel before(SmallSpec());
+    ASSERT_THAT(Step(set.get(), {}, Gradient(65, 1)), IsOk());
+    before.Apply(Gradient(65, 1));
+    backend.LetGo();
+    ASSERT_THAT(AddTensors(set.get(), Tensors({70'000})), IsOk());
+    const absl::StatusOr<Arrays> state = FetchState(set.get());
+    ASSERT_THAT(state, IsOk());
+    EXPECT_TRUE(SameBits(state->exp_avg, WithZeros(before.arrays().exp_avg, 70'065)));
+    EXPECT_THAT(set->UpdateCountsFrom(0, 9), ElementsAre(1, 1, 1, 1, 0));
+    ASSERT_THAT(Step(set.get(), {}, Gradient(70'065, 2)), IsOk());
+  }
+  backend.AwaitIdle();
+}
+
+}  // namespace
+}  // namespace adamant::core
