@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/core/fake_backends.h"
 #include "tests/core/gate.h"
 #include "tests/core/late_backend.h"
 #include "tests/core/sequential_model.h"
@@ -197,6 +198,37 @@ TEST_P(GrowthTest, WhatItTookIsGivenBack) {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, GrowthTest, ::testing::Values(SmallSpec(), LargeSpec(), EmptySpec()),
                          [](const auto& test) { return test.param.name(); });
+
+// Opens the gate of each outcome.
+struct Added {
+  Gate gate;
+  absl::StatusOr<v1::ParameterSet> set;
+};
+
+TEST(TwoGrowthsTest, OfTwoAtTheSameTimeTheSecondComesToNothing) {
+  GatedBackend backend;
+  TestServer server({.backend = &backend});
+  const std::shared_ptr<ParameterSet> set = server.MakeSet(Marked(LargeSpec()));
+  StepDelivery step = BeginStep(set.get(), {});
+  step.Await();
+  const Values gradient = Gradient(set->schema().parameter_count(), 1);
+  ASSERT_THAT(step.Send(Cut(set->schema(), kBlockElements), gradient), IsOk());
+  ASSERT_THAT(step.Complete(), IsOk());
+  backend.AwaitHeld();
+  Added added[2];
+  for (int i = 0; i < 2; ++i) {
+    set->AddTensors(Tensors({100 + i}), [one = &added[i]](absl::StatusOr<v1::ParameterSet> grown) {
+      one->set = std::move(grown);
+      one->gate.Open();
+    });
+  }
+  backend.LetGo();
+  for (Added& one : added) one.gate.Pass();
+  ASSERT_THAT(added[0].set, IsOk());
+  EXPECT_EQ(added[0].set->tensor_count(), 4);
+  EXPECT_THAT(added[1].set.status(), FailsWith(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH));
+  EXPECT_EQ(set->schema().tensors().size(), 4u);
+}
 
 // Slots that are not the host's, on a device that answers later.
 TEST(GrowthOfADeviceTest, SlotsOfADeviceGrowWithTheSet) {

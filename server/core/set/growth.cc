@@ -76,8 +76,8 @@ void Growth::Grow(TurnQueue::Turn turn, Done done) {
   {
     MutexLock lock(&set_->mutex);
     status = CheckDemands();
-    // New groups of the same names may have come, but not from here.
-    if (status.ok()) status = set_->configuration->Add(request_.groups()).status();
+    // So neither the schema nor the groups have come to be others, but for what each of these says.
+    if (status.ok() && set_->schema != before_) status = set_->lifecycle.Rewritten();
   }
   if (!status.ok()) {
     turn.EndAtOnce();

@@ -18,7 +18,8 @@
 namespace adamant::core {
 
 // One addition, from its request to its answer: what the tensors need is had before the turn, and nothing has changed
-// before all of it is there. One at a time a set: the callers see to that.
+// before all of it is there. Of two that are under way at the same time the second finds another schema at its turn
+// than it was made for, and comes to nothing.
 class Growth : public std::enable_shared_from_this<Growth> {
  public:
   using Done = Then<absl::StatusOr<v1::ParameterSet>>;

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/algorithm/container.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -175,6 +176,10 @@ absl::Status CheckSameArrays(const v1::ParameterGroup& group, const v1::Paramete
   return absl::OkStatus();
 }
 
+absl::Status NoSuchGroup(absl::string_view name, absl::string_view path) {
+  return InvalidField(path, "the name of one of the set's groups", Quoted(name));
+}
+
 bool CanChange(absl::string_view field) {
   static const auto* const whole =
       new absl::flat_hash_set<absl::string_view>({"learning_rate", "schedule", "frozen", "adam", "sgd"});
@@ -254,7 +259,7 @@ absl::StatusOr<int> FindGroup(absl::Span<const v1::ParameterGroup> groups, absl:
   if (name.empty()) return 0;
   const auto found = absl::c_find_if(groups, [name](const v1::ParameterGroup& group) { return group.name() == name; });
   if (found != groups.end()) return static_cast<int>(found - groups.begin());
-  return InvalidField(path, "the name of one of the set's groups", Quoted(name));
+  return NoSuchGroup(name, path);
 }
 
 absl::StatusOr<v1::ParameterGroup> ChangeGroup(const v1::ParameterGroup& group, const v1::ParameterGroup& values,
@@ -282,18 +287,22 @@ absl::StatusOr<std::vector<v1::ParameterGroup>> OverrideGroups(absl::Span<const 
                                                                const GroupOverrides& overrides,
                                                                absl::string_view path) {
   std::vector<v1::ParameterGroup> overridden(groups.begin(), groups.end());
+  absl::flat_hash_map<absl::string_view, int> indices;
+  for (size_t i = 0; i < groups.size(); ++i) indices.emplace(groups[i].name(), static_cast<int>(i));
   absl::flat_hash_set<int> seen;
   for (int i = 0; i < overrides.size(); ++i) {
     const std::string override_path = absl::StrCat(path, "[", i, "]");
     const std::string group_path = absl::StrCat(override_path, ".group");
-    const absl::StatusOr<int> group = FindGroup(groups, overrides[i].group(), group_path);
-    if (!group.ok()) return group.status();
-    if (!seen.insert(*group).second) {
+    const std::string& name = overrides[i].group();
+    const auto found = indices.find(name.empty() ? groups[0].name() : name);
+    if (found == indices.end()) return NoSuchGroup(name, group_path);
+    const int group = found->second;
+    if (!seen.insert(group).second) {
       return InvalidField(group_path, "at most one override a group",
-                          absl::StrCat("another of ", Quoted(groups[*group].name())));
+                          absl::StrCat("another of ", Quoted(groups[group].name())));
     }
-    absl::Status status = Override(overrides[i], &overridden[*group], override_path);
-    if (status.ok()) status = ValidateHyperparameters(overridden[*group], OfOverride(override_path));
+    absl::Status status = Override(overrides[i], &overridden[group], override_path);
+    if (status.ok()) status = ValidateHyperparameters(overridden[group], OfOverride(override_path));
     if (!status.ok()) return status;
   }
   return overridden;
