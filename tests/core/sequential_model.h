@@ -28,9 +28,9 @@ inline bool SameBits(const Values& a, const Values& b) {
 // All that steps change. Arrays that a set does not have are empty.
 struct Arrays {
   int64_t step = 0;
-  Values parameters;
-  Values exp_avg;
-  Values exp_avg_sq;
+  Values parameters = {};
+  Values exp_avg = {};
+  Values exp_avg_sq = {};
   Values max_exp_avg_sq = {};
   Values momentum_buffer = {};
   // How many updates each tensor has had. Empty: all as many as `step`.
