@@ -24,6 +24,7 @@ class StepCommitTest : public ::testing::Test {
     const v1::ParameterSetSpec spec = SmallSpec();
     std::shared_ptr<const Configuration> configuration = *Configuration::Create(spec);
     std::shared_ptr<const Schema> schema = *Schema::Create(spec, configuration->groups());
+    schema_ = schema;
     const Resources resources = server_.resources();
     ArraysLayout layout = {schema, OptimizerSlots(configuration->groups())};
     std::unique_ptr<SlotArrays> arrays = *resources.backend->NewArrays(layout, resources.lender, resources.compute);
@@ -45,9 +46,9 @@ class StepCommitTest : public ::testing::Test {
 
   // Commits what `contributors` made together.
   void Run(std::vector<std::shared_ptr<StepAttempt>> contributors, const Values& gradient) {
-    Staging sum(contributors.front()->selection(), *server_.resources().lender->TakeZeroed(set_->schema->flat_size()),
+    Staging sum(contributors.front()->selection(), *server_.resources().lender->TakeZeroed(schema_->flat_size()),
                 server_.resources().backend->host_kernels().measure);
-    for (const Piece& piece : Cut(*set_->schema, kBlockElements)) {
+    for (const Piece& piece : Cut(*schema_, kBlockElements)) {
       const float* const from = gradient.data() + piece.begin;
       ASSERT_THAT(
           sum.Add(piece.tensor, piece.offset, piece.count, [from](float* to, int64_t n) { std::copy_n(from, n, to); }),
@@ -64,6 +65,7 @@ class StepCommitTest : public ::testing::Test {
   }
 
   TestServer server_;
+  std::shared_ptr<const Schema> schema_;
   std::shared_ptr<SetRep> set_;
   SequentialModel model_{SmallSpec()};
   const Values gradient_ = Gradient(model_.parameter_count(), 1);
