@@ -17,8 +17,9 @@ struct CudaPiece {
   int32_t recipe;  // index of theirs
 };
 
-// With so many each of a block's threads has four vectors of four.
-inline constexpr int32_t kCudaPieceElements = 4096;
+// With so many each of a block's threads has one vector of four. On an H100 64 Mi parameters take 0.640 ms so, and
+// 0.662 with 4096.
+inline constexpr int32_t kCudaPieceElements = 1024;
 
 // What is to be updated: as UpdateSpan says, but that the arrays are in the device's memory, that their first elements
 // are element `origin` of the flat space, and that `pieces`, also in the device's memory, say which elements are meant.

@@ -1,6 +1,9 @@
 // What becomes of sets when a CUDA device fails: for a simulator that injects one failure into the process
-// (PTXSIM_FAIL), of whichever kind and at whichever call. Nothing hangs, nothing is answered that did not happen, a set
-// is healed by a full write unless the device is lost, and sets on the processor go on.
+// (PTXSIM_FAIL), of whichever kind and at whichever call; or, with ADAMANT_TEST_CUDA_FAULT=1, where a kernel reads
+// memory that is not there, on any device. Nothing hangs, nothing is answered that did not happen, a set is healed by a
+// full write unless the device is lost, and sets on the processor go on.
+#include <cuda_runtime_api.h>
+
 #include <cstdint>
 #include <cstdlib>
 #include <iostream>
@@ -10,6 +13,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/cuda_update.h"
 #include "tests/core/cuda_device.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"
@@ -39,7 +43,9 @@ class CudaFaultsTest : public ::testing::Test {
     if (reply.ok()) {
       EXPECT_FALSE(lived->poisoned);
       lived->model.Apply(gradient, header);
-      if (header.tensors().empty()) EXPECT_TRUE(SameBits(Parameters(*reply), lived->model.arrays().parameters));
+      if (header.tensors().empty()) {
+        EXPECT_TRUE(SameBits(Parameters(*reply), lived->model.arrays().parameters));
+      }
     } else {
       EXPECT_THAT(reply.status(), FailsWith(absl::StatusCode::kDataLoss, v1::ERROR_REASON_POISONED));
       lived->poisoned = true;
@@ -80,6 +86,16 @@ class CudaFaultsTest : public ::testing::Test {
     EXPECT_TRUE(SameBits(*Fetch(**reading, v1::SLOT_PARAMETER), lived->model.arrays().parameters));
   }
 
+  // Has a kernel on the first device follow addresses where nothing is.
+  static void ReadWhatIsNotThere() {
+    ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
+    const kernels::Recipe recipe = {kernels::kSgd, {}};
+    const kernels::SlotSpan slots[kernels::kUpdates][kernels::kMaxSlots] = {};
+    const kernels::CudaSpan span = {.arrays = {}, .origin = 0, .pieces = nullptr, .piece_count = 1};
+    ASSERT_EQ(kernels::EnqueueUpdates(&recipe, 0, 1, span, slots, nullptr), cudaSuccess);
+  }
+
+  const bool faulty_ = std::getenv("ADAMANT_TEST_CUDA_FAULT") != nullptr;
   int failures_ = 0;
   CudaDevices devices_{/*threads=*/3};
 };
@@ -110,6 +126,7 @@ TEST_F(CudaFaultsTest, AFailureIsOneSetsOrTheDevices) {
   }
   EXPECT_TRUE(lost() || sets.size() == 2);
   for (int64_t step = 0; step < kSteps; ++step) {
+    if (faulty_ && step == kSteps / 2) ReadWhatIsNotThere();
     for (Lived& lived : sets) {
       if (!lived.poisoned) TakeStep(&lived, step);
       if (step % 3 == 2) ReadAll(&lived);
@@ -118,6 +135,7 @@ TEST_F(CudaFaultsTest, AFailureIsOneSetsOrTheDevices) {
     TakeStep(&host, step);
   }
   for (Lived& lived : sets) ReadAll(&lived);
+  EXPECT_TRUE(lost() || !faulty_);
   if (lost()) {
     EXPECT_EQ(devices_.device()->Describe().state(), v1::DEVICE_STATE_LOST);
     EXPECT_THAT(ParameterSet::Create(on_device.resources(), SmallSpec("more")).status(),

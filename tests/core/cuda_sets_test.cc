@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/scalars.h"
+#include "tests/core/added_tensors.h"
 #include "tests/core/cuda_device.h"
 #include "tests/core/every_optimizer.h"
 #include "tests/core/set_fixture.h"
@@ -283,6 +284,22 @@ TEST_P(CudaOptimizerTest, AScaledStepWithAnOverrideEndsAsOnTheProcessor) {
   StepBoth(header, 1);
   StepBoth({}, 2);
   ExpectSameState();
+}
+
+TEST_P(CudaOptimizerTest, ASetGrowsAndGoesOn) {
+  StepBoth({}, 1);
+  // Within the last block, and beyond it.
+  for (const auto& sizes : {std::vector<int64_t>{5, 0, 3}, std::vector<int64_t>{70'000}}) {
+    v1::AddTensorsRequest request = Tensors(sizes);
+    for (v1::TensorSpec& tensor : *request.mutable_tensors())
+      tensor.set_name(absl::StrCat(tensor.name(), sizes.size()));
+    ASSERT_THAT(AddTensors(set_.get(), request), IsOk());
+    model_.Grow(request);
+    ExpectSameState();
+    StepBoth({}, 2);
+    StepBoth(Bringing(9), 3);
+    ExpectSameState();
+  }
 }
 
 TEST(CudaRegistrarTest, WhatCannotBeRegisteredIsToldOnce) {

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/core/added_tensors.h"
 #include "tests/core/fake_backends.h"
 #include "tests/core/gate.h"
 #include "tests/core/late_backend.h"
@@ -19,44 +20,6 @@ namespace {
 
 using ::testing::ElementsAre;
 
-absl::StatusOr<v1::ParameterSet> AddTensors(ParameterSet* set, const v1::AddTensorsRequest& request) {
-  struct Outcome {
-    Gate gate;
-    absl::StatusOr<v1::ParameterSet> set;
-  };
-  auto outcome = std::make_shared<Outcome>();
-  set->AddTensors(request, [outcome](absl::StatusOr<v1::ParameterSet> grown) {
-    outcome->set = std::move(grown);
-    outcome->gate.Open();
-  });
-  outcome->gate.Pass();
-  return std::move(outcome->set);
-}
-
-// One tensor of each of these sizes, of a group that the set has or gets.
-v1::AddTensorsRequest Tensors(const std::vector<int64_t>& sizes, const std::string& group = "slow") {
-  v1::AddTensorsRequest request;
-  for (const int64_t size : sizes) {
-    v1::TensorSpec* const tensor = request.add_tensors();
-    tensor->set_name(absl::StrCat("added", request.tensors_size(), "_", size));
-    tensor->add_shape(size);
-    tensor->set_group(group);
-  }
-  return request;
-}
-
-v1::ParameterSetSpec Grown(v1::ParameterSetSpec spec, const v1::AddTensorsRequest& request) {
-  spec.mutable_tensors()->MergeFrom(request.tensors());
-  spec.mutable_groups()->MergeFrom(request.groups());
-  return spec;
-}
-
-// `values` with zeros for what was added.
-Values WithZeros(Values values, int64_t count) {
-  values.resize(count);
-  return values;
-}
-
 class GrowthTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
  protected:
   void StepBoth(uint64_t seed) {
@@ -68,26 +31,12 @@ class GrowthTest : public ::testing::TestWithParam<v1::ParameterSetSpec> {
   // Grows the model, too.
   void Grow(const v1::AddTensorsRequest& request) {
     ASSERT_THAT(AddTensors(set_.get(), request), IsOk());
-    spec_ = Grown(spec_, request);
-    auto grown = std::make_unique<SequentialModel>(spec_);
-    const Arrays& before = model_->arrays();
-    Arrays* const after = grown->mutable_arrays();
-    const int64_t count = grown->parameter_count();
-    std::vector<int64_t> counts = before.update_counts;
-    if (counts.empty()) counts.assign(spec_.tensors_size() - request.tensors_size(), before.step);
-    counts.resize(spec_.tensors_size(), 0);
-    *after = {.step = before.step,
-              .parameters = WithZeros(before.parameters, count),
-              .exp_avg = WithZeros(before.exp_avg, count),
-              .exp_avg_sq = WithZeros(before.exp_avg_sq, count),
-              .update_counts = before.step > 0 ? counts : std::vector<int64_t>()};
-    model_ = std::move(grown);
+    model_->Grow(request);
   }
 
   TestServer server_;
-  v1::ParameterSetSpec spec_ = GetParam();
-  const std::shared_ptr<ParameterSet> set_ = server_.MakeSet(spec_);
-  std::unique_ptr<SequentialModel> model_ = std::make_unique<SequentialModel>(spec_);
+  const std::shared_ptr<ParameterSet> set_ = server_.MakeSet(GetParam());
+  const std::unique_ptr<SequentialModel> model_ = std::make_unique<SequentialModel>(GetParam());
 };
 
 TEST_P(GrowthTest, WhatIsAddedIsZeroAndNothingElseMoves) {
@@ -101,7 +50,7 @@ TEST_P(GrowthTest, WhatIsAddedIsZeroAndNothingElseMoves) {
   EXPECT_NE(after.schema_fingerprint(), before.schema_fingerprint());
   EXPECT_EQ(after.schema_fingerprint(), server_
                                             .MakeSet([&] {
-                                              v1::ParameterSetSpec spec = spec_;
+                                              v1::ParameterSetSpec spec = model_->spec();
                                               spec.set_name("other");
                                               return spec;
                                             }())
@@ -243,7 +192,7 @@ TEST(GrowthOfADeviceTest, SlotsOfADeviceGrowWithTheSet) {
     ASSERT_THAT(AddTensors(set.get(), Tensors({70'000})), IsOk());
     const absl::StatusOr<Arrays> state = FetchState(set.get());
     ASSERT_THAT(state, IsOk());
-    EXPECT_TRUE(SameBits(state->exp_avg, WithZeros(before.arrays().exp_avg, 70'065)));
+    EXPECT_TRUE(SameBits(state->exp_avg, AndZeros(before.arrays().exp_avg, 70'000)));
     EXPECT_THAT(set->UpdateCountsFrom(0, 9), ElementsAre(1, 1, 1, 1, 0));
     ASSERT_THAT(Step(set.get(), {}, Gradient(70'065, 2)), IsOk());
   }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "adamant/v1/parameter_set.pb.h"
+#include "adamant/v1/service.pb.h"
 #include "adamant/v1/step.pb.h"
 #include "kernels/dispatch.h"
 #include "kernels/norm.h"
@@ -50,30 +51,8 @@ class SequentialModel {
   // At zero.
   explicit SequentialModel(const v1::ParameterSetSpec& spec) : spec_(spec) {
     if (spec_.groups().empty()) spec_.add_groups();
-    bool adam = false;
-    bool amsgrad = false;
-    bool momentum = false;
-    for (const v1::ParameterGroup& group : spec_.groups()) {
-      adam = adam || !group.has_sgd();
-      amsgrad = amsgrad || group.adam().amsgrad();
-      momentum = momentum || group.sgd().momentum() != 0;
-    }
-    for (const v1::TensorSpec& tensor : spec.tensors()) {
-      int64_t size = 1;
-      for (const int64_t extent : tensor.shape()) size *= extent;
-      Tensor added = {.begin = parameter_count_, .size = size, .flat_begin = flat_size_, .group = 0};
-      for (int i = 0; i < spec.groups_size(); ++i) {
-        if (spec.groups(i).name() == tensor.group()) added.group = i;
-      }
-      tensors_.push_back(added);
-      parameter_count_ += size;
-      flat_size_ += (size + 15) / 16 * 16;
-    }
-    arrays_.parameters.resize(parameter_count_);
-    if (adam) arrays_.exp_avg.resize(parameter_count_);
-    if (adam) arrays_.exp_avg_sq.resize(parameter_count_);
-    if (amsgrad) arrays_.max_exp_avg_sq.resize(parameter_count_);
-    if (momentum) arrays_.momentum_buffer.resize(parameter_count_);
+    for (const v1::TensorSpec& tensor : spec.tensors()) Append(tensor);
+    SizeArrays();
   }
 
   const Arrays& arrays() const { return arrays_; }
@@ -81,6 +60,18 @@ class SequentialModel {
   // Changes what later steps do: groups in the same order, and what holds for all of them.
   v1::ParameterSetSpec* mutable_spec() { return &spec_; }
   int64_t parameter_count() const { return parameter_count_; }
+
+  // Appends tensors, which are zero, and their groups. Those that were there have had as many updates as before.
+  void Grow(const v1::AddTensorsRequest& request) {
+    std::vector<int64_t> counts = arrays_.update_counts;
+    if (counts.empty()) counts.assign(tensors_.size(), arrays_.step);
+    counts.resize(tensors_.size() + request.tensors_size());
+    if (arrays_.step > 0) arrays_.update_counts = counts;
+    spec_.mutable_groups()->MergeFrom(request.groups());
+    spec_.mutable_tensors()->MergeFrom(request.tensors());
+    for (const v1::TensorSpec& tensor : request.tensors()) Append(tensor);
+    SizeArrays();
+  }
 
   // One step as `header` asks for it. `gradient` has elements of all tensors; those that are not brought are ignored.
   void Apply(const Values& gradient, const v1::StepHeader& header = {}) {
@@ -158,6 +149,35 @@ class SequentialModel {
     int64_t flat_begin;
     int group;
   };
+
+  void Append(const v1::TensorSpec& tensor) {
+    int64_t size = 1;
+    for (const int64_t extent : tensor.shape()) size *= extent;
+    Tensor added = {.begin = parameter_count_, .size = size, .flat_begin = flat_size_, .group = 0};
+    for (int i = 0; i < spec_.groups_size(); ++i) {
+      if (spec_.groups(i).name() == tensor.group()) added.group = i;
+    }
+    tensors_.push_back(added);
+    parameter_count_ += size;
+    flat_size_ += (size + 15) / 16 * 16;
+  }
+
+  // Zeros for the elements that the arrays of the groups' optimizers do not have yet.
+  void SizeArrays() {
+    bool adam = false;
+    bool amsgrad = false;
+    bool momentum = false;
+    for (const v1::ParameterGroup& group : spec_.groups()) {
+      adam = adam || !group.has_sgd();
+      amsgrad = amsgrad || group.adam().amsgrad();
+      momentum = momentum || group.sgd().momentum() != 0;
+    }
+    arrays_.parameters.resize(parameter_count_);
+    if (adam) arrays_.exp_avg.resize(parameter_count_);
+    if (adam) arrays_.exp_avg_sq.resize(parameter_count_);
+    if (amsgrad) arrays_.max_exp_avg_sq.resize(parameter_count_);
+    if (momentum) arrays_.momentum_buffer.resize(parameter_count_);
+  }
 
   static double GradScale(const v1::StepHeader& header) { return header.has_grad_scale() ? header.grad_scale() : 1; }
 
