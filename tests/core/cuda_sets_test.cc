@@ -11,9 +11,9 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/scalars.h"
-#include "tests/core/added_tensors.h"
 #include "tests/core/cuda_device.h"
 #include "tests/core/every_optimizer.h"
+#include "tests/core/set_changes.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"
 

@@ -7,11 +7,11 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/core/added_tensors.h"
 #include "tests/core/fake_backends.h"
 #include "tests/core/gate.h"
 #include "tests/core/late_backend.h"
 #include "tests/core/sequential_model.h"
+#include "tests/core/set_changes.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"
 

@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "tests/core/gate.h"
 #include "tests/core/sequential_model.h"
+#include "tests/core/set_changes.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"
 
@@ -15,21 +16,6 @@ namespace adamant::core {
 namespace {
 
 using ::testing::ElementsAre;
-
-template <typename Request>
-absl::StatusOr<v1::ParameterSet> Update(ParameterSet* set, const Request& request) {
-  struct Outcome {
-    Gate gate;
-    absl::StatusOr<v1::ParameterSet> set;
-  };
-  auto outcome = std::make_shared<Outcome>();
-  set->Update(request, [outcome](absl::StatusOr<v1::ParameterSet> changed) {
-    outcome->set = std::move(changed);
-    outcome->gate.Open();
-  });
-  outcome->gate.Pass();
-  return std::move(outcome->set);
-}
 
 v1::UpdateParameterGroupRequest ForGroup(const std::string& name, const std::vector<std::string>& paths) {
   v1::UpdateParameterGroupRequest request;

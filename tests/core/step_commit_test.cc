@@ -54,8 +54,10 @@ class StepCommitTest : public ::testing::Test {
           sum.Add(piece.tensor, piece.offset, piece.count, [from](float* to, int64_t n) { std::copy_n(from, n, to); }),
           IsOk());
     }
-    set_->turns->Enqueue(
-        [&](TurnQueue::Turn turn) { StepCommit::Run(set_, std::move(contributors), std::move(sum), std::move(turn)); });
+    StepCommit::Input input;
+    input.contributors = std::move(contributors);
+    input.gradient.gradient.emplace(std::move(sum));
+    set_->turns->Enqueue([&](TurnQueue::Turn turn) { StepCommit::Run(set_, std::move(input), std::move(turn)); });
   }
 
   int64_t StepOf(const std::string& request_id) {

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "proto/error/error.h"
+#include "server/core/set/round_turn.h"
 #include "server/core/set/step_attempt.h"
 
 namespace adamant::core {
@@ -47,6 +48,7 @@ absl::Status Growth::Prepare() {
   schema_ = *std::move(schema);
   const Resources& resources = set_->resources;
   absl::Status status = CheckCanBeWritten(TensorSelection(schema_), set_->slots.size(), resources, "tensors");
+  if (status.ok()) status = CheckCanContribute(TensorSelection(schema_), (*changed)->workers(), resources, "tensors");
   if (!status.ok()) return status;
 
   // The schema before stays, too, for those who refer to it.
@@ -101,6 +103,7 @@ void Growth::Grow(TurnQueue::Turn turn, Done done) {
 v1::ParameterSet Growth::Publish() {
   std::shared_ptr<const Snapshot> before;  // destroyed outside of the mutex
   std::vector<std::shared_ptr<StepAttempt>> outdated;
+  std::shared_ptr<Round> round;
   std::shared_ptr<const Watches> watches;
   absl::Status rewritten;
   v1::ParameterSet description;
@@ -124,10 +127,12 @@ v1::ParameterSet Growth::Publish() {
     set_->requests.Forget();
     rewritten = set_->lifecycle.Rewritten();
     outdated = set_->requests.FindOutdated();
+    round = TakeRound(set_.get());
     watches = set_->watches;
     description = DescribeSet(*set_);
     event = EventNow(*set_);
   }
+  EndRound(set_, round, rewritten);
   for (const std::shared_ptr<StepAttempt>& attempt : outdated) attempt->EndUnlessComplete(rewritten);
   *event.mutable_config_changed() = description;
   if (!watches->empty()) Tell(*watches, std::move(event));

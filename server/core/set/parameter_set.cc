@@ -9,6 +9,7 @@
 #include "google/protobuf/util/time_util.h"
 #include "proto/error/error.h"
 #include "server/core/set/growth.h"
+#include "server/core/set/round_turn.h"
 #include "server/core/set/set_rep.h"
 #include "server/core/spec/slots.h"
 #include "server/core/spec/spec_difference.h"
@@ -40,6 +41,21 @@ absl::Status CheckUpdatable(const SetRep& set, const Request& request) ABSL_EXCL
   return status;
 }
 
+// Whether the set's workers may become those of `changed`.
+absl::Status CheckWorkers(const SetRep& /*set*/, const v1::UpdateParameterGroupRequest& /*request*/,
+                          const Configuration& /*changed*/) {
+  return absl::OkStatus();
+}
+absl::Status CheckWorkers(const SetRep& set, const v1::UpdateParameterSetRequest& request, const Configuration& changed)
+    ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex) {
+  if (!absl::c_linear_search(request.update_mask().paths(), "workers")) return absl::OkStatus();
+  if (set.round != nullptr) {
+    return set.lifecycle.MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_ROUND_OPEN,
+                                   absl::StrCat("round ", set.round_number, " is open"), "update_mask");
+  }
+  return CheckCanContribute(TensorSelection(set.schema), changed.workers(), set.resources, "spec.workers");
+}
+
 // Changes the configuration as `request` says, and returns the set as it is then.
 template <typename Request>
 absl::StatusOr<v1::ParameterSet> ChangeConfiguration(SetRep* set, const Request& request) {
@@ -50,7 +66,8 @@ absl::StatusOr<v1::ParameterSet> ChangeConfiguration(SetRep* set, const Request&
   if (absl::Status status = CheckUpdatable(*set, request); !status.ok()) return status;
   absl::StatusOr<std::shared_ptr<const Configuration>> changed = set->configuration->Change(request);
   if (!changed.ok()) return changed.status();
-  const int64_t more = (*changed)->MemoryBytes() - set->configuration->MemoryBytes();
+  if (absl::Status status = CheckWorkers(*set, request, **changed); !status.ok()) return status;
+  const int64_t more = ConfigurationBytes(**changed) - ConfigurationBytes(*set->configuration);
   const int64_t bytes = std::max<int64_t>(0, set->configuration_grant.bytes() + more);
   absl::StatusOr<Grant> reserved = set->resources.state->TryReserve(bytes);
   if (!reserved.ok()) return reserved.status();
@@ -99,6 +116,11 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
   if (absl::Status status = CheckCanBeWritten(TensorSelection(*schema), slots.size(), resources, "spec.tensors");
       !status.ok())
     return status;
+  if (absl::Status status =
+          CheckCanContribute(TensorSelection(*schema), (*configuration)->workers(), resources, "spec.workers");
+      !status.ok()) {
+    return status;
+  }
   const int64_t slots_on_host = resources.backend->on_host() ? static_cast<int64_t>(slots.size()) : 0;
   const int64_t arrays_bytes = ArrayBytes(**schema) * (1 + slots_on_host);
   absl::StatusOr<Grant> grant = resources.state->TryReserve(arrays_bytes + OverheadBytes(**schema, **configuration));
@@ -194,6 +216,7 @@ void ParameterSet::Delete(std::optional<uint64_t> incarnation, absl::AnyInvocabl
     absl::Status status;
     absl::Status gone;
     std::vector<std::shared_ptr<StepAttempt>> steps;
+    std::shared_ptr<Round> round;
     WriteLane::Attempts writes;
     std::shared_ptr<const Watches> watches;
     v1::WatchParameterSetResponse event;
@@ -208,11 +231,13 @@ void ParameterSet::Delete(std::optional<uint64_t> incarnation, absl::AnyInvocabl
         rep->lifecycle.Delete();
         gone = rep->lifecycle.CheckExists();
         steps = rep->requests.FindOutdated();
+        round = TakeRound(rep.get());
         writes = rep->writes.All();
       }
     }
     if (status.ok()) {
       forget();
+      EndRound(rep, round, gone);
       // What is complete comes to its turn.
       for (const std::shared_ptr<StepAttempt>& step : steps) step->EndUnlessComplete(gone);
       for (const std::shared_ptr<WriteAttempt>& write : writes) write->EndUnlessComplete(gone);
@@ -275,6 +300,10 @@ absl::StatusOr<v1::GetStepResultResponse> ParameterSet::FindStepResult(const v1:
     response.set_state(v1::STEP_STATE_COMMITTED);
     *response.mutable_result() = *result;
     response.mutable_result()->set_replayed(true);
+    return response;
+  }
+  if (rep_->round != nullptr && rep_->round->Counts(request.request_id())) {
+    response.set_state(v1::STEP_STATE_ACCUMULATED);
     return response;
   }
   response.set_state(rep_->requests.IsUnderWay(request.request_id()) ? v1::STEP_STATE_IN_FLIGHT

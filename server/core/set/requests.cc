@@ -27,13 +27,6 @@ uint64_t HashMessage(const google::protobuf::MessageLite& message) {
   return fingerprint.value();
 }
 
-absl::Status Reused(const Lifecycle& lifecycle, absl::string_view request_id) {
-  return lifecycle.MakeError(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_REQUEST_ID_REUSED,
-                             ExpectedGot("a new one, or the header that it was applied with",
-                                         absl::StrCat(Quoted(request_id), " with another header")),
-                             "header.request_id");
-}
-
 // The key of `entry` with this id, or null.
 const Requests::Key* FindKey(const Requests::Entry& entry, absl::string_view request_id) {
   const auto found =
@@ -43,12 +36,19 @@ const Requests::Key* FindKey(const Requests::Entry& entry, absl::string_view req
 
 }  // namespace
 
+absl::Status Requests::Reused(absl::string_view request_id) const {
+  return lifecycle_->MakeError(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_REQUEST_ID_REUSED,
+                               ExpectedGot("a new one, or the header that it was sent with before",
+                                           absl::StrCat(Quoted(request_id), " with another header")),
+                               "header.request_id");
+}
+
 absl::StatusOr<const v1::StepResult*> Requests::FindResult(const v1::StepHeader& header, uint64_t header_hash) const {
   if (header.request_id().empty()) return nullptr;
   for (const Entry& entry : steps_) {
     const Key* const key = FindKey(entry, header.request_id());
     if (key == nullptr) continue;
-    if (key->header_hash != header_hash) return Reused(*lifecycle_, header.request_id());
+    if (key->header_hash != header_hash) return Reused(header.request_id());
     return &entry.result;
   }
   return nullptr;
@@ -60,7 +60,8 @@ const v1::StepResult* Requests::FindResult(absl::string_view request_id) const {
 }
 
 std::shared_ptr<const TensorSelection> Requests::SelectionOf(absl::string_view request_id) const {
-  return Find(request_id)->selection;
+  const Entry* const entry = Find(request_id);
+  return entry != nullptr ? entry->selection : nullptr;
 }
 
 const Requests::Entry* Requests::Find(absl::string_view request_id) const {
@@ -92,16 +93,33 @@ absl::Status Requests::CheckStep(const v1::StepHeader& header, bool may_be_early
                                  absl::StrCat("steps are counted up to ", kMaxStep, ", and a double keeps no more"));
   }
   if (!header.has_expected_step() && !header.has_base_step()) return absl::OkStatus();
+  if (absl::Status status = CheckRemembered(header); !status.ok()) return status;
   const bool expects = header.has_expected_step();
   const int64_t named = expects ? header.expected_step() : header.base_step();
-  // A request that old would not be remembered if it had been applied.
-  const bool unknown = !header.request_id().empty() && AttemptNumber(header) > 1 && step - named > kRememberedSteps;
   const bool fits = expects ? named == step || (may_be_early && named > step) : named <= step;
-  if (fits && !unknown) return absl::OkStatus();
+  return fits ? absl::OkStatus() : StepMismatch(header, v1::ERROR_REASON_STEP_MISMATCH, "");
+}
+
+absl::Status Requests::CheckRemembered(const v1::StepHeader& header) const {
+  if (!header.has_expected_step() && !header.has_base_step()) return absl::OkStatus();
+  const int64_t named = header.has_expected_step() ? header.expected_step() : header.base_step();
+  // A request that old would not be remembered if it had been applied.
+  const bool unknown =
+      !header.request_id().empty() && AttemptNumber(header) > 1 && lifecycle_->step() - named > kRememberedSteps;
+  if (!unknown) return absl::OkStatus();
+  return StepMismatch(header, v1::ERROR_REASON_OUTCOME_UNKNOWN,
+                      "; whether an earlier attempt was applied is not known any more");
+}
+
+absl::Status Requests::StepMismatch(const v1::StepHeader& header, v1::ErrorReason reason,
+                                    absl::string_view more) const {
+  const bool expects = header.has_expected_step();
+  const int64_t named = expects ? header.expected_step() : header.base_step();
+  const int64_t step = lifecycle_->step();
   return lifecycle_->MakeError(
-      absl::StatusCode::kAborted, unknown ? v1::ERROR_REASON_OUTCOME_UNKNOWN : v1::ERROR_REASON_STEP_MISMATCH,
+      absl::StatusCode::kAborted, reason,
       absl::StrCat(ExpectedGot(expects ? absl::StrCat(step) : absl::StrCat("at most ", step), absl::StrCat(named)),
-                   unknown ? "; whether an earlier attempt was applied is not known any more" : ""),
+                   more),
       expects ? "header.expected_step" : "header.base_step");
 }
 
@@ -160,7 +178,7 @@ absl::StatusOr<bool> Requests::IsApplied(const v1::WriteHeader& header) const {
   if (header.request_id().empty() || !MadeIncarnation(header.request_id()) || !lifecycle_->CheckReady().ok()) {
     return false;
   }
-  if (HashHeader(header) != write_.header_hash) return Reused(*lifecycle_, header.request_id());
+  if (HashHeader(header) != write_.header_hash) return Reused(header.request_id());
   return true;
 }
 

@@ -51,7 +51,7 @@ class Requests {
   absl::StatusOr<const v1::StepResult*> FindResult(const v1::StepHeader& header, uint64_t header_hash) const;
   // The same, whatever the header was.
   const v1::StepResult* FindResult(absl::string_view request_id) const;
-  // The tensors that the step brought. Requires: it is remembered.
+  // The tensors that the step brought; null if it is not remembered.
   std::shared_ptr<const TensorSelection> SelectionOf(absl::string_view request_id) const;
 
   // Whether a step with this header may begin, as far as what is under way is concerned: ABORTED (SUPERSEDED) if a
@@ -62,6 +62,12 @@ class Requests {
   // earlier attempt was applied). FAILED_PRECONDITION (TOO_LARGE) in a set that is at kMaxStep. That a step is stale is
   // no error.
   absl::Status CheckStep(const v1::StepHeader& header, bool may_be_early) const;
+
+  // Whether an earlier attempt of the step would be remembered still if it had been applied: else ABORTED
+  // (OUTCOME_UNKNOWN).
+  absl::Status CheckRemembered(const v1::StepHeader& header) const;
+  // What becomes of a request whose id was used with another header: ALREADY_EXISTS (REQUEST_ID_REUSED).
+  absl::Status Reused(absl::string_view request_id) const;
 
   // `attempt` is under way until it leaves. Returns those attempts of its request that it supersedes: with the same
   // number, or a lower one.
@@ -94,6 +100,8 @@ class Requests {
 
  private:
   const Entry* Find(absl::string_view request_id) const;
+  // What is wrong with the step that `header` names, and `more` about it.
+  absl::Status StepMismatch(const v1::StepHeader& header, v1::ErrorReason reason, absl::string_view more) const;
 
   const Lifecycle* const lifecycle_;
 

@@ -3,12 +3,23 @@
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/util/time_util.h"
 #include "proto/error/error.h"
+#include "server/core/spec/workers.h"
 
 namespace adamant::core {
 namespace {
 
 // What a list keeps beside an entry: two links, and what the allocator adds.
 constexpr int64_t kNodeBytes = 32;
+
+// Whether steps, or writes, that take so many bytes can be under way.
+absl::Status CheckFits(int64_t bytes, const Resources& resources, absl::string_view field) {
+  if (bytes <= resources.inflight->capacity()) return absl::OkStatus();
+  return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
+               ExpectedGot(absl::StrCat("steps and writes of at most ", resources.inflight->capacity(),
+                                        " bytes, the budget for those under way"),
+                           absl::StrCat(bytes)),
+               field);
+}
 
 }  // namespace
 
@@ -21,8 +32,20 @@ int64_t OverheadBytes(const Schema& schema, const Configuration& configuration) 
                                               sizeof(double) * configuration.groups().size() + kNodeBytes);
   // The work of the last step, and of one that replaces it; the counts of updates, and those after a step.
   return static_cast<int64_t>(sizeof(SetRep)) + schema.MemoryBytes() + 2 * StepWork::MemoryBytes(schema) +
-         2 * tensors * static_cast<int64_t>(sizeof(int64_t)) + remembered + configuration.MemoryBytes() +
+         2 * tensors * static_cast<int64_t>(sizeof(int64_t)) + remembered + ConfigurationBytes(configuration) +
          3 * Coverage::MemoryBytes(tensors);
+}
+
+int64_t ConfigurationBytes(const Configuration& configuration) {
+  const int64_t workers = configuration.workers() != nullptr ? configuration.workers()->count() : 0;
+  const auto requests = static_cast<int64_t>(kRememberedSteps * (sizeof(Requests::Key) + kMaxRequestIdBytes));
+  return configuration.MemoryBytes() + workers * (requests + Round::kRankBytes);
+}
+
+absl::Status CheckCanContribute(const TensorSelection& all, const v1::Workers* workers, const Resources& resources,
+                                absl::string_view field) {
+  if (workers == nullptr) return absl::OkStatus();
+  return CheckFits(ArraysOfRound(*workers) * StagingBytes(all), resources, field);
 }
 
 absl::Status CheckCanBeWritten(const TensorSelection& all, size_t slots, const Resources& resources,
@@ -30,13 +53,7 @@ absl::Status CheckCanBeWritten(const TensorSelection& all, size_t slots, const R
   // The call pays for one small array.
   int64_t arrays = IsSmall(all.block_elements()) ? 0 : 1;
   if (!resources.backend->on_host()) arrays += static_cast<int64_t>(slots);
-  const int64_t bytes = arrays * StagingBytes(all);
-  if (bytes <= resources.inflight->capacity()) return absl::OkStatus();
-  return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
-               ExpectedGot(absl::StrCat("steps and writes of at most ", resources.inflight->capacity(),
-                                        " bytes, the budget for those under way"),
-                           absl::StrCat(bytes)),
-               field);
+  return CheckFits(arrays * StagingBytes(all), resources, field);
 }
 
 v1::ParameterSet DescribeSet(const SetRep& set) {
@@ -60,6 +77,10 @@ v1::ParameterSet DescribeSet(const SetRep& set) {
   *description.mutable_clipping() = set.configuration->clipping();
   description.set_non_finite_policy(set.configuration->non_finite_policy());
   description.set_max_staleness(set.configuration->max_staleness());
+  if (set.configuration->workers() != nullptr) {
+    *description.mutable_workers() = *set.configuration->workers();
+    description.set_round(set.round_number);
+  }
   *description.mutable_statistics() = set.statistics;
   return description;
 }

@@ -19,6 +19,7 @@
 #include "server/core/set/lifecycle.h"
 #include "server/core/set/requests.h"
 #include "server/core/set/resources.h"
+#include "server/core/set/round.h"
 #include "server/core/set/staging.h"
 #include "server/core/set/turn_queue.h"
 #include "server/core/set/update_counts.h"
@@ -86,6 +87,9 @@ struct SetRep {
   // Whether a step is being applied: the optimizer's slots are not those of `lifecycle`'s step then.
   bool applying ABSL_GUARDED_BY(mutex) = false;
   Requests requests ABSL_GUARDED_BY(mutex);
+  // Of a set with workers: the round that is open, and its number, or that of the next one.
+  std::shared_ptr<Round> round ABSL_GUARDED_BY(mutex);
+  int64_t round_number ABSL_GUARDED_BY(mutex) = 1;
   WriteLane writes ABSL_GUARDED_BY(mutex);
   v1::SetStatistics statistics ABSL_GUARDED_BY(mutex);
   // Never null. Whoever changes the set tells those that there were when it did, before its turn ends: so each hears of
@@ -100,10 +104,16 @@ inline uint64_t DrawIncarnation(absl::BitGen* random) { return absl::Uniform(*ra
 // What a set takes beside its arrays, in bytes.
 int64_t OverheadBytes(const Schema& schema, const Configuration& configuration);
 
+// What a configuration takes, with what the set keeps for its workers, in bytes.
+int64_t ConfigurationBytes(const Configuration& configuration);
+
 // Whether what a step brings, or on a device with memory of its own a full write, could ever be held until it commits,
 // in a set of these tensors with so many slots: FAILED_PRECONDITION (TOO_LARGE), naming `field`.
 absl::Status CheckCanBeWritten(const TensorSelection& all, size_t slots, const Resources& resources,
                                absl::string_view field);
+// The same for a round of `workers`, if they are not null.
+absl::Status CheckCanContribute(const TensorSelection& all, const v1::Workers* workers, const Resources& resources,
+                                absl::string_view field);
 
 // The set as GetParameterSet shows it, and an event of it as it is.
 v1::ParameterSet DescribeSet(const SetRep& set) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex);

@@ -50,7 +50,7 @@ class Coverage {
   absl::Status CheckComplete() const;
 
  private:
-  const std::shared_ptr<const TensorSelection> selection_;
+  std::shared_ptr<const TensorSelection> selection_;
   std::vector<int64_t> received_;
   int64_t missing_;  // elements of all selected tensors
 };
@@ -83,11 +83,14 @@ class Staging {
   // everything has come.
   std::optional<Place> FindNotBelow(double limit) const;
   const BlockList& blocks() const { return blocks_; }
+  // Measures a block once more, which has been changed since. Several threads may do so at the same time, each another
+  // one. Requires: `measure` was given.
+  void Remeasure(int64_t block) { stats_[block] = measure_(blocks_[block].data(), blocks_[block].size()); }
   BlockList TakeBlocks() { return std::move(blocks_); }
 
  private:
-  const std::shared_ptr<const TensorSelection> selection_;
-  const kernels::MeasureFunction measure_;
+  std::shared_ptr<const TensorSelection> selection_;
+  kernels::MeasureFunction measure_;
   BlockList blocks_;
   Coverage coverage_;
   std::vector<int64_t> missing_;               // a block's elements that have not come, without padding

@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
 #include "server/core/set/requests.h"
+#include "server/core/set/round.h"
+#include "server/core/set/round_turn.h"
 #include "server/core/set/set_rep.h"
 #include "server/core/set/step_commit.h"
 #include "server/core/set/step_header.h"
@@ -14,21 +16,67 @@
 namespace adamant::core {
 namespace {
 
-// Whether a step that fits the configuration may begin: what is remembered may, to be answered at its turn. Returns
-// whether it is.
-absl::StatusOr<bool> CheckHeader(const SetRep& set, const StepAttempt& attempt)
+// What becomes of an attempt's gradient.
+enum class Destiny {
+  kStep,          // a step of its own
+  kContribution,  // a part of a round
+  kNothing,       // the request is remembered, or its round is over or has it: it is answered at its turn
+};
+
+// Whether a contribution may begin, and what becomes of it.
+absl::StatusOr<Destiny> CheckContribution(const SetRep& set, const v1::StepHeader& header)
+    ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex) {
+  absl::Status status = CheckWorker(set, header);
+  if (!status.ok()) return status;
+  // Where it was sent before it may have been applied.
+  if (header.round() < set.round_number) {
+    status = set.requests.CheckRemembered(header);
+    if (!status.ok()) return status;
+    return Destiny::kNothing;
+  }
+  status = set.requests.CheckStep(header, /*may_be_early=*/false);
+  if (status.ok()) status = set.requests.CheckAttempt(header);
+  if (!status.ok()) return status;
+  const StepAttempt* const counted = set.round != nullptr ? set.round->FindCounted(header.rank()) : nullptr;
+  if (counted == nullptr) return Destiny::kContribution;
+  if (!header.request_id().empty() && counted->header().request_id() == header.request_id()) {
+    return counted->header_hash() == HashHeader(header) ? absl::StatusOr<Destiny>(Destiny::kNothing)
+                                                        : set.requests.Reused(header.request_id());
+  }
+  return RankTaken(set, header);
+}
+
+// Whether a step that fits the configuration may begin: what is remembered may, to be answered at its turn.
+absl::StatusOr<Destiny> CheckHeader(const SetRep& set, const StepAttempt& attempt)
     ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex) {
   const v1::StepHeader& header = attempt.header();
   if (absl::Status status = set.lifecycle.CheckReady(); !status.ok()) return status;
   absl::StatusOr<const v1::StepResult*> remembered = set.requests.FindResult(header, attempt.header_hash());
   if (!remembered.ok()) return remembered.status();
-  if (*remembered != nullptr) return true;
+  if (*remembered != nullptr) return Destiny::kNothing;
   absl::Status status = set.lifecycle.CheckDemands(header);
+  if (!status.ok()) return status;
+  if (set.configuration->workers() != nullptr || header.has_rank()) return CheckContribution(set, header);
   // A step that is ahead of the set may be just in time at its turn.
-  if (status.ok()) status = set.requests.CheckStep(header, /*may_be_early=*/true);
+  status = set.requests.CheckStep(header, /*may_be_early=*/true);
   if (status.ok()) status = set.requests.CheckAttempt(header);
   if (!status.ok()) return status;
-  return false;
+  return Destiny::kStep;
+}
+
+// The set's round, which begins with the contribution of this header if none is open. Requires: it may contribute.
+absl::StatusOr<std::shared_ptr<Round>> JoinRound(const std::shared_ptr<SetRep>& set, const StepAttempt& attempt)
+    ABSL_EXCLUSIVE_LOCKS_REQUIRED(set->mutex) {
+  if (set->round != nullptr) {
+    if (absl::Status status = set->round->CheckAlike(attempt.header(), *attempt.selection()); !status.ok()) {
+      return status;
+    }
+    return set->round;
+  }
+  const v1::Workers& workers = *set->configuration->workers();
+  set->round = std::make_shared<Round>(set->round_number, workers, attempt.header(), attempt.selection());
+  set->round->timer = ExpireInTime(set, set->round);
+  return set->round;
 }
 
 }  // namespace
@@ -41,8 +89,17 @@ StepAttempt::StepAttempt(std::shared_ptr<SetRep> set, const v1::StepHeader& head
       header_hash_(HashHeader(header)) {}
 
 StepAttempt::~StepAttempt() {
-  MutexLock lock(&set_->mutex);
-  set_->requests.Leave(this);
+  // Before the round is looked at, which may lend what paid for it.
+  gradient_.reset();
+  share_.reset();
+  bool was_in_round;
+  {
+    MutexLock lock(&set_->mutex);
+    set_->requests.Leave(this);
+    was_in_round = in_round_ && set_->round != nullptr && set_->round->number() == header_.round();
+    if (was_in_round) set_->round->Leave(this);
+  }
+  if (was_in_round) LookAtRound(set_);
 }
 
 const kernels::KernelTable& StepAttempt::host_kernels() const { return set_->resources.backend->host_kernels(); }
@@ -50,29 +107,44 @@ const kernels::KernelTable& StepAttempt::host_kernels() const { return set_->res
 void StepAttempt::Start() {
   std::vector<std::shared_ptr<StepAttempt>> superseded;
   absl::Status superseded_status;
-  bool remembered = false;
+  Destiny destiny = Destiny::kNothing;
+  std::shared_ptr<Round> begun;
   absl::Status status = ValidateStepHeader(header_);
   if (status.ok()) {
     MutexLock lock(&set_->mutex);
-    const absl::StatusOr<bool> checked = CheckHeader(*set_, *this);
+    const absl::StatusOr<Destiny> checked = CheckHeader(*set_, *this);
     status = checked.status();
     if (status.ok()) {
+      destiny = *checked;
       // What is remembered is answered as it was, however the set is configured now.
+      std::shared_ptr<const TensorSelection> remembered = set_->requests.SelectionOf(header_.request_id());
       absl::StatusOr<std::shared_ptr<const TensorSelection>> selection =
-          *checked ? set_->requests.SelectionOf(header_.request_id()) : SelectTensors(*set_, header_);
+          remembered != nullptr ? std::move(remembered) : SelectTensors(*set_, header_);
       status = selection.status();
       if (status.ok()) selection_ = *std::move(selection);
     }
+    if (status.ok() && destiny == Destiny::kContribution) {
+      const bool begins = set_->round == nullptr;
+      absl::StatusOr<std::shared_ptr<Round>> round = JoinRound(set_, *this);
+      status = round.status();
+      if (status.ok() && begins) begun = *round;
+    }
     if (status.ok()) {
-      remembered = *checked;
       config_revision_ = set_->configuration->revision();
       incarnation_ = set_->lifecycle.incarnation();
       superseded = set_->requests.Enter(this);
+      if (destiny == Destiny::kContribution) {
+        in_round_ = true;
+        std::shared_ptr<StepAttempt> older = set_->round->Enter(this);
+        if (older != nullptr) superseded.push_back(std::move(older));
+      }
     }
     if (!superseded.empty()) {
-      superseded_status =
-          set_->lifecycle.MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SUPERSEDED,
-                                    absl::StrCat("a newer attempt of ", Quoted(header_.request_id()), " took over"));
+      superseded_status = set_->lifecycle.MakeError(
+          absl::StatusCode::kAborted, v1::ERROR_REASON_SUPERSEDED,
+          header_.request_id().empty()
+              ? "another contribution of its rank took over"
+              : absl::StrCat("a newer attempt, ", Quoted(header_.request_id()), ", took over"));
     }
   }
   if (!status.ok()) {
@@ -82,27 +154,49 @@ void StepAttempt::Start() {
   // One that is complete commits first, and the newer one finds its result.
   for (const std::shared_ptr<StepAttempt>& older : superseded) older->EndUnlessComplete(superseded_status);
 
+  if (begun != nullptr) {
+    BeginRound(set_, begun);
+  } else if (destiny == Destiny::kContribution) {
+    AdmitContributions(set_);
+  } else {
+    Borrow(destiny == Destiny::kNothing);
+  }
+}
+
+void StepAttempt::Borrow(bool to_no_effect) {
   const Resources& resources = set_->resources;
   const int64_t elements = selection_->block_elements();
   Budget* const budget = IsSmall(elements) ? nullptr : resources.inflight;
-  SetWait(resources.lender->Borrow(budget, StagingBytes(*selection_), remembered ? 0 : elements,
+  SetWait(resources.lender->Borrow(budget, StagingBytes(*selection_), to_no_effect ? 0 : elements,
                                    resources.admission_wait,
-                                   [self = shared_from_this(), remembered](absl::StatusOr<Lender::Loan> loan) {
-                                     self->Lent(std::move(loan), remembered);
+                                   [self = shared_from_this(), to_no_effect](absl::StatusOr<Lender::Loan> loan) {
+                                     self->Lent(std::move(loan), to_no_effect);
                                    }));
 }
 
-void StepAttempt::Lent(absl::StatusOr<Lender::Loan> loan, bool remembered) {
+void StepAttempt::Arrive(std::shared_ptr<const RoundMemory::Share> share) {
+  share_ = std::move(share);
+  // It is paid for.
+  SetWait(set_->resources.lender->Borrow(/*budget=*/nullptr, 0, selection_->block_elements(),
+                                         set_->resources.admission_wait,
+                                         [self = shared_from_this()](absl::StatusOr<Lender::Loan> loan) {
+                                           self->Lent(std::move(loan), /*to_no_effect=*/false);
+                                         }));
+}
+
+void StepAttempt::ArriveToNoEffect() { Borrow(/*to_no_effect=*/true); }
+
+void StepAttempt::Lent(absl::StatusOr<Lender::Loan> loan, bool to_no_effect) {
   if (!loan.ok()) {
     End(std::move(loan).status());
     return;
   }
-  if (!remembered) {
+  if (!to_no_effect) {
     // An attempt before it may have been applied while it waited.
     MutexLock lock(&set_->mutex);
-    remembered = set_->requests.FindResult(header_.request_id()) != nullptr;
+    to_no_effect = set_->requests.FindResult(header_.request_id()) != nullptr;
   }
-  if (!remembered) {
+  if (!to_no_effect) {
     gradient_.emplace(selection_, selection_->Spread(std::move(loan->blocks)), host_kernels().measure);
   }
   loan->blocks.clear();
@@ -129,8 +223,14 @@ absl::Status StepAttempt::Complete() {
   }
   if (!MarkComplete()) return absl::OkStatus();
   set_->turns->Enqueue([set = set_, self = shared_from_this()](TurnQueue::Turn turn) mutable {
-    std::optional<Staging> gradient = self->TakeGradient();
-    StepCommit::Run(std::move(set), {std::move(self)}, std::move(gradient), std::move(turn));
+    if (self->header().has_rank()) {
+      DeliverContribution(std::move(set), std::move(self), std::move(turn));
+      return;
+    }
+    StepCommit::Input input;
+    input.gradient = self->TakeGradient();
+    input.contributors.push_back(std::move(self));
+    StepCommit::Run(std::move(set), std::move(input), std::move(turn));
   });
   return absl::OkStatus();
 }

@@ -16,6 +16,7 @@
 #include "server/core/memory/snapshot.h"
 #include "server/core/set/attempt.h"
 #include "server/core/set/listener.h"
+#include "server/core/set/round.h"
 #include "server/core/set/staging.h"
 #include "server/core/spec/tensor_selection.h"
 
@@ -32,6 +33,7 @@ struct StepParameters {
   // In this order, so that blocks come back before what pays for them.
   std::shared_ptr<const SetRep> set;  // whose state stays charged while its blocks are in use
   Grant grant;
+  std::shared_ptr<const RoundMemory::Share> share;  // of a round, instead
   // Has only the blocks that `selection` needs. Null where the step asked for no parameters.
   std::shared_ptr<const Snapshot> snapshot;
   // What narrows it where it travels in 16 bits.
@@ -97,13 +99,25 @@ class StepAttempt final : public Attempt<StepListener>, public std::enable_share
   const std::shared_ptr<const TensorSelection>& selection() const { return selection_; }
   int64_t config_revision() const { return config_revision_; }
 
-  // What the turn takes over from a complete attempt: the gradient, or none if the request was remembered by the time
-  // that the step was admitted, and what pays for it.
-  std::optional<Staging> TakeGradient() { return std::move(gradient_); }
+  // ---- For the round that the attempt waits in.
+  // Its contribution may arrive: `share` pays for that.
+  void Arrive(std::shared_ptr<const RoundMemory::Share> share);
+  // The round is over. The contribution may arrive, and comes to nothing.
+  void ArriveToNoEffect();
+
+  // ---- For the turn, once the attempt is complete.
+  // Whether there is a gradient: not if the request was remembered by the time that the step was admitted, or its round
+  // was over, or has it.
+  bool has_gradient() const { return gradient_.has_value(); }
+  // The gradient, if there is one; in a round with what pays for it.
+  PaidGradient TakeGradient() { return {std::move(share_), std::move(gradient_)}; }
+  // What pays for it otherwise, and for the reply where there is none.
   Grant TakeGrant() { return std::move(grant_); }
 
  private:
-  void Lent(absl::StatusOr<Lender::Loan> loan, bool remembered);
+  // Borrows an array, or, `to_no_effect`, only room for the reply.
+  void Borrow(bool to_no_effect);
+  void Lent(absl::StatusOr<Lender::Loan> loan, bool to_no_effect);
 
   const std::shared_ptr<SetRep> set_;
   const v1::StepHeader header_;
@@ -111,9 +125,11 @@ class StepAttempt final : public Attempt<StepListener>, public std::enable_share
 
   // Of the thread that delivers, and after Complete of the turn.
   Grant grant_;  // before what it pays for, which comes back first
+  std::shared_ptr<const RoundMemory::Share> share_;
   std::optional<Staging> gradient_;
 
   uint64_t incarnation_ = 0;
+  bool in_round_ = false;  // it was entered there
   std::shared_ptr<const TensorSelection> selection_;
   int64_t config_revision_ = 0;
 };

@@ -23,31 +23,39 @@ constexpr int64_t kToldBlocks = 4;
 
 }  // namespace
 
-void StepCommit::Run(std::shared_ptr<SetRep> set, std::vector<std::shared_ptr<StepAttempt>> contributors,
-                     std::optional<Staging> gradient, TurnQueue::Turn turn) {
+void StepCommit::Run(std::shared_ptr<SetRep> set, Input input, TurnQueue::Turn turn) {
   // Not std::make_shared: the constructor is private.
-  const std::shared_ptr<StepCommit> commit(new StepCommit(std::move(set), std::move(gradient), std::move(turn)));
-  commit->Measure(contributors.front()->header());
-  commit->Decide(std::move(contributors));
+  const std::shared_ptr<StepCommit> commit(new StepCommit(std::move(set), std::move(input), std::move(turn)));
+  commit->Measure();
+  commit->Decide();
   if (!commit->contributors_.empty()) commit->Apply();
 }
 
-StepCommit::StepCommit(std::shared_ptr<SetRep> set, std::optional<Staging> gradient, TurnQueue::Turn turn)
-    : set_(std::move(set)), turn_(std::move(turn)), gradient_(std::move(gradient)) {}
+StepCommit::StepCommit(std::shared_ptr<SetRep> set, Input input, TurnQueue::Turn turn)
+    : set_(std::move(set)), turn_(std::move(turn)), input_(std::move(input)) {}
 
-void StepCommit::Measure(const v1::StepHeader& header) {
-  if (!gradient_.has_value()) return;
+void StepCommit::Measure() {
+  if (input_.non_finite.has_value()) {
+    finding_.non_finite = input_.non_finite->place;
+    finding_.non_finite_rank = input_.non_finite->rank;
+    finding_.grad_norm = input_.non_finite->grad_norm;
+  }
+  if (!gradient().has_value()) return;
   // It changes only in a turn, and this is one.
   std::shared_ptr<const Configuration> configuration;
   {
     MutexLock lock(&set_->mutex);
     configuration = set_->configuration;
   }
-  const kernels::GradientStats stats = gradient_->Stats();
-  const double grad_scale = header.has_grad_scale() ? header.grad_scale() : 1;
-  finding_.grad_norm = std::sqrt(stats.sum_of_squares) / grad_scale;
+  const kernels::GradientStats stats = gradient()->Stats();
+  double divisor = input_.divisor;
+  if (!input_.round.has_value()) {
+    const v1::StepHeader& header = input_.contributors.front()->header();
+    if (header.has_grad_scale()) divisor = header.grad_scale();
+  }
+  finding_.grad_norm = std::sqrt(stats.sum_of_squares) / divisor;
   const v1::Clipping& clipping = configuration->clipping();
-  double scale = 1 / grad_scale;
+  double scale = 1 / divisor;
   if (clipping.has_max_norm() && std::isfinite(finding_.grad_norm)) {
     scale *= std::min(1.0, clipping.max_norm() / (finding_.grad_norm + kNormEps));
   }
@@ -55,27 +63,24 @@ void StepCommit::Measure(const v1::StepHeader& header) {
   if (clipping.has_max_value()) finding_.transform.clip = static_cast<float>(clipping.max_value());
   const double limit = kMaxMagnitude / scale;
   const auto largest = static_cast<double>(std::bit_cast<float>(stats.max_magnitude_bits));
-  if (!(largest < limit)) finding_.non_finite = gradient_->FindNotBelow(limit);
+  if (!(largest < limit)) finding_.non_finite = gradient()->FindNotBelow(limit);
 }
 
-void StepCommit::Decide(std::vector<std::shared_ptr<StepAttempt>> contributors) {
+void StepCommit::Decide() {
   struct Answer {
     std::shared_ptr<StepAttempt> attempt;
     Decision decision;
   };
   std::vector<Answer> answers;
   std::shared_ptr<const Snapshot> snapshot;
-  // What tells of it stays with the step, whoever it came from.
-  const std::shared_ptr<StepAttempt> first = contributors.front();
   std::shared_ptr<const Watches> watches;
-  v1::WatchParameterSetResponse event;
-  bool skipped = false;
+  std::optional<v1::WatchParameterSetResponse> event;
   {
     MutexLock lock(&set_->mutex);
     snapshot = set_->snapshot;
     watches = set_->watches;
-    const int64_t non_finite = set_->statistics.non_finite();
-    for (std::shared_ptr<StepAttempt>& attempt : contributors) {
+    skipped_ = false;
+    for (std::shared_ptr<StepAttempt>& attempt : input_.contributors) {
       Decision decision = DecideOn(*attempt);
       if (std::holds_alternative<Part>(decision)) {
         contributors_.push_back({std::move(attempt), {}});
@@ -83,20 +88,13 @@ void StepCommit::Decide(std::vector<std::shared_ptr<StepAttempt>> contributors) 
         answers.push_back({std::move(attempt), std::move(decision)});
       }
     }
-    if (!contributors_.empty()) Plan(first->header());
-    skipped = set_->statistics.non_finite() != non_finite;
-    if (skipped) {
-      event.set_incarnation(set_->lifecycle.incarnation());
-      event.set_step(set_->lifecycle.step());
-    }
+    if (!contributors_.empty()) Plan(contributors_.front().attempt->header());
+    if (skipped_) set_->statistics.set_non_finite(set_->statistics.non_finite() + 1);
+    event = UnappliedEvent();
   }
-  if (skipped && !watches->empty()) {
-    event.mutable_skipped()->set_non_finite_tensor(finding_.non_finite->tensor);
-    event.mutable_skipped()->set_non_finite_offset(finding_.non_finite->offset);
-    Tell(*watches, std::move(event));
-  }
+  if (event.has_value() && !watches->empty()) Tell(*watches, *std::move(event));
   // What paid for the gradient pays for the reply from here on.
-  if (contributors_.empty()) gradient_.reset();
+  if (contributors_.empty()) gradient().reset();
   for (Answer& answer : answers) {
     if (auto* const error = std::get_if<absl::Status>(&answer.decision); error != nullptr) {
       answer.attempt->End(std::move(*error));
@@ -107,7 +105,22 @@ void StepCommit::Decide(std::vector<std::shared_ptr<StepAttempt>> contributors) 
   }
 }
 
-StepCommit::Decision StepCommit::DecideOn(const StepAttempt& attempt) const {
+std::optional<v1::WatchParameterSetResponse> StepCommit::UnappliedEvent() const {
+  if (!skipped_ && !failed()) return std::nullopt;
+  v1::WatchParameterSetResponse event = EventNow(*set_);
+  if (failed()) {
+    event.mutable_round_failed()->set_round(*input_.round);
+    event.mutable_round_failed()->set_contributions(static_cast<int>(input_.contributors.size()));
+    return event;
+  }
+  v1::SkippedEvent* const skipped = event.mutable_skipped();
+  skipped->set_non_finite_tensor(finding_.non_finite->tensor);
+  skipped->set_non_finite_offset(finding_.non_finite->offset);
+  if (finding_.non_finite_rank.has_value()) skipped->set_non_finite_rank(*finding_.non_finite_rank);
+  return event;
+}
+
+StepCommit::Decision StepCommit::DecideOn(const StepAttempt& attempt) {
   const v1::StepHeader& header = attempt.header();
   if (absl::Status status = set_->lifecycle.CheckReady(); !status.ok()) return status;
   absl::StatusOr<const v1::StepResult*> remembered = set_->requests.FindResult(header, attempt.header_hash());
@@ -116,12 +129,18 @@ StepCommit::Decision StepCommit::DecideOn(const StepAttempt& attempt) const {
     v1::StepResult answer = **remembered;
     answer.set_replayed(true);
     answer.set_parameters_step(set_->lifecycle.step());
+    if (set_->configuration->workers() != nullptr) answer.set_round(set_->round_number);
     set_->statistics.set_replayed(set_->statistics.replayed() + 1);
     return answer;
   }
   if (attempt.incarnation() != set_->lifecycle.incarnation()) return set_->lifecycle.Rewritten();
+  // A contribution that comes alone has missed its round.
+  if (failed() || (header.has_rank() && !input_.round.has_value())) {
+    set_->statistics.set_refused(set_->statistics.refused() + 1);
+    return Unapplied(attempt, v1::STEP_OUTCOME_REFUSED_LATE);
+  }
   // Before expected_step, which would say of a request that was applied that it came too late.
-  if (!gradient_.has_value()) {
+  if (!gradient().has_value() && !input_.non_finite.has_value()) {
     return set_->lifecycle.MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_OUTCOME_UNKNOWN,
                                      "the request was remembered when the step began, and is forgotten now");
   }
@@ -132,7 +151,7 @@ StepCommit::Decision StepCommit::DecideOn(const StepAttempt& attempt) const {
     return Unapplied(attempt, v1::STEP_OUTCOME_REFUSED_STALE);
   }
   if (!finding_.non_finite.has_value()) return Part();
-  set_->statistics.set_non_finite(set_->statistics.non_finite() + 1);
+  skipped_ = true;
   const auto& [tensor, offset] = *finding_.non_finite;
   if (set_->configuration->non_finite_policy() == v1::NON_FINITE_POLICY_REJECT) {
     return NonFinite(*finding_.non_finite);
@@ -140,15 +159,19 @@ StepCommit::Decision StepCommit::DecideOn(const StepAttempt& attempt) const {
   v1::StepResult answer = Unapplied(attempt, v1::STEP_OUTCOME_SKIPPED_NON_FINITE);
   answer.set_non_finite_tensor(tensor);
   answer.set_non_finite_offset(offset);
+  if (finding_.non_finite_rank.has_value()) answer.set_non_finite_rank(*finding_.non_finite_rank);
   return answer;
 }
 
 absl::Status StepCommit::NonFinite(const Staging::Place& place) const {
   const absl::Status status = set_->lifecycle.MakeError(
       absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_NON_FINITE_GRADIENT,
-      ExpectedGot("a gradient that is finite, and below 2^63 once it is scaled",
-                  absl::StrCat("one that is not at offset ", place.offset, " of tensor ", place.tensor, " (",
-                               Quoted(set_->schema->tensors()[place.tensor].name), ")")));
+      ExpectedGot(
+          "a gradient that is finite, and below 2^63 once it is scaled",
+          absl::StrCat(
+              "one that is not at offset ", place.offset, " of tensor ", place.tensor, " (",
+              Quoted(set_->schema->tensors()[place.tensor].name), ")",
+              finding_.non_finite_rank.has_value() ? absl::StrCat(", from rank ", *finding_.non_finite_rank) : "")));
   v1::ErrorDetail detail = GetErrorDetail(status);
   detail.set_tensor(place.tensor);
   detail.set_offset(place.offset);
@@ -158,12 +181,16 @@ absl::Status StepCommit::NonFinite(const Staging::Place& place) const {
 absl::Status StepCommit::CheckStillConfigured(const StepAttempt& attempt) const {
   if (attempt.config_revision() == set_->configuration->revision()) return absl::OkStatus();
   const absl::StatusOr<std::shared_ptr<const TensorSelection>> selection = SelectTensors(*set_, attempt.header());
-  if (selection.ok() && **selection == *attempt.selection()) return absl::OkStatus();
+  const bool is_contribution = attempt.header().has_rank();
+  const bool fits = is_contribution == (set_->configuration->workers() != nullptr);
+  if (fits && selection.ok() && **selection == *attempt.selection()) return absl::OkStatus();
   return set_->lifecycle.MakeError(
       absl::StatusCode::kAborted, v1::ERROR_REASON_CONFIG_CHANGED,
       absl::StrCat("the configuration was changed, from revision ", attempt.config_revision(), " to ",
                    set_->configuration->revision(), ", since the step began: ",
-                   selection.ok() ? "it is to bring other tensors now" : selection.status().message()));
+                   !fits            ? "the set has got workers, or has none any more"
+                   : selection.ok() ? "it is to bring other tensors now"
+                                    : selection.status().message()));
 }
 
 v1::StepResult StepCommit::Unapplied(const StepAttempt& attempt, v1::StepOutcome outcome) const {
@@ -177,6 +204,7 @@ v1::StepResult StepCommit::Unapplied(const StepAttempt& attempt, v1::StepOutcome
   if (attempt.header().has_base_step()) {
     answer.set_staleness(set_->lifecycle.step() - attempt.header().base_step());
   }
+  if (set_->configuration->workers() != nullptr) answer.set_round(set_->round_number);
   return answer;
 }
 
@@ -190,6 +218,10 @@ void StepCommit::Plan(const v1::StepHeader& header) {
   result.set_grad_norm(finding_.grad_norm);
   result.set_config_revision(configuration.revision());
   if (header.has_base_step()) result.set_staleness(before - header.base_step());
+  if (input_.round.has_value()) {
+    result.set_round(set_->round_number);
+    result.set_contributions(static_cast<int>(contributors_.size()));
+  }
 
   // They were valid when the header was checked against this configuration.
   std::vector<v1::ParameterGroup> overridden;
@@ -200,7 +232,7 @@ void StepCommit::Plan(const v1::StepHeader& header) {
   result.mutable_learning_rates()->Reserve(static_cast<int>(groups.size()));
   for (const v1::ParameterGroup& group : groups) result.add_learning_rates(LearningRateAt(group, before));
 
-  const std::shared_ptr<const TensorSelection> selection = gradient_->selection();
+  const std::shared_ptr<const TensorSelection> selection = gradient()->selection();
   if (set_->work == nullptr || set_->work->shared_selection() != selection) {
     const UpdateCounts* const counts = &set_->update_counts;
     set_->work = std::make_shared<const StepWork>(selection, [counts](int tensor) { return counts->of(tensor); });
@@ -217,12 +249,12 @@ void StepCommit::Plan(const v1::StepHeader& header) {
 
   set_->applying = true;
   plan_.before = set_->snapshot;
-  BlockList blocks = gradient_->TakeBlocks();
+  BlockList blocks = gradient()->TakeBlocks();
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (!blocks[i]) blocks[i] = plan_.before->blocks()[i];
   }
   plan_.after = std::make_shared<const Snapshot>(set_->lifecycle.incarnation(), before + 1, std::move(blocks));
-  gradient_.reset();
+  gradient().reset();
 
   std::vector<Requests::Key> keys;
   for (const Contributor& contributor : contributors_) {
@@ -246,6 +278,7 @@ StepReply StepCommit::MakeReply(StepAttempt* attempt, v1::StepResult result,
   parameters->host_kernels = &set_->resources.backend->host_kernels();
   // It pays for the gradient until that has become the parameters, also where the reply has none.
   parameters->grant = attempt->TakeGrant();
+  parameters->share = input_.gradient.share;
   if (!attempt->header().omit_parameters()) {
     // Without the blocks that nobody has paid for here.
     parameters->snapshot = parameters->selection->Restrict(snapshot);
@@ -320,6 +353,8 @@ void StepCommit::Publish(const absl::Status& applied) {
   if (is_watched) event = CommittedEvent();
   // Back to the pool before the client can ask for the next step's memory.
   before.reset();
+  // The replies' from here on.
+  input_.gradient.share.reset();
   for (Contributor& contributor : contributors_) {
     if (applied.ok()) {
       contributor.attempt->End(std::move(contributor.reply));

@@ -28,11 +28,21 @@ namespace adamant::core {
 // Not thread-safe, but for Computed: one phase is under way at a time.
 class StepCommit : public std::enable_shared_from_this<StepCommit> {
  public:
-  // Applies `gradient`, which all of `contributors`, complete attempts, made together, and answers each of them; the
-  // turn is over then. There is no gradient where the request was remembered by the time that the step was
-  // admitted.
-  static void Run(std::shared_ptr<SetRep> set, std::vector<std::shared_ptr<StepAttempt>> contributors,
-                  std::optional<Staging> gradient, TurnQueue::Turn turn);
+  // What is to become a step: one complete attempt, or those that a round has counted, by rank.
+  struct Input {
+    std::vector<std::shared_ptr<StepAttempt>> contributors;
+    // Theirs together. There is none where the request was remembered by the time that the step was admitted, and where
+    // a round comes to nothing.
+    PaidGradient gradient;
+    // Of a round, which is closed: its number, and what its sum is to be divided by.
+    std::optional<int64_t> round;
+    double divisor = 1;
+    // Of a round: the contribution that is not finite.
+    std::optional<Round::NonFinite> non_finite;
+  };
+
+  // Applies the gradient, and answers each of the contributors; the turn is over then.
+  static void Run(std::shared_ptr<SetRep> set, Input input, TurnQueue::Turn turn);
 
  private:
   // What becomes of a contributor: an error, an answer without a commit, or a part in the commit.
@@ -49,15 +59,18 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
     double grad_norm = 0;  // without grad_scale, and before clipping
     kernels::GradientTransform transform;
     std::optional<Staging::Place> non_finite;  // the first element that is not, or would not be once it is scaled
+    std::optional<int> non_finite_rank;        // whose contribution to a round has it
   };
 
-  StepCommit(std::shared_ptr<SetRep> set, std::optional<Staging> gradient, TurnQueue::Turn turn);
+  StepCommit(std::shared_ptr<SetRep> set, Input input, TurnQueue::Turn turn);
 
-  // Finds out what there is to know of the gradient, which `header` goes with.
-  void Measure(const v1::StepHeader& header);
+  // Finds out what there is to know of the gradient.
+  void Measure();
+  // Whether it is a round that has too few contributions.
+  bool failed() const { return input_.round.has_value() && !gradient().has_value() && !input_.non_finite.has_value(); }
   // Says what becomes of the step, and answers those who have no part in it.
-  void Decide(std::vector<std::shared_ptr<StepAttempt>> contributors);
-  Decision DecideOn(const StepAttempt& attempt) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
+  void Decide();
+  Decision DecideOn(const StepAttempt& attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
   // What becomes of a step with such an element where the set rejects it.
   absl::Status NonFinite(const Staging::Place& place) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
   // Whether the step fits the configuration still: ABORTED (CONFIG_CHANGED).
@@ -72,6 +85,10 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   void Apply();
   // Tells the contributors, now and then, how far that is.
   void Computed(int64_t block);
+  std::optional<Staging>& gradient() { return input_.gradient.gradient; }
+  const std::optional<Staging>& gradient() const { return input_.gradient.gradient; }
+  // What those who watch are told of a step that was not applied, if anything.
+  std::optional<v1::WatchParameterSetResponse> UnappliedEvent() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
   // What those who watch are told of a step that was applied. Before its contributors are answered.
   v1::WatchParameterSetResponse CommittedEvent() const;
   // Makes the new state the set's, and answers the contributors.
@@ -81,8 +98,9 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   TurnQueue::Turn turn_;
 
   // Of the phase that is under way.
-  std::optional<Staging> gradient_;
+  Input input_;
   Finding finding_;
+  bool skipped_ = false;  // because it is not finite
   std::vector<Contributor> contributors_;
   StepPlan plan_;
   Requests::Remembrance remembrance_;

@@ -9,6 +9,7 @@
 #include "server/core/base/utf8.h"
 #include "server/core/set/requests.h"
 #include "server/core/spec/range.h"
+#include "server/core/spec/workers.h"
 
 namespace adamant::core {
 namespace {
@@ -17,6 +18,8 @@ constexpr int kMaxMetrics = 32;
 constexpr size_t kMaxMetricNameBytes = 63;
 constexpr double kMinGradScale = 0x1p-48;
 constexpr double kMaxGradScale = 0x1p48;
+constexpr double kMinWeight = 0x1p-48;
+constexpr double kMaxWeight = 0x1p48;
 
 absl::Status ValidateMetrics(const google::protobuf::Map<std::string, double>& metrics) {
   constexpr absl::string_view kField = "header.metrics";
@@ -28,6 +31,25 @@ absl::Status ValidateMetrics(const google::protobuf::Map<std::string, double>& m
     return InvalidField(kField, absl::StrCat("names of 1 to ", kMaxMetricNameBytes, " bytes of UTF-8"), Quoted(name));
   }
   return absl::OkStatus();
+}
+
+// What a contribution to a round says of itself, and no other step does.
+absl::Status ValidateContribution(const v1::StepHeader& header) {
+  if (!header.has_rank()) {
+    if (header.has_round()) return InvalidField("header.round", "none without a rank", absl::StrCat(header.round()));
+    if (header.has_weight()) {
+      return InvalidField("header.weight", "none without a rank", absl::StrCat(header.weight()));
+    }
+    if (header.ack_when_folded()) return InvalidField("header.ack_when_folded", "none without a rank", "true");
+    return absl::OkStatus();
+  }
+  if (!header.has_round()) return InvalidField("header.round", "one with a rank", "none");
+  if (header.has_base_step()) {
+    return InvalidField("header.base_step", "none with a rank", absl::StrCat(header.base_step()));
+  }
+  if (!header.sparse().empty()) return InvalidField("header.sparse", "none with a rank", "some");
+  if (!header.has_weight()) return absl::OkStatus();
+  return ValidateRange(header.weight(), kMinWeight, kMaxWeight, "header.weight");
 }
 
 }  // namespace
@@ -59,6 +81,7 @@ absl::Status ValidateStepHeader(const v1::StepHeader& header) {
     absl::Status status = ValidateRange(header.grad_scale(), kMinGradScale, kMaxGradScale, "header.grad_scale");
     if (!status.ok()) return status;
   }
+  if (absl::Status status = ValidateContribution(header); !status.ok()) return status;
   if (!v1::Dtype_IsValid(header.reply_dtype())) {
     return InvalidField("header.reply_dtype", "DTYPE_FLOAT32, DTYPE_BFLOAT16 or DTYPE_FLOAT16",
                         EnumName(header.reply_dtype()));
@@ -87,6 +110,23 @@ absl::StatusOr<std::shared_ptr<const TensorSelection>> SelectTensors(const SetRe
   if (*selection == *set.trainable) return set.trainable;
   if (set.work != nullptr && *selection == set.work->selection()) return set.work->shared_selection();
   return selection;
+}
+
+absl::Status CheckWorker(const SetRep& set, const v1::StepHeader& header) {
+  const v1::Workers* const workers = set.configuration->workers();
+  const std::string rank = header.has_rank() ? absl::StrCat(header.rank()) : "none";
+  if (workers == nullptr) return InvalidField("header.rank", "none in a set without workers", rank);
+  if (!header.has_rank() || header.rank() < 0 || header.rank() >= workers->count()) {
+    return InvalidField("header.rank", absl::StrCat("one of the set's ", workers->count(), " workers, counted from 0"),
+                        rank);
+  }
+  if (header.has_weight() && !AreAveraged(*workers)) {
+    return InvalidField("header.weight", "none where contributions are not averaged", absl::StrCat(header.weight()));
+  }
+  if (header.round() <= set.round_number) return absl::OkStatus();
+  return set.lifecycle.MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_ROUND_MISMATCH,
+                                 ExpectedGot(absl::StrCat("at most ", set.round_number), absl::StrCat(header.round())),
+                                 "header.round");
 }
 
 }  // namespace adamant::core

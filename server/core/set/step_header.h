@@ -20,6 +20,10 @@ absl::Status ValidateStepHeader(const v1::StepHeader& header);
 absl::StatusOr<std::shared_ptr<const TensorSelection>> SelectTensors(const SetRep& set, const v1::StepHeader& header)
     ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex);
 
+// Whether `header` is of a contribution that the set's workers may make now or might have made, or, in a set without
+// workers, of none. Errors: INVALID_ARGUMENT naming the field; ABORTED (ROUND_MISMATCH).
+absl::Status CheckWorker(const SetRep& set, const v1::StepHeader& header) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex);
+
 }  // namespace adamant::core
 
 #endif  // ADAMANT_SERVER_CORE_SET_STEP_HEADER_H_

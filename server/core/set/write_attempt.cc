@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
 #include "server/core/set/requests.h"
+#include "server/core/set/round_turn.h"
 #include "server/core/set/set_rep.h"
 #include "server/core/set/step_attempt.h"
 #include "server/core/set/write_lane.h"
@@ -220,6 +221,8 @@ void WriteAttempt::TakeState(TurnQueue::Turn turn) {
   if (state() != State::kWaiting) return;
   std::optional<TakenState> taken;
   absl::Status status;
+  absl::Status not_ready;
+  std::shared_ptr<Round> round;
   {
     MutexLock lock(&set_->mutex);
     status = set_->lifecycle.CheckExists();
@@ -231,8 +234,11 @@ void WriteAttempt::TakeState(TurnQueue::Turn turn) {
       taken = {set_->lifecycle, published, std::move(parameters)};
       set_->lifecycle.BeginRewrite(full());
       set_->snapshot.reset();  // or it would count as a holder
+      not_ready = set_->lifecycle.CheckReady();
+      round = TakeRound(set_.get());
     }
   }
+  EndRound(set_, round, not_ready);
   if (!status.ok()) {
     Fail(std::move(status));
     return;
@@ -408,10 +414,12 @@ void WriteAttempt::Publish(const absl::Status& loaded, std::shared_ptr<const Sna
   absl::Status poisoned;
   absl::Status rewritten;
   std::vector<std::shared_ptr<StepAttempt>> outdated;
+  std::shared_ptr<Round> round;
   std::shared_ptr<const Watches> watches;
   {
     MutexLock lock(&set_->mutex);
     watches = set_->watches;
+    round = TakeRound(set_.get());
     if (loaded.ok()) {
       std::optional<int64_t> step;
       if (full()) step = parameters->step();
@@ -434,6 +442,7 @@ void WriteAttempt::Publish(const absl::Status& loaded, std::shared_ptr<const Sna
     response.set_incarnation(set_->lifecycle.incarnation());
     response.set_step(set_->lifecycle.step());
   }
+  EndRound(set_, round, loaded.ok() ? rewritten : poisoned);
   if (!loaded.ok()) {
     Fail(std::move(poisoned));
     return;

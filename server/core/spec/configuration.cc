@@ -13,6 +13,7 @@
 #include "server/core/base/utf8.h"
 #include "server/core/spec/range.h"
 #include "server/core/spec/slots.h"
+#include "server/core/spec/workers.h"
 
 namespace adamant::core {
 namespace {
@@ -107,9 +108,11 @@ absl::StatusOr<std::shared_ptr<const Configuration>> Configuration::Change(
       status = changed->SetNonFinitePolicy(request.spec());
     } else if (mask.paths(i) == "max_staleness") {
       status = changed->SetMaxStaleness(request.spec());
+    } else if (mask.paths(i) == "workers") {
+      status = changed->SetWorkers(request.spec());
     } else {
       status = InvalidField(absl::StrCat("update_mask.paths[", i, "]"),
-                            "labels, clipping, non_finite_policy or max_staleness", Quoted(mask.paths(i)));
+                            "labels, clipping, non_finite_policy, max_staleness or workers", Quoted(mask.paths(i)));
     }
     if (!status.ok()) return status;
   }
@@ -141,6 +144,7 @@ absl::Status Configuration::SetAll(const v1::ParameterSetSpec& spec) {
   if (status.ok()) status = SetClipping(spec);
   if (status.ok()) status = SetNonFinitePolicy(spec);
   if (status.ok()) status = SetMaxStaleness(spec);
+  if (status.ok()) status = SetWorkers(spec);
   return status;
 }
 
@@ -178,6 +182,15 @@ absl::Status Configuration::SetMaxStaleness(const v1::ParameterSetSpec& spec) {
                         absl::StrCat(spec.max_staleness()));
   }
   max_staleness_ = spec.max_staleness();
+  return absl::OkStatus();
+}
+
+absl::Status Configuration::SetWorkers(const v1::ParameterSetSpec& spec) {
+  workers_.reset();
+  if (!spec.has_workers()) return absl::OkStatus();
+  absl::StatusOr<v1::Workers> workers = ResolveWorkers(spec.workers(), "spec.workers");
+  if (!workers.ok()) return workers.status();
+  workers_ = *std::move(workers);
   return absl::OkStatus();
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -46,6 +47,8 @@ class Configuration {
   v1::NonFinitePolicy non_finite_policy() const { return non_finite_policy_; }
   // In [0, kMaxStaleness].
   int max_staleness() const { return max_staleness_; }
+  // With every default resolved; null where each step is one client's.
+  const v1::Workers* workers() const { return workers_.has_value() ? &*workers_ : nullptr; }
   int64_t revision() const { return revision_; }
 
   // Memory that it takes, in bytes.
@@ -60,12 +63,14 @@ class Configuration {
   absl::Status SetClipping(const v1::ParameterSetSpec& spec);
   absl::Status SetNonFinitePolicy(const v1::ParameterSetSpec& spec);
   absl::Status SetMaxStaleness(const v1::ParameterSetSpec& spec);
+  absl::Status SetWorkers(const v1::ParameterSetSpec& spec);
 
   std::vector<v1::ParameterGroup> groups_;
   google::protobuf::Map<std::string, std::string> labels_;
   v1::Clipping clipping_;
   v1::NonFinitePolicy non_finite_policy_ = v1::NON_FINITE_POLICY_SKIP;
   int max_staleness_ = 0;
+  std::optional<v1::Workers> workers_;
   int64_t revision_ = 1;
 };
 

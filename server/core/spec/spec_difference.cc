@@ -80,6 +80,7 @@ std::optional<SpecDifference> InRules(const Configuration& expected, const Confi
     *of_one.mutable_clipping() = configuration->clipping();
     of_one.set_non_finite_policy(configuration->non_finite_policy());
     of_one.set_max_staleness(configuration->max_staleness());
+    if (configuration->workers() != nullptr) *of_one.mutable_workers() = *configuration->workers();
   }
   return InMessage(rules[0], rules[1], "spec");
 }

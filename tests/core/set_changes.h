@@ -1,6 +1,6 @@
-// Tensors that are added to a set.
-#ifndef ADAMANT_TESTS_CORE_ADDED_TENSORS_H_
-#define ADAMANT_TESTS_CORE_ADDED_TENSORS_H_
+// Changes of a set: tensors that are added, configuration that is updated.
+#ifndef ADAMANT_TESTS_CORE_SET_CHANGES_H_
+#define ADAMANT_TESTS_CORE_SET_CHANGES_H_
 
 #include <cstdint>
 #include <memory>
@@ -29,6 +29,22 @@ inline absl::StatusOr<v1::ParameterSet> AddTensors(ParameterSet* set, const v1::
   return std::move(outcome->set);
 }
 
+// Changes the configuration.
+template <typename Request>
+absl::StatusOr<v1::ParameterSet> Update(ParameterSet* set, const Request& request) {
+  struct Outcome {
+    Gate gate;
+    absl::StatusOr<v1::ParameterSet> set;
+  };
+  auto outcome = std::make_shared<Outcome>();
+  set->Update(request, [outcome](absl::StatusOr<v1::ParameterSet> changed) {
+    outcome->set = std::move(changed);
+    outcome->gate.Open();
+  });
+  outcome->gate.Pass();
+  return std::move(outcome->set);
+}
+
 // One tensor of each of these sizes, of a group that the set has or gets.
 inline v1::AddTensorsRequest Tensors(const std::vector<int64_t>& sizes, const std::string& group = "slow") {
   v1::AddTensorsRequest request;
@@ -49,4 +65,4 @@ inline Values AndZeros(Values values, int64_t zeros) {
 
 }  // namespace adamant::core
 
-#endif  // ADAMANT_TESTS_CORE_ADDED_TENSORS_H_
+#endif  // ADAMANT_TESTS_CORE_SET_CHANGES_H_
