@@ -315,7 +315,11 @@ absl::StatusOr<v1::StepResult> RetryingConnection::TryStep(const StepCall& call,
   // Never applied, or still arriving: then this attempt ends that one.
   v1::StepHeader again = header;
   again.set_attempt(attempts.number());
-  return Exchange(call, again, attempts);
+  if (response->state() != v1::STEP_STATE_ACCUMULATED) return Exchange(call, again, attempts);
+  // The gradient is there: this attempt is to hear what becomes of it. Should its round fail meanwhile, so does this.
+  StepCall without_gradient = call;
+  without_gradient.gradients = {};
+  return Exchange(without_gradient, again, attempts);
 }
 
 absl::StatusOr<v1::StepResult> RetryingConnection::Exchange(const StepCall& call, const v1::StepHeader& header,
@@ -331,7 +335,7 @@ absl::StatusOr<v1::StepResult> RetryingConnection::Exchange(const StepCall& call
 
 absl::StatusOr<v1::StepResult> RetryingConnection::ExchangeOn(std::unique_ptr<ByteStream> stream, const StepCall& call,
                                                               const v1::StepHeader& header, const Attempts& attempts) {
-  stream->SetTimeout(attempts.Timeout(options_.step_timeout));
+  stream->SetTimeout(attempts.Timeout(options_.step_timeout + call.round_timeout));
   const WriteCall::Source gradients = {v1::SLOT_UNSPECIFIED, call.gradients};
   v1::StepResult result;
   const absl::Status status =
@@ -345,7 +349,7 @@ absl::StatusOr<v1::StepResult> RetryingConnection::ExchangeOn(std::unique_ptr<By
 absl::StatusOr<v1::StepResult> RetryingConnection::Fetch(const StepCall& call, v1::StepResult result,
                                                          const Attempts& attempts) {
   result.set_replayed(true);
-  if (call.header.omit_parameters()) return result;
+  if (call.parameters.empty()) return result;
   ReadCall read;
   read.request.set_set(call.header.set());
   read.request.set_incarnation(result.incarnation());

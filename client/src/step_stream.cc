@@ -80,6 +80,11 @@ bool MayBeOfAnotherConfiguration(const absl::Status& status) {
          reason == v1::ERROR_REASON_INCOMPLETE;
 }
 
+// Whether a step replies with parameters.
+bool BringsBack(const StepOptions& options) {
+  return !options.omit_parameters && !(options.contribution.has_value() && options.contribution->ack_when_folded);
+}
+
 }  // namespace
 
 StepStream::StepStream(std::shared_ptr<Connection> connection, const v1::ParameterSet& set,
@@ -108,9 +113,10 @@ absl::StatusOr<v1::StepResult> StepStream::Send(ConstTensors gradients, MutableT
                                                 const StepOptions& options) {
   const absl::StatusOr<std::vector<bool>> carried = Carried(options);
   if (!carried.ok()) return carried.status();
-  if (options.omit_parameters) parameters = {};
+  const bool brings_back = BringsBack(options);
+  if (!brings_back) parameters = {};
   absl::Status status = CheckSizes("gradients", tensors_, gradients, *carried);
-  if (status.ok() && !options.omit_parameters) status = CheckSizes("parameters", tensors_, parameters, *carried);
+  if (status.ok() && brings_back) status = CheckSizes("parameters", tensors_, parameters, *carried);
   std::vector<absl::Span<const float>> carried_gradients;
   std::vector<absl::Span<float>> carried_parameters;
   gradients = WithoutOthers(gradients, *carried, &carried_gradients);
@@ -134,6 +140,13 @@ absl::StatusOr<v1::StepResult> StepStream::Send(ConstTensors gradients, MutableT
   call.header.mutable_metrics()->insert(options.metrics.begin(), options.metrics.end());
   if (options.reply_dtype != v1::DTYPE_FLOAT32) call.header.set_reply_dtype(options.reply_dtype);
   call.header.set_omit_parameters(options.omit_parameters);
+  if (options.contribution.has_value()) {
+    call.header.set_rank(options.contribution->rank);
+    call.header.set_round(round_);
+    if (options.contribution->weight != 1) call.header.set_weight(options.contribution->weight);
+    call.header.set_ack_when_folded(options.contribution->ack_when_folded);
+    call.round_timeout = round_timeout_;
+  }
   call.gradients = gradients;
   call.parameters = parameters;
   call.gradient_dtype = options.gradient_dtype;
@@ -161,7 +174,9 @@ absl::StatusOr<std::vector<bool>> StepStream::Carried(const StepOptions& options
 }
 
 void StepStream::MoveOn(const v1::StepResult& result, const StepOptions& options) {
-  if (options.omit_parameters) {
+  if (options.contribution.has_value()) round_ = result.round();
+  if (result.outcome() == v1::STEP_OUTCOME_ACCUMULATED) return;
+  if (!BringsBack(options)) {
     if (!options.asynchronous) step_ = result.step();
     return;
   }
@@ -175,6 +190,7 @@ absl::StatusOr<bool> StepStream::LearnConfiguration() {
   const absl::StatusOr<v1::GetParameterSetResponse> response = connection_->GetParameterSet(request);
   if (!response.ok()) return response.status();
   const v1::ParameterSet& set = response->parameter_set();
+  round_ = set.round();
   if (set.config_revision() == config_revision_) return false;
   TakeConfiguration(set);
   return true;
@@ -182,6 +198,8 @@ absl::StatusOr<bool> StepStream::LearnConfiguration() {
 
 void StepStream::TakeConfiguration(const v1::ParameterSet& set) {
   config_revision_ = set.config_revision();
+  round_ = set.round();
+  round_timeout_ = absl::Seconds(set.workers().round_timeout_seconds());
   frozen_.clear();
   for (const v1::ParameterGroup& group : set.groups()) {
     if (!group.frozen()) continue;
@@ -202,7 +220,8 @@ absl::Status StepStream::Refresh(MutableTensors parameters) {
   if (!header.ok()) return header.status();
   incarnation_ = header->incarnation();
   step_ = header->step();
-  return absl::OkStatus();
+  // If the round has moved on since the read, then so has the step, and the next contribution is ABORTED.
+  return round_ > 0 ? LearnConfiguration().status() : absl::OkStatus();
 }
 
 }  // namespace adamant

@@ -127,8 +127,8 @@ class Client {
   absl::StatusOr<v1::ParameterSet> UpdateParameterGroup(absl::string_view set, const v1::ParameterGroup& group,
                                                         const std::vector<std::string>& fields,
                                                         const UpdateOptions& options = {});
-  // The same for what a set has beside its groups: "labels", "clipping", "non_finite_policy", "max_staleness".
-  // `values` names the set.
+  // The same for what a set has beside its groups: "labels", "clipping", "non_finite_policy", "max_staleness",
+  // "workers". `values` names the set.
   absl::StatusOr<v1::ParameterSet> UpdateParameterSet(const v1::ParameterSetSpec& values,
                                                       const std::vector<std::string>& fields,
                                                       const UpdateOptions& options = {});

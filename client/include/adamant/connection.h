@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "adamant/options.h"
 #include "adamant/v1/parameter_set.pb.h"
@@ -27,10 +28,12 @@ struct StepCall {
   v1::StepHeader header;
   // The spans of tensors that the step does not bring are empty.
   ConstTensors gradients;
-  // So are these here. With header.omit_parameters() there is none at all.
+  // So are these here. With header.omit_parameters() or header.ack_when_folded() there is none at all.
   MutableTensors parameters;
   // How the gradient travels; it is rounded to that on the way.
   v1::Dtype gradient_dtype = v1::DTYPE_FLOAT32;
+  // Of a contribution: how long it may wait for the others, beside the time of a step.
+  absl::Duration round_timeout = absl::ZeroDuration();
 };
 
 // One write: every tensor of each slot that header.mode() writes. The spans of tensors that it does not bring are

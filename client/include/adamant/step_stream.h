@@ -5,12 +5,14 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "adamant/connection.h"
 #include "adamant/v1/parameter_set.pb.h"
 #include "adamant/v1/step.pb.h"
@@ -40,6 +42,18 @@ struct StepOptions {
   // Brings back no parameters: there need be no spans for them.
   bool omit_parameters = false;
 
+  // In a set with workers, where it must be given: the step is one contribution to their round.
+  struct Contribution {
+    // Which of them, in [0, workers.count).
+    int32_t rank = 0;
+    // What it counts beside the others: the round's step applies their weighted mean.
+    double weight = 1;
+    // Returns as soon as it counts (ACCUMULATED), and brings back no parameters: for one client that contributes
+    // several ranks of a round, one after the other, to all of them but the last. That is gradient accumulation.
+    bool ack_when_folded = false;
+  };
+  std::optional<Contribution> contribution = std::nullopt;
+
   // Others step the set at the same time: the gradient counts although the set has moved on since step(), by as many
   // steps as its max_staleness; further on, and the outcome is REFUSED_STALE.
   bool asynchronous = false;
@@ -61,6 +75,8 @@ class StepStream {
   // The state that the next step starts from.
   uint64_t incarnation() const { return incarnation_; }
   int64_t step() const { return step_; }
+  // In a set with workers: the round that the next contribution is for.
+  int64_t round() const { return round_; }
 
   // Applies `gradients` and brings the updated parameters into `parameters`: one span a tensor, of its element count.
   // No span of the one may overlap one of the other. The gradient is sent from where it lies; when this returns,
@@ -70,6 +86,10 @@ class StepStream {
   // a later one when the reply was lost, the outcome was asked for (`replayed`), and others stepped on meanwhile. Look
   // at result.outcome(): a gradient that is not finite is SKIPPED_NON_FINITE, and one that comes too late is
   // REFUSED_STALE, which are no errors, and left the set as it was; the parameters are those of now.
+  //
+  // A contribution returns when the round has become a step, which takes the other workers, or until they time out
+  // (`Workers.round_timeout_seconds`). If it missed its round, or that came to nothing, it is REFUSED_LATE: the
+  // parameters are those of now, and the next contribution is for the round of now.
   //
   // Of a step that brings some of the tensors only their parameters come back. If others stepped between, the rest is
   // older than that, and step() stays; so it does where an asynchronous step omits the parameters. Refresh brings it
@@ -111,6 +131,8 @@ class StepStream {
   uint64_t incarnation_;
   int64_t step_;
   int64_t config_revision_ = 0;
+  int64_t round_ = 0;
+  absl::Duration round_timeout_ = absl::ZeroDuration();
   // By tensor; empty: none is.
   std::vector<bool> frozen_;
 };

@@ -300,6 +300,7 @@ absl::StatusOr<v1::GetStepResultResponse> ParameterSet::FindStepResult(const v1:
     response.set_state(v1::STEP_STATE_COMMITTED);
     *response.mutable_result() = *result;
     response.mutable_result()->set_replayed(true);
+    if (rep_->configuration->workers() != nullptr) response.mutable_result()->set_round(rep_->round_number);
     return response;
   }
   if (rep_->round != nullptr && rep_->round->Counts(request.request_id())) {

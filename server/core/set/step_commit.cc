@@ -279,7 +279,7 @@ StepReply StepCommit::MakeReply(StepAttempt* attempt, v1::StepResult result,
   // It pays for the gradient until that has become the parameters, also where the reply has none.
   parameters->grant = attempt->TakeGrant();
   parameters->share = input_.gradient.share;
-  if (!attempt->header().omit_parameters()) {
+  if (!attempt->header().omit_parameters() && !attempt->header().ack_when_folded()) {
     // Without the blocks that nobody has paid for here.
     parameters->snapshot = parameters->selection->Restrict(snapshot);
   }
