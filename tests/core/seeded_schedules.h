@@ -25,9 +25,10 @@ class SeededChoices final : public Choices {
   int left_;
 };
 
-// Schedules [0, count), ADAMANT_TEST_SCHEDULES=M of them if there are more; the one that ADAMANT_TEST_SEED=N names; or
-// with both [N, N + M), so that many can be run in slices.
-inline void RunSchedules(SetSize size, Device device, uint64_t count, int length) {
+// Calls `run` with the numbers of schedules [0, count), ADAMANT_TEST_SCHEDULES=M of them if there are more; the one
+// that ADAMANT_TEST_SEED=N names; or with both [N, N + M), so that many can be run in slices. It returns what is wrong.
+template <typename RunOne>
+void ForEachSchedule(uint64_t count, RunOne run) {
   uint64_t first = 0;
   const char* const schedules = std::getenv("ADAMANT_TEST_SCHEDULES");
   if (schedules != nullptr) count = std::min<uint64_t>(count, std::strtoull(schedules, nullptr, 10));
@@ -36,9 +37,15 @@ inline void RunSchedules(SetSize size, Device device, uint64_t count, int length
     count = schedules != nullptr ? std::strtoull(schedules, nullptr, 10) : 1;
   }
   for (uint64_t seed = first; seed < first + count; ++seed) {
-    SeededChoices choices(seed, length);
-    ASSERT_EQ(RunSchedule(size, device, &choices), "") << "reproduce with ADAMANT_TEST_SEED=" << seed;
+    ASSERT_EQ(run(seed), "") << "reproduce with ADAMANT_TEST_SEED=" << seed;
   }
+}
+
+inline void RunSchedules(SetSize size, Device device, uint64_t count, int length) {
+  ForEachSchedule(count, [&](uint64_t seed) {
+    SeededChoices choices(seed, length);
+    return RunSchedule(size, device, &choices);
+  });
 }
 
 }  // namespace adamant::core

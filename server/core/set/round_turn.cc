@@ -129,16 +129,20 @@ class RoundTurn : public std::enable_shared_from_this<RoundTurn> {
     const bool is_last = work_.is_last;
     work_ = {};  // gives arrays back
     std::vector<std::shared_ptr<StepAttempt>> acknowledged;
+    std::vector<std::shared_ptr<StepAttempt>> waiting;  // of ranks that are left out
     StepReply accumulated;
     {
       MutexLock lock(&set_->mutex);
       acknowledged = round_->TakeAcknowledged();
       accumulated = Accumulated(*set_);
-      if (is_last) TakeRound(set_.get());
+      if (is_last) {
+        waiting = round_->Waiting();
+        TakeRound(set_.get());
+      }
     }
     // The next contributions may come while those before them are answered.
     if (is_last) {
-      Close(set_, round_, {});
+      Close(set_, round_, waiting);
     } else {
       AdmitContributions(set_);
     }
@@ -235,6 +239,7 @@ void AdmitContributions(const std::shared_ptr<SetRep>& set) {
 void DeliverContribution(std::shared_ptr<SetRep> set, std::shared_ptr<StepAttempt> attempt, TurnQueue::Turn turn) {
   std::shared_ptr<StepAttempt> replaced;
   std::optional<StepReply> acknowledged;
+  Grant unneeded;
   absl::Status taken;
   bool counts = false;
   {
@@ -251,6 +256,8 @@ void DeliverContribution(std::shared_ptr<SetRep> set, std::shared_ptr<StepAttemp
         counts = true;
         bool is_folded;
         replaced = round->Replace(attempt, &is_folded);
+        // What it is answered with is the round's to pay for.
+        unneeded = attempt->TakeGrant();
         if (is_folded && header.ack_when_folded()) acknowledged = Accumulated(*set);
       } else {
         taken = RankTaken(*set, header);
