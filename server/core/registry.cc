@@ -120,10 +120,23 @@ void Registry::Delete(const v1::DeleteParameterSetRequest& request, absl::AnyInv
   (*set)->Delete(
       incarnation,
       [this, name = request.name()] {
+        std::shared_ptr<ParameterSet> gone;  // destroyed without the mutex
         MutexLock lock(&mutex_);
-        sets_.erase(name);
+        const auto found = sets_.find(name);
+        if (found == sets_.end()) return;
+        gone = std::move(found->second);
+        sets_.erase(found);
       },
       std::move(done));
+}
+
+void Registry::EndRounds(const absl::Status& status) {
+  std::vector<std::shared_ptr<ParameterSet>> sets;
+  {
+    MutexLock lock(&mutex_);
+    for (const auto& [name, set] : sets_) sets.push_back(set);
+  }
+  for (const std::shared_ptr<ParameterSet>& set : sets) set->EndRound(status);
 }
 
 absl::StatusOr<v1::ListParameterSetsResponse> ListParameterSets(const Registry& registry,

@@ -49,6 +49,9 @@ class Registry {
   // As DeleteParameterSet says. `done` is called once, perhaps before this returns.
   void Delete(const v1::DeleteParameterSetRequest& request, absl::AnyInvocable<void(absl::Status)> done);
 
+  // Ends the rounds that are open: who waits for others that will not come hears `status`.
+  void EndRounds(const absl::Status& status);
+
  private:
   // The resources of the device of that name, or of the default one for an empty name. Error: INVALID_ARGUMENT.
   absl::StatusOr<const Resources*> FindDevice(absl::string_view name) const;

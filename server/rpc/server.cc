@@ -309,6 +309,7 @@ Server::~Server() {
 int Server::Drain(absl::Duration timeout) {
   const auto deadline = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(timeout);
   for (Places* places : parts_->all_places) places->calls.Drain();
+  parts_->registry->EndRounds(DrainingError());
   // What comes to gRPC after its own shutdown ends CANCELLED, which no client retries. So it has to wait: until the
   // calls are over, new ones are refused here.
   int cut_off = 0;

@@ -764,6 +764,34 @@ TEST(WorkersTest, ARoundThatFindsNoRoomHasNotBegun) {
   EXPECT_TRUE(again.admitted());
 }
 
+TEST(WorkersTest, ASetThatIsDroppedDropsItsRound) {
+  TestServer server;
+  std::shared_ptr<ParameterSet> set = server.MakeSet(WithWorkers(SmallSpec(), 2));
+  StepDelivery counted = BeginStep(set.get(), Contribution(0));
+  ASSERT_THAT(counted.Send(Cut(set->schema(), kBlockElements), Gradient(65, 1)), IsOk());
+  ASSERT_THAT(counted.Complete(), IsOk());
+  set.reset();
+  EXPECT_TRUE(absl::IsCancelled(counted.Take().status()));
+  EXPECT_EQ(server.used().inflight, 0);
+  EXPECT_EQ(server.clock().pending(), 0);
+}
+
+TEST(WorkersTest, ARoundEndsForThoseWhoWaitForOthersThatWillNotCome) {
+  TestServer server;
+  const std::shared_ptr<ParameterSet> set = server.MakeSet(WithWorkers(SmallSpec(), 3, 1));
+  StepDelivery counted = BeginStep(set.get(), Contribution(0));
+  ASSERT_THAT(counted.Send(Cut(set->schema(), kBlockElements), Gradient(65, 1)), IsOk());
+  ASSERT_THAT(counted.Complete(), IsOk());
+  StepDelivery arriving = BeginStep(set.get(), Contribution(1));
+  StepDelivery waiting = BeginStep(set.get(), Contribution(2));
+  set->EndRound(absl::UnavailableError("draining"));
+  EXPECT_TRUE(absl::IsUnavailable(counted.Take().status()));
+  EXPECT_TRUE(absl::IsUnavailable(waiting.Take().status()));
+  ASSERT_THAT(arriving.Send(Cut(set->schema(), kBlockElements), Gradient(65, 1)), IsOk());
+  ASSERT_THAT(arriving.Complete(), IsOk());
+  EXPECT_EQ(arriving.Take()->result.outcome(), v1::STEP_OUTCOME_REFUSED_LATE);
+}
+
 TEST(WorkersTest, ACommitThatFailsPoisonsForAll) {
   FaultyBackend backend;
   TestServer server({.backend = &backend});

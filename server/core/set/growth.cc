@@ -132,7 +132,7 @@ v1::ParameterSet Growth::Publish() {
     description = DescribeSet(*set_);
     event = EventNow(*set_);
   }
-  EndRound(set_, round, rewritten);
+  AbandonRound(set_, round, rewritten);
   for (const std::shared_ptr<StepAttempt>& attempt : outdated) attempt->EndUnlessComplete(rewritten);
   *event.mutable_config_changed() = description;
   if (!watches->empty()) Tell(*watches, std::move(event));

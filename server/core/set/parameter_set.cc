@@ -150,6 +150,27 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
   return std::shared_ptr<ParameterSet>(new ParameterSet(std::move(rep)));
 }
 
+ParameterSet::~ParameterSet() {
+  // It refers to the set, as what counts in it does.
+  std::shared_ptr<Round> round;
+  {
+    MutexLock lock(&rep_->mutex);
+    round = TakeRound(rep_.get());
+  }
+  AbandonRound(rep_, round, absl::CancelledError("the set is gone"));
+}
+
+void ParameterSet::EndRound(const absl::Status& status) {
+  rep_->turns->Enqueue([rep = rep_, status](const TurnQueue::Turn& /*turn*/) {
+    std::shared_ptr<Round> round;
+    {
+      MutexLock lock(&rep->mutex);
+      round = TakeRound(rep.get());
+    }
+    AbandonRound(rep, round, status);
+  });
+}
+
 const std::string& ParameterSet::name() const { return rep_->name; }
 
 const Schema& ParameterSet::schema() const {
@@ -237,7 +258,7 @@ void ParameterSet::Delete(std::optional<uint64_t> incarnation, absl::AnyInvocabl
     }
     if (status.ok()) {
       forget();
-      EndRound(rep, round, gone);
+      AbandonRound(rep, round, gone);
       // What is complete comes to its turn.
       for (const std::shared_ptr<StepAttempt>& step : steps) step->EndUnlessComplete(gone);
       for (const std::shared_ptr<WriteAttempt>& write : writes) write->EndUnlessComplete(gone);

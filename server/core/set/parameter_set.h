@@ -41,6 +41,8 @@ class ParameterSet {
   // (BUDGET_EXHAUSTED) when there is no room for it now.
   static absl::StatusOr<std::shared_ptr<ParameterSet>> Create(const Resources& resources,
                                                               const v1::ParameterSetSpec& spec);
+  // A round that is open ends with it.
+  ~ParameterSet();
   ParameterSet(const ParameterSet&) = delete;
   ParameterSet& operator=(const ParameterSet&) = delete;
 
@@ -90,6 +92,9 @@ class ParameterSet {
   // What became of a request, as GetStepResult says. Errors: INVALID_ARGUMENT naming the field; NOT_FOUND; DATA_LOSS
   // (POISONED); ABORTED (INCARNATION_MISMATCH).
   absl::StatusOr<v1::GetStepResultResponse> FindStepResult(const v1::GetStepResultRequest& request) const;
+
+  // Ends the round that is open, if there is one: who waits for others that will not come hears `status`.
+  void EndRound(const absl::Status& status);
 
  private:
   explicit ParameterSet(std::shared_ptr<SetRep> rep) : rep_(std::move(rep)) {}

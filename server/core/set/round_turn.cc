@@ -288,7 +288,7 @@ std::shared_ptr<Round> TakeRound(SetRep* set) {
   return std::move(set->round);
 }
 
-void EndRound(const std::shared_ptr<SetRep>& set, const std::shared_ptr<Round>& round, const absl::Status& status) {
+void AbandonRound(const std::shared_ptr<SetRep>& set, const std::shared_ptr<Round>& round, const absl::Status& status) {
   if (round == nullptr) return;
   std::vector<std::shared_ptr<StepAttempt>> contributors, waiting;
   {

@@ -33,10 +33,10 @@ void LookAtRound(std::shared_ptr<SetRep> set);
 absl::Status RankTaken(const SetRep& set, const v1::StepHeader& header) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex);
 
 // Takes the open round, if there is one, from a set that it does not fit any more; the caller drops it with
-// EndRound, without the mutex.
+// AbandonRound, without the mutex.
 std::shared_ptr<Round> TakeRound(SetRep* set) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set->mutex);
 // Ends a round that was taken, if it is not null: all who wait for it, or for their turn in it, hear `status`.
-void EndRound(const std::shared_ptr<SetRep>& set, const std::shared_ptr<Round>& round, const absl::Status& status);
+void AbandonRound(const std::shared_ptr<SetRep>& set, const std::shared_ptr<Round>& round, const absl::Status& status);
 
 }  // namespace adamant::core
 

@@ -238,7 +238,7 @@ void WriteAttempt::TakeState(TurnQueue::Turn turn) {
       round = TakeRound(set_.get());
     }
   }
-  EndRound(set_, round, not_ready);
+  AbandonRound(set_, round, not_ready);
   if (!status.ok()) {
     Fail(std::move(status));
     return;
@@ -442,7 +442,7 @@ void WriteAttempt::Publish(const absl::Status& loaded, std::shared_ptr<const Sna
     response.set_incarnation(set_->lifecycle.incarnation());
     response.set_step(set_->lifecycle.step());
   }
-  EndRound(set_, round, loaded.ok() ? rewritten : poisoned);
+  AbandonRound(set_, round, loaded.ok() ? rewritten : poisoned);
   if (!loaded.ok()) {
     Fail(std::move(poisoned));
     return;
