@@ -167,7 +167,7 @@ void Budget::TimeOut(WaitId wait) {
     waiters_.erase(waiter);
     Serve();
   }
-  done(status);
+  done(std::move(status));
 }
 
 absl::Status Budget::TooLarge(int64_t bytes) const {

@@ -151,13 +151,12 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
 }
 
 ParameterSet::~ParameterSet() {
-  // It refers to the set, as what counts in it does.
-  std::shared_ptr<Round> round;
   {
     MutexLock lock(&rep_->mutex);
-    round = TakeRound(rep_.get());
+    if (rep_->round == nullptr) return;
   }
-  AbandonRound(rep_, round, absl::CancelledError("the set is gone"));
+  // It refers to the set, as what counts in it does.
+  EndRound(absl::CancelledError("the set is gone"));
 }
 
 void ParameterSet::EndRound(const absl::Status& status) {
