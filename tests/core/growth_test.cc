@@ -48,6 +48,7 @@ TEST_P(GrowthTest, WhatIsAddedIsZeroAndNothingElseMoves) {
   EXPECT_EQ(after.step(), before.step());
   EXPECT_NE(after.incarnation(), before.incarnation());
   EXPECT_NE(after.schema_fingerprint(), before.schema_fingerprint());
+  EXPECT_EQ(after.config_revision(), before.config_revision());
   EXPECT_EQ(after.schema_fingerprint(), server_
                                             .MakeSet([&] {
                                               v1::ParameterSetSpec spec = model_->spec();
