@@ -110,6 +110,16 @@ TEST_P(GrowthTest, StepsUnderWayAreOfTheSetBefore) {
   StepBoth(1);
 }
 
+TEST_P(GrowthTest, WhatWasAppliedBeforeIsNotRememberedAnyMore) {
+  const Values gradient(model_->parameter_count(), 1.0f);
+  ASSERT_THAT(Step(set_.get(), Header("r1", 0), gradient), IsOk());
+  ASSERT_EQ(StepResultOf(*set_, "r1")->state(), v1::STEP_STATE_COMMITTED);
+  Grow(Tensors({5}));
+  EXPECT_EQ(StepResultOf(*set_, "r1")->state(), v1::STEP_STATE_UNKNOWN);
+  EXPECT_THAT(Step(set_.get(), Header("r1", 0, 2), gradient).status(),
+              FailsWith(absl::StatusCode::kAborted, v1::ERROR_REASON_STEP_MISMATCH));
+}
+
 TEST_P(GrowthTest, WhatDoesNotFitIsRefusedAndChangesNothing) {
   StepBoth(1);
   const std::string before = set_->Describe().DebugString();
