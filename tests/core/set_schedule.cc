@@ -1220,7 +1220,7 @@ class Schedule {
   TestServer server_;
   std::shared_ptr<ParameterSet> set_;
   std::unique_ptr<Model> model_;
-  int growths_ = 0;  // of this set
+  int growths_ = 0;                // of this set
   std::vector<Request> requests_;  // those with a request_id
   std::array<std::optional<StepCall>, kClients> steps_;
   std::optional<WriteCall> write_;
