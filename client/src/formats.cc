@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 namespace adamant {
 namespace {
@@ -42,8 +43,9 @@ uint32_t FromFloat16(uint16_t half) {
   return bits | (uint32_t{half} & 0x8000) << 16;
 }
 
+// The loops are inlined into functions for one instruction set each, whose vectors they are made of there.
 template <typename Convert>
-void NarrowAll(Convert convert, const float* from, int64_t n, void* to) {
+[[gnu::always_inline]] inline void NarrowAll(Convert convert, const float* from, int64_t n, void* to) {
   char* const bytes = static_cast<char*>(to);
   for (int64_t i = 0; i < n; ++i) {
     const uint16_t half = convert(std::bit_cast<uint32_t>(from[i]));
@@ -52,7 +54,7 @@ void NarrowAll(Convert convert, const float* from, int64_t n, void* to) {
 }
 
 template <typename Convert>
-void WidenAll(Convert convert, const void* from, int64_t n, float* to) {
+[[gnu::always_inline]] inline void WidenAll(Convert convert, const void* from, int64_t n, float* to) {
   const char* const bytes = static_cast<const char*>(from);
   for (int64_t i = 0; i < n; ++i) {
     uint16_t half;
@@ -61,9 +63,7 @@ void WidenAll(Convert convert, const void* from, int64_t n, float* to) {
   }
 }
 
-}  // namespace
-
-void Narrow(v1::Dtype dtype, const float* from, int64_t n, void* to) {
+[[gnu::always_inline]] inline void NarrowTo(v1::Dtype dtype, const float* from, int64_t n, void* to) {
   if (dtype == v1::DTYPE_BFLOAT16) {
     NarrowAll([](uint32_t bits) { return ToBfloat16(bits); }, from, n, to);
   } else {
@@ -71,12 +71,58 @@ void Narrow(v1::Dtype dtype, const float* from, int64_t n, void* to) {
   }
 }
 
-void Widen(v1::Dtype dtype, const void* from, int64_t n, float* to) {
+[[gnu::always_inline]] inline void WidenFrom(v1::Dtype dtype, const void* from, int64_t n, float* to) {
   if (dtype == v1::DTYPE_BFLOAT16) {
     WidenAll([](uint16_t half) { return FromBfloat16(half); }, from, n, to);
   } else {
     WidenAll([](uint16_t half) { return FromFloat16(half); }, from, n, to);
   }
+}
+
+void NarrowBaseline(v1::Dtype dtype, const float* from, int64_t n, void* to) { NarrowTo(dtype, from, n, to); }
+void WidenBaseline(v1::Dtype dtype, const void* from, int64_t n, float* to) { WidenFrom(dtype, from, n, to); }
+
+#ifdef __x86_64__
+// 16 Mi floats from memory into 1 MiB take, by SSE2, AVX2 and AVX-512: 5.5, 3.3 and 3.0 ms to bfloat16, 13.5, 5.5 and
+// 3.2 to float16. Reading them takes 2.9.
+[[gnu::target("avx2")]] void NarrowAvx2(v1::Dtype dtype, const float* from, int64_t n, void* to) {
+  NarrowTo(dtype, from, n, to);
+}
+[[gnu::target("avx2")]] void WidenAvx2(v1::Dtype dtype, const void* from, int64_t n, float* to) {
+  WidenFrom(dtype, from, n, to);
+}
+[[gnu::target("avx512bw,avx512vl")]] void NarrowAvx512(v1::Dtype dtype, const float* from, int64_t n, void* to) {
+  NarrowTo(dtype, from, n, to);
+}
+[[gnu::target("avx512bw,avx512vl")]] void WidenAvx512(v1::Dtype dtype, const void* from, int64_t n, float* to) {
+  WidenFrom(dtype, from, n, to);
+}
+#endif
+
+std::vector<Conversions> FindConversions() {
+  std::vector<Conversions> found = {{"baseline", &NarrowBaseline, &WidenBaseline}};
+#ifdef __x86_64__
+  if (__builtin_cpu_supports("avx2")) found.push_back({"avx2", &NarrowAvx2, &WidenAvx2});
+  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+    found.push_back({"avx512", &NarrowAvx512, &WidenAvx512});
+  }
+#endif
+  return found;
+}
+
+}  // namespace
+
+absl::Span<const Conversions> SupportedConversions() {
+  static const auto* const all = new std::vector<Conversions>(FindConversions());
+  return *all;
+}
+
+void Narrow(v1::Dtype dtype, const float* from, int64_t n, void* to) {
+  SupportedConversions().back().narrow(dtype, from, n, to);
+}
+
+void Widen(v1::Dtype dtype, const void* from, int64_t n, float* to) {
+  SupportedConversions().back().widen(dtype, from, n, to);
 }
 
 int64_t Round(v1::Dtype dtype, absl::Span<float> elements) {

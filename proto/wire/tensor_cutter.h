@@ -25,6 +25,8 @@ class TensorCutter {
   // those of all chunks, as BeginChunk takes them. `sizes` outlives the cutter.
   TensorCutter(absl::Span<const int64_t> sizes, v1::Slot slot, ChunkForm form, v1::Dtype dtype = v1::DTYPE_FLOAT32);
 
+  // That of all chunks.
+  v1::Dtype dtype() const { return dtype_; }
   // Whether all elements have been given out.
   bool done() const;
   // The first element that has not; tensor() is the number of tensors once all have.

@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
-#include "proto/wire/tensor_message_builder.h"
 
 namespace adamant::rpc {
 
@@ -94,41 +93,58 @@ void StepCall::BeginReply(const std::shared_ptr<const core::StepParameters>& par
 }
 
 void StepCall::WriteNext() {
-  std::optional<grpc::ByteBuffer> message;
+  std::shared_ptr<const core::StepParameters> parameters;
+  bool has_result;
   {
     core::MutexLock lock(&reply_mutex_);
-    if (writing_ || parameters_ == nullptr) return;
-    message = NextMessage();
-    writing_ = message.has_value();
+    if (writing_ || parameters_ == nullptr || !FindAvailable()) return;
+    writing_ = true;
+    parameters = parameters_;
+    has_result = result_.has_value();
   }
-  if (message.has_value()) Write(*message);
+  // Without the mutex: threads that compute would wait for elements to be narrowed.
+  wire::TensorMessageBuilder builder(parameters);
+  AddElements(*parameters, &builder);
+  if (has_result && cutter_->done()) {
+    core::MutexLock lock(&reply_mutex_);
+    result_->set_overflowed(overflowed_);
+    builder.SetHeader(*result_);
+    // The memory returns when gRPC has let go of it.
+    parameters_.reset();
+    result_.reset();
+  }
+  parameters.reset();
+  Write(builder.Finish());
 }
 
-std::optional<grpc::ByteBuffer> StepCall::NextMessage() {
+bool StepCall::FindAvailable() {
   const core::Schema& schema = parameters_->selection->schema();
-  if (!result_.has_value()) {
-    // The last blocks come with the result.
-    if (cutter_->done() || computed_ == schema.flat_size()) return std::nullopt;
-    const int64_t sent = schema.tensors()[cutter_->tensor()].begin + cutter_->offset();
-    if (computed_ - sent < wire::kChunkElements) return std::nullopt;
-    const int tensor = schema.TensorAt(computed_);
-    const core::Schema::Tensor& place = schema.tensors()[tensor];
-    cutter_->SetAvailable(tensor, std::min(computed_, place.end) - place.begin);
-  } else {
+  if (result_.has_value()) {
     cutter_->SetAvailable(schema.tensors().size(), 0);
+    return true;
   }
-  wire::TensorMessageBuilder builder(parameters_);
-  const core::Snapshot* const snapshot = parameters_->snapshot.get();
-  const std::optional<kernels::Format16> format = FormatOf(reply_dtype_);
-  const kernels::NarrowFunction narrow = format.has_value() ? parameters_->host_kernels->narrow[*format] : nullptr;
-  int64_t overflowed = 0;
+  // The last blocks come with the result.
+  if (cutter_->done() || computed_ == schema.flat_size()) return false;
+  const int64_t sent = schema.tensors()[cutter_->tensor()].begin + cutter_->offset();
+  if (computed_ - sent < wire::kChunkElements) return false;
+  const int tensor = schema.TensorAt(computed_);
+  const core::Schema::Tensor& place = schema.tensors()[tensor];
+  cutter_->SetAvailable(tensor, std::min(computed_, place.end) - place.begin);
+  return true;
+}
+
+void StepCall::AddElements(const core::StepParameters& parameters, wire::TensorMessageBuilder* builder) {
+  const core::Schema& schema = parameters.selection->schema();
+  const core::Snapshot* const snapshot = parameters.snapshot.get();
+  const std::optional<kernels::Format16> format = FormatOf(cutter_->dtype());
+  const kernels::NarrowFunction narrow = format.has_value() ? parameters.host_kernels->narrow[*format] : nullptr;
   const auto source = [&](int32_t tensor, int64_t begin, int64_t end, wire::TensorMessageBuilder* to) {
     const int64_t base = schema.tensors()[tensor].begin;
     core::ForEachRun(base + begin, base + end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
       const float* const elements = snapshot->blocks()[block].data() + run_begin;
       const int64_t count = run_end - run_begin;
       if (narrow != nullptr) {
-        overflowed += narrow(elements, to->AddNarrowed(count), count);
+        overflowed_ += narrow(elements, to->AddNarrowed(count), count);
       } else {
         to->AddElements(elements, count);
       }
@@ -136,16 +152,7 @@ std::optional<grpc::ByteBuffer> StepCall::NextMessage() {
     return true;
   };
   // One message for a unary call: NewAttempt saw to it that everything fits.
-  cutter_->Fill(shape() == CallShape::kOnce ? wire::kMaxMessageBytes : wire::kMessageBytes, source, &builder);
-  overflowed_ += overflowed;
-  if (result_.has_value() && cutter_->done()) {
-    result_->set_overflowed(overflowed_);
-    builder.SetHeader(*result_);
-    // The memory returns when gRPC has let go of it.
-    parameters_.reset();
-    result_.reset();
-  }
-  return builder.Finish();
+  cutter_->Fill(shape() == CallShape::kOnce ? wire::kMaxMessageBytes : wire::kMessageBytes, source, builder);
 }
 
 void StepCall::OnWritten() {

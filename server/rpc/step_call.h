@@ -9,6 +9,7 @@
 #include "adamant/v1/step.pb.h"
 #include "proto/wire/tensor_cutter.h"
 #include "proto/wire/tensor_message.h"
+#include "proto/wire/tensor_message_builder.h"
 #include "server/core/registry.h"
 #include "server/core/set/parameter_set.h"
 #include "server/core/set/step_attempt.h"
@@ -39,8 +40,11 @@ class StepCall final : public UploadCall<core::StepAttempt, core::StepReply> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(reply_mutex_);
   // Writes the reply's next message, if there is one to write and no other is under way.
   void WriteNext();
-  // That message; nothing, where what is computed makes none yet. The last one has the result.
-  std::optional<grpc::ByteBuffer> NextMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(reply_mutex_);
+  // Tells the cutter what may be sent. Returns whether that makes a message: all, with the result; or what is computed,
+  // if it is enough.
+  bool FindAvailable() ABSL_EXCLUSIVE_LOCKS_REQUIRED(reply_mutex_);
+  // Fills a message with what may be sent. For who has set `writing_`.
+  void AddElements(const core::StepParameters& parameters, wire::TensorMessageBuilder* builder);
 
   core::Registry* const registry_;
 
@@ -53,12 +57,14 @@ class StepCall final : public UploadCall<core::StepAttempt, core::StepReply> {
   const core::StepAttempt* computing_ ABSL_GUARDED_BY(reply_mutex_) = nullptr;
   // The reply under way.
   std::shared_ptr<const core::StepParameters> parameters_ ABSL_GUARDED_BY(reply_mutex_);
-  std::optional<wire::TensorCutter> cutter_ ABSL_GUARDED_BY(reply_mutex_);
   int64_t computed_ ABSL_GUARDED_BY(reply_mutex_) = 0;                           // flat elements, from the first on
   v1::Dtype reply_dtype_ ABSL_GUARDED_BY(reply_mutex_) = v1::DTYPE_UNSPECIFIED;  // of the step under way
-  int64_t overflowed_ ABSL_GUARDED_BY(reply_mutex_) = 0;  // elements sent that are infinite for lack of room
   std::optional<v1::StepResult> result_ ABSL_GUARDED_BY(reply_mutex_);
   bool writing_ ABSL_GUARDED_BY(reply_mutex_) = false;
+
+  // Of the reply under way: of who has set `writing_`, or holds the mutex while nobody has.
+  std::optional<wire::TensorCutter> cutter_;
+  int64_t overflowed_ = 0;  // elements sent that are infinite for lack of room
 };
 
 }  // namespace adamant::rpc

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -55,63 +56,91 @@ uint16_t NearestTo(const Format& format, float x) {
   return static_cast<uint16_t>(sign | std::min<int>(bits, format.infinity));
 }
 
-uint16_t Narrowed(const Format& format, float x) {
-  uint16_t half;
-  Narrow(format.dtype, &x, 1, &half);
-  return half;
-}
+class FormatsTest : public testing::TestWithParam<std::tuple<Format, Conversions>> {
+ protected:
+  static const Format& format() { return std::get<0>(GetParam()); }
 
-class FormatsTest : public testing::TestWithParam<Format> {};
+  static std::vector<uint16_t> Narrowed(const std::vector<float>& numbers) {
+    std::vector<uint16_t> halves(numbers.size());
+    std::get<1>(GetParam()).narrow(format().dtype, numbers.data(), static_cast<int64_t>(numbers.size()), halves.data());
+    return halves;
+  }
+  static std::vector<float> Widened(const std::vector<uint16_t>& halves) {
+    std::vector<float> numbers(halves.size());
+    std::get<1>(GetParam()).widen(format().dtype, halves.data(), static_cast<int64_t>(halves.size()), numbers.data());
+    return numbers;
+  }
+};
 
-INSTANTIATE_TEST_SUITE_P(Each, FormatsTest, testing::Values(kBfloat16, kFloat16), [](const auto& info) {
-  return std::string(info.param.dtype == v1::DTYPE_BFLOAT16 ? "Bfloat16" : "Float16");
-});
+INSTANTIATE_TEST_SUITE_P(Each, FormatsTest,
+                         testing::Combine(testing::Values(kBfloat16, kFloat16),
+                                          testing::ValuesIn(SupportedConversions().begin(),
+                                                            SupportedConversions().end())),
+                         [](const auto& info) {
+                           const bool bfloat16 = std::get<0>(info.param).dtype == v1::DTYPE_BFLOAT16;
+                           return std::string(bfloat16 ? "Bfloat16_" : "Float16_") + std::get<1>(info.param).name;
+                         });
 
 TEST_P(FormatsTest, WidensEveryHalfExactlyAndNarrowsItBack) {
   std::vector<uint16_t> halves(kHalves);
   for (uint32_t i = 0; i < kHalves; ++i) halves[i] = static_cast<uint16_t>(i);
-  std::vector<float> widened(kHalves);
-  Widen(GetParam().dtype, halves.data(), kHalves, widened.data());
-  std::vector<uint16_t> back(kHalves);
-  Narrow(GetParam().dtype, widened.data(), kHalves, back.data());
+  const std::vector<float> widened = Widened(halves);
+  const std::vector<uint16_t> back = Narrowed(widened);
   for (uint32_t i = 0; i < kHalves; ++i) {
-    if (IsNan(GetParam(), halves[i])) {
+    if (IsNan(format(), halves[i])) {
       EXPECT_TRUE(std::isnan(widened[i])) << std::hex << i;
-      EXPECT_EQ(back[i], (i & 0x8000) | GetParam().nan) << std::hex << i;
+      EXPECT_EQ(back[i], (i & 0x8000) | format().nan) << std::hex << i;
     } else {
-      EXPECT_EQ(widened[i], ValueOf(GetParam(), halves[i])) << std::hex << i;
+      EXPECT_EQ(widened[i], ValueOf(format(), halves[i])) << std::hex << i;
       EXPECT_EQ(back[i], i) << std::hex << i;
     }
   }
 }
 
 TEST_P(FormatsTest, NarrowsToTheNearestOverAllExponents) {
+  std::vector<float> numbers;
   for (uint64_t bits = 0; bits < uint64_t{1} << 32; bits += 9973) {
-    const auto x = std::bit_cast<float>(static_cast<uint32_t>(bits));
-    ASSERT_EQ(Narrowed(GetParam(), x), NearestTo(GetParam(), x)) << std::hex << bits;
+    numbers.push_back(std::bit_cast<float>(static_cast<uint32_t>(bits)));
+  }
+  const std::vector<uint16_t> halves = Narrowed(numbers);
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    ASSERT_EQ(halves[i], NearestTo(format(), numbers[i])) << std::hex << std::bit_cast<uint32_t>(numbers[i]);
   }
 }
 
 TEST_P(FormatsTest, HalfwayGoesToTheEvenOneAndItsNeighboursToTheNearest) {
-  for (int half = 0; half + 1 < GetParam().infinity; ++half) {
+  std::vector<float> numbers;
+  std::vector<uint16_t> nearest;
+  for (int half = 0; half + 1 < format().infinity; ++half) {
     const auto low = static_cast<uint16_t>(half), high = static_cast<uint16_t>(half + 1);
-    const auto middle = static_cast<float>((ValueOf(GetParam(), low) + ValueOf(GetParam(), high)) / 2);
-    ASSERT_EQ(Narrowed(GetParam(), middle), half % 2 == 0 ? low : high) << std::hex << half;
-    ASSERT_EQ(Narrowed(GetParam(), std::nextafter(middle, 0.0f)), low) << std::hex << half;
-    ASSERT_EQ(Narrowed(GetParam(), std::nextafter(middle, std::numeric_limits<float>::infinity())), high)
-        << std::hex << half;
+    const auto middle = static_cast<float>((ValueOf(format(), low) + ValueOf(format(), high)) / 2);
+    numbers.insert(numbers.end(), {middle, std::nextafter(middle, 0.0f),
+                                   std::nextafter(middle, std::numeric_limits<float>::infinity())});
+    nearest.insert(nearest.end(), {half % 2 == 0 ? low : high, low, high});
+  }
+  EXPECT_EQ(Narrowed(numbers), nearest);
+}
+
+TEST_P(FormatsTest, ANumberIsTheSameWhereverItIs) {
+  for (const size_t count : {1, 7, 8, 15, 16, 31, 32, 33, 100}) {
+    const std::vector<float> numbers(count, -0x1.FFp-20f);
+    const std::vector<uint16_t> halves(count, NearestTo(format(), numbers[0]));
+    EXPECT_EQ(Narrowed(numbers), halves);
+    EXPECT_EQ(Widened(halves), std::vector<float>(count, static_cast<float>(ValueOf(format(), halves[0]))));
   }
 }
 
 TEST_P(FormatsTest, TakesAnyAlignment) {
-  const std::vector<float> numbers = {1, -2, 0.5f, 65504, 0x1p-24f};
+  const Conversions& conversions = std::get<1>(GetParam());
+  std::vector<float> numbers = {1, -2, 0.5f, 65504, 0x1p-24f};
+  numbers.resize(100, 3);
   const auto n = static_cast<int64_t>(numbers.size());
   std::vector<char> bytes(2 * numbers.size() + 1);
-  Narrow(GetParam().dtype, numbers.data(), n, bytes.data() + 1);
+  conversions.narrow(format().dtype, numbers.data(), n, bytes.data() + 1);
   std::vector<float> widened(numbers.size());
-  Widen(GetParam().dtype, bytes.data() + 1, n, widened.data());
+  conversions.widen(format().dtype, bytes.data() + 1, n, widened.data());
   for (size_t i = 0; i < numbers.size(); ++i) {
-    EXPECT_EQ(widened[i], ValueOf(GetParam(), NearestTo(GetParam(), numbers[i])));
+    EXPECT_EQ(widened[i], ValueOf(format(), NearestTo(format(), numbers[i])));
   }
 }
 

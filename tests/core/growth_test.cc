@@ -48,6 +48,7 @@ TEST_P(GrowthTest, WhatIsAddedIsZeroAndNothingElseMoves) {
   EXPECT_EQ(after.step(), before.step());
   EXPECT_NE(after.incarnation(), before.incarnation());
   EXPECT_NE(after.schema_fingerprint(), before.schema_fingerprint());
+  EXPECT_EQ(after.config_revision(), before.config_revision());
   EXPECT_EQ(after.schema_fingerprint(), server_
                                             .MakeSet([&] {
                                               v1::ParameterSetSpec spec = model_->spec();
@@ -107,6 +108,16 @@ TEST_P(GrowthTest, StepsUnderWayAreOfTheSetBefore) {
   EXPECT_THAT(write.Take().status(), FailsWith(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH));
   EXPECT_TRUE(*FetchState(set_.get()) == model_->arrays());
   StepBoth(1);
+}
+
+TEST_P(GrowthTest, WhatWasAppliedBeforeIsNotRememberedAnyMore) {
+  const Values gradient(model_->parameter_count(), 1.0f);
+  ASSERT_THAT(Step(set_.get(), Header("r1", 0), gradient), IsOk());
+  ASSERT_EQ(StepResultOf(*set_, "r1")->state(), v1::STEP_STATE_COMMITTED);
+  Grow(Tensors({5}));
+  EXPECT_EQ(StepResultOf(*set_, "r1")->state(), v1::STEP_STATE_UNKNOWN);
+  EXPECT_THAT(Step(set_.get(), Header("r1", 0, 2), gradient).status(),
+              FailsWith(absl::StatusCode::kAborted, v1::ERROR_REASON_STEP_MISMATCH));
 }
 
 TEST_P(GrowthTest, WhatDoesNotFitIsRefusedAndChangesNothing) {

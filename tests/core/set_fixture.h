@@ -84,9 +84,14 @@ class TestServer {
   // A set that `spec` is right for.
   std::shared_ptr<ParameterSet> MakeSet(const v1::ParameterSetSpec& spec) {
     std::shared_ptr<ParameterSet> set = *ParameterSet::Create(resources(), spec);
-    std::vector<BlockList> idle;
-    for (int i = 0; i < idle_arrays_; ++i) idle.push_back(*pool_.Take(set->schema().flat_size()));
+    LayReady(*set);
     return set;
+  }
+
+  // Has as many arrays of the set's size as options say lie idle.
+  void LayReady(const ParameterSet& set) {
+    std::vector<BlockList> idle;
+    for (int i = 0; i < idle_arrays_; ++i) idle.push_back(*pool_.Take(set.schema().flat_size()));
   }
 
   // Waits until the compute thread, which must be the only one, has let go of all that it had.

@@ -163,9 +163,12 @@ struct Model {
     return late || early ? v1::ERROR_REASON_STEP_MISMATCH : kNone;
   }
 
-  // Whether the groups allow what the header asks for: overrides that stay finite, and tensors that are not frozen.
+  // Whether the groups allow what the header asks for: overrides of theirs that stay finite, and tensors of theirs that
+  // are not frozen. One that was made for a set that had grown may name others.
   bool Fits(const v1::StepHeader& header) const {
     for (const v1::GroupOverride& given : header.overrides()) {
+      const auto has_name = [&](const v1::ParameterGroup& group) { return group.name() == given.group(); };
+      if (absl::c_none_of(optimizer.spec().groups(), has_name)) return false;
       for (const v1::ParameterGroup& group : optimizer.spec().groups()) {
         if (given.group() != group.name() || group.has_sgd()) continue;
         const double rate = given.has_learning_rate() ? given.learning_rate() : group.learning_rate();
@@ -175,7 +178,7 @@ struct Model {
       }
     }
     for (const int32_t tensor : header.tensors()) {
-      if (optimizer.spec().groups(optimizer.GroupOf(tensor)).frozen()) return false;
+      if (tensor >= optimizer.tensors() || optimizer.spec().groups(optimizer.GroupOf(tensor)).frozen()) return false;
     }
     return true;
   }

@@ -13,6 +13,7 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
+#include "tests/core/added_tensors.h"
 #include "tests/core/cuda_device.h"
 #include "tests/core/every_optimizer.h"
 #include "tests/core/gate.h"
@@ -25,6 +26,7 @@ namespace {
 
 constexpr int kClients = 3;
 constexpr size_t kMostKept = 4;  // readings, and replies
+constexpr int kMostGrowths = 3;  // of one set
 
 // What makes two headers one request.
 std::string KeyOf(v1::StepHeader header) {
@@ -71,6 +73,7 @@ struct WriteCall {
   std::vector<std::pair<v1::Slot, Arrival>> slots;
   bool live;
   bool replay;
+  bool outdated;  // the set has grown since it began
 };
 
 struct KeptReading {
@@ -136,7 +139,7 @@ class Schedule {
 
  private:
   void Act() {
-    switch (choices_.Choose(24)) {
+    switch (choices_.Choose(25)) {
       case 0:
       case 1:
       case 2:
@@ -177,6 +180,8 @@ class Schedule {
       case 22:
       case 23:
         return WatchTheSet();
+      case 24:
+        return GrowTheSet();
     }
   }
 
@@ -233,6 +238,7 @@ class Schedule {
     watch_.reset();
     spec_.set_initialization(choices_.Choose(4) == 0 ? v1::INITIALIZATION_WRITTEN : v1::INITIALIZATION_ZEROS);
     set_ = server_.MakeSet(spec_);
+    growths_ = 0;
     model_ = std::make_unique<Model>(Model{.optimizer = SequentialModel(spec_),
                                            .state = spec_.initialization() == v1::INITIALIZATION_ZEROS
                                                         ? Model::State::kReady
@@ -255,7 +261,7 @@ class Schedule {
   }
 
   Request ARequest() {
-    // A retry brings what the first attempt brought.
+    // A retry brings what the first attempt brought, as far as the set has the same tensors still.
     if (choices_.Choose(3) == 0 && !requests_.empty()) {
       Request request = requests_[requests_.size() - 1 - choices_.Choose(std::min<size_t>(requests_.size(), 4))];
       if (choices_.Choose(4) > 0) request.header.set_attempt(1 + choices_.Choose(3));
@@ -264,6 +270,7 @@ class Schedule {
         request.header.set_expected_step(model_->step());
       }
       if (choices_.Choose(8) == 0) request.header.set_omit_parameters(!request.header.omit_parameters());
+      request.gradient.resize(model_->optimizer.parameter_count());
       return request;
     }
     Request request;
@@ -805,7 +812,8 @@ class Schedule {
                             .arrays = arrays,
                             .slots = NothingWritten(header),
                             .live = true,
-                            .replay = known});
+                            .replay = known,
+                            .outdated = false});
     if (known) return;
     // It writes over the set's own slots as it comes.
     if (header.mode() == v1::WRITE_MODE_FULL && (device_ == nullptr || device_->on_host())) {
@@ -833,7 +841,16 @@ class Schedule {
                        .arrays = write_->arrays,
                        .slots = NothingWritten(write_->header),
                        .live = true,
-                       .replay = false};
+                       .replay = false,
+                       .outdated = false};
+    if (const v1::ErrorReason refusal = RepetitionRefusal(); refusal != kNone) {
+      if (!Expect(again.delivery.done(), true, "refused")) return;
+      ExpectReason(ReasonOf(again.delivery.Take().status()), refusal, "what is said of a repeated write");
+      return;
+    }
+    for (const v1::Slot slot : kEverySlot) {
+      ValuesOf(slot, &again.arrays)->resize(ValuesOf(slot, model_->optimizer.mutable_arrays())->size());
+    }
     if (!Expect(write_->delivery.done(), true, "ended")) return;
     ExpectReason(ReasonOf(write_->delivery.Take().status()), v1::ERROR_REASON_SUPERSEDED, "why a write ended");
     Expect(again.delivery.admitted() || again.delivery.done(), false, "admitted beside its older attempt");
@@ -842,6 +859,17 @@ class Schedule {
     AwaitIdle();
     again.delivery.Await();
     if (Expect(again.delivery.admitted(), true, "admitted")) write_ = std::move(again);
+  }
+
+  // Why the write under way may not begin once more: it was begun for a set that has grown since.
+  v1::ErrorReason RepetitionRefusal() const {
+    const v1::WriteHeader& header = write_->header;
+    if (!header.update_counts().empty() && header.update_counts_size() != model_->optimizer.tensors()) {
+      return v1::ERROR_REASON_INVALID_FIELD;
+    }
+    return header.has_incarnation() && header.incarnation() != model_->incarnation
+               ? v1::ERROR_REASON_INCARNATION_MISMATCH
+               : kNone;
   }
 
   void FinishTheWrite() {
@@ -864,7 +892,7 @@ class Schedule {
       ExpectReason(ReasonOf(response.status()), model_->NotReady(), "what became of a write");
       return;
     }
-    if (call.replay && call.header.request_id() != model_->write_request_id) {
+    if (call.outdated || (call.replay && call.header.request_id() != model_->write_request_id)) {
       ExpectReason(ReasonOf(response.status()), v1::ERROR_REASON_INCARNATION_MISMATCH, "what became of a write");
       return;
     }
@@ -921,7 +949,7 @@ class Schedule {
     };
     const uint32_t kind = choices_.Choose(5);
     if (kind < 3) {
-      v1::ParameterGroup* const group = spec->mutable_groups(static_cast<int>(choices_.Choose(2)));
+      v1::ParameterGroup* const group = spec->mutable_groups(static_cast<int>(choices_.Choose(spec->groups_size())));
       v1::UpdateParameterGroupRequest request;
       constexpr double kLearningRates[] = {1e-3, 0.05, 0};
       if (kind == 0) {
@@ -987,6 +1015,70 @@ class Schedule {
     Expect(outcome->set->ShortDebugString(), event.config_changed().ShortDebugString(), "what was changed");
     Happened(std::move(event));
     return true;
+  }
+
+  // ---- growth
+
+  void GrowTheSet() {
+    if (growths_ == kMostGrowths) return;
+    const v1::AddTensorsRequest request = AnAddition();
+    const v1::ErrorReason refusal = AdditionRefusal(request);
+    const absl::StatusOr<v1::ParameterSet> grown = AddTensors(set_.get(), request);
+    if (!ExpectReason(ReasonOf(grown.status()), refusal, "what became of an addition") || refusal != kNone) return;
+    ++growths_;
+    // So that what begins is admitted at once, as before.
+    server_.LayReady(*set_);
+    model_->optimizer.Grow(request);
+    Expect(grown->incarnation() == model_->incarnation, false, "the incarnation's being the old one");
+    model_->incarnation = grown->incarnation();
+    if (!request.groups().empty()) ++model_->config_revision;
+    model_->memory.clear();
+    model_->write_request_id.clear();
+    model_->write_header.clear();
+    EndSteps(v1::ERROR_REASON_INCARNATION_MISMATCH);
+    if (write_.has_value()) write_->outdated = true;
+    v1::WatchParameterSetResponse event = model_->Event();
+    *event.mutable_config_changed() = set_->Describe();
+    Expect(grown->ShortDebugString(), event.config_changed().ShortDebugString(), "what has grown");
+    Happened(std::move(event));
+  }
+
+  // One to three tensors, of groups that there are or of a new one.
+  v1::AddTensorsRequest AnAddition() {
+    v1::AddTensorsRequest request;
+    const v1::ParameterSetSpec& spec = model_->optimizer.spec();
+    std::string group = spec.groups(static_cast<int>(choices_.Choose(spec.groups_size()))).name();
+    if (choices_.Choose(3) == 1) {
+      v1::ParameterGroup* const added = request.add_groups();
+      *added = spec.groups(static_cast<int>(choices_.Choose(spec.groups_size())));
+      // Groups of one name have one optimizer, also where the set is created again: retries may override them.
+      added->set_name(absl::StrCat(added->name(), spec.tensors_size()));
+      added->set_learning_rate(0.125);
+      group = added->name();
+    }
+    constexpr int64_t kSizes[2][5] = {{3, 0, 1, 16, 1100}, {3, 0, 40'000, 16, 21'001}};
+    for (uint32_t more = choices_.Choose(3); request.tensors_size() <= static_cast<int>(more);) {
+      v1::TensorSpec* const tensor = request.add_tensors();
+      tensor->set_name(absl::StrCat("added", spec.tensors_size() + request.tensors_size()));
+      tensor->add_shape(kSizes[size_ == SetSize::kSmall ? 0 : 1][choices_.Choose(5)]);
+      tensor->set_group(request.tensors_size() == 1 ? group : spec.groups(0).name());
+    }
+    if (choices_.Choose(8) == 1) request.mutable_tensors(0)->set_name(spec.tensors(0).name());
+    if (choices_.Choose(4) == 1) request.set_incarnation(model_->incarnation + choices_.Choose(3) / 2);
+    if (choices_.Choose(4) == 1) request.set_schema_fingerprint(set_->schema().fingerprint() + choices_.Choose(3) / 2);
+    return request;
+  }
+
+  v1::ErrorReason AdditionRefusal(const v1::AddTensorsRequest& request) const {
+    if (model_->NotReady() != kNone) return model_->NotReady();
+    if (request.has_incarnation() && request.incarnation() != model_->incarnation) {
+      return v1::ERROR_REASON_INCARNATION_MISMATCH;
+    }
+    if (request.has_schema_fingerprint() && request.schema_fingerprint() != set_->schema().fingerprint()) {
+      return v1::ERROR_REASON_SCHEMA_MISMATCH;
+    }
+    return request.tensors(0).name() == model_->optimizer.spec().tensors(0).name() ? v1::ERROR_REASON_INVALID_FIELD
+                                                                                   : kNone;
   }
 
   // ---- watching
@@ -1061,6 +1153,8 @@ class Schedule {
     Expect(description.incarnation(), model_->incarnation, "the incarnation");
     Expect(description.config_revision(), model_->config_revision, "the revision of the configuration");
     const v1::ParameterSetSpec& spec = model_->optimizer.spec();
+    Expect(description.parameter_count(), model_->optimizer.parameter_count(), "the number of parameters");
+    Expect(description.groups_size(), spec.groups_size(), "the number of groups");
     Expect(description.max_staleness(), spec.max_staleness(), "how stale a step may be");
     for (int i = 0; i < spec.groups_size(); ++i) {
       Expect(description.groups(i).learning_rate(), spec.groups(i).learning_rate(), "a learning rate");
@@ -1126,6 +1220,7 @@ class Schedule {
   TestServer server_;
   std::shared_ptr<ParameterSet> set_;
   std::unique_ptr<Model> model_;
+  int growths_ = 0;                // of this set
   std::vector<Request> requests_;  // those with a request_id
   std::array<std::optional<StepCall>, kClients> steps_;
   std::optional<WriteCall> write_;

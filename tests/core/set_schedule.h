@@ -25,9 +25,9 @@ enum class Device { kProcessor, kLate, kApart, kCuda };
 // Runs one schedule. Three clients begin steps (new ones, retries, reused ids, wrong expectations; all tensors or some,
 // with overrides, scaled gradients, based on older parameters), send chunks (right and wrong), complete, cancel and
 // break off; another writes all tensors or some; others read and keep what they read; one watches; the configuration is
-// changed under steps that are under way; the set, whose optimizers are any, is deleted and created again. After each
-// of these the set's answer is the model's, at the end its state, what it remembers, what was told of it and what is
-// charged too. Returns the first difference, or nothing.
+// changed, and tensors are added, under what is under way; the set, whose optimizers are any, is deleted and created
+// again. After each of these the set's answer is the model's, at the end its state, what it remembers, what was told of
+// it and what is charged too. Returns the first difference, or nothing.
 std::string RunSchedule(SetSize size, Device device, Choices* choices);
 
 }  // namespace adamant::core

@@ -117,6 +117,9 @@ FINISH_WRITE = b"\x11\x03\x01"
 FREEZE, RATE, CLIP = b"\x14\x00\x00\x01\x01", b"\x14\x01\x01\x01\x01\x01", b"\x14\x03\x02\x01\x01"
 WATCH, LOOK = b"\x16", b"\x16\x02"
 SEVERAL = b"\x12\x01"
+# Three tensors of a group that there is; one of a new group, with the set's incarnation and fingerprint; one too many.
+GROW, GROW_GROUP = b"\x18\x01\x00\x02\x00\x01\x03\x00\x00\x00", b"\x18\x00\x01\x01\x00\x04\x00\x01\x01\x01\x01"
+GROW_IN_VAIN = b"\x18\x01\x00\x00\x00\x01\x01\x00\x01\x01"
 PARAMETER_SET = {
     "one_step": ZEROS + STEP,
     "cut_and_retry": ZEROS + begin(0) + b"\x03\x00\x01\x01\x10\x0d\x00" + retry(0) + finish(0),
@@ -140,6 +143,10 @@ PARAMETER_SET = {
     "some_tensors_written": ZEROS + begin_write(*SOME) + STEP + FINISH_WRITE + STEP,
     "counts_written": MIXED + STEP + begin_write(*COUNTS) + FINISH_WRITE + STEP,
     "watched": ZEROS + WATCH + STEP + RATE + LOOK + SEVERAL + begin_write(*FULL) + FINISH_WRITE + LOOK + b"\x13\x00",
+    "grown_under_way": MIXED + STEP + begin(0) + GROW + OVER + begin(0) + finish(0) + retry(1) + GROW_IN_VAIN + STEP,
+    "grown_by_a_group": ZEROS + WATCH + STEP + FREEZE + GROW_GROUP + LOOK + begin(0, OVERRIDES) + finish(0) + FREEZE,
+    "grown_while_written": ZEROS + begin_write(*SOME) + GROW + FINISH_WRITE + STEP + begin_write(*FULL) + FINISH_WRITE,
+    "grown_and_created_again": ZEROS + GROW_GROUP + begin(0, OVERRIDES) + b"\x13\x00\x13\x01" + retry(0) + STEP,
     "noise": bytes(i * 97 % 251 for i in range(400)),
 }
 

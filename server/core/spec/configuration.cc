@@ -135,7 +135,7 @@ absl::StatusOr<std::shared_ptr<const Configuration>> Configuration::Add(
   }
   std::shared_ptr<Configuration> changed(new Configuration(*this));
   changed->groups_ = *std::move(all);
-  ++changed->revision_;
+  if (!groups.empty()) ++changed->revision_;
   return changed;
 }
 

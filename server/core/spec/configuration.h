@@ -35,7 +35,8 @@ class Configuration {
   absl::StatusOr<std::shared_ptr<const Configuration>> Change(const v1::UpdateParameterGroupRequest& request) const;
   absl::StatusOr<std::shared_ptr<const Configuration>> Change(const v1::UpdateParameterSetRequest& request) const;
 
-  // The next revision: this one with more groups, which take no other arrays. Errors: the same.
+  // The next revision, or the same where no groups come: this one with more groups, which take no other arrays. Errors:
+  // the same.
   absl::StatusOr<std::shared_ptr<const Configuration>> Add(
       const google::protobuf::RepeatedPtrField<v1::ParameterGroup>& groups) const;
 
