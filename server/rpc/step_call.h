@@ -39,6 +39,9 @@ class StepCall final : public UploadCall<core::StepAttempt, core::StepReply> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(reply_mutex_);
   // Writes the reply's next message, if there is one to write and no other is under way.
   void WriteNext();
+  // Adds chunks of the reply's rows to a message of at most `limit` bytes, as many as it has room for. Returns whether
+  // those are the last.
+  bool FillRows(int64_t limit, wire::TensorMessageBuilder* builder) ABSL_EXCLUSIVE_LOCKS_REQUIRED(reply_mutex_);
   // That message; nothing, where what is computed makes none yet. The last one has the result.
   std::optional<grpc::ByteBuffer> NextMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(reply_mutex_);
 
@@ -54,6 +57,7 @@ class StepCall final : public UploadCall<core::StepAttempt, core::StepReply> {
   // The reply under way.
   std::shared_ptr<const core::StepParameters> parameters_ ABSL_GUARDED_BY(reply_mutex_);
   std::optional<wire::TensorCutter> cutter_ ABSL_GUARDED_BY(reply_mutex_);
+  size_t next_row_ ABSL_GUARDED_BY(reply_mutex_) = 0;  // of `parameters_->rows`; sent when `cutter_` is done
   int64_t computed_ ABSL_GUARDED_BY(reply_mutex_) = 0;                           // flat elements, from the first on
   v1::Dtype reply_dtype_ ABSL_GUARDED_BY(reply_mutex_) = v1::DTYPE_UNSPECIFIED;  // of the step under way
   int64_t overflowed_ ABSL_GUARDED_BY(reply_mutex_) = 0;  // elements sent that are infinite for lack of room

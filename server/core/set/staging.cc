@@ -115,11 +115,13 @@ absl::Status Coverage::CheckComplete() const {
                detail);
 }
 
-Staging::Staging(std::shared_ptr<const TensorSelection> selection, BlockList blocks, kernels::MeasureFunction measure)
+Staging::Staging(std::shared_ptr<const TensorSelection> selection, BlockList blocks, kernels::MeasureFunction measure,
+                 std::unique_ptr<RowStaging> rows)
     : selection_(std::move(selection)),
       measure_(measure),
       blocks_(std::move(blocks)),
       coverage_(selection_),
+      rows_(std::move(rows)),
       missing_(blocks_.size(), 0),
       stats_(measure_ != nullptr ? blocks_.size() : 0) {
   const Schema& schema = selection_->schema();
@@ -140,6 +142,9 @@ Staging::Staging(std::shared_ptr<const TensorSelection> selection, BlockList blo
 }
 
 absl::Status Staging::Add(int32_t tensor, int64_t offset, int64_t count, ChunkSource copy) {
+  if (rows_ != nullptr && rows_->Has(tensor)) {
+    return rows_->Add(tensor, offset, /*row_count=*/0, [](int64_t*, int64_t) {}, count, copy);
+  }
   const absl::StatusOr<int64_t> first = coverage_.Advance(tensor, offset, count);
   if (!first.ok()) return first.status();
   ForEachRun(*first, *first + count, [&](int64_t block, int64_t begin, int64_t end) {
@@ -151,12 +156,27 @@ absl::Status Staging::Add(int32_t tensor, int64_t offset, int64_t count, ChunkSo
   return absl::OkStatus();
 }
 
+absl::Status Staging::AddRows(int32_t tensor, int64_t offset, int64_t row_count, RowSource rows, int64_t count,
+                              ChunkSource copy) {
+  if (rows_ != nullptr && rows_->Has(tensor)) return rows_->Add(tensor, offset, row_count, rows, count, copy);
+  return Error(absl::StatusCode::kInvalidArgument,
+               ExpectedGot("no `rows` but of the tensors that the header's `sparse` names",
+                           absl::StrCat(row_count, " of tensor ", tensor)),
+               ChunkDetail(v1::ERROR_REASON_MALFORMED_CHUNK, tensor, offset));
+}
+
+absl::Status Staging::CheckComplete() const {
+  absl::Status status = coverage_.CheckComplete();
+  return status.ok() && rows_ != nullptr ? rows_->CheckComplete() : status;
+}
+
 kernels::GradientStats Staging::Stats() const {
   kernels::GradientStats total;
   for (const kernels::GradientStats& block : stats_) {
     total.sum_of_squares += block.sum_of_squares;
     total.max_magnitude_bits = std::max(total.max_magnitude_bits, block.max_magnitude_bits);
   }
+  if (rows_ != nullptr) rows_->AddTo(&total);
   return total;
 }
 
@@ -178,7 +198,10 @@ std::optional<Staging::Place> Staging::FindNotBelow(double limit) const {
       found = Place{static_cast<int>(i), flat - tensors[i].begin};
     });
   }
-  return found;
+  if (rows_ == nullptr) return found;
+  const std::optional<Place> in_rows = rows_->FindNotBelow(limit);
+  const bool is_lower = in_rows.has_value() && (!found.has_value() || in_rows->tensor < found->tensor);
+  return is_lower ? in_rows : found;
 }
 
 }  // namespace adamant::core

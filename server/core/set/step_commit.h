@@ -20,7 +20,8 @@
 
 namespace adamant::core {
 
-// Four phases. Each is followed by the next one on the thread on which it ended: the last of them, Publish, on one of
+// Four phases, and between the last two of them, where rows are to be changed in blocks that somebody holds, a loan of
+// others in their place. Each is followed by the next one on the thread on which it ended: the last of them, Publish, on one of
 // the device's where that computes on threads of its own. What Publish needs is made ready by Decide, so that nothing
 // fails, and nothing is allocated but by listeners that hear of the progress, between the first byte that changes and
 // then.
@@ -66,8 +67,15 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   v1::StepResult Unapplied(const StepAttempt& attempt, v1::StepOutcome outcome) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
   void Plan(const v1::StepHeader& header) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
-  StepReply MakeReply(StepAttempt* attempt, v1::StepResult result,
-                      const std::shared_ptr<const Snapshot>& snapshot) const;
+  // What Plan does for the rows that the step brings: takes the parameters, `blocks`, out of the set, which nobody can
+  // read from here to Publish.
+  void PlanRows(const std::vector<v1::ParameterGroup>& groups, const v1::StepResult& result, BlockList* blocks)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
+  // Has the blocks that are to be copied; applies the plan then. If there is no memory for them the set stays as it is.
+  void BorrowCopies();
+  void Withdraw(const absl::Status& status);
+  StepReply MakeReply(StepAttempt* attempt, v1::StepResult result, const std::shared_ptr<const Snapshot>& snapshot,
+                      std::shared_ptr<const RowWork> rows = nullptr) const;
   // Has the arrays compute.
   void Apply();
   // Tells the contributors, now and then, how far that is.
@@ -85,6 +93,7 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   Finding finding_;
   std::vector<Contributor> contributors_;
   StepPlan plan_;
+  BlockList after_;  // what will be `plan_.after`, as long as copies are missing in it
   Requests::Remembrance remembrance_;
   UpdateCounts update_counts_;  // after the step
   v1::SetStatistics metrics_;   // the step's, and nothing else
