@@ -55,7 +55,7 @@ class TensorCutter {
 // How many of `rows`, from the first one on, with `width` elements each, go into one more chunk of the
 // message that `builder` makes without bringing its size above `limit`; none if it has as many as it may have. At least
 // one if it has no chunk, even if that alone goes above.
-// Requires: width > 0, and `rows` is not empty.
+// Requires: `rows` is not empty.
 int64_t RowsThatFit(absl::Span<const int64_t> rows, int64_t width, v1::Dtype dtype, const TensorMessageBuilder& builder,
                     int64_t limit);
 

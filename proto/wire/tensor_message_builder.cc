@@ -81,7 +81,7 @@ void TensorMessageBuilder::BeginChunk(int32_t tensor, int64_t offset, v1::Slot s
 
 void TensorMessageBuilder::BeginRows(int32_t tensor, absl::Span<const int64_t> rows, ChunkForm form, int64_t count,
                                      v1::Dtype dtype) {
-  assert(awaited_ == 0 && count > 0 && !rows.empty() && chunk_count_ < kMaxChunks);
+  assert(awaited_ == 0 && count >= 0 && !rows.empty() && chunk_count_ < kMaxChunks);
   assert(ElementBytes(dtype) == 4 || (ElementBytes(dtype) == 2 && form == ChunkForm::kData));
   int64_t rows_bytes = 0;
   for (const int64_t row : rows) rows_bytes += RowBytes(row);

@@ -38,8 +38,8 @@ class TensorMessageBuilder {
   // kMaxChunks, which is what the other side decodes.
   void BeginChunk(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count,
                   v1::Dtype dtype = v1::DTYPE_FLOAT32);
-  // The same for whole rows of a tensor, `count` elements in all: the chunk says which, and has no offset and no slot.
-  // Requires: `rows` is not empty.
+  // The same for whole rows of a tensor, `count` elements in all, which may be none: the chunk says which rows they
+  // are, and has no offset and no slot. Requires: `rows` is not empty.
   void BeginRows(int32_t tensor, absl::Span<const int64_t> rows, ChunkForm form, int64_t count,
                  v1::Dtype dtype = v1::DTYPE_FLOAT32);
   // Refers to [elements, elements + n), unchanged until `hold` is released. Short runs are copied instead, where that

@@ -170,8 +170,8 @@ bool StepCall::FillRows(int64_t limit, wire::TensorMessageBuilder* builder) {
       const int64_t count = wire::RowsThatFit(rows, tensor.width, dtype, *builder, limit);
       if (count == 0) return false;
       rows.resize(count);
-      builder->BeginRows(tensor.tensor, rows, narrow != nullptr ? wire::ChunkForm::kData : form(),
-                         count * tensor.width, dtype);
+      builder->BeginRows(tensor.tensor, rows, narrow != nullptr ? wire::ChunkForm::kData : form(), count * tensor.width,
+                         dtype);
       work->ForEachRow(next_row_, next_row_ + count, [&](const core::RowWork::Place& place) {
         const int64_t end = place.values + place.end - place.begin;
         core::ForEachRun(place.values, end, [&](int64_t block, int64_t begin, int64_t run_end) {

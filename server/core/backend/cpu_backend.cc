@@ -196,7 +196,8 @@ void CpuArrays::Begin(const StepPlan& plan, Pass* pass) {
     pass->in = std::move(slots);
   }
   if (plan.rows == nullptr) return;
-  for (const StepPlan::Copy& copy : plan.copies) pass->takeovers.push_back({copy.from, plan.after->blocks()[copy.block]});
+  for (const StepPlan::Copy& copy : plan.copies)
+    pass->takeovers.push_back({copy.from, plan.after->blocks()[copy.block]});
   if (pass->in.empty()) return;
   plan.rows->ForEachBlock([&](int64_t block) {
     // Those are taken over by Update.

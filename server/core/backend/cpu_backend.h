@@ -41,9 +41,9 @@ struct RowsUpdate {
   absl::Span<const int64_t> blocks;
   bool within;
   absl::Span<const kernels::Recipe> recipes;
-  const BlockList* parameters;      // of the set
+  const BlockList* parameters;        // of the set
   absl::Span<const BlockList> slots;  // in the order of the set's ArraysLayout
-  const SlotIndices* slot_indices;  // of the same
+  const SlotIndices* slot_indices;    // of the same
 };
 
 // Its arrays are made of the host's blocks, and their steps run on the host's compute threads; those of small sets on

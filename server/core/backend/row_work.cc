@@ -45,10 +45,10 @@ void RowWork::ForEachBlock(absl::FunctionRef<void(int64_t block)> visit) const {
   });
 }
 
-void ForEachRun(const RowWork::Place& place,
-                absl::FunctionRef<void(int64_t block, int64_t begin, int64_t values_block, int64_t values_begin,
-                                       int64_t count)>
-                    visit) {
+void ForEachRun(
+    const RowWork::Place& place,
+    absl::FunctionRef<void(int64_t block, int64_t begin, int64_t values_block, int64_t values_begin, int64_t count)>
+        visit) {
   ForEachRun(place.begin, place.end, [&](int64_t block, int64_t begin, int64_t end) {
     const int64_t values = place.values + block * kBlockElements + begin - place.begin;
     ForEachRun(values, values + end - begin, [&](int64_t values_block, int64_t values_begin, int64_t values_end) {

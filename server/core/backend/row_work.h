@@ -55,10 +55,10 @@ struct RowWork {
 
 // Calls `visit(block, begin, values_block, values_begin, count)` for each run of elements of `place` that lies in one
 // block of the set's and in one of `values`, in order.
-void ForEachRun(const RowWork::Place& place,
-                absl::FunctionRef<void(int64_t block, int64_t begin, int64_t values_block, int64_t values_begin,
-                                       int64_t count)>
-                    visit);
+void ForEachRun(
+    const RowWork::Place& place,
+    absl::FunctionRef<void(int64_t block, int64_t begin, int64_t values_block, int64_t values_begin, int64_t count)>
+        visit);
 
 }  // namespace adamant::core
 

@@ -110,9 +110,8 @@ RowStaging::RowStaging(const Schema& schema, const Announced& announced, BlockLi
 }
 
 const RowWork::Tensor* RowStaging::Find(int32_t tensor) const {
-  const auto found =
-      absl::c_lower_bound(work_->tensors, tensor,
-                          [](const RowWork::Tensor& one, int32_t sought) { return one.tensor < sought; });
+  const auto found = absl::c_lower_bound(
+      work_->tensors, tensor, [](const RowWork::Tensor& one, int32_t sought) { return one.tensor < sought; });
   return found != work_->tensors.end() && found->tensor == tensor ? &*found : nullptr;
 }
 

@@ -143,7 +143,8 @@ Staging::Staging(std::shared_ptr<const TensorSelection> selection, BlockList blo
 
 absl::Status Staging::Add(int32_t tensor, int64_t offset, int64_t count, ChunkSource copy) {
   if (rows_ != nullptr && rows_->Has(tensor)) {
-    return rows_->Add(tensor, offset, /*row_count=*/0, [](int64_t*, int64_t) {}, count, copy);
+    return rows_->Add(
+        tensor, offset, /*row_count=*/0, [](int64_t*, int64_t) {}, count, copy);
   }
   const absl::StatusOr<int64_t> first = coverage_.Advance(tensor, offset, count);
   if (!first.ok()) return first.status();

@@ -80,8 +80,8 @@ class Staging {
 
   const std::shared_ptr<const TensorSelection>& selection() const { return selection_; }
 
-  // Sum of squares and largest magnitude of all elements, blocks added in order, and then rows. Requires: everything has come, and
-  // `measure` was given.
+  // Sum of squares and largest magnitude of all elements, blocks added in order, and then rows. Requires: everything
+  // has come, and `measure` was given.
   kernels::GradientStats Stats() const;
   // The lowest place whose magnitude is not below `limit` or that is not a number. Nothing if there is none. Requires:
   // everything has come.

@@ -102,8 +102,7 @@ void StepAttempt::Lent(absl::StatusOr<Lender::Loan> loan, bool remembered) {
     End(std::move(loan).status());
     return;
   }
-  const int64_t rows =
-      remembered ? 0 : RowStaging::SizeOf(selection_->schema(), header_.sparse()).elements;
+  const int64_t rows = remembered ? 0 : RowStaging::SizeOf(selection_->schema(), header_.sparse()).elements;
   if (rows == 0) {
     LentAll(*std::move(loan), {}, remembered);
     return;
@@ -129,8 +128,7 @@ void StepAttempt::LentAll(Lender::Loan loan, BlockList rows, bool remembered) {
   if (!remembered) {
     std::unique_ptr<RowStaging> staged;
     if (!header_.sparse().empty()) {
-      staged =
-          std::make_unique<RowStaging>(selection_->schema(), header_.sparse(), std::move(rows), host_kernels());
+      staged = std::make_unique<RowStaging>(selection_->schema(), header_.sparse(), std::move(rows), host_kernels());
     }
     gradient_.emplace(selection_, selection_->Spread(std::move(loan.blocks)), host_kernels().measure,
                       std::move(staged));

@@ -99,8 +99,8 @@ class StepAttempt final : public Attempt<StepListener>, public std::enable_share
   uint64_t header_hash() const { return header_hash_; }
   // The set's when the step began; a write, which draws another one, ends the attempt. Guarded by the set's mutex.
   uint64_t incarnation() const { return incarnation_; }
-  // The tensors that the step brings whole, as the set was configured when it began, at `config_revision`. Constant once it
-  // has begun.
+  // The tensors that the step brings whole, as the set was configured when it began, at `config_revision`. Constant
+  // once it has begun.
   const std::shared_ptr<const TensorSelection>& selection() const { return selection_; }
   int64_t config_revision() const { return config_revision_; }
 

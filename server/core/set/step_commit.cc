@@ -245,9 +245,9 @@ void StepCommit::Plan(const v1::StepHeader& header) {
   result.set_parameters_step(before + 1);
   // Those of `selection` are in place, whether others are to be copied or not.
   const std::shared_ptr<const Snapshot> after =
-      plan_.after != nullptr ? plan_.after
-                             : std::make_shared<const Snapshot>(result.incarnation(), before + 1,
-                                                                selection->Only(after_));
+      plan_.after != nullptr
+          ? plan_.after
+          : std::make_shared<const Snapshot>(result.incarnation(), before + 1, selection->Only(after_));
   for (Contributor& contributor : contributors_) {
     contributor.reply = MakeReply(contributor.attempt.get(), result, after, plan_.rows);
   }
@@ -308,8 +308,8 @@ void StepCommit::Withdraw(const absl::Status& status) {
   {
     MutexLock lock(&set_->mutex);
     set_->applying = false;
-    set_->snapshot = std::make_shared<const Snapshot>(set_->lifecycle.incarnation(), set_->lifecycle.step(),
-                                                      std::move(after_));
+    set_->snapshot =
+        std::make_shared<const Snapshot>(set_->lifecycle.incarnation(), set_->lifecycle.step(), std::move(after_));
   }
   plan_ = StepPlan();
   for (Contributor& contributor : contributors_) {

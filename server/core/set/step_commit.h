@@ -21,10 +21,10 @@
 namespace adamant::core {
 
 // Four phases, and between the last two of them, where rows are to be changed in blocks that somebody holds, a loan of
-// others in their place. Each is followed by the next one on the thread on which it ended: the last of them, Publish, on one of
-// the device's where that computes on threads of its own. What Publish needs is made ready by Decide, so that nothing
-// fails, and nothing is allocated but by listeners that hear of the progress, between the first byte that changes and
-// then.
+// others in their place. Each is followed by the next one on the thread on which it ended: the last of them, Publish,
+// on one of the device's where that computes on threads of its own. What Publish needs is made ready by Decide, so that
+// nothing fails, and nothing is allocated but by listeners that hear of the progress, between the first byte that
+// changes and then.
 //
 // Not thread-safe, but for Computed: one phase is under way at a time.
 class StepCommit : public std::enable_shared_from_this<StepCommit> {

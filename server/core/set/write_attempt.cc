@@ -324,7 +324,8 @@ absl::Status WriteAttempt::AddRows(v1::Slot /*slot*/, int32_t tensor, int64_t of
   detail.set_tensor(tensor);
   detail.set_offset(offset);
   return Refuse(Error(absl::StatusCode::kInvalidArgument,
-                      ExpectedGot("no `rows` in a write, which brings whole tensors", absl::StrCat(row_count)), detail));
+                      ExpectedGot("no `rows` in a write, which brings whole tensors", absl::StrCat(row_count)),
+                      detail));
 }
 
 absl::Status WriteAttempt::CheckComplete() const {
