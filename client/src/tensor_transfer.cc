@@ -64,6 +64,14 @@ void Read(wire::TensorMessage::Chunk* chunk, absl::Span<float> to) {
   });
 }
 
+// Of a row that is to be written soon, the beginning.
+constexpr size_t kRowsAhead = 8;
+void PrefetchRow(absl::Span<float> tensor, int64_t begin, int64_t width) {
+  constexpr int64_t kLineElements = 16;
+  const int64_t end = std::min({begin + width, begin + 16 * kLineElements, static_cast<int64_t>(tensor.size())});
+  for (int64_t i = begin; i < end; i += kLineElements) __builtin_prefetch(tensor.data() + i, /*rw=*/1);
+}
+
 std::vector<int64_t> Sizes(ConstTensors tensors) {
   std::vector<int64_t> sizes;
   sizes.reserve(tensors.size());
@@ -156,6 +164,9 @@ absl::Status TensorReceiver::TakeRows(wire::TensorMessage::Chunk* chunk) {
                                             rows.expected.size(), " rows"));
   }
   for (int64_t i = 0; i < chunk->row_count(); ++i) {
+    // Rows are far from each other, and none of their places is likely to be in cache.
+    const size_t ahead = rows.received + kRowsAhead;
+    if (ahead < rows.expected.size()) PrefetchRow(tensor, rows.expected[ahead] * rows.width, rows.width);
     int64_t row;
     chunk->ReadRows(&row, 1);
     if (row != rows.expected[rows.received]) {

@@ -42,6 +42,8 @@ class RemoteSet {
     // A step that had to be tried twice is none to measure.
     ClientOptions options;
     options.retry.max_attempts = 1;
+    // Memory for a large table is not there at once.
+    options.unary_timeout = absl::Minutes(2);
     absl::StatusOr<Client> client = Client::Connect(target, options);
     if (!client.ok()) return client.status();
     std::random_device random;

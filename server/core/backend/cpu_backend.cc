@@ -347,6 +347,85 @@ void CpuArrays::Grow(std::shared_ptr<const Schema> schema, std::vector<BlockList
 
 void CpuArrays::AbandonLoad(std::vector<BlockList> slots) { PutBack(std::move(slots)); }
 
+// What is fetched ahead of a row: the kernels fetch the rest of a long one themselves.
+constexpr int64_t kPrefetchedElements = 384;
+
+void Prefetch(const float* elements, int64_t count) {
+  constexpr int64_t kLineElements = 16;
+  for (int64_t i = 0; i < count; i += kLineElements) __builtin_prefetch(elements + i, /*rw=*/1);
+}
+
+// A run of a row: its gradient, which becomes its parameters, and where these and its state are.
+struct RowRun {
+  int64_t size;
+  float* values;
+  float* parameters;
+  std::array<float*, kernels::kMaxSlots> slots;
+};
+
+// Updates runs in place. Short ones are put together: what a kernel does at its beginning, and fetches beyond the end,
+// is for more than a row of 64 elements, for which it would take as long as the row.
+class ShortRuns {
+ public:
+  explicit ShortRuns(const kernels::KernelTable& kernels) : kernels_(kernels) {}
+
+  void Update(const kernels::Recipe& recipe, const RowRun& run) {
+    if (&recipe != recipe_ || size_ + run.size > kElements || count_ == runs_.size()) Finish();
+    if (run.size > kElements) {
+      Run(recipe, run);
+      std::copy_n(run.values, run.size, run.parameters);
+      return;
+    }
+    recipe_ = &recipe;
+    std::copy_n(run.values, run.size, values_.data() + size_);
+    std::copy_n(run.parameters, run.size, parameters_.data() + size_);
+    for (int k = 0; k < slots(); ++k) std::copy_n(run.slots[k], run.size, slots_[k].data() + size_);
+    runs_[count_++] = run;
+    size_ += run.size;
+  }
+
+  // To be called behind the last.
+  void Finish() {
+    if (count_ == 0) return;
+    RowRun all = {.size = size_, .values = values_.data(), .parameters = parameters_.data(), .slots = {}};
+    for (int k = 0; k < slots(); ++k) all.slots[k] = slots_[k].data();
+    Run(*recipe_, all);
+    int64_t begin = 0;
+    for (size_t i = 0; i < count_; ++i) {
+      const RowRun& run = runs_[i];
+      std::copy_n(values_.data() + begin, run.size, run.values);
+      std::copy_n(values_.data() + begin, run.size, run.parameters);
+      for (int k = 0; k < slots(); ++k) std::copy_n(slots_[k].data() + begin, run.size, run.slots[k]);
+      begin += run.size;
+    }
+    size_ = 0;
+    count_ = 0;
+  }
+
+ private:
+  static constexpr int64_t kElements = 1024;
+
+  int slots() const { return kernels::kSlotCounts[recipe_->update]; }
+
+  // Writes the new parameters over the gradient.
+  void Run(const kernels::Recipe& recipe, const RowRun& run) const {
+    kernels::UpdateSpan span = {
+        .size = run.size, .g = run.values, .p_in = run.parameters, .p_out = run.values, .slots = {}};
+    for (int k = 0; k < kernels::kSlotCounts[recipe.update]; ++k) span.slots[k] = {run.slots[k], run.slots[k]};
+    kernels_.update[recipe.update](recipe.scalars, span);
+  }
+
+  const kernels::KernelTable& kernels_;
+  const kernels::Recipe* recipe_ = nullptr;
+  // Those that are put together, and their elements one behind the other.
+  std::array<RowRun, 64> runs_;
+  size_t count_ = 0;
+  int64_t size_ = 0;
+  std::array<float, kElements> values_;
+  std::array<float, kElements> parameters_;
+  std::array<std::array<float, kElements>, kernels::kMaxSlots> slots_;
+};
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SlotArrays>> CpuBackend::NewArrays(ArraysLayout layout, Lender* lender,
@@ -399,21 +478,34 @@ absl::Status CpuBackend::Update(const BlockUpdate& update) {
 }
 
 absl::Status CpuBackend::UpdateRows(const RowsUpdate& update) {
+  const auto is_meant = [&update](int64_t block) {
+    return absl::c_binary_search(update.blocks, block) == update.within;
+  };
+  // What follows waits for memory, and so for all of it at once.
+  update.work->ForEachRow(update.rows.first, update.rows.end, [&](const RowWork::Place& place) {
+    ForEachRun(place.begin, std::min(place.end, place.begin + kPrefetchedElements),
+               [&](int64_t block, int64_t begin, int64_t end) {
+                 if (!is_meant(block)) return;
+                 Prefetch((*update.parameters)[block].data() + begin, end - begin);
+                 for (const BlockList& slot : update.slots) Prefetch(slot[block].data() + begin, end - begin);
+               });
+  });
+  ShortRuns runs(kernels_);
   update.work->ForEachRow(update.rows.first, update.rows.end, [&](const RowWork::Place& place) {
     const kernels::Recipe& recipe = update.recipes[place.tensor->recipe];
     ForEachRun(place, [&](int64_t block, int64_t begin, int64_t values_block, int64_t values_begin, int64_t count) {
-      if (absl::c_binary_search(update.blocks, block) != update.within) return;
-      float* const values = update.work->values[values_block].mutable_data() + values_begin;
-      float* const parameters = (*update.parameters)[block].mutable_data() + begin;
-      kernels::UpdateSpan span = {.size = count, .g = values, .p_in = parameters, .p_out = values, .slots = {}};
+      if (!is_meant(block)) return;
+      RowRun run = {.size = count,
+                    .values = update.work->values[values_block].mutable_data() + values_begin,
+                    .parameters = (*update.parameters)[block].mutable_data() + begin,
+                    .slots = {}};
       for (int k = 0; k < kernels::kSlotCounts[recipe.update]; ++k) {
-        float* const slot = update.slots[(*update.slot_indices)[recipe.update][k]][block].mutable_data() + begin;
-        span.slots[k] = {slot, slot};
+        run.slots[k] = update.slots[(*update.slot_indices)[recipe.update][k]][block].mutable_data() + begin;
       }
-      kernels_.update[recipe.update](recipe.scalars, span);
-      std::copy_n(values, count, parameters);
+      runs.Update(recipe, run);
     });
   });
+  runs.Finish();
   return absl::OkStatus();
 }
 
