@@ -46,8 +46,9 @@ struct StepPlan {
 
   std::shared_ptr<const StepWork> work;
   std::vector<kernels::Recipe> recipes;  // by cohort, and behind them those of `rows`
-  std::shared_ptr<const Snapshot>
-      before;  // null outside of a commit; has only what `work` selects where there are rows
+  // Null outside of a commit. Where there are rows it has only the blocks that `work` selects, and is null if there are
+  // none.
+  std::shared_ptr<const Snapshot> before;
   // In the blocks that `work` selects the gradient, and block by block the new parameters, which are written over it.
   // The others are those of `before`.
   std::shared_ptr<const Snapshot> after;

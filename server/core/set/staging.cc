@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "proto/error/error.h"
@@ -122,22 +123,34 @@ Staging::Staging(std::shared_ptr<const TensorSelection> selection, BlockList blo
       blocks_(std::move(blocks)),
       coverage_(selection_),
       rows_(std::move(rows)),
-      missing_(blocks_.size(), 0),
-      stats_(measure_ != nullptr ? blocks_.size() : 0) {
+      missing_(selection_->blocks().size(), 0),
+      stats_(measure_ != nullptr ? selection_->blocks().size() : 0) {
   const Schema& schema = selection_->schema();
   const auto tensors = schema.tensors();
-  const auto zero = [this](int64_t block, int64_t begin, int64_t end) {
-    if (!blocks_[block]) return;
-    std::fill(blocks_[block].mutable_data() + begin, blocks_[block].mutable_data() + end, 0.0f);
-  };
   for (size_t i = 0; i < tensors.size(); ++i) {
     const bool selected = selection_->has(static_cast<int>(i));
     if (selected) {
       ForEachRun(tensors[i].begin, tensors[i].end,
-                 [this](int64_t block, int64_t begin, int64_t end) { missing_[block] += end - begin; });
+                 [this](int64_t block, int64_t begin, int64_t end) { missing_[PositionOf(block)] += end - begin; });
     }
     const int64_t next = i + 1 < tensors.size() ? tensors[i + 1].begin : schema.flat_size();
-    ForEachRun(selected ? tensors[i].end : tensors[i].begin, next, zero);
+    Zero(selected ? tensors[i].end : tensors[i].begin, next);
+  }
+}
+
+size_t Staging::PositionOf(int64_t block) const {
+  const absl::Span<const int64_t> selected = selection_->blocks();
+  if (selected.size() == blocks_.size()) return block;
+  return absl::c_lower_bound(selected, block) - selected.begin();
+}
+
+void Staging::Zero(int64_t begin, int64_t end) {
+  const absl::Span<const int64_t> selected = selection_->blocks();
+  for (size_t i = PositionOf(begin / kBlockElements); i < selected.size(); ++i) {
+    const int64_t start = selected[i] * kBlockElements;
+    if (start >= end) return;
+    float* const data = blocks_[selected[i]].mutable_data();
+    std::fill(data + std::max(begin - start, int64_t{0}), data + std::min(end - start, kBlockElements), 0.0f);
   }
 }
 
@@ -151,8 +164,9 @@ absl::Status Staging::Add(int32_t tensor, int64_t offset, int64_t count, ChunkSo
   ForEachRun(*first, *first + count, [&](int64_t block, int64_t begin, int64_t end) {
     const BlockRef& target = blocks_[block];
     copy(target.mutable_data() + begin, end - begin);
-    missing_[block] -= end - begin;
-    if (missing_[block] == 0 && measure_ != nullptr) stats_[block] = measure_(target.data(), target.size());
+    const size_t position = PositionOf(block);
+    missing_[position] -= end - begin;
+    if (missing_[position] == 0 && measure_ != nullptr) stats_[position] = measure_(target.data(), target.size());
   });
   return absl::OkStatus();
 }
@@ -191,7 +205,7 @@ std::optional<Staging::Place> Staging::FindNotBelow(double limit) const {
     ForEachRun(tensors[i].begin, tensors[i].end, [&](int64_t block, int64_t begin, int64_t end) {
       if (found.has_value()) return;
       // Blocks that were measured need a look only if they have what is sought.
-      if (measure_ != nullptr && below(std::bit_cast<float>(stats_[block].max_magnitude_bits))) return;
+      if (measure_ != nullptr && below(std::bit_cast<float>(stats_[PositionOf(block)].max_magnitude_bits))) return;
       const float* data = blocks_[block].data();
       const float* bad = std::find_if_not(data + begin, data + end, below);
       if (bad == data + end) return;

@@ -92,13 +92,19 @@ class Staging {
   BlockList TakeBlocks() { return std::move(blocks_); }
 
  private:
+  // Where a block that is selected stands among those that are.
+  size_t PositionOf(int64_t block) const;
+  // Zeroes what these blocks have of [begin, end) of the flat space.
+  void Zero(int64_t begin, int64_t end);
+
   const std::shared_ptr<const TensorSelection> selection_;
   const kernels::MeasureFunction measure_;
   BlockList blocks_;
   Coverage coverage_;
   std::unique_ptr<RowStaging> rows_;
-  std::vector<int64_t> missing_;               // a block's elements that have not come, without padding
-  std::vector<kernels::GradientStats> stats_;  // a block
+  // Of each block that is selected: its elements that have not come, without padding, and what they are.
+  std::vector<int64_t> missing_;
+  std::vector<kernels::GradientStats> stats_;
 };
 
 }  // namespace adamant::core

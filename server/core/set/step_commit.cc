@@ -224,12 +224,15 @@ void StepCommit::Plan(const v1::StepHeader& header) {
   *metrics_.mutable_last_metrics() = header.metrics();
 
   set_->applying = true;
-  plan_.before = set_->snapshot;
   BlockList blocks = gradient_->TakeBlocks();
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    if (!blocks[i]) blocks[i] = plan_.before->blocks()[i];
+  if (gradient_->rows() != nullptr) {
+    blocks = PlanRows(groups, result, std::move(blocks));
+  } else {
+    plan_.before = set_->snapshot;
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      if (!blocks[i]) blocks[i] = plan_.before->blocks()[i];
+    }
   }
-  if (gradient_->rows() != nullptr) PlanRows(groups, result, &blocks);
   if (plan_.copies.empty()) {
     plan_.after = std::make_shared<const Snapshot>(set_->lifecycle.incarnation(), before + 1, std::move(blocks));
   } else {
@@ -256,8 +259,8 @@ void StepCommit::Plan(const v1::StepHeader& header) {
   for (const int64_t block : selection->blocks()) computed_[block] = false;
 }
 
-void StepCommit::PlanRows(const std::vector<v1::ParameterGroup>& groups, const v1::StepResult& result,
-                          BlockList* blocks) {
+BlockList StepCommit::PlanRows(const std::vector<v1::ParameterGroup>& groups, const v1::StepResult& result,
+                               BlockList brought) {
   std::unique_ptr<RowWork> rows = gradient_->rows()->TakeWork();
   for (RowWork::Tensor& tensor : rows->tensors) {
     const int group = set_->schema->tensors()[tensor.tensor].group;
@@ -265,15 +268,16 @@ void StepCommit::PlanRows(const std::vector<v1::ParameterGroup>& groups, const v
     plan_.recipes.push_back(MakeRecipe(groups[group], result.learning_rates(group),
                                        set_->update_counts.of(tensor.tensor), finding_.transform));
   }
-  // Or they would count as holders.
-  plan_.before = gradient_->selection()->Restrict(plan_.before);
-  set_->snapshot.reset();
   const absl::Span<const int64_t> selected = gradient_->selection()->blocks();
+  if (!selected.empty()) plan_.before = gradient_->selection()->Restrict(set_->snapshot);
+  BlockList blocks = Snapshot::Release(std::move(set_->snapshot));
+  for (const int64_t block : selected) blocks[block] = std::move(brought[block]);
   rows->ForEachBlock([&](int64_t block) {
-    if (absl::c_binary_search(selected, block) || (*blocks)[block].unique()) return;
-    plan_.copies.push_back({block, (*blocks)[block]});
+    if (absl::c_binary_search(selected, block) || blocks[block].unique()) return;
+    plan_.copies.push_back({block, blocks[block]});
   });
   plan_.rows = std::move(rows);
+  return blocks;
 }
 
 void StepCommit::BorrowCopies() {

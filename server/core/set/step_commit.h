@@ -67,9 +67,10 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   v1::StepResult Unapplied(const StepAttempt& attempt, v1::StepOutcome outcome) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
   void Plan(const v1::StepHeader& header) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
-  // What Plan does for the rows that the step brings: takes the parameters, `blocks`, out of the set, which nobody can
-  // read from here to Publish.
-  void PlanRows(const std::vector<v1::ParameterGroup>& groups, const v1::StepResult& result, BlockList* blocks)
+  // What Plan does for the rows that the step brings: takes the parameters out of the set, which nobody can read from
+  // here to Publish, and returns them with `brought` in place of those of whole tensors. They are nobody else's but
+  // where they are to be copied.
+  BlockList PlanRows(const std::vector<v1::ParameterGroup>& groups, const v1::StepResult& result, BlockList brought)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
   // Has the blocks that are to be copied; applies the plan then. If there is no memory for them the set stays as it is.
   void BorrowCopies();
