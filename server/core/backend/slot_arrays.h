@@ -56,10 +56,10 @@ struct StepPlan {
   // Rows that the step changes in addition, of tensors that `work` does not select; null if there are none. Their
   // gradients are in `values`, where their new parameters are written, too. What blocks of `after` have of them is
   // changed in place once the block is as `work`, or `copies`, says: nobody reads it before `done`.
-  std::shared_ptr<const RowWork> rows;
+  std::shared_ptr<const RowWork> rows = nullptr;
   // Blocks that `work` does not select, ascending, which somebody else held when the step began: none of them is
   // changed itself.
-  std::vector<Copy> copies;
+  std::vector<Copy> copies = {};
 };
 
 // Some slots' elements as they were at one moment, which nobody writes to while this is held. Block lists by slot, in
