@@ -57,8 +57,8 @@ class StepCall final : public UploadCall<core::StepAttempt, core::StepReply> {
   // The reply under way.
   std::shared_ptr<const core::StepParameters> parameters_ ABSL_GUARDED_BY(reply_mutex_);
   std::optional<wire::TensorCutter> cutter_ ABSL_GUARDED_BY(reply_mutex_);
-  size_t next_row_ ABSL_GUARDED_BY(reply_mutex_) = 0;  // of `parameters_->rows`; sent when `cutter_` is done
-  int64_t computed_ ABSL_GUARDED_BY(reply_mutex_) = 0;                           // flat elements, from the first on
+  size_t next_row_ ABSL_GUARDED_BY(reply_mutex_) = 0;   // of `parameters_->rows`; sent when `cutter_` is done
+  int64_t computed_ ABSL_GUARDED_BY(reply_mutex_) = 0;  // flat elements, from the first on
   v1::Dtype reply_dtype_ ABSL_GUARDED_BY(reply_mutex_) = v1::DTYPE_UNSPECIFIED;  // of the step under way
   int64_t overflowed_ ABSL_GUARDED_BY(reply_mutex_) = 0;  // elements sent that are infinite for lack of room
   std::optional<v1::StepResult> result_ ABSL_GUARDED_BY(reply_mutex_);
