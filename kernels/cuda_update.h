@@ -28,6 +28,9 @@ struct CudaSpan {
   int64_t origin;
   const CudaPiece* pieces;
   int64_t piece_count;
+  // Where not null, in the device's memory: by piece, how much further on its gradient is in `arrays.g` than its other
+  // elements are in their arrays.
+  const int64_t* shifts = nullptr;
 };
 
 // Enqueues one step of `span` on `stream` of the current device; with no pieces it does nothing. `recipes` are by
@@ -37,6 +40,10 @@ struct CudaSpan {
 // Thread-safe.
 cudaError_t EnqueueUpdates(const Recipe* recipes, int first, int end, const CudaSpan& span,
                            const SlotSpan (*slots)[kMaxSlots], cudaStream_t stream);
+
+// Enqueues a copy of each piece's new parameters, in `arrays.p_out`, to where its gradient was, in `to`, which is the
+// array `arrays.g`. Otherwise as EnqueueUpdates. Requires: shifts.
+cudaError_t EnqueueCopies(const CudaSpan& span, float* to, cudaStream_t stream);
 
 // Loads the kernels into the current device. Returns CUDA's error where they cannot be had, as on a device that this
 // build has no code for. Thread-safe.

@@ -23,15 +23,15 @@ struct Launch {
 };
 static_assert(kLaunchRecipes <= 64 && sizeof(Launch) <= 4096, "what CUDA takes on all devices");
 
-// Updates the vector that begins at element `i` of the arrays.
+// Updates the vector that begins at element `i` of the arrays, and of `g`, which is in place of theirs.
 template <typename U>
-__device__ void UpdateVector(const U& update, const UpdateSpan& arrays, int64_t i) {
+__device__ void UpdateVector(const U& update, const UpdateSpan& arrays, const float* g, int64_t i) {
   using V = typename U::Lanes;
   typename V::Floats slots[kMaxSlots];  // the first kSlots of them
 #pragma unroll
   for (int k = 0; k < U::kSlots; ++k) slots[k] = V::Load(arrays.slots[k].in + i);
   const typename V::Floats p =
-      update.template Next</*clips=*/true>(V::Load(arrays.g + i), V::Load(arrays.p_in + i), slots);
+      update.template Next</*clips=*/true>(V::Load(g + i), V::Load(arrays.p_in + i), slots);
   V::Store(arrays.p_out + i, p);
 #pragma unroll
   for (int k = 0; k < U::kSlots; ++k) V::Store(arrays.slots[k].out + i, slots[k]);
@@ -44,9 +44,9 @@ __device__ int64_t Misalignment(const float* x) {
 
 // Whether all arrays meet the boundaries of vectors at the same elements.
 template <int slots>
-__device__ bool AlignedAlike(const UpdateSpan& arrays) {
+__device__ bool AlignedAlike(const UpdateSpan& arrays, const float* g) {
   const int64_t expected = Misalignment(arrays.p_in);
-  bool alike = Misalignment(arrays.g) == expected && Misalignment(arrays.p_out) == expected;
+  bool alike = Misalignment(g) == expected && Misalignment(arrays.p_out) == expected;
 #pragma unroll
   for (int k = 0; k < slots; ++k) {
     alike = alike && Misalignment(arrays.slots[k].in) == expected && Misalignment(arrays.slots[k].out) == expected;
@@ -58,6 +58,7 @@ __device__ bool AlignedAlike(const UpdateSpan& arrays) {
 template <typename Single, typename Quad>
 __global__ void __launch_bounds__(kThreads) UpdatePieces(const __grid_constant__ Launch launch) {
   const UpdateSpan& arrays = launch.span.arrays;
+  const float* const g = arrays.g + (launch.span.shifts != nullptr ? launch.span.shifts[blockIdx.x] : 0);
   const CudaPiece piece = launch.span.pieces[blockIdx.x];
   const int recipe = piece.recipe - launch.first;
   if (recipe < 0 || recipe >= kLaunchRecipes || (launch.included >> recipe & 1) == 0) return;
@@ -68,13 +69,21 @@ __global__ void __launch_bounds__(kThreads) UpdatePieces(const __grid_constant__
   const int64_t end = begin + piece.size;
   int64_t vectors_begin = end;
   int64_t vectors_end = end;
-  if (AlignedAlike<Single::kSlots>(arrays)) {
+  if (AlignedAlike<Single::kSlots>(arrays, g)) {
     vectors_begin = min(end, begin + Misalignment(arrays.p_in + begin));
     vectors_end = end - (end - vectors_begin) % 4;
   }
-  for (int64_t i = begin + threadIdx.x; i < vectors_begin; i += kThreads) UpdateVector(single, arrays, i);
-  for (int64_t i = vectors_begin + 4 * threadIdx.x; i < vectors_end; i += 4 * kThreads) UpdateVector(quad, arrays, i);
-  for (int64_t i = vectors_end + threadIdx.x; i < end; i += kThreads) UpdateVector(single, arrays, i);
+  for (int64_t i = begin + threadIdx.x; i < vectors_begin; i += kThreads) UpdateVector(single, arrays, g, i);
+  for (int64_t i = vectors_begin + 4 * threadIdx.x; i < vectors_end; i += 4 * kThreads) UpdateVector(quad, arrays, g, i);
+  for (int64_t i = vectors_end + threadIdx.x; i < end; i += kThreads) UpdateVector(single, arrays, g, i);
+}
+
+// A block of threads copies one piece.
+__global__ void __launch_bounds__(kThreads) CopyPieces(const __grid_constant__ CudaSpan span, float* to) {
+  const CudaPiece piece = span.pieces[blockIdx.x];
+  const int64_t begin = piece.begin - span.origin;
+  const int64_t shift = span.shifts[blockIdx.x];
+  for (int64_t i = begin + threadIdx.x; i < begin + piece.size; i += kThreads) to[i + shift] = span.arrays.p_out[i];
 }
 
 using Kernel = void (*)(Launch);
@@ -124,7 +133,17 @@ cudaError_t EnqueueUpdates(const Recipe* recipes, int first, int end, const Cuda
   return cudaSuccess;
 }
 
+cudaError_t EnqueueCopies(const CudaSpan& span, float* to, cudaStream_t stream) {
+  if (span.piece_count == 0) return cudaSuccess;
+  CudaSpan copied = span;
+  void* arguments[] = {&copied, &to};
+  return cudaLaunchKernel(&CopyPieces, dim3(static_cast<unsigned int>(span.piece_count)), dim3(kThreads), arguments,
+                          /*sharedMem=*/0, stream);
+}
+
 cudaError_t PrepareUpdates() {
+  cudaFuncAttributes copies;
+  if (const cudaError_t error = cudaFuncGetAttributes(&copies, &CopyPieces); error != cudaSuccess) return error;
   for (Kernel kernel : kKernels.of) {
     cudaFuncAttributes attributes;
     const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);

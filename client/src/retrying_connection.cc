@@ -84,10 +84,10 @@ class Loan {
 
 // Sends, waits for what `receive` makes of the reply, and in any case until gRPC has let go of the sources.
 absl::Status SendAndReceive(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
-                            v1::Dtype dtype, int64_t message_bytes, ByteStream* stream,
-                            absl::FunctionRef<absl::Status()> receive) {
+                            absl::Span<const RowsGradient> rows, v1::Dtype dtype, int64_t message_bytes,
+                            ByteStream* stream, absl::FunctionRef<absl::Status()> receive) {
   Loan loan;
-  absl::Status status = SendTensors(header, sources, dtype, message_bytes, loan.TakeHold(), stream);
+  absl::Status status = SendTensors(header, sources, rows, dtype, message_bytes, loan.TakeHold(), stream);
   if (status.ok()) status = receive();
   if (!status.ok()) stream->Close();
   stream->DriveUntil([&] { return loan.returned(); });
@@ -111,9 +111,9 @@ absl::Status ParseHeader(const wire::TensorMessage& message, google::protobuf::M
   return understood ? absl::OkStatus() : Misunderstood(status);
 }
 
-absl::Status ReceiveStep(MutableTensors parameters, ByteStream* stream, v1::StepResult* result) {
-  const ReadCall::Target target = {v1::SLOT_PARAMETER, parameters};
-  TensorReceiver receiver({&target, 1});
+absl::Status ReceiveStep(const StepCall& call, ByteStream* stream, v1::StepResult* result) {
+  const ReadCall::Target target = {v1::SLOT_PARAMETER, call.parameters};
+  TensorReceiver receiver(target, call.rows);
   while (true) {
     absl::StatusOr<std::optional<grpc::ByteBuffer>> buffer = stream->Read();
     if (!buffer.ok()) return buffer.status();
@@ -124,7 +124,7 @@ absl::Status ReceiveStep(MutableTensors parameters, ByteStream* stream, v1::Step
     if (!status.ok()) return status;
     if (!message->has_header()) continue;
     status = ParseHeader(*message, result);
-    return status.ok() ? receiver.Finish() : status;
+    return status.ok() ? receiver.Finish(/*without_rows=*/call.header.omit_parameters() || result->replayed()) : status;
   }
 }
 
@@ -339,10 +339,12 @@ absl::StatusOr<v1::StepResult> RetryingConnection::ExchangeOn(std::unique_ptr<By
   const WriteCall::Source gradients = {v1::SLOT_UNSPECIFIED, call.gradients};
   v1::StepResult result;
   const absl::Status status =
-      SendAndReceive(header, {&gradients, 1}, call.gradient_dtype, options_.message_bytes, stream.get(),
-                     [&] { return ReceiveStep(call.parameters, stream.get(), &result); });
+      SendAndReceive(header, {&gradients, 1}, call.rows, call.gradient_dtype, options_.message_bytes, stream.get(),
+                     [&] { return ReceiveStep(call, stream.get(), &result); });
   if (!status.ok()) return status;
   KeepStepStream(std::move(stream));
+  // The answer to a request that was applied before has no rows.
+  if (result.replayed() && !call.rows.empty()) return Fetch(call, std::move(result), attempts);
   return result;
 }
 
@@ -376,7 +378,7 @@ absl::StatusOr<v1::WriteTensorsResponse> RetryingConnection::TryWrite(const Writ
   const std::unique_ptr<ByteStream> stream = stub_->OpenWriteTensors();
   stream->SetTimeout(attempts.Timeout(options_.transfer_timeout));
   v1::WriteTensorsResponse response;
-  const absl::Status status = SendAndReceive(header, call.sources, v1::DTYPE_FLOAT32, options_.message_bytes,
+  const absl::Status status = SendAndReceive(header, call.sources, {}, v1::DTYPE_FLOAT32, options_.message_bytes,
                                              stream.get(), [&] { return ReceiveWritten(stream.get(), &response); });
   if (!status.ok()) return status;
   return response;

@@ -50,12 +50,15 @@ struct Range {
   bool written;
 };
 
-absl::Status CheckNoOverlap(ConstTensors gradients, MutableTensors parameters) {
+absl::Status CheckNoOverlap(ConstTensors gradients, const std::vector<RowsGradient>& rows, MutableTensors parameters) {
   std::vector<Range> ranges;
-  ranges.reserve(gradients.size() + parameters.size());
+  ranges.reserve(gradients.size() + rows.size() + parameters.size());
   // A span without elements may begin within another, and overlaps nothing.
   for (absl::Span<const float> g : gradients) {
     if (!g.empty()) ranges.push_back({g.data(), g.data() + g.size(), false});
+  }
+  for (const RowsGradient& g : rows) {
+    if (!g.values.empty()) ranges.push_back({g.values.data(), g.values.data() + g.values.size(), false});
   }
   for (absl::Span<float> p : parameters) {
     if (!p.empty()) ranges.push_back({p.data(), p.data() + p.size(), true});
@@ -115,13 +118,19 @@ absl::StatusOr<v1::StepResult> StepStream::Send(ConstTensors gradients, MutableT
   if (!carried.ok()) return carried.status();
   const bool brings_back = BringsBack(options);
   if (!brings_back) parameters = {};
-  absl::Status status = CheckSizes("gradients", tensors_, gradients, *carried);
+  absl::Status status = CheckRows(options);
+  if (!status.ok()) return status;
+  // Those that come in rows have none of the gradients' spans.
+  std::vector<bool> whole = *carried;
+  if (!options.rows.empty()) whole.resize(tensors_.size(), true);
+  for (const RowsGradient& rows : options.rows) whole[rows.tensor] = false;
+  status = CheckSizes("gradients", tensors_, gradients, whole);
   if (status.ok() && brings_back) status = CheckSizes("parameters", tensors_, parameters, *carried);
   std::vector<absl::Span<const float>> carried_gradients;
   std::vector<absl::Span<float>> carried_parameters;
-  gradients = WithoutOthers(gradients, *carried, &carried_gradients);
+  gradients = WithoutOthers(gradients, whole, &carried_gradients);
   parameters = WithoutOthers(parameters, *carried, &carried_parameters);
-  if (status.ok()) status = CheckNoOverlap(gradients, parameters);
+  if (status.ok()) status = CheckNoOverlap(gradients, options.rows, parameters);
   if (!status.ok()) return status;
 
   StepCall call;
@@ -135,6 +144,11 @@ absl::StatusOr<v1::StepResult> StepStream::Send(ConstTensors gradients, MutableT
     call.header.set_expected_step(step_);
   }
   call.header.mutable_tensors()->Add(options.tensors.begin(), options.tensors.end());
+  for (const RowsGradient& rows : options.rows) {
+    v1::SparseRows* const sparse = call.header.add_sparse();
+    sparse->set_tensor(rows.tensor);
+    sparse->set_rows(static_cast<int64_t>(rows.rows.size()));
+  }
   call.header.mutable_overrides()->Add(options.overrides.begin(), options.overrides.end());
   if (options.grad_scale != 1) call.header.set_grad_scale(options.grad_scale);
   call.header.mutable_metrics()->insert(options.metrics.begin(), options.metrics.end());
@@ -148,6 +162,7 @@ absl::StatusOr<v1::StepResult> StepStream::Send(ConstTensors gradients, MutableT
     call.round_timeout = round_timeout_;
   }
   call.gradients = gradients;
+  call.rows = options.rows;
   call.parameters = parameters;
   call.gradient_dtype = options.gradient_dtype;
   absl::StatusOr<v1::StepResult> result = connection_->Step(call);
@@ -173,6 +188,34 @@ absl::StatusOr<std::vector<bool>> StepStream::Carried(const StepOptions& options
   return carried;
 }
 
+absl::Status StepStream::CheckRows(const StepOptions& options) const {
+  int32_t before = -1;
+  for (const RowsGradient& rows : options.rows) {
+    if (rows.tensor <= before || static_cast<size_t>(rows.tensor) >= tensors_.size()) {
+      return absl::InvalidArgumentError(absl::StrCat("rows: expected ascending indices of tensors below ",
+                                                     tensors_.size(), ", got ", rows.tensor, " after ", before));
+    }
+    before = rows.tensor;
+    const v1::Tensor& tensor = tensors_[rows.tensor];
+    if (tensor.shape().empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("rows: expected a tensor that has rows, got the scalar `", tensor.name(), "`"));
+    }
+    const int64_t width = tensor.shape(0) > 0 ? tensor.element_count() / tensor.shape(0) : 0;
+    if (static_cast<int64_t>(rows.values.size()) != static_cast<int64_t>(rows.rows.size()) * width) {
+      return absl::InvalidArgumentError(absl::StrCat("rows of `", tensor.name(), "`: expected ", width,
+                                                     " elements for each of ", rows.rows.size(), ", got ",
+                                                     rows.values.size()));
+    }
+    for (const int64_t row : rows.rows) {
+      if (row >= 0 && row < tensor.shape(0)) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("rows of `", tensor.name(), "`: expected rows below ", tensor.shape(0), ", got ", row));
+    }
+  }
+  return absl::OkStatus();
+}
+
 void StepStream::MoveOn(const v1::StepResult& result, const StepOptions& options) {
   if (options.contribution.has_value()) round_ = result.round();
   if (result.outcome() == v1::STEP_OUTCOME_ACCUMULATED) return;
@@ -180,8 +223,9 @@ void StepStream::MoveOn(const v1::StepResult& result, const StepOptions& options
     if (!options.asynchronous) step_ = result.step();
     return;
   }
-  // Of a step that brought some tensors the others are of its step, too, if nobody else was there between.
-  if (options.tensors.empty() || result.parameters_step() <= step_ + 1) step_ = result.parameters_step();
+  // Of a step that brought some tensors, or rows, the others are of its step, too, if nobody else was there between.
+  const bool brought_all = options.tensors.empty() && options.rows.empty();
+  if (brought_all || result.parameters_step() <= step_ + 1) step_ = result.parameters_step();
 }
 
 absl::StatusOr<bool> StepStream::LearnConfiguration() {

@@ -2,6 +2,7 @@
 #include "client/src/tensor_transfer.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/src/formats.h"
@@ -21,7 +22,7 @@ constexpr int64_t kMessageOverheadBytes = 16;
 
 // Whether the header and all elements go into one message.
 bool FitIntoOne(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
-                v1::Dtype dtype, int64_t message_bytes) {
+                absl::Span<const RowsGradient> rows, v1::Dtype dtype, int64_t message_bytes) {
   int64_t size = static_cast<int64_t>(header.ByteSizeLong()) + kMessageOverheadBytes;
   size_t chunks = 0;
   for (const WriteCall::Source& source : sources) {
@@ -31,7 +32,44 @@ bool FitIntoOne(const google::protobuf::MessageLite& header, absl::Span<const Wr
       ++chunks;
     }
   }
+  for (const RowsGradient& gradient : rows) {
+    size += static_cast<int64_t>(gradient.values.size()) * wire::ElementBytes(dtype) + kChunkOverheadBytes;
+    for (const int64_t row : gradient.rows) size += TensorMessageBuilder::RowBytes(row);
+    ++chunks;
+  }
   return size <= message_bytes && chunks <= wire::kMaxChunks;
+}
+
+// Adds elements to a chunk that has begun.
+void Add(absl::Span<const float> elements, v1::Dtype dtype, TensorMessageBuilder* message) {
+  const auto count = static_cast<int64_t>(elements.size());
+  if (Is16Bit(dtype)) {
+    Narrow(dtype, elements.data(), count, message->AddNarrowed(count));
+  } else {
+    message->AddElements(elements.data(), count);
+  }
+}
+
+// Reads the next `to.size()` elements of a chunk.
+void Read(wire::TensorMessage::Chunk* chunk, absl::Span<float> to) {
+  const auto count = static_cast<int64_t>(to.size());
+  if (!Is16Bit(chunk->dtype())) {
+    chunk->Read(to.data(), count);
+    return;
+  }
+  float* next = to.data();
+  chunk->Visit(count, [&](const uint8_t* bytes, int64_t n) {
+    Widen(chunk->dtype(), bytes, n, next);
+    next += n;
+  });
+}
+
+// Of a row that is to be written soon, the beginning.
+constexpr size_t kRowsAhead = 8;
+void PrefetchRow(absl::Span<float> tensor, int64_t begin, int64_t width) {
+  constexpr int64_t kLineElements = 16;
+  const int64_t end = std::min({begin + width, begin + 16 * kLineElements, static_cast<int64_t>(tensor.size())});
+  for (int64_t i = begin; i < end; i += kLineElements) __builtin_prefetch(tensor.data() + i, /*rw=*/1);
 }
 
 std::vector<int64_t> Sizes(ConstTensors tensors) {
@@ -44,10 +82,11 @@ std::vector<int64_t> Sizes(ConstTensors tensors) {
 }  // namespace
 
 absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
-                         v1::Dtype dtype, int64_t message_bytes, std::shared_ptr<const void> hold, ByteStream* stream) {
+                         absl::Span<const RowsGradient> rows, v1::Dtype dtype, int64_t message_bytes,
+                         std::shared_ptr<const void> hold, ByteStream* stream) {
   TensorMessageBuilder builder(hold);
   builder.SetHeader(header);
-  if (!FitIntoOne(header, sources, dtype, message_bytes)) {
+  if (!FitIntoOne(header, sources, rows, dtype, message_bytes)) {
     absl::Status status = stream->Write(builder.Finish());
     if (!status.ok()) return status;
     builder = TensorMessageBuilder(hold);
@@ -57,12 +96,7 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
     const std::vector<int64_t> sizes = Sizes(source.tensors);
     TensorCutter cutter(sizes, source.slot, wire::ChunkForm::kData, dtype);
     const auto add = [&](int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* message) {
-      const float* const elements = source.tensors[tensor].data() + begin;
-      if (Is16Bit(dtype)) {
-        Narrow(dtype, elements, end - begin, message->AddNarrowed(end - begin));
-      } else {
-        message->AddElements(elements, end - begin);
-      }
+      Add(source.tensors[tensor].subspan(begin, end - begin), dtype, message);
       return true;
     };
     while (true) {
@@ -73,6 +107,24 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
       builder = TensorMessageBuilder(hold);
     }
   }
+  for (const RowsGradient& gradient : rows) {
+    const size_t width = gradient.rows.empty() ? 0 : gradient.values.size() / gradient.rows.size();
+    for (size_t first = 0; first < gradient.rows.size();) {
+      const absl::Span<const int64_t> left = gradient.rows.subspan(first);
+      const auto count =
+          static_cast<size_t>(wire::RowsThatFit(left, static_cast<int64_t>(width), dtype, builder, limit));
+      if (count == 0) {
+        absl::Status status = stream->Write(builder.Finish());
+        if (!status.ok()) return status;
+        builder = TensorMessageBuilder(hold);
+        continue;
+      }
+      builder.BeginRows(gradient.tensor, left.first(count), wire::ChunkForm::kData, static_cast<int64_t>(count * width),
+                        dtype);
+      Add(gradient.values.subspan(first * width, count * width), dtype, &builder);
+      first += count;
+    }
+  }
   builder.SetLast();
   return stream->Write(builder.Finish());
 }
@@ -80,6 +132,56 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
 TensorReceiver::TensorReceiver(absl::Span<const ReadCall::Target> targets, bool pass_over_empty)
     : targets_(targets), pass_over_empty_(pass_over_empty) {
   for (const ReadCall::Target& target : targets) received_.emplace_back(target.tensors.size());
+}
+
+TensorReceiver::TensorReceiver(const ReadCall::Target& parameters, absl::Span<const RowsGradient> rows)
+    : TensorReceiver({&parameters, 1}) {
+  for (const RowsGradient& gradient : rows) {
+    Rows expected = {.width = 0, .expected = {gradient.rows.begin(), gradient.rows.end()}, .received = 0};
+    if (!gradient.values.empty()) {
+      expected.width = static_cast<int64_t>(gradient.values.size() / gradient.rows.size());
+      std::sort(expected.expected.begin(), expected.expected.end());
+      expected.expected.erase(std::unique(expected.expected.begin(), expected.expected.end()), expected.expected.end());
+    } else {
+      // Rows without elements do not come.
+      expected.expected.clear();
+    }
+    rows_.emplace(gradient.tensor, std::move(expected));
+  }
+}
+
+absl::Status TensorReceiver::TakeRows(wire::TensorMessage::Chunk* chunk) {
+  const auto found = rows_.find(chunk->tensor());
+  if (found == rows_.end()) {
+    return absl::InternalError(absl::StrCat("the server sent rows of tensor ", chunk->tensor(), ", which came whole"));
+  }
+  Rows& rows = found->second;
+  const absl::Span<float> tensor = targets_[0].tensors[chunk->tensor()];
+  if (chunk->row_count() > static_cast<int64_t>(rows.expected.size() - rows.received) ||
+      chunk->count() != chunk->row_count() * rows.width) {
+    return absl::InternalError(absl::StrCat("the server sent ", chunk->row_count(), " rows and ", chunk->count(),
+                                            " elements of tensor ", chunk->tensor(), ", of which it had ",
+                                            rows.expected.size(), " rows"));
+  }
+  for (int64_t i = 0; i < chunk->row_count(); ++i) {
+    // Rows are far from each other, and none of their places is likely to be in cache.
+    const size_t ahead = rows.received + kRowsAhead;
+    if (ahead < rows.expected.size()) PrefetchRow(tensor, rows.expected[ahead] * rows.width, rows.width);
+    int64_t row;
+    chunk->ReadRows(&row, 1);
+    if (row != rows.expected[rows.received]) {
+      return absl::InternalError(absl::StrCat("the server sent row ", row, " of tensor ", chunk->tensor(),
+                                              " where row ", rows.expected[rows.received], " was due"));
+    }
+    if ((row + 1) * rows.width > static_cast<int64_t>(tensor.size())) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the span for tensor ", chunk->tensor(), ": ",
+          ExpectedGot(absl::StrCat("at least ", (row + 1) * rows.width, " elements"), absl::StrCat(tensor.size()))));
+    }
+    Read(chunk, tensor.subspan(row * rows.width, rows.width));
+    ++rows.received;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status TensorReceiver::Take(wire::TensorMessage* message) {
@@ -95,6 +197,11 @@ absl::Status TensorReceiver::Take(wire::TensorMessage* message) {
           ExpectedGot(absl::StrCat("a span for every tensor, ", chunk.tensor(), " among them"),
                       absl::StrCat("spans for ", target->tensors.size())));
     }
+    if (chunk.row_count() > 0) {
+      absl::Status status = TakeRows(&chunk);
+      if (!status.ok()) return status;
+      continue;
+    }
     if (pass_over_empty_ && target->tensors[chunk.tensor()].empty()) continue;
     int64_t& received = received_[target - targets_.begin()][chunk.tensor()];
     if (chunk.offset() != received) {
@@ -107,23 +214,21 @@ absl::Status TensorReceiver::Take(wire::TensorMessage* message) {
           "the span for tensor ", chunk.tensor(), ": ",
           ExpectedGot(absl::StrCat("at least ", received + chunk.count(), " elements"), absl::StrCat(tensor.size()))));
     }
-    if (Is16Bit(chunk.dtype())) {
-      float* to = tensor.data() + received;
-      chunk.Visit(chunk.count(), [&](const uint8_t* bytes, int64_t count) {
-        Widen(chunk.dtype(), bytes, count, to);
-        to += count;
-      });
-    } else {
-      chunk.Read(tensor.data() + received, chunk.count());
-    }
+    Read(&chunk, tensor.subspan(received, chunk.count()));
     received += chunk.count();
   }
   return absl::OkStatus();
 }
 
-absl::Status TensorReceiver::Finish() const {
+absl::Status TensorReceiver::Finish(bool without_rows) const {
+  for (const auto& [tensor, rows] : rows_) {
+    if (without_rows || rows.received == rows.expected.size()) continue;
+    return absl::InternalError(
+        absl::StrCat("the server sent ", rows.received, " of ", rows.expected.size(), " rows of tensor ", tensor));
+  }
   for (size_t target = 0; target < targets_.size(); ++target) {
     for (size_t tensor = 0; tensor < received_[target].size(); ++tensor) {
+      if (rows_.contains(static_cast<int32_t>(tensor))) continue;
       const auto size = static_cast<int64_t>(targets_[target].tensors[tensor].size());
       if (received_[target][tensor] != size) {
         return absl::InvalidArgumentError(

@@ -7,6 +7,7 @@
 #include <google/protobuf/message_lite.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -18,30 +19,44 @@
 
 namespace adamant {
 
-// Sends `header` and all elements of `sources`, rounded to `dtype`, and says that they are all. One message if they fit
-// into `message_bytes`; otherwise the header alone, then messages of that size. Unless they are of 16 bits, the
-// messages refer to the elements where they lie until `hold` is released.
+// Sends `header` and all elements of `sources`, and of `rows`, rounded to `dtype`, and says that they are all. One
+// message if they fit into `message_bytes`; otherwise the header alone, then messages of that size. Unless they are of
+// 16 bits, the messages refer to the elements where they lie until `hold` is released.
 absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
-                         v1::Dtype dtype, int64_t message_bytes, std::shared_ptr<const void> hold, ByteStream* stream);
+                         absl::Span<const RowsGradient> rows, v1::Dtype dtype, int64_t message_bytes,
+                         std::shared_ptr<const void> hold, ByteStream* stream);
 
 // Takes the chunks of one reply into the caller's spans, and sees to it that every element comes exactly once.
 class TensorReceiver {
  public:
   // `targets` outlives this. Where `pass_over_empty`, elements of tensors whose span is empty are dropped.
   explicit TensorReceiver(absl::Span<const ReadCall::Target> targets, bool pass_over_empty = false);
+  // The reply to a step with `rows`, for `parameters`: both outlive this. Of these tensors their rows come.
+  TensorReceiver(const ReadCall::Target& parameters, absl::Span<const RowsGradient> rows);
 
   // Copies, or widens, the message's elements to where they belong. INVALID_ARGUMENT if a span is shorter than its
   // tensor; INTERNAL if the server sent what it should not.
   absl::Status Take(wire::TensorMessage* message);
 
-  // To be called when all messages have come. INVALID_ARGUMENT if a span is longer than its tensor.
-  absl::Status Finish() const;
+  // To be called when all messages have come. INVALID_ARGUMENT if a span is longer than its tensor; INTERNAL if rows
+  // are missing, unless they are not to come, as in the answer to a request that was applied before.
+  absl::Status Finish(bool without_rows = false) const;
 
  private:
+  // Rows of one tensor that are to come, ascending and each once, and how many of them have.
+  struct Rows {
+    int64_t width;
+    std::vector<int64_t> expected;
+    size_t received;
+  };
+
+  absl::Status TakeRows(wire::TensorMessage::Chunk* chunk);
+
   absl::Span<const ReadCall::Target> targets_;
   bool pass_over_empty_;
   // How many elements of each tensor of each target have come.
   std::vector<std::vector<int64_t>> received_;
+  std::map<int32_t, Rows> rows_;  // by tensor
 };
 
 }  // namespace adamant

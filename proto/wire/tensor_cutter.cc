@@ -48,4 +48,17 @@ void TensorCutter::PassOverEmpty() {
   while (!done() && sizes_[tensor_] == 0) ++tensor_;
 }
 
+int64_t RowsThatFit(absl::Span<const int64_t> rows, int64_t width, v1::Dtype dtype, const TensorMessageBuilder& builder,
+                    int64_t limit) {
+  if (builder.chunks() == kMaxChunks) return 0;
+  int64_t room = limit - builder.size() - TensorMessageBuilder::kMostRowsChunkBytes;
+  int64_t count = 0;
+  for (const int64_t row : rows) {
+    room -= TensorMessageBuilder::RowBytes(row) + width * ElementBytes(dtype);
+    if (room < 0) break;
+    ++count;
+  }
+  return count == 0 && builder.chunks() == 0 ? 1 : count;
+}
+
 }  // namespace adamant::wire

@@ -54,6 +54,13 @@ class TensorCutter {
   int64_t missing_offset_ = 0;
 };
 
+// How many of `rows`, from the first one on, with `width` elements each, go into one more chunk of the
+// message that `builder` makes without bringing its size above `limit`; none if it has as many as it may have. At least
+// one if it has no chunk, even if that alone goes above.
+// Requires: `rows` is not empty.
+int64_t RowsThatFit(absl::Span<const int64_t> rows, int64_t width, v1::Dtype dtype, const TensorMessageBuilder& builder,
+                    int64_t limit);
+
 }  // namespace adamant::wire
 
 #endif  // ADAMANT_PROTO_WIRE_TENSOR_CUTTER_H_

@@ -66,6 +66,16 @@ void SliceCursor::Read(void* to, size_t n) {
   }
 }
 
+uint64_t SliceCursor::ReadVarint() {
+  uint64_t value = 0;
+  for (int shift = 0;; shift += 7) {
+    uint8_t byte;
+    Read(&byte, 1);
+    value |= static_cast<uint64_t>(byte & 0x7f) << shift;
+    if (byte < 0x80) return value;
+  }
+}
+
 void SliceCursor::Visit(int64_t n, int64_t element_bytes,
                         absl::FunctionRef<void(const uint8_t* bytes, int64_t count)> visit) {
   while (n > 0) {
@@ -119,6 +129,13 @@ class TensorMessage::FieldReader {
     return *length <= left_;
   }
 
+  // How many bytes the varint takes that comes next; 0 if there is none. Stays where it is.
+  int64_t VarintBytes() const {
+    FieldReader ahead = *this;
+    uint64_t value;
+    return ahead.ReadVarint(&value) ? left_ - ahead.left_ : 0;
+  }
+
   // Moves past `n` bytes and returns where they are. Requires: n <= left().
   SliceCursor Take(int64_t n) {
     const SliceCursor bytes = at_;
@@ -143,6 +160,39 @@ class TensorMessage::FieldReader {
 
   SliceCursor at_;
   int64_t left_;
+};
+
+// The bytes of a repeated field of one chunk, which may come in several pieces: one stays where it is, and when there
+// are more they are all copied.
+class TensorMessage::Pieces {
+ public:
+  void Add(SliceCursor piece, int64_t bytes) {
+    if (bytes_ == 0) {
+      first_ = piece;
+    } else if (bytes > 0) {
+      if (gathered_.empty()) {
+        gathered_.resize(bytes_);
+        first_.Read(gathered_.data(), bytes_);
+      }
+      gathered_.resize(bytes_ + bytes);
+      piece.Read(gathered_.data() + bytes_, bytes);
+    }
+    bytes_ += bytes;
+  }
+
+  int64_t bytes() const { return bytes_; }
+
+  // Where they are. What was copied is kept in `gathered`, and stays where it is when that is moved.
+  SliceCursor Keep(std::vector<std::vector<uint8_t>>* gathered) {
+    if (gathered_.empty()) return first_;
+    gathered->push_back(std::move(gathered_));
+    return SliceCursor(gathered->back().data(), gathered->back().data() + bytes_);
+  }
+
+ private:
+  SliceCursor first_;
+  std::vector<uint8_t> gathered_;
+  int64_t bytes_ = 0;
 };
 
 absl::StatusOr<TensorMessage> TensorMessage::Decode(const grpc::ByteBuffer& buffer, absl::string_view type) {
@@ -195,26 +245,23 @@ absl::Status TensorMessage::DecodeChunk(FieldReader reader, absl::string_view ty
   Chunk chunk;
   SliceCursor data;
   int64_t data_bytes = 0;
-  SliceCursor values;
-  int64_t values_bytes = 0;
+  Pieces values;
   bool whole_values = true;
-  std::vector<uint8_t> gathered;
+  Pieces rows;
 
-  // One piece of `values` stays where it is; when there are more, they are all copied.
   const auto add_values = [&](int64_t bytes) {
-    SliceCursor piece = reader.Take(bytes);
-    if (values_bytes == 0) {
-      values = piece;
-    } else if (bytes > 0) {
-      if (gathered.empty()) {
-        gathered.resize(values_bytes);
-        values.Read(gathered.data(), values_bytes);
-      }
-      gathered.resize(values_bytes + bytes);
-      piece.Read(gathered.data() + values_bytes, bytes);
-    }
-    values_bytes += bytes;
+    values.Add(reader.Take(bytes), bytes);
     whole_values = whole_values && bytes % kValueBytes == 0;
+  };
+  // Counts the rows, which are varints, in the next `bytes` bytes. Returns false if they are none.
+  const auto add_rows = [&](int64_t bytes) {
+    const SliceCursor piece = reader.Take(bytes);
+    FieldReader varints(piece, bytes);
+    for (uint64_t row; !varints.done(); ++chunk.row_count_) {
+      if (!varints.ReadVarint(&row)) return false;
+    }
+    rows.Add(piece, bytes);
+    return true;
   };
 
   while (!reader.done()) {
@@ -239,6 +286,13 @@ absl::Status TensorMessage::DecodeChunk(FieldReader reader, absl::string_view ty
         if (!reader.ReadVarint(&value)) return MalformedMessage(type);
         chunk.dtype_ = static_cast<v1::Dtype>(static_cast<int32_t>(value));
         break;
+      case tag::kPackedRows:
+        if (!reader.ReadLength(&length) || !add_rows(length)) return MalformedMessage(type);
+        break;
+      case tag::kOneRow:
+        length = reader.VarintBytes();
+        if (length == 0 || !add_rows(length)) return MalformedMessage(type);
+        break;
       case tag::kPackedValues:
         if (!reader.ReadLength(&length)) return MalformedMessage(type);
         add_values(length);
@@ -259,16 +313,13 @@ absl::Status TensorMessage::DecodeChunk(FieldReader reader, absl::string_view ty
   }
 
   if (chunk.dtype_ == v1::DTYPE_UNSPECIFIED) chunk.dtype_ = v1::DTYPE_FLOAT32;
+  const int64_t values_bytes = values.bytes();
   absl::Status status = CheckElements(chunk, data_bytes, values_bytes, whole_values);
   if (!status.ok()) return status;
   chunk.form_ = values_bytes > 0 ? ChunkForm::kValues : ChunkForm::kData;
   chunk.count_ = (data_bytes + values_bytes) / ElementBytes(chunk.dtype_);
-  if (!gathered.empty()) {
-    gathered_.push_back(std::move(gathered));
-    chunk.elements_ = SliceCursor(gathered_.back().data(), gathered_.back().data() + values_bytes);
-  } else {
-    chunk.elements_ = data_bytes > 0 ? data : values;
-  }
+  chunk.elements_ = data_bytes > 0 ? data : values.Keep(&gathered_);
+  chunk.rows_ = rows.Keep(&gathered_);
   chunks_.push_back(chunk);
   return absl::OkStatus();
 }

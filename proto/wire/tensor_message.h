@@ -75,6 +75,8 @@ class SliceCursor {
 
   // Moves on by `n` bytes, copying them to `to`, or past them. Requires: there are so many.
   void Read(void* to, size_t n);
+  // Moves on by one varint of at most 10 bytes, and returns it. Requires: there is one.
+  uint64_t ReadVarint();
   void Skip(size_t n);
   // Moves on by `n` elements of `element_bytes` each, at most 4, and shows them to `visit` as Chunk::Visit does.
   // Requires: there are so many.
@@ -104,6 +106,13 @@ class TensorMessage {
     v1::Dtype dtype() const { return dtype_; }
     // Elements; may be none, and then the form says nothing.
     int64_t count() const { return count_; }
+    // Rows that the elements are; none in a chunk of consecutive elements.
+    int64_t row_count() const { return row_count_; }
+
+    // Reads the next `n` rows into [to, to + n). Requires: no more than row_count() in all.
+    void ReadRows(int64_t* to, int64_t n) {
+      for (int64_t i = 0; i < n; ++i) to[i] = static_cast<int64_t>(rows_.ReadVarint());
+    }
 
     // Copies the next `n` elements to [to, to + n). Requires: dtype() is FLOAT32, no more than count() elements in all.
     void Read(float* to, int64_t n) { elements_.Read(to, n * sizeof(float)); }
@@ -122,8 +131,10 @@ class TensorMessage {
     v1::Slot slot_ = v1::SLOT_UNSPECIFIED;
     ChunkForm form_ = ChunkForm::kData;
     int64_t count_ = 0;
-    // The elements not read yet: in the message's slices, or in its `gathered_`.
+    int64_t row_count_ = 0;
+    // The elements, and the rows, not read yet: in the message's slices, or in its `gathered_`.
     SliceCursor elements_;
+    SliceCursor rows_;
   };
 
   // Decodes `buffer`, which ought to be a message of the given type (the full name is for errors alone: all types have
@@ -156,6 +167,7 @@ class TensorMessage {
 
  private:
   class FieldReader;
+  class Pieces;
 
   absl::Status DecodeChunk(FieldReader reader, absl::string_view type);
   // Whether these bytes of `data` and `values` are elements of the next chunk. `whole_values`: so is each piece of
@@ -164,7 +176,7 @@ class TensorMessage {
 
   // Chunks refer to the slices and to the bytes of `gathered_`, which stay where they are when the message is moved.
   std::vector<grpc::Slice> slices_;
-  // The elements of each chunk whose `values` came in several pieces.
+  // The elements, or rows, of each chunk whose `values`, or `rows`, came in several pieces.
   std::vector<std::vector<uint8_t>> gathered_;
   // Field 1, as often as it came: protobuf merges them.
   std::vector<std::string> headers_;

@@ -79,6 +79,32 @@ void TensorMessageBuilder::BeginChunk(int32_t tensor, int64_t offset, v1::Slot s
   ++chunk_count_;
 }
 
+void TensorMessageBuilder::BeginRows(int32_t tensor, absl::Span<const int64_t> rows, ChunkForm form, int64_t count,
+                                     v1::Dtype dtype) {
+  assert(awaited_ == 0 && count >= 0 && !rows.empty() && chunk_count_ < kMaxChunks);
+  assert(ElementBytes(dtype) == 4 || (ElementBytes(dtype) == 2 && form == ChunkForm::kData));
+  int64_t rows_bytes = 0;
+  for (const int64_t row : rows) rows_bytes += RowBytes(row);
+  const int64_t body_bytes =
+      BodyBytes(tensor, 0, v1::SLOT_UNSPECIFIED, count, dtype) + FieldBytes(rows_bytes) + rows_bytes;
+  const size_t before = copied_.size();
+  AppendVarint(tag::kChunks, &copied_);
+  AppendVarint(body_bytes, &copied_);
+  AppendField(tag::kTensor, tensor, &copied_);
+  AppendField(tag::kDtype, DtypeField(dtype), &copied_);
+  AppendField(tag::kPackedRows, rows_bytes, &copied_);
+  for (const int64_t row : rows) AppendVarint(row, &copied_);
+  AppendField(form == ChunkForm::kData ? tag::kData : tag::kPackedValues, count * ElementBytes(dtype), &copied_);
+  chunk_bytes_ += static_cast<int64_t>(copied_.size() - before);
+  awaited_ = count;
+  dtype_ = dtype;
+  ++chunk_count_;
+}
+
+int64_t TensorMessageBuilder::RowBytes(int64_t row) {
+  return static_cast<int64_t>(CodedOutputStream::VarintSize64(row));
+}
+
 void TensorMessageBuilder::AddElements(const float* elements, int64_t n) {
   assert(n >= 0 && n <= awaited_ && ElementBytes(dtype_) == sizeof(float));
   const int64_t bytes = n * static_cast<int64_t>(sizeof(float));

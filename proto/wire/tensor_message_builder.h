@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "adamant/v1/parameter_set.pb.h"
 #include "proto/wire/tensor_message.h"
 
@@ -37,6 +38,10 @@ class TensorMessageBuilder {
   // kMaxChunks, which is what the other side decodes.
   void BeginChunk(int32_t tensor, int64_t offset, v1::Slot slot, ChunkForm form, int64_t count,
                   v1::Dtype dtype = v1::DTYPE_FLOAT32);
+  // The same for whole rows of a tensor, `count` elements in all, which may be none: the chunk says which rows they
+  // are, and has no offset and no slot. Requires: `rows` is not empty.
+  void BeginRows(int32_t tensor, absl::Span<const int64_t> rows, ChunkForm form, int64_t count,
+                 v1::Dtype dtype = v1::DTYPE_FLOAT32);
   // Refers to [elements, elements + n), unchanged until `hold` is released. Short runs are copied instead, where that
   // is cheaper than a slice; if all are, `hold` is released by Finish.
   void AddElements(const float* elements, int64_t n);
@@ -50,6 +55,11 @@ class TensorMessageBuilder {
   size_t chunks() const { return chunk_count_; }
   // What such a chunk adds to it.
   static int64_t ChunkBytes(int32_t tensor, int64_t offset, v1::Slot slot, int64_t count, v1::Dtype dtype);
+
+  // What a chunk of rows adds to it at most beside its elements and the rows' own bytes.
+  static constexpr int64_t kMostRowsChunkBytes = 32;
+  // The bytes of one row's index.
+  static int64_t RowBytes(int64_t row);
 
   // The message. The builder is spent.
   grpc::ByteBuffer Finish();

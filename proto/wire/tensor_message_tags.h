@@ -25,7 +25,10 @@ inline constexpr uint32_t kTensor = Of(v1::TensorChunk::kTensorFieldNumber, Wire
 inline constexpr uint32_t kOffset = Of(v1::TensorChunk::kOffsetFieldNumber, WireFormatLite::WIRETYPE_VARINT);
 inline constexpr uint32_t kSlot = Of(v1::TensorChunk::kSlotFieldNumber, WireFormatLite::WIRETYPE_VARINT);
 inline constexpr uint32_t kDtype = Of(v1::TensorChunk::kDtypeFieldNumber, WireFormatLite::WIRETYPE_VARINT);
-// `values` is packed, but every parser must take it unpacked as well.
+// `rows` and `values` are packed, but every parser must take them unpacked as well.
+inline constexpr uint32_t kPackedRows =
+    Of(v1::TensorChunk::kRowsFieldNumber, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
+inline constexpr uint32_t kOneRow = Of(v1::TensorChunk::kRowsFieldNumber, WireFormatLite::WIRETYPE_VARINT);
 inline constexpr uint32_t kPackedValues =
     Of(v1::TensorChunk::kValuesFieldNumber, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
 inline constexpr uint32_t kOneValue = Of(v1::TensorChunk::kValuesFieldNumber, WireFormatLite::WIRETYPE_FIXED32);

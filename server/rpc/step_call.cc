@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
@@ -88,6 +89,7 @@ void StepCall::BeginReply(const std::shared_ptr<const core::StepParameters>& par
   // Where the step asked for no parameters there is none to cut.
   const auto sizes = parameters->snapshot != nullptr ? parameters->selection->sizes() : absl::Span<const int64_t>();
   overflowed_ = 0;
+  next_row_ = 0;
   cutter_.emplace(sizes, v1::SLOT_UNSPECIFIED, FormatOf(reply_dtype_).has_value() ? wire::ChunkForm::kData : form(),
                   FormatOf(reply_dtype_).has_value() ? reply_dtype_ : v1::DTYPE_FLOAT32);
 }
@@ -105,7 +107,7 @@ void StepCall::WriteNext() {
   // Without the mutex: threads that compute would wait for elements to be narrowed.
   wire::TensorMessageBuilder builder(parameters);
   AddElements(*parameters, &builder);
-  if (has_result && cutter_->done()) {
+  if (has_result && cutter_->done() && AddRows(*parameters, &builder)) {
     core::MutexLock lock(&reply_mutex_);
     result_->set_overflowed(overflowed_);
     builder.SetHeader(*result_);
@@ -151,8 +153,51 @@ void StepCall::AddElements(const core::StepParameters& parameters, wire::TensorM
     });
     return true;
   };
+  cutter_->Fill(MessageLimit(), source, builder);
+}
+
+int64_t StepCall::MessageLimit() const {
   // One message for a unary call: NewAttempt saw to it that everything fits.
-  cutter_->Fill(shape() == CallShape::kOnce ? wire::kMaxMessageBytes : wire::kMessageBytes, source, builder);
+  return shape() == CallShape::kOnce ? wire::kMaxMessageBytes : wire::kMessageBytes;
+}
+
+bool StepCall::AddRows(const core::StepParameters& parameters, wire::TensorMessageBuilder* builder) {
+  const core::RowWork* const work = parameters.rows.get();
+  if (work == nullptr) return true;
+  const int64_t limit = MessageLimit();
+  const v1::Dtype dtype = cutter_->dtype();
+  const std::optional<kernels::Format16> format = FormatOf(dtype);
+  const kernels::NarrowFunction narrow = format.has_value() ? parameters.host_kernels->narrow[*format] : nullptr;
+  for (const core::RowWork::Tensor& tensor : work->tensors) {
+    // Rows without elements are not worth a word.
+    if (tensor.width == 0) next_row_ = std::max(next_row_, tensor.end);
+    while (next_row_ < tensor.end) {
+      // No more than the message has room for by any means.
+      const auto most = static_cast<size_t>(limit / (tensor.width * wire::ElementBytes(dtype)) + 1);
+      std::vector<int64_t> rows;
+      for (size_t i = next_row_; i < std::min(tensor.end, next_row_ + most); ++i) {
+        rows.push_back(work->rows[i].index);
+      }
+      const int64_t count = wire::RowsThatFit(rows, tensor.width, dtype, *builder, limit);
+      if (count == 0) return false;
+      rows.resize(count);
+      builder->BeginRows(tensor.tensor, rows, narrow != nullptr ? wire::ChunkForm::kData : form(), count * tensor.width,
+                         dtype);
+      work->ForEachRow(next_row_, next_row_ + count, [&](const core::RowWork::Place& place) {
+        const int64_t end = place.values + place.end - place.begin;
+        core::ForEachRun(place.values, end, [&](int64_t block, int64_t begin, int64_t run_end) {
+          const float* const elements = work->values[block].data() + begin;
+          if (narrow != nullptr) {
+            overflowed_ += narrow(elements, builder->AddNarrowed(run_end - begin), run_end - begin);
+          } else {
+            builder->AddElements(elements, run_end - begin);
+          }
+        });
+      });
+      next_row_ += count;
+    }
+  }
+  return true;
 }
 
 void StepCall::OnWritten() {

@@ -45,6 +45,10 @@ class StepCall final : public UploadCall<core::StepAttempt, core::StepReply> {
   bool FindAvailable() ABSL_EXCLUSIVE_LOCKS_REQUIRED(reply_mutex_);
   // Fills a message with what may be sent. For who has set `writing_`.
   void AddElements(const core::StepParameters& parameters, wire::TensorMessageBuilder* builder);
+  // Adds chunks of the reply's rows to it, as many as it has room for. Returns whether those are the last. For the
+  // same.
+  bool AddRows(const core::StepParameters& parameters, wire::TensorMessageBuilder* builder);
+  int64_t MessageLimit() const;
 
   core::Registry* const registry_;
 
@@ -64,6 +68,7 @@ class StepCall final : public UploadCall<core::StepAttempt, core::StepReply> {
 
   // Of the reply under way: of who has set `writing_`, or holds the mutex while nobody has.
   std::optional<wire::TensorCutter> cutter_;
+  size_t next_row_ = 0;     // of `parameters_->rows`; sent when `cutter_` is done
   int64_t overflowed_ = 0;  // elements sent that are infinite for lack of room
 };
 

@@ -158,7 +158,11 @@ class UploadCall : public Call, public Attempt::Listener {
           to += count;
         });
       };
-      absl::Status status = attempt->Add(chunk.slot(), chunk.tensor(), chunk.offset(), chunk.count(), read);
+      const auto read_rows = [&](int64_t* to, int64_t n) { chunk.ReadRows(to, n); };
+      absl::Status status = chunk.row_count() == 0
+                                ? attempt->Add(chunk.slot(), chunk.tensor(), chunk.offset(), chunk.count(), read)
+                                : attempt->AddRows(chunk.slot(), chunk.tensor(), chunk.offset(), chunk.row_count(),
+                                                   read_rows, chunk.count(), read);
       if (!status.ok()) return Within(absl::StrCat("chunks[", i, "]"), status);
     }
     if (message.last() || shape() == CallShape::kOnce) return attempt->Complete();

@@ -2,6 +2,8 @@
 //
 //   adamant-bench step --params=67108864 --compare     a step; with --compare beside exchange, tcp and kernel
 //   adamant-bench step --params=16777216 --dtype=bfloat16  steps of 16 bits both ways, interleaved with those of fp32
+//   adamant-bench step --params=65536 --table_rows=1000000  steps of 1,024 random rows of 64 elements of such a table,
+//                                                      interleaved with those of a tensor of no more
 //   adamant-bench exchange --params=67108864           the raw exchange of a step's bytes; with --compare beside tcp
 //   adamant-bench echo                                 a ping-pong of 300 bytes on one stream
 //   adamant-bench tcp --params=67108864                the same bytes over plain sockets, without gRPC: the floor
@@ -47,6 +49,10 @@ ABSL_FLAG(int64_t, params, 1 << 20, "Parameters of the set; an exchange moves th
 ABSL_FLAG(
     std::string, dtype, "float32",
     "Step: bfloat16 or float16 interleaves steps of a set whose gradients and replies travel so; print the ratio.");
+ABSL_FLAG(
+    int64_t, table_rows, 0,
+    "Step: interleave steps of random rows, of 64 elements each and --params in all, of a table of so many; print "
+    "the ratio.");
 ABSL_FLAG(int32_t, steps, 0, "Rounds to count in each pair of processes. 0: by size, 10 to 2,000.");
 ABSL_FLAG(int32_t, pairs, 0, "Pairs of fresh processes. 0: 5 with --compare and for settings, else 1.");
 ABSL_FLAG(bool, compare, false,
@@ -175,6 +181,14 @@ absl::Status CheckFlags(const std::string& command) {
   if (command != "step" && command != "worker" && *Dtype() != v1::DTYPE_FLOAT32) {
     return invalid("--dtype is for steps");
   }
+  if (absl::GetFlag(FLAGS_table_rows) < 0 ||
+      (absl::GetFlag(FLAGS_table_rows) > 0 && absl::GetFlag(FLAGS_params) % kRowElements != 0)) {
+    return invalid(
+        absl::StrCat("--table_rows must not be negative, and needs --params of whole rows of ", kRowElements));
+  }
+  if (command != "step" && command != "worker" && absl::GetFlag(FLAGS_table_rows) > 0) {
+    return invalid("--table_rows is for steps");
+  }
   if (absl::GetFlag(FLAGS_steps) < 0) return invalid("--steps must not be negative");
   if (absl::GetFlag(FLAGS_pairs) < 0) return invalid("--pairs must not be negative");
   const std::string transport = absl::GetFlag(FLAGS_transport);
@@ -302,6 +316,7 @@ absl::StatusOr<PairSamples> RunPair(const std::string& command, bool compare, co
                                                "worker",
                                                absl::StrCat("--params=", absl::GetFlag(FLAGS_params)),
                                                absl::StrCat("--steps=", Steps()),
+                                               absl::StrCat("--table_rows=", absl::GetFlag(FLAGS_table_rows)),
                                                absl::StrCat("--device=", absl::GetFlag(FLAGS_device)),
                                                absl::StrCat("--dtype=", absl::GetFlag(FLAGS_dtype))};
   const std::vector<std::string> settings = Joined(SettingsFlags(), variant.flags);
@@ -391,6 +406,7 @@ absl::Status Work() {
                                                    .device = absl::GetFlag(FLAGS_device),
                                                    .dtype = *Dtype(),
                                                    .params = absl::GetFlag(FLAGS_params),
+                                                   .table_rows = absl::GetFlag(FLAGS_table_rows),
                                                    .exchange_bytes = ExchangeBytes(absl::GetFlag(FLAGS_params)),
                                                    .settings = Settings(),
                                                    .steps = Steps()});

@@ -28,6 +28,8 @@ const char* Name(Part part) {
       return "device_step";
     case Part::kHalfStep:
       return "half_step";
+    case Part::kRowsStep:
+      return "rows_step";
   }
   return "";
 }
@@ -53,7 +55,8 @@ const std::vector<Quotient>& Quotients() {
                                  {"tcp_kernel_ratio", Part::kStep, {Part::kTcp, Part::kKernel}},
                                  {"exchange_tcp_ratio", Part::kExchange, {Part::kTcp}},
                                  {"device_ratio", Part::kDeviceStep, {Part::kStep}},
-                                 {"half_speedup", Part::kStep, {Part::kHalfStep}}};
+                                 {"half_speedup", Part::kStep, {Part::kHalfStep}},
+                                 {"rows_slowdown", Part::kRowsStep, {Part::kStep}}};
   return quotients;
 }
 

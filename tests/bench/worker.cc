@@ -6,6 +6,7 @@
 #include <grpcpp/security/credentials.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <random>
@@ -36,10 +37,13 @@ class RemoteSet {
  public:
   static absl::StatusOr<std::unique_ptr<RemoteSet>> Create(const std::string& target, int64_t params,
                                                            const std::string& device,
-                                                           v1::Dtype dtype = v1::DTYPE_FLOAT32) {
+                                                           v1::Dtype dtype = v1::DTYPE_FLOAT32,
+                                                           int64_t table_rows = 0) {
     // A step that had to be tried twice is none to measure.
     ClientOptions options;
     options.retry.max_attempts = 1;
+    // Memory for a large table is not there at once.
+    options.unary_timeout = absl::Minutes(2);
     absl::StatusOr<Client> client = Client::Connect(target, options);
     if (!client.ok()) return client.status();
     std::random_device random;
@@ -49,7 +53,8 @@ class RemoteSet {
     spec.set_device(device);
     v1::TensorSpec* tensor = spec.add_tensors();
     tensor->set_name("parameters");
-    tensor->add_shape(params);
+    tensor->add_shape(table_rows > 0 ? table_rows : params);
+    if (table_rows > 0) tensor->add_shape(kRowElements);
     const auto created = client->CreateParameterSet(spec);
     if (!created.ok()) return created.status();
     auto set = std::unique_ptr<RemoteSet>(new RemoteSet(*std::move(client), created->parameter_set()));
@@ -67,6 +72,13 @@ class RemoteSet {
     const absl::StatusOr<v1::StepResult> result = stream_->Step({gradient}, {parameters}, options_);
     if (!result.ok()) return result.status();
     return result->outcome() == v1::STEP_OUTCOME_APPLIED ? absl::OkStatus() : absl::InternalError("a step was skipped");
+  }
+
+  // Of these rows.
+  absl::Status StepRows(absl::Span<const int64_t> rows, absl::Span<const float> gradient,
+                        absl::Span<float> parameters) {
+    options_.rows = {{.tensor = 0, .rows = rows, .values = gradient}};
+    return Step({}, parameters);
   }
 
   // How many threads the server's kernel takes for a step of this set.
@@ -119,6 +131,19 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
     if (!created.ok()) return created.status();
     of_halves = *std::move(created);
   }
+  std::unique_ptr<RemoteSet> table;
+  std::vector<int64_t> rows(plan.table_rows > 0 ? plan.params / kRowElements : 0);
+  // Of which the rows alone are ever touched.
+  std::unique_ptr<float, void (*)(void*)> table_parameters(nullptr, std::free);
+  if (plan.table_rows > 0) {
+    absl::StatusOr<std::unique_ptr<RemoteSet>> created =
+        RemoteSet::Create(plan.server, 0, "", v1::DTYPE_FLOAT32, plan.table_rows);
+    if (!created.ok()) return created.status();
+    table = *std::move(created);
+    table_parameters.reset(static_cast<float*>(std::calloc(plan.table_rows * kRowElements, sizeof(float))));
+    if (table_parameters == nullptr) return absl::ResourceExhaustedError("no memory for the table");
+  }
+  std::mt19937_64 row_random(2);
   const auto source = absl::MakeConstSpan(gradient.bytes(), plan.exchange_bytes);
   const auto sink = absl::MakeSpan(parameters.bytes(), plan.exchange_bytes);
   std::unique_ptr<ExchangeCall> exchange;
@@ -156,6 +181,12 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
       return of_halves->Step(gradient.span().first(plan.params), parameters.span().first(plan.params));
     });
   }
+  if (table) {
+    parts.emplace_back(Part::kRowsStep, [&] {
+      return table->StepRows(rows, gradient.span().first(plan.params),
+                             absl::MakeSpan(table_parameters.get(), plan.table_rows * kRowElements));
+    });
+  }
   if (exchange) parts.emplace_back(Part::kExchange, [&] { return exchange->Round(); });
   if (tcp) parts.emplace_back(Part::kTcp, [&] { return tcp->Round(); });
   if (kernel) {
@@ -171,6 +202,7 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
     if (round == kUncountedRounds) samples.clear();
     // What comes first in a round leaves caches and sleeping threads to the next: each follows each of the others.
     std::shuffle(parts.begin(), parts.end(), random);
+    for (int64_t& row : rows) row = std::uniform_int_distribution<int64_t>(0, plan.table_rows - 1)(row_random);
     for (const auto& [part, run] : parts) {
       if (absl::Status status = Time(&samples[part], run); !status.ok()) return status;
     }

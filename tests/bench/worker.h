@@ -14,6 +14,9 @@
 
 namespace adamant::bench {
 
+// Elements of a table's row.
+inline constexpr int64_t kRowElements = 64;
+
 struct WorkerPlan {
   // An Adamant server to step at; empty: none.
   std::string server;
@@ -26,6 +29,9 @@ struct WorkerPlan {
   // FLOAT32: there is no such set.
   v1::Dtype dtype = v1::DTYPE_FLOAT32;
   int64_t params;
+  // Rows of a table at the server of which a step brings as many, at random, as make `params`, beside the step of a
+  // tensor that is no larger. 0: there is no such set.
+  int64_t table_rows = 0;
   // What an exchange moves each way. A multiple of four.
   int64_t exchange_bytes;
   // Of the exchange over gRPC.
@@ -34,8 +40,9 @@ struct WorkerPlan {
   int steps;
 };
 
-// Runs the rounds: of each, a step, one of the set on the device, one of 16 bits, an exchange over gRPC, one over plain
-// sockets and, where there are a step and an exchange, the kernel alone on as many threads as the server would take.
+// Runs the rounds: of each, a step, one of the set on the device, one of 16 bits, one of rows, an exchange over gRPC,
+// one over plain sockets and, where there are a step and an exchange, the kernel alone on as many threads as the server
+// would take.
 absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan);
 
 // What a worker tells the program that started it, as one line each, and back.

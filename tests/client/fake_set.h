@@ -11,6 +11,7 @@
 #include <memory>
 #include <numeric>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -193,10 +194,15 @@ class FakeStepStream : public FakeStream {
       const int attempt = header_.has_attempt() ? header_.attempt() : 1;
       set_->log.push_back(absl::StrCat("Step ", header_.request_id(), "#", attempt));
       gradients_.clear();
+      rows_.clear();
       for (int64_t size : set_->sizes()) gradients_.emplace_back(size);
     }
     for (wire::TensorMessage::Chunk& chunk : message->chunks()) {
       set_->gradient_dtype = chunk.dtype();
+      if (chunk.row_count() > 0) {
+        TakeRows(&chunk);
+        continue;
+      }
       float* to = gradients_[chunk.tensor()].data() + chunk.offset();
       if (!Is16Bit(chunk.dtype())) {
         chunk.Read(to, chunk.count());
@@ -208,8 +214,12 @@ class FakeStepStream : public FakeStream {
       });
     }
     if (!message->last()) return;
-    const v1::StepResult result = set_->Commit(header_.request_id(), gradients_);
-    if (header_.omit_parameters()) {
+    const bool replayed = set_->committed.contains(header_.request_id());
+    v1::StepResult result = set_->Commit(header_.request_id(), gradients_);
+    if (!header_.sparse().empty()) {
+      result.set_replayed(replayed);
+      outgoing_ = {RowsReply(result)};
+    } else if (header_.omit_parameters()) {
       wire::TensorMessageBuilder builder(nullptr);
       builder.SetHeader(result);
       outgoing_ = {builder.Finish()};
@@ -221,8 +231,34 @@ class FakeStepStream : public FakeStream {
     Begin();
   }
 
+  void TakeRows(wire::TensorMessage::Chunk* chunk) {
+    const int64_t width = chunk->count() / chunk->row_count();
+    std::vector<float> row(width);
+    for (int64_t i = 0; i < chunk->row_count(); ++i) {
+      int64_t index;
+      chunk->ReadRows(&index, 1);
+      chunk->Read(row.data(), width);
+      rows_[chunk->tensor()].insert(index);
+      for (int64_t k = 0; k < width; ++k) gradients_[chunk->tensor()][index * width + k] += row[k];
+    }
+  }
+
+  // A step of rows alone: those that came, unless it is a replay; all tensors have two elements a row.
+  grpc::ByteBuffer RowsReply(const v1::StepResult& result) const {
+    wire::TensorMessageBuilder builder(nullptr);
+    builder.SetHeader(result);
+    for (const auto& [tensor, rows] : rows_) {
+      if (result.replayed()) continue;
+      const std::vector<int64_t> ascending(rows.begin(), rows.end());
+      builder.BeginRows(tensor, ascending, wire::ChunkForm::kData, 2 * static_cast<int64_t>(rows.size()));
+      for (const int64_t row : ascending) builder.AddElements(set_->parameters[tensor].data() + 2 * row, 2);
+    }
+    return builder.Finish();
+  }
+
   v1::StepHeader header_;
   std::vector<std::vector<float>> gradients_;
+  std::map<int32_t, std::set<int64_t>> rows_;
 };
 
 class FakeWriteStream : public FakeStream {

@@ -555,6 +555,71 @@ TEST_F(RetryingConnectionTest, ReadIntoTooFewSpansIsRefused) {
   EXPECT_EQ(status, absl::InvalidArgumentError("expected a span for every tensor, 1 among them, got spans for 1"));
 }
 
+class RowsTest : public RetryingConnectionTest {
+ protected:
+  absl::StatusOr<v1::StepResult> StepRows(Connection* connection) {
+    StepCall call;
+    call.header.set_set("mlp");
+    call.header.set_expected_step(set_.step);
+    v1::SparseRows* const sparse = call.header.add_sparse();
+    sparse->set_tensor(1);
+    sparse->set_rows(static_cast<int64_t>(rows_.size()));
+    const std::vector<absl::Span<const float>> gradients(2);
+    const std::vector<absl::Span<float>> parameters = {{}, absl::MakeSpan(parameters_[1])};
+    const RowsGradient rows[] = {{.tensor = 1, .rows = rows_, .values = values_}};
+    call.gradients = gradients;
+    call.parameters = parameters;
+    call.rows = rows;
+    return connection->Step(call);
+  }
+  // Of the second tensor, whose rows have two elements.
+  static std::vector<float> With(std::vector<float> before, const std::vector<std::pair<int, float>>& changes) {
+    for (const auto& [index, value] : changes) before[index] = value;
+    return before;
+  }
+
+  std::vector<int64_t> rows_ = {250, 3, 250};
+  std::vector<float> values_ = {1, 2, 3, 4, 10, 20};
+};
+
+TEST_F(RowsTest, RowsComeIntoTheirPlacesAndNothingElseIsTouched) {
+  parameters_[1] = std::vector<float>(600, -1);
+  const absl::StatusOr<v1::StepResult> result = StepRows(&connection_);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(parameters_[1], With(std::vector<float>(600, -1), {{500, 11}, {501, 22}, {6, 3}, {7, 4}}));
+}
+
+TEST_F(RowsTest, ManyRowsTakeSeveralMessages) {
+  rows_.clear();
+  values_.clear();
+  for (int i = 0; i < 900; ++i) {
+    rows_.push_back(i * 7 % 300);
+    values_.insert(values_.end(), {1, 2});
+  }
+  ASSERT_TRUE(StepRows(&connection_).ok());
+  EXPECT_EQ(parameters_[1][0], 3);
+  EXPECT_EQ(parameters_[1][599], 6);
+}
+
+TEST_F(RowsTest, TheWholeIsReadWhereTheReplyWasLost) {
+  set_.faults = {{.reply_messages = 0, .status = kGone}};
+  const absl::StatusOr<v1::StepResult> result = StepRows(&connection_);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(result->replayed());
+  EXPECT_EQ(parameters_[1], set_.parameters[1]);
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1", "GetStepResult a", "Read"));
+}
+
+// Between the question and the attempt that follows the step may be applied after all.
+TEST_F(RowsTest, TheWholeIsReadWhereTheServerSaysThatItWasAppliedBefore) {
+  set_.committed["a"].set_incarnation(7);
+  const absl::StatusOr<v1::StepResult> result = StepRows(&connection_);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(result->replayed());
+  EXPECT_EQ(parameters_[1], set_.parameters[1]);
+  EXPECT_THAT(set_.log, ElementsAre("Open", "Step a#1", "Read"));
+}
+
 TEST_F(RetryingConnectionTest, UnaryCallIsRepeatedWithinItsTimeouts) {
   EXPECT_CALL(*stub_, GetServerInfo(_, absl::Seconds(10)))
       .WillOnce(Return(kGone))

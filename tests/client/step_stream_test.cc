@@ -37,6 +37,8 @@ class StepStreamTest : public ::testing::Test {
       tensor->set_name(first ? "weight" : "bias");
       tensor->set_group(first ? "weights" : "biases");
       tensor->set_element_count(first ? 4 : 2);
+      tensor->add_shape(2);
+      if (first) tensor->add_shape(2);
       if (first) response.set_next_page_token("more");
       return response;
     });
@@ -194,6 +196,43 @@ TEST_F(StepStreamTest, RefusesATensorThatThereIsNot) {
   EXPECT_CALL(*connection_, Step).Times(0);
   EXPECT_EQ(stream.Step(gradient_spans_, parameter_spans_, {.tensors = {0, 2}}).status(),
             absl::InvalidArgumentError("tensors: expected indices below 2, got 2"));
+}
+
+TEST_F(StepStreamTest, RowsAreAnnouncedAndTheirTensorComesWithNoOtherGradient) {
+  StepStream stream = Open();
+  const std::vector<int64_t> rows = {1, 0, 1};
+  const std::vector<float> values(6);
+  EXPECT_CALL(*connection_, Step).WillOnce([&](const StepCall& call) {
+    EXPECT_EQ(call.header.sparse_size(), 1);
+    EXPECT_EQ(call.header.sparse(0).tensor(), 0);
+    EXPECT_EQ(call.header.sparse(0).rows(), 3);
+    EXPECT_TRUE(call.gradients[0].empty());
+    EXPECT_EQ(call.gradients[1].data(), gradient_spans_[1].data());
+    EXPECT_EQ(call.parameters[0].data(), parameter_spans_[0].data());
+    EXPECT_EQ(call.rows.size(), 1);
+    EXPECT_EQ(call.rows[0].values.data(), values.data());
+    return Result(41, 43);
+  });
+  gradient_spans_[0] = {};
+  ASSERT_TRUE(stream.Step(gradient_spans_, parameter_spans_, {.rows = {{0, rows, values}}}).ok());
+  // The other rows are older than what came.
+  EXPECT_EQ(stream.step(), 40);
+}
+
+TEST_F(StepStreamTest, RowsThatFitNoTensorAreRefused) {
+  StepStream stream = Open();
+  const std::vector<int64_t> rows = {1};
+  const std::vector<int64_t> beyond = {2};
+  const std::vector<float> values(2);
+  const auto step = [&](const std::vector<RowsGradient>& gradient) {
+    return std::string(stream.Step(gradient_spans_, parameter_spans_, {.rows = gradient}).status().message());
+  };
+  EXPECT_EQ(step({{2, rows, values}}), "rows: expected ascending indices of tensors below 2, got 2 after -1");
+  EXPECT_EQ(step({{0, rows, values}, {0, rows, values}}),
+            "rows: expected ascending indices of tensors below 2, got 0 after 0");
+  EXPECT_EQ(step({{1, rows, values}}), "rows of `bias`: expected 1 elements for each of 1, got 2");
+  EXPECT_EQ(step({{0, beyond, values}}), "rows of `weight`: expected rows below 2, got 2");
+  EXPECT_EQ(step({{0, rows, {memory_.data() + 6, 2}}}), "a span of the gradients overlaps one of the parameters");
 }
 
 TEST_F(StepStreamTest, StaysWhenOthersSteppedBetweenAndTheRestOfTheTensorsIsOlder) {

@@ -16,6 +16,7 @@
 #include "tests/core/set_changes.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"
+#include "tests/core/sparse_steps.h"
 
 namespace adamant::core {
 namespace {
@@ -96,6 +97,44 @@ TEST_P(CudaSetTest, StepsWritesAndReadsEndAsOnTheProcessor) {
   ASSERT_THAT(Step(set_.get(), Header(), gradient_), IsOk());
   model_.Apply(gradient_);
   EXPECT_TRUE(*FetchState(set_.get()) == model_.arrays());
+}
+
+TEST(CudaRowsTest, RowsEndAsOnTheProcessor) {
+  ASSERT_FALSE(Devices().warned());
+  if (Devices().empty()) GTEST_SKIP();
+  for (const Groups& groups : kEveryOptimizer) {
+    v1::ParameterSetSpec spec = WithGroups(TablesSpec(), groups);
+    spec.mutable_clipping()->set_max_norm(10);
+    TestServer server({.backend = Devices().device(), .registrar = Devices().registrar()});
+    std::shared_ptr<ParameterSet> set = server.MakeSet(spec);
+    SequentialModel model(spec);
+    // Whose parameters are held in every other step, and then copied.
+    std::unique_ptr<Reading> reading;
+    Values held;
+    for (uint64_t seed = 0; seed < 6; ++seed) {
+      const std::vector<int> whole = seed % 3 == 1 ? std::vector<int>{kBias, kScalar} : std::vector<int>{};
+      const std::vector<BroughtRows> rows = {RandomRows(set->schema(), kTable, seed % 3 == 2 ? 700 : 40, seed),
+                                             RandomRows(set->schema(), kWide, 3, seed),
+                                             RandomRows(set->schema(), kNarrow, 20, seed)};
+      const Values gradient = Gradient(model.parameter_count(), seed);
+      const v1::StepHeader header = WithRows({}, whole, rows);
+      const absl::StatusOr<StepReply> reply = StepRows(set.get(), header, whole, gradient, rows);
+      ASSERT_THAT(reply, IsOk()) << groups.name;
+      EXPECT_EQ(reply->result.grad_norm(), model.GradNorm(gradient, header, rows));
+      model.Apply(gradient, header, rows);
+      ExpectRowsOf(set->schema(), *reply, rows, model.arrays().parameters);
+      EXPECT_TRUE(reading == nullptr || SameBits(*Fetch(*reading, v1::SLOT_PARAMETER), held));
+      EXPECT_TRUE(*FetchState(set.get()) == model.arrays()) << groups.name << seed;
+      reading.reset();
+      if (seed % 2 == 0) {
+        reading = *Read(set.get(), ReadRequest());
+        held = model.arrays().parameters;
+      }
+    }
+    reading.reset();
+    set.reset();
+    server.AwaitUnused();
+  }
 }
 
 TEST_P(CudaSetTest, AWriteThatBreaksOffChangesNothing) {

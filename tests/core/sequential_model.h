@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <vector>
 
 #include "adamant/v1/parameter_set.pb.h"
@@ -44,6 +45,13 @@ inline bool operator==(const Arrays& a, const Arrays& b) {
          SameBits(a.momentum_buffer, b.momentum_buffer) && a.update_counts == b.update_counts;
 }
 
+// Rows of a tensor as a step brings them: `values` has the elements of each of `rows`, which may come more than once.
+struct BroughtRows {
+  int tensor;
+  std::vector<int64_t> rows;
+  Values values;
+};
+
 // The optimizers of a set's groups over its tensors, by the scalar reference kernels. Knows clipping, overrides, frozen
 // groups and steps that bring some tensors only; no schedules. Thread-compatible.
 class SequentialModel {
@@ -74,8 +82,9 @@ class SequentialModel {
   }
 
   // One step as `header` asks for it. `gradient` has elements of all tensors; those that are not brought are ignored.
-  void Apply(const Values& gradient, const v1::StepHeader& header = {}) {
-    kernels::GradientTransform transform = {.scale = static_cast<float>(Scale(gradient, header))};
+  // `rows` are of the tensors that the header calls sparse.
+  void Apply(const Values& gradient, const v1::StepHeader& header = {}, const std::vector<BroughtRows>& rows = {}) {
+    kernels::GradientTransform transform = {.scale = static_cast<float>(Scale(gradient, header, rows))};
     if (spec_.clipping().has_max_value()) transform.clip = static_cast<float>(spec_.clipping().max_value());
 
     std::vector<int64_t> counts = arrays_.update_counts;
@@ -86,20 +95,34 @@ class SequentialModel {
       ++counts[i];
       Update(tensors_[i], gradient, Overridden(tensors_[i].group, header), counts[i], transform);
     }
+    for (const BroughtRows& brought : rows) {
+      const Tensor& tensor = tensors_[brought.tensor];
+      ++counts[brought.tensor];
+      for (const auto& [row, sum] : SumRows(brought)) {
+        Tensor place = tensor;
+        place.size = static_cast<int64_t>(sum.size());
+        place.begin += row * place.size;
+        // Its place in an array of all elements.
+        Values padded(place.begin);
+        padded.insert(padded.end(), sum.begin(), sum.end());
+        Update(place, padded, Overridden(tensor.group, header), counts[brought.tensor], transform);
+      }
+    }
     const bool equal = std::all_of(counts.begin(), counts.end(), [&](int64_t n) { return n == arrays_.step; });
     arrays_.update_counts = equal ? std::vector<int64_t>() : counts;
   }
 
   // What is reported of such a step: without grad_scale, and before clipping.
-  double GradNorm(const Values& gradient, const v1::StepHeader& header) const {
-    return Norm(Brought(gradient, header)) / GradScale(header);
+  double GradNorm(const Values& gradient, const v1::StepHeader& header,
+                  const std::vector<BroughtRows>& rows = {}) const {
+    return Norm(Brought(gradient, header), rows) / GradScale(header);
   }
 
   // What the gradient of such a step is multiplied with. One whose norm is not finite is not clipped.
-  double Scale(const Values& gradient, const v1::StepHeader& header) const {
+  double Scale(const Values& gradient, const v1::StepHeader& header, const std::vector<BroughtRows>& rows = {}) const {
     const double scale = 1 / GradScale(header);
     if (!spec_.clipping().has_max_norm()) return scale;
-    const double norm = GradNorm(gradient, header);
+    const double norm = GradNorm(gradient, header, rows);
     return std::isfinite(norm) ? scale * std::min(1.0, spec_.clipping().max_norm() / (norm + 1e-6)) : scale;
   }
 
@@ -114,7 +137,11 @@ class SequentialModel {
   int tensors() const { return static_cast<int>(tensors_.size()); }
   int GroupOf(int tensor) const { return tensors_[tensor].group; }
 
+  // Whether such a step brings the whole tensor.
   bool IsBrought(int tensor, const v1::StepHeader& header) const {
+    for (const v1::SparseRows& sparse : header.sparse()) {
+      if (sparse.tensor() == tensor) return false;
+    }
     if (header.tensors().empty()) return !spec_.groups(tensors_[tensor].group).frozen();
     return std::find(header.tensors().begin(), header.tensors().end(), tensor) != header.tensors().end();
   }
@@ -128,8 +155,20 @@ class SequentialModel {
     return gradient;
   }
 
-  // The norm in the order that the design fixes: over blocks of 65,536 elements of the padded space.
-  double Norm(const Values& gradient) const {
+  // What came for each row, added up in order, by row.
+  static std::map<int64_t, Values> SumRows(const BroughtRows& brought) {
+    std::map<int64_t, Values> sums;
+    const size_t width = brought.rows.empty() ? 0 : brought.values.size() / brought.rows.size();
+    for (size_t i = 0; i < brought.rows.size(); ++i) {
+      const Values row(brought.values.begin() + i * width, brought.values.begin() + (i + 1) * width);
+      const auto [sum, is_new] = sums.try_emplace(brought.rows[i], row);
+      for (size_t k = 0; k < width && !is_new; ++k) sum->second[k] += row[k];
+    }
+    return sums;
+  }
+
+  // The norm in the order that the design fixes: over blocks of 65,536 elements of the padded space, then over rows.
+  double Norm(const Values& gradient, const std::vector<BroughtRows>& rows = {}) const {
     constexpr int64_t kBlock = 65536;
     std::vector<float> flat(flat_size_);
     for (const Tensor& tensor : tensors_) {
@@ -138,6 +177,11 @@ class SequentialModel {
     double sum = 0;
     for (int64_t begin = 0; begin < flat_size_; begin += kBlock) {
       sum += Scalar().measure(flat.data() + begin, std::min(kBlock, flat_size_ - begin)).sum_of_squares;
+    }
+    for (const BroughtRows& brought : rows) {
+      for (const auto& [row, values] : SumRows(brought)) {
+        sum += Scalar().measure(values.data(), static_cast<int64_t>(values.size())).sum_of_squares;
+      }
     }
     return std::sqrt(sum);
   }

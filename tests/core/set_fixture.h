@@ -372,6 +372,17 @@ class Delivery {
     return absl::OkStatus();
   }
 
+  // A chunk of rows of a tensor.
+  absl::Status SendRows(int32_t tensor, const std::vector<int64_t>& rows, const Values& values) {
+    const int64_t* row = rows.data();
+    const float* value = values.data();
+    return attempt_->AddRows(
+        v1::SLOT_UNSPECIFIED, tensor, /*offset=*/0, static_cast<int64_t>(rows.size()),
+        [&row](int64_t* to, int64_t n) { row = std::copy_n(row, n, to) - to + row; },
+        static_cast<int64_t>(values.size()),
+        [&value](float* to, int64_t n) { value = std::copy_n(value, n, to) - to + value; });
+  }
+
   absl::Status Complete() { return attempt_->Complete(); }
   void Cancel() { attempt_->Cancel(); }
   void Await() { recorder_->Await(); }

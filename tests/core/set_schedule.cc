@@ -13,7 +13,7 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
-#include "tests/core/added_tensors.h"
+#include "tests/core/set_changes.h"
 #include "tests/core/cuda_device.h"
 #include "tests/core/every_optimizer.h"
 #include "tests/core/gate.h"

@@ -65,6 +65,12 @@ std::string DifferenceInChunk(const v1::TensorChunk& expected, TensorMessage::Ch
   if (chunk.slot() != expected.slot()) return "another slot";
   const v1::Dtype dtype = expected.dtype() == v1::DTYPE_UNSPECIFIED ? v1::DTYPE_FLOAT32 : expected.dtype();
   if (chunk.dtype() != dtype) return "another type of elements";
+  if (chunk.row_count() != expected.rows_size()) return "another number of rows";
+  std::vector<int64_t> rows(chunk.row_count());
+  // In two turns, as the elements below.
+  chunk.ReadRows(rows.data(), chunk.row_count() / 2);
+  chunk.ReadRows(rows.data() + chunk.row_count() / 2, chunk.row_count() - chunk.row_count() / 2);
+  if (rows != std::vector<int64_t>(expected.rows().begin(), expected.rows().end())) return "other rows";
   const int element_bytes = Is16Bit(dtype) ? 2 : 4;
   const ChunkForm form = expected.values().empty() ? ChunkForm::kData : ChunkForm::kValues;
   std::string bytes = expected.data();

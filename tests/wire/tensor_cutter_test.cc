@@ -193,6 +193,30 @@ TEST(TensorCutterTest, NoElementsAreDoneAtOnce) {
   EXPECT_TRUE(TensorCutter(sizes, v1::SLOT_UNSPECIFIED, ChunkForm::kData).done());
 }
 
+TEST(TensorCutterTest, RowsFillAMessageAndNoMore) {
+  const std::vector<int64_t> rows = {1, 200, 3, 40000, 5, 6, 7, 8};
+  const std::vector<float> elements = Ascending(80);
+  for (const v1::Dtype dtype : {v1::DTYPE_FLOAT32, v1::DTYPE_BFLOAT16}) {
+    for (int64_t limit = 0; limit < 450; ++limit) {
+      TensorMessageBuilder builder(nullptr);
+      const int64_t count = RowsThatFit(rows, 10, dtype, builder, limit);
+      ASSERT_GE(count, 1);
+      const ChunkForm form = ChunkForm::kData;
+      builder.BeginRows(1, absl::MakeConstSpan(rows).first(count), form, count * 10, dtype);
+      if (dtype == v1::DTYPE_FLOAT32) {
+        builder.AddElements(elements.data(), count * 10);
+      } else {
+        std::memset(builder.AddNarrowed(count * 10), 0, count * 20);
+      }
+      EXPECT_TRUE(count == 1 || builder.size() <= limit) << builder.size();
+      const int64_t row_bytes = 10 * ElementBytes(dtype) + 10;
+      EXPECT_TRUE(count == 8 || builder.size() + row_bytes + 32 > limit) << builder.size();
+      EXPECT_EQ(RowsThatFit(rows, 10, dtype, builder, builder.size()), 0);
+      builder.Finish();
+    }
+  }
+}
+
 // The other side decodes no more, though 1 MiB holds 80,000 chunks of one element.
 TEST(TensorCutterTest, AMessageHasNoMoreChunksThanAreDecoded) {
   std::mt19937 random(TestSeed());

@@ -56,6 +56,27 @@ TEST(TensorMessageBuilderTest, FieldsAscendInWhateverOrderTheyAreSet) {
   EXPECT_EQ(Flat(builder.Finish()), expected.SerializeAsString());
 }
 
+TEST(TensorMessageBuilderTest, RowsAreWrittenAsTheGeneratedClassWritesThem) {
+  const std::vector<float> values = {1, 2, 3, 4, 5, 6};
+  const std::vector<int64_t> rows = {300, 0, int64_t{1} << 40};
+  v1::StepRequest expected;
+  v1::TensorChunk* const chunk = expected.add_chunks();
+  chunk->set_tensor(7);
+  chunk->mutable_rows()->Add(rows.begin(), rows.end());
+  chunk->set_data(AsData(values));
+  expected.add_chunks()->add_rows(5);
+
+  TensorMessageBuilder builder(nullptr);
+  builder.BeginRows(7, rows, ChunkForm::kData, 6);
+  builder.AddElements(values.data(), 6);
+  builder.BeginRows(0, {5}, ChunkForm::kData, 0);
+  const int64_t size = builder.size();
+  const grpc::ByteBuffer buffer = builder.Finish();
+
+  EXPECT_EQ(Flat(buffer), expected.SerializeAsString());
+  EXPECT_EQ(size, static_cast<int64_t>(buffer.Length()));
+}
+
 TEST(TensorMessageBuilderTest, AMessageMayBeEmpty) {
   TensorMessageBuilder builder(nullptr);
 

@@ -90,6 +90,9 @@ v1::StepRequest RandomMessage(std::mt19937* random) {
       const uint32_t element = (*random)();
       bits.append(reinterpret_cast<const char*>(&element), sizeof element);
     }
+    if (below(3) == 0) {
+      for (int64_t rows = below(40); rows > 0; --rows) chunk->add_rows(static_cast<int64_t>((*random)()) << below(33));
+    }
     if (below(8) == 0) continue;  // no elements
     // As the bits of an even number of elements where they are of 16 bits; of values only those of 32 are valid.
     if (below(3) == 0) chunk->set_dtype(static_cast<v1::Dtype>(below(5)));
@@ -178,7 +181,10 @@ TEST(DecodeTest, AgreesWithProtobufOnDamagedMessages) {
   std::mt19937 random(TestSeed());
   int accepted = 0;
   for (int i = 0; i < 20000; ++i) {
-    std::string bytes = SmallMessage().SerializeAsString();
+    v1::StepRequest message = SmallMessage();
+    if (i % 2 == 0) message.mutable_chunks(1)->mutable_rows()->Add(300);
+    if (i % 4 == 0) message.mutable_chunks(1)->mutable_rows()->Add(-1);
+    std::string bytes = message.SerializeAsString();
     for (int damage = 1 + random() % 3; damage > 0; --damage) {
       const size_t at = random() % bytes.size();
       switch (random() % 3) {
@@ -292,6 +298,39 @@ TEST(DecodeTest, TheTypeOfElementsMayBeSpelledInAnyWay) {
       EXPECT_EQ(message->chunks()[0].count(), 4);
       EXPECT_EQ(DifferenceFromProtobuf(buffer), "");
     }
+  }
+}
+
+// Rows in whatever spelling, between the elements and in several pieces.
+TEST(DecodeTest, RowsMayBeSpelledInAnyWay) {
+  const std::vector<int64_t> rows = {3, 300, -1, 0};
+  const std::string first = "\x03\xac\x02";
+  const std::string rest("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x00", 11);
+  for (const Fields& chunk :
+       {Fields().Bytes(5, first + rest).Floats(15, {1, 2}), Fields().Floats(15, {1, 2}).Bytes(5, first + rest),
+        Fields().Bytes(5, first).Floats(15, {1, 2}).Bytes(5, "").Bytes(5, rest),
+        Fields().Varint(5, 3).Varint(5, 300).Floats(14, {1}).Bytes(5, rest).Floats(14, {2}),
+        Fields().Varint(5, 3).Varint(5, 300).Varint(5, -1).Floats(15, {1, 2}).Varint(5, 0)}) {
+    for (int size = 1; size <= 30; ++size) {
+      const grpc::ByteBuffer buffer = InSlices(OneChunk(chunk), [size] { return size; });
+      absl::StatusOr<TensorMessage> message = TensorMessage::Decode(buffer);
+
+      ASSERT_TRUE(message.ok()) << message.status();
+      TensorMessage::Chunk& decoded = message->chunks()[0];
+      std::vector<int64_t> read(decoded.row_count());
+      decoded.ReadRows(read.data(), decoded.row_count());
+      EXPECT_EQ(read, rows);
+      EXPECT_THAT(ReadAll(decoded), ElementsAre(1, 2));
+      EXPECT_EQ(DifferenceFromProtobuf(buffer), "");
+    }
+  }
+}
+
+TEST(DecodeTest, RowsThatAreNoNumbersAreRefused) {
+  for (const std::string& rows : {std::string("\x80"), std::string("\x01\x80"), std::string(11, '\xff')}) {
+    const grpc::ByteBuffer buffer = InOneSlice(OneChunk(Fields().Bytes(5, rows).Floats(15, {1})));
+    EXPECT_EQ(GetErrorDetail(TensorMessage::Decode(buffer).status()).reason(), v1::ERROR_REASON_MALFORMED_MESSAGE);
+    EXPECT_EQ(DifferenceFromProtobuf(buffer), "");
   }
 }
 
@@ -463,8 +502,8 @@ INSTANTIATE_TEST_SUITE_P(
         Unknown("OfTheLargestNumber", Fields().Varint(536870911, 1).bytes(), "536870911"),
         Unknown("ThatIsAGroup", Fields().Tag(9, 3).Tag(9, 4).bytes(), "9"),
         Unknown("InTheSecondChunk",
-                OneChunk(Fields().Floats(15, {1})) + OneChunk(Fields().Floats(15, {1}).Varint(5, 2)), "chunks[1].5"),
-        Unknown("InTheHeader", Fields().Bytes(1, Fields().Varint(18, 1).bytes()).bytes(), "header.18"),
+                OneChunk(Fields().Floats(15, {1})) + OneChunk(Fields().Floats(15, {1}).Varint(6, 2)), "chunks[1].6"),
+        Unknown("InTheHeader", Fields().Bytes(1, Fields().Varint(19, 1).bytes()).bytes(), "header.19"),
         Unknown("HeaderAsANumber", Fields().Varint(1, 1).bytes(), "1"),
         Unknown("LastAsBytes", Fields().Bytes(2, "1").bytes(), "2"),
         Unknown("ChunkAsANumber", Fields().Varint(15, 1).bytes(), "15"),
@@ -544,18 +583,18 @@ TEST(DecodeTest, AHeaderHasUpTo512KiBInUpTo16Pieces) {
 TEST(DecodeTest, OfALargeHeaderWithUnknownFieldsNothingIsParsed) {
   const auto parse = [](size_t bytes, v1::StepHeader* header) {
     std::string fields = Fields().Bytes(1, "run/ab").bytes();
-    while (fields.size() + 3 <= bytes) fields += Fields().Varint(18, 1).bytes();
+    while (fields.size() + 3 <= bytes) fields += Fields().Varint(19, 1).bytes();
     return TensorMessage::Decode(InOneSlice(Fields().Bytes(1, fields).bytes()))->ParseHeader(header);
   };
   v1::StepHeader header;
   const absl::Status small = parse(65536, &header);
-  EXPECT_EQ(GetErrorDetail(small).field(), "header.18");
+  EXPECT_EQ(GetErrorDetail(small).field(), "header.19");
   EXPECT_EQ(header.set(), "run/ab");
 
   const absl::Status large = parse(65538, &header);
   EXPECT_EQ(large.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(ReasonOf(large), v1::ERROR_REASON_UNKNOWN_FIELD);
-  EXPECT_EQ(GetErrorDetail(large).field(), "header.18");
+  EXPECT_EQ(GetErrorDetail(large).field(), "header.19");
   EXPECT_EQ(header.ByteSizeLong(), 0u);
 }
 

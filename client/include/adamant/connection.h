@@ -3,6 +3,7 @@
 #ifndef ADAMANT_CONNECTION_H_
 #define ADAMANT_CONNECTION_H_
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,16 +23,29 @@ namespace adamant {
 using ConstTensors = absl::Span<const absl::Span<const float>>;
 using MutableTensors = absl::Span<const absl::Span<float>>;
 
-// One step: a gradient up, parameters back. No part of `gradients` overlaps one of `parameters`.
+// The gradient of some rows of a tensor, for a step that brings no more of it (StepOptions::rows).
+struct RowsGradient {
+  // Index of the tensor, which has at least one extent.
+  int32_t tensor;
+  // Indices into that extent, in any order. What comes for a row more than once is added up in this order.
+  absl::Span<const int64_t> rows;
+  // The elements of each of these rows, one row after the other.
+  absl::Span<const float> values;
+};
+
+// One step: a gradient up, parameters back. No part of `gradients` and `rows` overlaps one of `parameters`.
 struct StepCall {
   // `attempt` is the connection's to set, and `request_id` where it is empty.
   v1::StepHeader header;
   // The spans of tensors that the step does not bring are empty.
   ConstTensors gradients;
-  // So are these here. With header.omit_parameters() or header.ack_when_folded() there is none at all.
+  // So are these here; those of tensors that come in rows are there. With header.omit_parameters() or
+  // header.ack_when_folded() there is none at all.
   MutableTensors parameters;
   // How the gradient travels; it is rounded to that on the way.
   v1::Dtype gradient_dtype = v1::DTYPE_FLOAT32;
+  // Of the tensors that header.sparse() announces, in its order.
+  absl::Span<const RowsGradient> rows = {};
   // Of a contribution: how long it may wait for the others, beside the time of a step.
   absl::Duration round_timeout = absl::ZeroDuration();
 };
@@ -96,7 +110,8 @@ class Connection {
   virtual absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo(const v1::GetServerInfoRequest& request) = 0;
 
   // Applies one step, exactly once. On OK every element of `parameters` is of the step `parameters_step` of the result,
-  // whatever its outcome, and rounded as header.reply_dtype() says; on error they are indeterminate.
+  // whatever its outcome, and rounded as header.reply_dtype() says; on error they are indeterminate. Of a tensor that
+  // comes in rows that holds for those rows, and the others are not touched, or are of that step, too.
   virtual absl::StatusOr<v1::StepResult> Step(const StepCall& call) = 0;
   // On OK everything was written, once. What holds after an error is in service.proto (WriteTensors).
   virtual absl::StatusOr<v1::WriteTensorsResponse> Write(const WriteCall& call) = 0;

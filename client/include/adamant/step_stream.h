@@ -28,6 +28,11 @@ struct StepOptions {
   // Indices of the tensors that the step brings, ascending. The others keep their parameters and their state, and their
   // spans are not looked at. Empty: all that no group has frozen.
   std::vector<int32_t> tensors = {};
+  // Tensors of which the step brings some rows only, by ascending index, each at most once; where `tensors` is not
+  // empty, they are among them. Their spans in `gradients` are not looked at. The new parameters of these rows come
+  // into the tensor's span in `parameters`, each at its place, and the other rows stay as they are, there and in the
+  // set: no moment decays, and no weight.
+  std::vector<RowsGradient> rows = {};
   // Hyperparameters that hold instead of their groups' for this step alone, at most one a group.
   std::vector<v1::GroupOverride> overrides = {};
   // What the gradient was multiplied with: it is divided out before anything else is done with it.
@@ -91,9 +96,9 @@ class StepStream {
   // (`Workers.round_timeout_seconds`). If it missed its round, or that came to nothing, it is REFUSED_LATE: the
   // parameters are those of now, and the next contribution is for the round of now.
   //
-  // Of a step that brings some of the tensors only their parameters come back. If others stepped between, the rest is
-  // older than that, and step() stays; so it does where an asynchronous step omits the parameters. Refresh brings it
-  // on.
+  // Of a step that brings some of the tensors, or rows of them, only their parameters come back. If others stepped
+  // between, the rest is older than that, and step() stays; so it does where an asynchronous step omits the parameters.
+  // Refresh brings it on.
   //
   // Failed attempts are repeated as RetryPolicy says, without ever stepping twice. On error the content of `parameters`
   // is indeterminate and step() is as before. The stream can be used again, after Refresh where the error asks for it:
@@ -116,6 +121,8 @@ class StepStream {
 
   // Which tensors a step brings, by index; empty: all.
   absl::StatusOr<std::vector<bool>> Carried(const StepOptions& options) const;
+  // Whether the rows fit the tensors.
+  absl::Status CheckRows(const StepOptions& options) const;
   // A step that is known to be in order but for what the server alone can say.
   absl::StatusOr<v1::StepResult> Send(ConstTensors gradients, MutableTensors parameters, const StepOptions& options);
   void MoveOn(const v1::StepResult& result, const StepOptions& options);

@@ -33,6 +33,19 @@ struct BlockUpdate {
   const SlotIndices* slot_indices;    // of the same
 };
 
+// Some rows' share of a step.
+struct RowsUpdate {
+  const RowWork* work;
+  RowWork::Range rows;
+  // Ascending blocks of the set's: what rows have in them, or what they have in all others.
+  absl::Span<const int64_t> blocks;
+  bool within;
+  absl::Span<const kernels::Recipe> recipes;
+  const BlockList* parameters;        // of the set
+  absl::Span<const BlockList> slots;  // in the order of the set's ArraysLayout
+  const SlotIndices* slot_indices;    // of the same
+};
+
 // Its arrays are made of the host's blocks, and their steps run on the host's compute threads; those of small sets on
 // the thread that brings them. Thread-safe.
 class CpuBackend : public Backend {
@@ -53,6 +66,8 @@ class CpuBackend : public Backend {
   // and to slots whose output is another block. Never fails; tests have it fail. After an error the outputs are
   // indeterminate.
   virtual absl::Status Update(const BlockUpdate& update);
+  // Applies `update`, in place, and writes the new parameters over the gradients, too. As Update otherwise.
+  virtual absl::Status UpdateRows(const RowsUpdate& update);
 
  private:
   const kernels::KernelTable& kernels_;

@@ -95,6 +95,64 @@ Pieces::Pieces(const StepWork& work) {
   }
 }
 
+// The rows of a step, as the device takes them: what lies in one block of their values is one item.
+struct RowPieces {
+  // Its pieces and their shifts are [first, end).
+  struct Item {
+    int64_t values_block;
+    int64_t first;
+    int64_t end;
+  };
+
+  explicit RowPieces(const RowWork& work);
+
+  std::vector<kernels::CudaPiece> pieces;
+  std::vector<int64_t> shifts;
+  std::vector<Item> items;
+};
+
+// A block of gradients, and as many pieces as it may be divided into, have room in a lane's buffer.
+static_assert(kBlockElements * (sizeof(float) + sizeof(kernels::CudaPiece) + sizeof(int64_t)) <= kItemBytes);
+
+RowPieces::RowPieces(const RowWork& work) {
+  struct Run {
+    int64_t values_block;
+    kernels::CudaPiece piece;
+    int64_t shift;
+  };
+  std::vector<Run> runs;
+  work.ForEachRow(0, work.rows.size(), [&](const RowWork::Place& place) {
+    ForEachRun(place, [&](int64_t block, int64_t begin, int64_t values_block, int64_t values_begin, int64_t count) {
+      for (int64_t done = 0; done < count; done += kernels::kCudaPieceElements) {
+        const int64_t flat = block * kBlockElements + begin + done;
+        const auto size = static_cast<int32_t>(std::min<int64_t>(kernels::kCudaPieceElements, count - done));
+        runs.push_back({values_block, {flat, size, place.tensor->recipe}, values_begin + done - flat});
+      }
+    });
+  });
+  absl::c_sort(runs, [](const Run& a, const Run& b) { return a.values_block < b.values_block; });
+  for (const Run& run : runs) {
+    const auto next = static_cast<int64_t>(pieces.size());
+    if (items.empty() || items.back().values_block != run.values_block) items.push_back({run.values_block, next, next});
+    pieces.push_back(run.piece);
+    shifts.push_back(run.shift);
+    items.back().end = next + 1;
+  }
+}
+
+// Has what `plan` says of rows in the blocks of its `after`, once their new parameters are in `values`.
+void TakeRows(const StepPlan& plan) {
+  for (const StepPlan::Copy& copy : plan.copies) {
+    std::copy_n(copy.from.data(), copy.from.size(), plan.after->blocks()[copy.block].mutable_data());
+  }
+  plan.rows->ForEachRow(0, plan.rows->rows.size(), [&](const RowWork::Place& place) {
+    ForEachRun(place, [&](int64_t block, int64_t begin, int64_t values_block, int64_t values_begin, int64_t count) {
+      std::copy_n(plan.rows->values[values_block].data() + values_begin, count,
+                  plan.after->blocks()[block].mutable_data() + begin);
+    });
+  });
+}
+
 // One device. Thread-safe.
 class CudaBackend final : public Backend {
  public:
@@ -198,6 +256,11 @@ class CudaArrays final : public SlotArrays {
   // What Apply does once it does.
   void ApplyPrepared(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
                      Then<absl::Status> done);
+  // An item of rows' way: up, through the kernel, and down over their gradients.
+  cudaError_t UpdateRows(const CudaBackend::Lane& lane, const StepPlan& plan, const RowPieces& rows,
+                         const RowPieces::Item& item) const;
+  // Where the slots of each update are, from element `origin` on.
+  void SlotsFrom(int64_t origin, kernels::SlotSpan (*slots)[kernels::kMaxSlots]) const;
   // One item's way: up, through the kernel, and down over the gradient, whose blocks are those selected.
   cudaError_t Update(const CudaBackend::Lane& lane, const StepPlan& plan, const BlockList& gradient,
                      const Pieces::Item& item) const;
@@ -460,15 +523,53 @@ cudaError_t CudaArrays::Update(const CudaBackend::Lane& lane, const StepPlan& pl
                                   .pieces = pieces() + item.first_piece,
                                   .piece_count = item.end_piece - item.first_piece};
   kernels::SlotSpan slots[kernels::kUpdates][kernels::kMaxSlots] = {};
+  SlotsFrom(origin, slots);
+  error = kernels::EnqueueUpdates(plan.recipes.data(), item.first_cohort, item.end_cohort, span, slots, lane.stream);
+  if (error != cudaSuccess) return error;
+  return CopyDown(parameters(), gradient, item.first, item.end, lane.stream);
+}
+
+void CudaArrays::SlotsFrom(int64_t origin, kernels::SlotSpan (*slots)[kernels::kMaxSlots]) const {
   for (int update = 0; update < kernels::kUpdates; ++update) {
     for (int k = 0; k < kernels::kSlotCounts[update]; ++k) {
       const auto index = static_cast<size_t>(slot_indices_[update][k]);
       if (index < layout_.slots.size()) slots[update][k] = {slot(index) + origin, slot(index) + origin};
     }
   }
-  error = kernels::EnqueueUpdates(plan.recipes.data(), item.first_cohort, item.end_cohort, span, slots, lane.stream);
+}
+
+cudaError_t CudaArrays::UpdateRows(const CudaBackend::Lane& lane, const StepPlan& plan, const RowPieces& rows,
+                                   const RowPieces::Item& item) const {
+  const BlockRef& values = plan.rows->values[item.values_block];
+  const int64_t bytes = values.size() * static_cast<int64_t>(sizeof(float));
+  const int64_t count = item.end - item.first;
+  // Behind the values, the pieces and their shifts.
+  auto* const pieces = reinterpret_cast<kernels::CudaPiece*>(lane.buffer + kBlockElements);
+  auto* const shifts = reinterpret_cast<int64_t*>(pieces + count);
+  cudaError_t error = cudaMemcpyAsync(lane.buffer, values.data(), bytes, cudaMemcpyHostToDevice, lane.stream);
+  if (error == cudaSuccess) {
+    error = cudaMemcpyAsync(pieces, rows.pieces.data() + item.first, count * sizeof(kernels::CudaPiece),
+                            cudaMemcpyHostToDevice, lane.stream);
+  }
+  if (error == cudaSuccess) {
+    error = cudaMemcpyAsync(shifts, rows.shifts.data() + item.first, count * sizeof(int64_t), cudaMemcpyHostToDevice,
+                            lane.stream);
+  }
+  const kernels::CudaSpan span = {
+      .arrays = {.size = 0, .g = lane.buffer, .p_in = parameters(), .p_out = parameters(), .slots = {}},
+      .origin = 0,
+      .pieces = pieces,
+      .piece_count = count,
+      .shifts = shifts};
+  kernels::SlotSpan slots[kernels::kUpdates][kernels::kMaxSlots] = {};
+  SlotsFrom(0, slots);
+  if (error == cudaSuccess) {
+    error = kernels::EnqueueUpdates(plan.recipes.data(), static_cast<int>(plan.work->cohorts().size()),
+                                    static_cast<int>(plan.recipes.size()), span, slots, lane.stream);
+  }
+  if (error == cudaSuccess) error = kernels::EnqueueCopies(span, lane.buffer, lane.stream);
   if (error != cudaSuccess) return error;
-  return CopyDown(parameters(), gradient, item.first, item.end, lane.stream);
+  return cudaMemcpyAsync(values.mutable_data(), lane.buffer, bytes, cudaMemcpyDeviceToHost, lane.stream);
 }
 
 void CudaArrays::Prepare(std::shared_ptr<const StepWork> work, Then<absl::Status> next) {
@@ -509,9 +610,14 @@ void CudaArrays::ApplyPrepared(const StepPlan& plan, absl::AnyInvocable<void(int
   auto progress = std::make_shared<absl::AnyInvocable<void(int64_t block) const>>(std::move(computed));
   std::shared_ptr<const Snapshot> selected = plan.work->selection().Restrict(plan.after);
   const BlockList& gradient = selected->blocks();
+  auto rows = plan.rows != nullptr ? std::make_shared<const RowPieces>(*plan.rows) : nullptr;
+  const auto whole = static_cast<int64_t>(prepared_->items.size());
+  const int64_t items = whole + (rows != nullptr ? static_cast<int64_t>(rows->items.size()) : 0);
   backend_->Run(
-      static_cast<int64_t>(prepared_->items.size()),
-      [this, &plan, &gradient, progress](const CudaBackend::Lane& lane, int64_t index) {
+      items,
+      [this, &plan, &gradient, progress, rows, whole](const CudaBackend::Lane& lane, int64_t index) {
+        // No item changes what is another's on the device. What comes down of a block may have rows of before.
+        if (index >= whole) return UpdateRows(lane, plan, *rows, rows->items[index - whole]);
         const Pieces::Item& item = prepared_->items[index];
         cudaError_t error = Update(lane, plan, gradient, item);
         if (error == cudaSuccess) error = cudaStreamSynchronize(lane.stream);
@@ -520,7 +626,8 @@ void CudaArrays::ApplyPrepared(const StepPlan& plan, absl::AnyInvocable<void(int
         }
         return error;
       },
-      [selected = std::move(selected), done = std::move(done)](absl::Status status) mutable {
+      [&plan, selected = std::move(selected), done = std::move(done)](absl::Status status) mutable {
+        if (status.ok() && plan.rows != nullptr) TakeRows(plan);
         // Before the next turn, or it would find its blocks held.
         selected.reset();
         done(std::move(status));

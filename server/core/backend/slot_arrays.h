@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "adamant/v1/parameter_set.pb.h"
 #include "kernels/update.h"
+#include "server/core/backend/row_work.h"
 #include "server/core/backend/step_work.h"
 #include "server/core/base/then.h"
 #include "server/core/memory/block.h"
@@ -37,12 +38,28 @@ struct ArraysLayout {
 
 // What a step does, once it is decided.
 struct StepPlan {
+  // A block of `after` that takes over the elements of another one.
+  struct Copy {
+    int64_t block;
+    BlockRef from;
+  };
+
   std::shared_ptr<const StepWork> work;
-  std::vector<kernels::Recipe> recipes;    // by cohort
-  std::shared_ptr<const Snapshot> before;  // null outside of a commit
+  std::vector<kernels::Recipe> recipes;  // by cohort, and behind them those of `rows`
+  // Null outside of a commit. Where there are rows it has only the blocks that `work` selects, and is null if there are
+  // none.
+  std::shared_ptr<const Snapshot> before;
   // In the blocks that `work` selects the gradient, and block by block the new parameters, which are written over it.
   // The others are those of `before`.
   std::shared_ptr<const Snapshot> after;
+
+  // Rows that the step changes in addition, of tensors that `work` does not select; null if there are none. Their
+  // gradients are in `values`, where their new parameters are written, too. What blocks of `after` have of them is
+  // changed in place once the block is as `work`, or `copies`, says: nobody reads it before `done`.
+  std::shared_ptr<const RowWork> rows = nullptr;
+  // Blocks that `work` does not select, ascending, which somebody else held when the step began: none of them is
+  // changed itself.
+  std::vector<Copy> copies = {};
 };
 
 // Some slots' elements as they were at one moment, which nobody writes to while this is held. Block lists by slot, in

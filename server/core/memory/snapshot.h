@@ -3,6 +3,7 @@
 #define ADAMANT_SERVER_CORE_MEMORY_SNAPSHOT_H_
 
 #include <cstdint>
+#include <memory>
 #include <utility>
 
 #include "server/core/memory/block.h"
@@ -21,10 +22,19 @@ class Snapshot {
   int64_t step() const { return step_; }
   const BlockList& blocks() const { return blocks_; }
 
+  // Lets go of `snapshot`, and returns its blocks: if nobody else holds it, without counting each of them up and down.
+  // Requires: nobody begins to hold it meanwhile.
+  static BlockList Release(std::shared_ptr<const Snapshot> snapshot) {
+    if (snapshot.use_count() > 1) return snapshot->blocks();
+    // What former holders did has happened before: this counts down behind them.
+    std::shared_ptr<const Snapshot>(snapshot).reset();
+    return std::move(snapshot->blocks_);
+  }
+
  private:
   const uint64_t incarnation_;
   const int64_t step_;
-  const BlockList blocks_;
+  mutable BlockList blocks_;  // changed by Release alone
 };
 
 }  // namespace adamant::core

@@ -61,7 +61,7 @@ void Reading::Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& r
   std::unique_ptr<Reading> reading(new Reading(std::move(set), *std::move(slots)));
   const bool of_optimizer = !OptimizerSlotsOf(reading->slots_).empty();
   absl::Status status = reading->Refer(request, /*reserve=*/true);
-  if (status.ok() && of_optimizer && !reading->header_.not_modified()) {
+  if (status.ok() && (of_optimizer || reading->awaits_publish_) && !reading->header_.not_modified()) {
     // What is published by the turn is read, and not what is now.
     reading->snapshot_.reset();
     BorrowSpares(std::move(reading), request, std::move(done));
@@ -75,6 +75,7 @@ absl::Status Reading::Refer(const v1::ReadTensorsRequest& request, bool reserve)
   MutexLock lock(&set.mutex);
   const bool of_optimizer = !OptimizerSlotsOf(slots_).empty();
   const bool published = set.snapshot != nullptr;
+  awaits_publish_ = set.applying && !published;
   if (absl::Status status = Check(set.lifecycle, request, published, of_optimizer); !status.ok()) return status;
   if (schema_ != nullptr && schema_ != set.schema) {
     return set.lifecycle.MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SNAPSHOT_GONE,
@@ -110,7 +111,8 @@ absl::Status Reading::Refer(const v1::ReadTensorsRequest& request, bool reserve)
 void Reading::BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, Done done) {
   // One list for each slot that is paid for, the parameters too: a step that runs beside the read keeps one array more
   // from coming back, and finds that one idle.
-  if (!reading->holds_ || reading->spares_.size() == reading->slots_.size()) {
+  const bool of_optimizer = !OptimizerSlotsOf(reading->slots_).empty();
+  if (!reading->holds_ || !of_optimizer || reading->spares_.size() == reading->slots_.size()) {
     const std::shared_ptr<SetRep> set = reading->set_;
     set->turns->Enqueue([reading = std::move(reading), request, done = std::move(done)](TurnQueue::Turn turn) mutable {
       View(std::move(reading), request, std::move(turn), std::move(done));
@@ -191,7 +193,7 @@ absl::Status Reading::Copy(v1::Slot slot, int64_t begin, int64_t end, float* to)
     const bool same = set.lifecycle.incarnation() == header_.incarnation() && set.lifecycle.step() == header_.step() &&
                       set.lifecycle.state() == header_.state() && !set.lifecycle.deleted();
     const bool of_optimizer = slot != v1::SLOT_PARAMETER;
-    if (!same || (of_optimizer && set.applying)) {
+    if (!same || (of_optimizer && set.applying) || set.snapshot == nullptr) {
       return set.lifecycle.MakeError(
           absl::StatusCode::kAborted, v1::ERROR_REASON_SNAPSHOT_GONE,
           absl::StrCat("the set has moved on from step ", header_.step(), ", and there was no room to keep that"));

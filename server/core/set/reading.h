@@ -72,6 +72,7 @@ class Reading {
   std::shared_ptr<const Schema> schema_;
   std::vector<v1::Slot> slots_;
   bool holds_ = false;
+  bool awaits_publish_ = false;    // a step changes rows of what is published now
   Grant grant_;                    // before what it pays for, which comes back first
   std::vector<BlockList> spares_;  // until the view has them
   std::shared_ptr<const Snapshot> snapshot_;

@@ -77,8 +77,9 @@ struct SetRep {
   // The tensors whose groups `configuration` has not frozen.
   std::shared_ptr<const TensorSelection> trainable ABSL_GUARDED_BY(mutex);
   Lifecycle lifecycle ABSL_GUARDED_BY(mutex);
-  // The parameters; null in a set that is UNINITIALIZED, or that a direct write whose load failed has left POISONED.
-  // Their blocks are then in `unpublished`, or belong to the direct write that has the lane, with or without the turn.
+  // The parameters; null in a set that is UNINITIALIZED, or that a direct write whose load failed, or a step with rows,
+  // has left POISONED. Their blocks are then in `unpublished`, or belong to the direct write that has the lane, with or
+  // without the turn. Null, too, while a step with rows is applied: it has them.
   std::shared_ptr<const Snapshot> snapshot ABSL_GUARDED_BY(mutex);
   BlockList unpublished ABSL_GUARDED_BY(mutex);
   UpdateCounts update_counts ABSL_GUARDED_BY(mutex);

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "proto/error/error.h"
@@ -115,40 +116,73 @@ absl::Status Coverage::CheckComplete() const {
                detail);
 }
 
-Staging::Staging(std::shared_ptr<const TensorSelection> selection, BlockList blocks, kernels::MeasureFunction measure)
+Staging::Staging(std::shared_ptr<const TensorSelection> selection, BlockList blocks, kernels::MeasureFunction measure,
+                 std::unique_ptr<RowStaging> rows)
     : selection_(std::move(selection)),
       measure_(measure),
       blocks_(std::move(blocks)),
       coverage_(selection_),
-      missing_(blocks_.size(), 0),
-      stats_(measure_ != nullptr ? blocks_.size() : 0) {
+      rows_(std::move(rows)),
+      missing_(selection_->blocks().size(), 0),
+      stats_(measure_ != nullptr ? selection_->blocks().size() : 0) {
   const Schema& schema = selection_->schema();
   const auto tensors = schema.tensors();
-  const auto zero = [this](int64_t block, int64_t begin, int64_t end) {
-    if (!blocks_[block]) return;
-    std::fill(blocks_[block].mutable_data() + begin, blocks_[block].mutable_data() + end, 0.0f);
-  };
   for (size_t i = 0; i < tensors.size(); ++i) {
     const bool selected = selection_->has(static_cast<int>(i));
     if (selected) {
       ForEachRun(tensors[i].begin, tensors[i].end,
-                 [this](int64_t block, int64_t begin, int64_t end) { missing_[block] += end - begin; });
+                 [this](int64_t block, int64_t begin, int64_t end) { missing_[PositionOf(block)] += end - begin; });
     }
     const int64_t next = i + 1 < tensors.size() ? tensors[i + 1].begin : schema.flat_size();
-    ForEachRun(selected ? tensors[i].end : tensors[i].begin, next, zero);
+    Zero(selected ? tensors[i].end : tensors[i].begin, next);
+  }
+}
+
+size_t Staging::PositionOf(int64_t block) const {
+  const absl::Span<const int64_t> selected = selection_->blocks();
+  if (selected.size() == blocks_.size()) return block;
+  return absl::c_lower_bound(selected, block) - selected.begin();
+}
+
+void Staging::Zero(int64_t begin, int64_t end) {
+  const absl::Span<const int64_t> selected = selection_->blocks();
+  for (size_t i = PositionOf(begin / kBlockElements); i < selected.size(); ++i) {
+    const int64_t start = selected[i] * kBlockElements;
+    if (start >= end) return;
+    float* const data = blocks_[selected[i]].mutable_data();
+    std::fill(data + std::max(begin - start, int64_t{0}), data + std::min(end - start, kBlockElements), 0.0f);
   }
 }
 
 absl::Status Staging::Add(int32_t tensor, int64_t offset, int64_t count, ChunkSource copy) {
+  if (rows_ != nullptr && rows_->Has(tensor)) {
+    return rows_->Add(
+        tensor, offset, /*row_count=*/0, [](int64_t*, int64_t) {}, count, copy);
+  }
   const absl::StatusOr<int64_t> first = coverage_.Advance(tensor, offset, count);
   if (!first.ok()) return first.status();
   ForEachRun(*first, *first + count, [&](int64_t block, int64_t begin, int64_t end) {
     const BlockRef& target = blocks_[block];
     copy(target.mutable_data() + begin, end - begin);
-    missing_[block] -= end - begin;
-    if (missing_[block] == 0 && measure_ != nullptr) stats_[block] = measure_(target.data(), target.size());
+    const size_t position = PositionOf(block);
+    missing_[position] -= end - begin;
+    if (missing_[position] == 0 && measure_ != nullptr) stats_[position] = measure_(target.data(), target.size());
   });
   return absl::OkStatus();
+}
+
+absl::Status Staging::AddRows(int32_t tensor, int64_t offset, int64_t row_count, RowSource rows, int64_t count,
+                              ChunkSource copy) {
+  if (rows_ != nullptr && rows_->Has(tensor)) return rows_->Add(tensor, offset, row_count, rows, count, copy);
+  return Error(absl::StatusCode::kInvalidArgument,
+               ExpectedGot("no `rows` but of the tensors that the header's `sparse` names",
+                           absl::StrCat(row_count, " of tensor ", tensor)),
+               ChunkDetail(v1::ERROR_REASON_MALFORMED_CHUNK, tensor, offset));
+}
+
+absl::Status Staging::CheckComplete() const {
+  absl::Status status = coverage_.CheckComplete();
+  return status.ok() && rows_ != nullptr ? rows_->CheckComplete() : status;
 }
 
 kernels::GradientStats Staging::Stats() const {
@@ -157,6 +191,7 @@ kernels::GradientStats Staging::Stats() const {
     total.sum_of_squares += block.sum_of_squares;
     total.max_magnitude_bits = std::max(total.max_magnitude_bits, block.max_magnitude_bits);
   }
+  if (rows_ != nullptr) rows_->AddTo(&total);
   return total;
 }
 
@@ -170,7 +205,7 @@ std::optional<Staging::Place> Staging::FindNotBelow(double limit) const {
     ForEachRun(tensors[i].begin, tensors[i].end, [&](int64_t block, int64_t begin, int64_t end) {
       if (found.has_value()) return;
       // Blocks that were measured need a look only if they have what is sought.
-      if (measure_ != nullptr && below(std::bit_cast<float>(stats_[block].max_magnitude_bits))) return;
+      if (measure_ != nullptr && below(std::bit_cast<float>(stats_[PositionOf(block)].max_magnitude_bits))) return;
       const float* data = blocks_[block].data();
       const float* bad = std::find_if_not(data + begin, data + end, below);
       if (bad == data + end) return;
@@ -178,7 +213,10 @@ std::optional<Staging::Place> Staging::FindNotBelow(double limit) const {
       found = Place{static_cast<int>(i), flat - tensors[i].begin};
     });
   }
-  return found;
+  if (rows_ == nullptr) return found;
+  const std::optional<Place> in_rows = rows_->FindNotBelow(limit);
+  const bool is_lower = in_rows.has_value() && (!found.has_value() || in_rows->tensor < found->tensor);
+  return is_lower ? in_rows : found;
 }
 
 }  // namespace adamant::core

@@ -8,19 +8,16 @@
 #include <utility>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/norm.h"
 #include "server/core/memory/block.h"
+#include "server/core/set/row_staging.h"
 #include "server/core/spec/schema.h"
 #include "server/core/spec/tensor_selection.h"
 
 namespace adamant::core {
-
-// Copies the next `n` elements of a chunk to [to, to + n).
-using ChunkSource = absl::FunctionRef<void(float* to, int64_t n)>;
 
 // How far each selected tensor of one array has come: chunks of a tensor arrive in ascending order without gaps.
 // Thread-compatible.
@@ -55,29 +52,36 @@ class Coverage {
   int64_t missing_;  // elements of all selected tensors
 };
 
-// Whole arrays, or the selected tensors of one, from the wire to blocks. Thread-compatible.
+// Whole arrays, or the selected tensors of one, from the wire to blocks; and beside them rows of others.
+// Thread-compatible.
 class Staging {
  public:
-  // A place in the set that holds a bad element.
-  struct Place {
-    int tensor;
-    int64_t offset;
-  };
+  using Place = GradientPlace;
 
   // Into `blocks`, a list of the set's blocks of which those that `selection` needs are there, held by nobody else.
-  // What is not selected in them, padding too, is zeroed here. `measure` may be null: then nothing is measured.
-  Staging(std::shared_ptr<const TensorSelection> selection, BlockList blocks, kernels::MeasureFunction measure);
+  // What is not selected in them, padding too, is zeroed here. `measure` may be null: then nothing is measured. `rows`,
+  // where there are any, are of tensors that are not selected.
+  Staging(std::shared_ptr<const TensorSelection> selection, BlockList blocks, kernels::MeasureFunction measure,
+          std::unique_ptr<RowStaging> rows = nullptr);
 
   // Takes one chunk: `copy` is called for each run of memory that it goes to. Errors as Coverage::Advance, after which
   // nothing was copied. A block is measured when its last element has come, while it is in cache.
   absl::Status Add(int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
+  // Takes one chunk of rows. Errors as RowStaging::Add; MALFORMED_CHUNK where no rows of the tensor are expected.
+  absl::Status AddRows(int32_t tensor, int64_t offset, int64_t row_count, RowSource rows, int64_t count,
+                       ChunkSource copy);
 
-  absl::Status CheckComplete() const { return coverage_.CheckComplete(); }
+  // Errors as Coverage and RowStaging have them.
+  absl::Status CheckComplete() const;
+  // To be called once, when everything has come: see RowStaging::Sum.
+  void SumRows() {
+    if (rows_ != nullptr) rows_->Sum();
+  }
 
   const std::shared_ptr<const TensorSelection>& selection() const { return selection_; }
 
-  // Sum of squares and largest magnitude of all elements, blocks added in order. Requires: everything has come, and
-  // `measure` was given.
+  // Sum of squares and largest magnitude of all elements, blocks added in order, and then rows. Requires: everything
+  // has come, and `measure` was given.
   kernels::GradientStats Stats() const;
   // The lowest place whose magnitude is not below `limit` or that is not a number. Nothing if there is none. Requires:
   // everything has come.
@@ -85,16 +89,25 @@ class Staging {
   const BlockList& blocks() const { return blocks_; }
   // Measures a block once more, which has been changed since. Several threads may do so at the same time, each another
   // one. Requires: `measure` was given.
-  void Remeasure(int64_t block) { stats_[block] = measure_(blocks_[block].data(), blocks_[block].size()); }
+  void Remeasure(int64_t block) { stats_[PositionOf(block)] = measure_(blocks_[block].data(), blocks_[block].size()); }
+  // Null where there are none.
+  RowStaging* rows() { return rows_.get(); }
   BlockList TakeBlocks() { return std::move(blocks_); }
 
  private:
+  // Where a block that is selected stands among those that are.
+  size_t PositionOf(int64_t block) const;
+  // Zeroes what these blocks have of [begin, end) of the flat space.
+  void Zero(int64_t begin, int64_t end);
+
   std::shared_ptr<const TensorSelection> selection_;
   kernels::MeasureFunction measure_;
   BlockList blocks_;
   Coverage coverage_;
-  std::vector<int64_t> missing_;               // a block's elements that have not come, without padding
-  std::vector<kernels::GradientStats> stats_;  // a block
+  std::unique_ptr<RowStaging> rows_;
+  // Of each block that is selected: its elements that have not come, without padding, and what they are.
+  std::vector<int64_t> missing_;
+  std::vector<kernels::GradientStats> stats_;
 };
 
 }  // namespace adamant::core

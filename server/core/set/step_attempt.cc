@@ -166,8 +166,13 @@ void StepAttempt::Start() {
 void StepAttempt::Borrow(bool to_no_effect) {
   const Resources& resources = set_->resources;
   const int64_t elements = selection_->block_elements();
-  Budget* const budget = IsSmall(elements) ? nullptr : resources.inflight;
-  SetWait(resources.lender->Borrow(budget, StagingBytes(*selection_), to_no_effect ? 0 : elements,
+  RowStaging::Size rows = {.elements = 0, .bytes = 0};
+  // What comes to nothing is answered without them.
+  if (!to_no_effect) rows = RowStaging::SizeOf(selection_->schema(), header_.sparse());
+  const int64_t row_bytes = BlockPool::ChargedBytes(rows.elements) + rows.bytes;
+  const bool is_small = elements * static_cast<int64_t>(sizeof(float)) + row_bytes <= kSmallStepBytes;
+  Budget* const budget = is_small ? nullptr : resources.inflight;
+  SetWait(resources.lender->Borrow(budget, StagingBytes(*selection_) + row_bytes, to_no_effect ? 0 : elements,
                                    resources.admission_wait,
                                    [self = shared_from_this(), to_no_effect](absl::StatusOr<Lender::Loan> loan) {
                                      self->Lent(std::move(loan), to_no_effect);
@@ -191,23 +196,58 @@ void StepAttempt::Lent(absl::StatusOr<Lender::Loan> loan, bool to_no_effect) {
     End(std::move(loan).status());
     return;
   }
+  const int64_t rows = to_no_effect ? 0 : RowStaging::SizeOf(selection_->schema(), header_.sparse()).elements;
+  if (rows == 0) {
+    LentAll(*std::move(loan), {}, to_no_effect);
+    return;
+  }
+  // A list of its own, since the last block of the set's may be short. It is paid for.
+  SetWait(set_->resources.lender->Borrow(
+      /*budget=*/nullptr, 0, rows, absl::InfiniteDuration(),
+      [self = shared_from_this(), first = *std::move(loan), to_no_effect](absl::StatusOr<Lender::Loan> loan) mutable {
+        if (loan.ok()) {
+          self->LentAll(std::move(first), std::move(loan->blocks), to_no_effect);
+        } else {
+          self->End(std::move(loan).status());
+        }
+      }));
+}
+
+void StepAttempt::LentAll(Lender::Loan loan, BlockList rows, bool to_no_effect) {
   if (!to_no_effect) {
     // An attempt before it may have been applied while it waited.
     MutexLock lock(&set_->mutex);
     to_no_effect = set_->requests.FindResult(header_.request_id()) != nullptr;
   }
   if (!to_no_effect) {
-    gradient_.emplace(selection_, selection_->Spread(std::move(loan->blocks)), host_kernels().measure);
+    std::unique_ptr<RowStaging> staged;
+    if (!header_.sparse().empty()) {
+      staged = std::make_unique<RowStaging>(selection_->schema(), header_.sparse(), std::move(rows), host_kernels());
+    }
+    gradient_.emplace(selection_, selection_->Spread(std::move(loan.blocks)), host_kernels().measure,
+                      std::move(staged));
   }
-  loan->blocks.clear();
-  grant_ = std::move(loan->grant);
+  // Before what pays for them may go.
+  rows.clear();
+  loan.blocks.clear();
+  grant_ = std::move(loan.grant);
   Admit();
 }
 
 absl::Status StepAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy) {
   if (!gradient_.has_value()) return absl::OkStatus();
-  absl::Status status = slot == v1::SLOT_UNSPECIFIED ? gradient_->Add(tensor, offset, count, copy)
-                                                     : InvalidField("slot", "none in a gradient", EnumName(slot));
+  if (slot != v1::SLOT_UNSPECIFIED) return Added(InvalidField("slot", "none in a gradient", EnumName(slot)));
+  return Added(gradient_->Add(tensor, offset, count, copy));
+}
+
+absl::Status StepAttempt::AddRows(v1::Slot slot, int32_t tensor, int64_t offset, int64_t row_count, RowSource rows,
+                                  int64_t count, ChunkSource copy) {
+  if (!gradient_.has_value()) return absl::OkStatus();
+  if (slot != v1::SLOT_UNSPECIFIED) return Added(InvalidField("slot", "none in a gradient", EnumName(slot)));
+  return Added(gradient_->AddRows(tensor, offset, row_count, rows, count, copy));
+}
+
+absl::Status StepAttempt::Added(absl::Status status) {
   if (!status.ok()) Cancel();
   return status;
 }
@@ -222,6 +262,7 @@ absl::Status StepAttempt::Complete() {
     return status;
   }
   if (!MarkComplete()) return absl::OkStatus();
+  if (gradient_.has_value()) gradient_->SumRows();
   set_->turns->Enqueue([set = set_, self = shared_from_this()](TurnQueue::Turn turn) mutable {
     if (self->header().has_rank()) {
       DeliverContribution(std::move(set), std::move(self), std::move(turn));

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "adamant/v1/step.pb.h"
 #include "kernels/update.h"
+#include "server/core/backend/row_work.h"
 #include "server/core/memory/block.h"
 #include "server/core/memory/budget.h"
 #include "server/core/memory/lender.h"
@@ -28,7 +29,7 @@ class StepAttempt;
 // Parameters that a step answers with, and what they live in. Whoever holds memory of the snapshot holds these, too:
 // they pay for it.
 struct StepParameters {
-  // The tensors that the reply has: those that the step brought. Their elements are in `snapshot`.
+  // The tensors that the reply has whole: those that the step brought so. Their elements are in `snapshot`.
   std::shared_ptr<const TensorSelection> selection;
   // In this order, so that blocks come back before what pays for them.
   std::shared_ptr<const SetRep> set;  // whose state stays charged while its blocks are in use
@@ -36,6 +37,9 @@ struct StepParameters {
   std::shared_ptr<const RoundMemory::Share> share;  // of a round, instead
   // Has only the blocks that `selection` needs. Null where the step asked for no parameters.
   std::shared_ptr<const Snapshot> snapshot;
+  // Rows of others, with their parameters: those that the step brought. Null where it brought none or asked for no
+  // parameters, and in the answer to a request that is remembered.
+  std::shared_ptr<const RowWork> rows;
   // What narrows it where it travels in 16 bits.
   const kernels::KernelTable* host_kernels;
 };
@@ -76,6 +80,9 @@ class StepAttempt final : public Attempt<StepListener>, public std::enable_share
   // fields are relative to the chunk) the attempt is over, and the set as it was. An attempt that others have ended
   // takes chunks all the same, to no effect.
   absl::Status Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
+  // The same for a chunk that says which rows its elements are (see Staging::AddRows).
+  absl::Status AddRows(v1::Slot slot, int32_t tensor, int64_t offset, int64_t row_count, RowSource rows, int64_t count,
+                       ChunkSource copy);
 
   // OK if everything has come that Complete asks for; else INCOMPLETE, and the attempt goes on. For the thread that
   // delivers.
@@ -94,8 +101,8 @@ class StepAttempt final : public Attempt<StepListener>, public std::enable_share
   uint64_t header_hash() const { return header_hash_; }
   // The set's when the step began; a write, which draws another one, ends the attempt. Guarded by the set's mutex.
   uint64_t incarnation() const { return incarnation_; }
-  // The tensors that the step brings, as the set was configured when it began, at `config_revision`. Constant once it
-  // has begun.
+  // The tensors that the step brings whole, as the set was configured when it began, at `config_revision`. Constant
+  // once it has begun.
   const std::shared_ptr<const TensorSelection>& selection() const { return selection_; }
   int64_t config_revision() const { return config_revision_; }
 
@@ -118,6 +125,10 @@ class StepAttempt final : public Attempt<StepListener>, public std::enable_share
   // Borrows an array, or, `to_no_effect`, only room for the reply.
   void Borrow(bool to_no_effect);
   void Lent(absl::StatusOr<Lender::Loan> loan, bool to_no_effect);
+  // The same, when what rows are staged in has been lent, too.
+  void LentAll(Lender::Loan loan, BlockList rows, bool to_no_effect);
+  // Withdraws the step if what has been added was in error, which is returned.
+  absl::Status Added(absl::Status status);
 
   const std::shared_ptr<SetRep> set_;
   const v1::StepHeader header_;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
 #include "server/core/set/step_header.h"
@@ -28,7 +29,7 @@ void StepCommit::Run(std::shared_ptr<SetRep> set, Input input, TurnQueue::Turn t
   const std::shared_ptr<StepCommit> commit(new StepCommit(std::move(set), std::move(input), std::move(turn)));
   commit->Measure();
   commit->Decide();
-  if (!commit->contributors_.empty()) commit->Apply();
+  if (!commit->contributors_.empty()) commit->BorrowCopies();
 }
 
 StepCommit::StepCommit(std::shared_ptr<SetRep> set, Input input, TurnQueue::Turn turn)
@@ -77,7 +78,6 @@ void StepCommit::Decide() {
   std::optional<v1::WatchParameterSetResponse> event;
   {
     MutexLock lock(&set_->mutex);
-    snapshot = set_->snapshot;
     watches = set_->watches;
     skipped_ = false;
     for (std::shared_ptr<StepAttempt>& attempt : input_.contributors) {
@@ -88,19 +88,27 @@ void StepCommit::Decide() {
         answers.push_back({std::move(attempt), std::move(decision)});
       }
     }
+    // Not otherwise: whoever refers to it holds its blocks.
+    if (!answers.empty()) snapshot = set_->snapshot;
     if (!contributors_.empty()) Plan(contributors_.front().attempt->header());
     if (skipped_) set_->statistics.set_non_finite(set_->statistics.non_finite() + 1);
     event = UnappliedEvent();
   }
   if (event.has_value() && !watches->empty()) Tell(*watches, *std::move(event));
   // What paid for the gradient pays for the reply from here on.
-  if (contributors_.empty()) gradient().reset();
+  std::shared_ptr<RowWork> rows;
+  if (contributors_.empty()) {
+    if (gradient().has_value() && gradient()->rows() != nullptr) rows = gradient()->rows()->TakeWork();
+    gradient().reset();
+  }
   for (Answer& answer : answers) {
     if (auto* const error = std::get_if<absl::Status>(&answer.decision); error != nullptr) {
       answer.attempt->End(std::move(*error));
     } else {
-      answer.attempt->End(
-          MakeReply(answer.attempt.get(), std::get<v1::StepResult>(std::move(answer.decision)), snapshot));
+      auto& result = std::get<v1::StepResult>(answer.decision);
+      if (result.replayed()) rows = nullptr;
+      if (rows != nullptr) FillIn(*snapshot, rows.get());
+      answer.attempt->End(MakeReply(answer.attempt.get(), std::move(result), snapshot, std::move(rows)));
     }
   }
 }
@@ -244,16 +252,24 @@ void StepCommit::Plan(const v1::StepHeader& header) {
                                        set_->update_counts.of(cohort.tensor), finding_.transform));
   }
   update_counts_ = set_->update_counts;
-  update_counts_.Add(*selection);
+  update_counts_.Add(*selection, gradient()->rows() != nullptr ? gradient()->rows()->Tensors() : std::vector<int>());
   *metrics_.mutable_last_metrics() = header.metrics();
 
   set_->applying = true;
-  plan_.before = set_->snapshot;
   BlockList blocks = gradient()->TakeBlocks();
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    if (!blocks[i]) blocks[i] = plan_.before->blocks()[i];
+  if (gradient()->rows() != nullptr) {
+    blocks = PlanRows(groups, result, std::move(blocks));
+  } else {
+    plan_.before = set_->snapshot;
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      if (!blocks[i]) blocks[i] = plan_.before->blocks()[i];
+    }
   }
-  plan_.after = std::make_shared<const Snapshot>(set_->lifecycle.incarnation(), before + 1, std::move(blocks));
+  if (plan_.copies.empty()) {
+    plan_.after = std::make_shared<const Snapshot>(set_->lifecycle.incarnation(), before + 1, std::move(blocks));
+  } else {
+    after_ = std::move(blocks);
+  }
   gradient().reset();
 
   std::vector<Requests::Key> keys;
@@ -262,16 +278,86 @@ void StepCommit::Plan(const v1::StepHeader& header) {
   }
   remembrance_ = Requests::Prepare(std::move(keys), result, selection);
   result.set_parameters_step(before + 1);
+  // Those of `selection` are in place, whether others are to be copied or not.
+  const std::shared_ptr<const Snapshot> after =
+      plan_.after != nullptr
+          ? plan_.after
+          : std::make_shared<const Snapshot>(result.incarnation(), before + 1, selection->Only(after_));
   for (Contributor& contributor : contributors_) {
-    contributor.reply = MakeReply(contributor.attempt.get(), result, plan_.after);
+    contributor.reply = MakeReply(contributor.attempt.get(), result, after, plan_.rows);
   }
   MutexLock lock(&progress_mutex_);
-  computed_.resize(plan_.after->blocks().size(), true);
+  computed_.resize(after->blocks().size(), true);
   for (const int64_t block : selection->blocks()) computed_[block] = false;
 }
 
+BlockList StepCommit::PlanRows(const std::vector<v1::ParameterGroup>& groups, const v1::StepResult& result,
+                               BlockList brought) {
+  std::unique_ptr<RowWork> rows = gradient()->rows()->TakeWork();
+  for (RowWork::Tensor& tensor : rows->tensors) {
+    const int group = set_->schema->tensors()[tensor.tensor].group;
+    tensor.recipe = static_cast<int>(plan_.recipes.size());
+    plan_.recipes.push_back(MakeRecipe(groups[group], result.learning_rates(group),
+                                       set_->update_counts.of(tensor.tensor), finding_.transform));
+  }
+  const absl::Span<const int64_t> selected = gradient()->selection()->blocks();
+  if (!selected.empty()) plan_.before = gradient()->selection()->Restrict(set_->snapshot);
+  BlockList blocks = Snapshot::Release(std::move(set_->snapshot));
+  for (const int64_t block : selected) blocks[block] = std::move(brought[block]);
+  rows->ForEachBlock([&](int64_t block) {
+    if (absl::c_binary_search(selected, block) || blocks[block].unique()) return;
+    plan_.copies.push_back({block, blocks[block]});
+  });
+  plan_.rows = std::move(rows);
+  return blocks;
+}
+
+void StepCommit::BorrowCopies() {
+  if (plan_.copies.empty()) {
+    Apply();
+    return;
+  }
+  int64_t elements = 0;
+  for (const StepPlan::Copy& copy : plan_.copies) elements += copy.from.size();
+  // Those who hold the blocks have paid. All in one loan, since only the last block may be short, in the set's list as
+  // in a loan.
+  set_->resources.lender->Borrow(
+      /*budget=*/nullptr, 0, elements, absl::InfiniteDuration(),
+      [commit = shared_from_this()](absl::StatusOr<Lender::Loan> loan) {
+        if (!loan.ok()) {
+          commit->Withdraw(loan.status());
+          return;
+        }
+        for (size_t i = 0; i < loan->blocks.size(); ++i) {
+          commit->after_[commit->plan_.copies[i].block] = std::move(loan->blocks[i]);
+        }
+        const v1::StepResult& result = commit->contributors_.front().reply.result;
+        commit->plan_.after =
+            std::make_shared<const Snapshot>(result.incarnation(), result.step(), std::move(commit->after_));
+        commit->Apply();
+      });
+}
+
+void StepCommit::Withdraw(const absl::Status& status) {
+  // What was to take the place of its blocks is the step's, and pays for itself no longer than the step does.
+  for (const int64_t block : plan_.work->selection().blocks()) after_[block] = plan_.before->blocks()[block];
+  {
+    MutexLock lock(&set_->mutex);
+    set_->applying = false;
+    set_->snapshot =
+        std::make_shared<const Snapshot>(set_->lifecycle.incarnation(), set_->lifecycle.step(), std::move(after_));
+  }
+  plan_ = StepPlan();
+  for (Contributor& contributor : contributors_) {
+    contributor.reply.parameters.reset();
+    contributor.attempt->End(Unshared(status));
+  }
+  const TurnQueue::Turn ending = std::move(turn_);
+}
+
 StepReply StepCommit::MakeReply(StepAttempt* attempt, v1::StepResult result,
-                                const std::shared_ptr<const Snapshot>& snapshot) const {
+                                const std::shared_ptr<const Snapshot>& snapshot,
+                                std::shared_ptr<const RowWork> rows) const {
   auto parameters = std::make_shared<StepParameters>();
   parameters->selection = attempt->selection();
   parameters->set = set_;
@@ -282,6 +368,9 @@ StepReply StepCommit::MakeReply(StepAttempt* attempt, v1::StepResult result,
   if (!attempt->header().omit_parameters() && !attempt->header().ack_when_folded()) {
     // Without the blocks that nobody has paid for here.
     parameters->snapshot = parameters->selection->Restrict(snapshot);
+    parameters->rows = std::move(rows);
+  } else {
+    rows.reset();  // before what pays for it may go
   }
   return {std::move(result), std::move(parameters)};
 }
@@ -329,6 +418,12 @@ void StepCommit::Publish(const absl::Status& applied) {
   absl::Status poisoned;
   std::shared_ptr<const Watches> watches;
   std::shared_ptr<const Snapshot> before = std::move(plan_.before);
+  BlockList lost;
+  if (!applied.ok() && plan_.rows != nullptr) {
+    // The set's own, whatever is in them: rows were changed in place.
+    lost = plan_.after->blocks();
+    for (const int64_t block : plan_.work->selection().blocks()) lost[block] = before->blocks()[block];
+  }
   {
     MutexLock lock(&set_->mutex);
     set_->applying = false;
@@ -346,6 +441,7 @@ void StepCommit::Publish(const absl::Status& applied) {
     } else {
       set_->lifecycle.Poison();
       poisoned = set_->lifecycle.CheckReady();
+      if (plan_.rows != nullptr) set_->unpublished = std::move(lost);
     }
   }
   const bool is_watched = watches != nullptr && !watches->empty();
@@ -355,6 +451,8 @@ void StepCommit::Publish(const absl::Status& applied) {
   before.reset();
   // The replies' from here on.
   input_.gradient.share.reset();
+  plan_.rows.reset();
+  plan_.copies.clear();
   for (Contributor& contributor : contributors_) {
     if (applied.ok()) {
       contributor.attempt->End(std::move(contributor.reply));

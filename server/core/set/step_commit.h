@@ -20,10 +20,11 @@
 
 namespace adamant::core {
 
-// Four phases. Each is followed by the next one on the thread on which it ended: the last of them, Publish, on one of
-// the device's where that computes on threads of its own. What Publish needs is made ready by Decide, so that nothing
-// fails, and nothing is allocated but by listeners that hear of the progress, between the first byte that changes and
-// then.
+// Four phases, and between the last two of them, where rows are to be changed in blocks that somebody holds, a loan of
+// others in their place. Each is followed by the next one on the thread on which it ended: the last of them, Publish,
+// on one of the device's where that computes on threads of its own. What Publish needs is made ready by Decide, so that
+// nothing fails, and nothing is allocated but by listeners that hear of the progress, between the first byte that
+// changes and then.
 //
 // Not thread-safe, but for Computed: one phase is under way at a time.
 class StepCommit : public std::enable_shared_from_this<StepCommit> {
@@ -79,8 +80,16 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   v1::StepResult Unapplied(const StepAttempt& attempt, v1::StepOutcome outcome) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
   void Plan(const v1::StepHeader& header) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
-  StepReply MakeReply(StepAttempt* attempt, v1::StepResult result,
-                      const std::shared_ptr<const Snapshot>& snapshot) const;
+  // What Plan does for the rows that the step brings: takes the parameters out of the set, which nobody can read from
+  // here to Publish, and returns them with `brought` in place of those of whole tensors. They are nobody else's but
+  // where they are to be copied.
+  BlockList PlanRows(const std::vector<v1::ParameterGroup>& groups, const v1::StepResult& result, BlockList brought)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
+  // Has the blocks that are to be copied; applies the plan then. If there is no memory for them the set stays as it is.
+  void BorrowCopies();
+  void Withdraw(const absl::Status& status);
+  StepReply MakeReply(StepAttempt* attempt, v1::StepResult result, const std::shared_ptr<const Snapshot>& snapshot,
+                      std::shared_ptr<const RowWork> rows = nullptr) const;
   // Has the arrays compute.
   void Apply();
   // Tells the contributors, now and then, how far that is.
@@ -103,6 +112,7 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   bool skipped_ = false;  // because it is not finite
   std::vector<Contributor> contributors_;
   StepPlan plan_;
+  BlockList after_;  // what will be `plan_.after`, as long as copies are missing in it
   Requests::Remembrance remembrance_;
   UpdateCounts update_counts_;  // after the step
   v1::SetStatistics metrics_;   // the step's, and nothing else

@@ -8,6 +8,7 @@
 #include "proto/error/error.h"
 #include "server/core/base/utf8.h"
 #include "server/core/set/requests.h"
+#include "server/core/set/row_staging.h"
 #include "server/core/spec/range.h"
 #include "server/core/spec/workers.h"
 
@@ -95,8 +96,9 @@ absl::StatusOr<std::shared_ptr<const TensorSelection>> SelectTensors(const SetRe
     absl::Status status = OverrideGroups(groups, header.overrides(), "header.overrides").status();
     if (!status.ok()) return status;
   }
-  if (header.tensors().empty()) return set.trainable;
-  absl::StatusOr<std::vector<bool>> selected = SelectByIndex(*set.schema, header.tensors(), "header.tensors");
+  if (header.tensors().empty() && header.sparse().empty()) return set.trainable;
+  absl::StatusOr<std::vector<bool>> selected = set.trainable->selected();
+  if (!header.tensors().empty()) selected = SelectByIndex(*set.schema, header.tensors(), "header.tensors");
   if (!selected.ok()) return selected.status();
   for (int i = 0; i < header.tensors_size(); ++i) {
     if (set.trainable->has(header.tensors(i))) continue;
@@ -105,11 +107,11 @@ absl::StatusOr<std::shared_ptr<const TensorSelection>> SelectTensors(const SetRe
         absl::StrCat("header.tensors[", i, "]"), "a tensor of a group that is not frozen",
         absl::StrCat(header.tensors(i), " (", Quoted(tensor.name), "), of ", Quoted(groups[tensor.group].name())));
   }
-  auto selection = std::make_shared<const TensorSelection>(set.schema, *std::move(selected));
+  if (absl::Status status = TakeOutSparse(*set.schema, header, &*selected); !status.ok()) return status;
   // The last step's, which its work refers to, where it is the same.
-  if (*selection == *set.trainable) return set.trainable;
-  if (set.work != nullptr && *selection == set.work->selection()) return set.work->shared_selection();
-  return selection;
+  if (set.trainable->IsOf(*selected)) return set.trainable;
+  if (set.work != nullptr && set.work->selection().IsOf(*selected)) return set.work->shared_selection();
+  return std::make_shared<const TensorSelection>(set.schema, *std::move(selected));
 }
 
 absl::Status CheckWorker(const SetRep& set, const v1::StepHeader& header) {

@@ -15,8 +15,8 @@ namespace adamant::core {
 // Whether the header could be one for some set. Error: INVALID_ARGUMENT naming the field.
 absl::Status ValidateStepHeader(const v1::StepHeader& header);
 
-// The tensors that `header` brings to `set` as that is configured now, if its overrides are valid there, too. Error:
-// INVALID_ARGUMENT naming the field.
+// The tensors that `header` brings to `set` whole, as that is configured now, if its overrides, and the rows that it
+// announces of other tensors, are valid there, too. Error: INVALID_ARGUMENT naming the field.
 absl::StatusOr<std::shared_ptr<const TensorSelection>> SelectTensors(const SetRep& set, const v1::StepHeader& header)
     ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex);
 

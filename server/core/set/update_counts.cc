@@ -6,7 +6,7 @@
 
 namespace adamant::core {
 
-void UpdateCounts::Add(const TensorSelection& selection) {
+void UpdateCounts::Add(const TensorSelection& selection, absl::Span<const int> others) {
   ++most_;
   if (selection.all()) return;
   const auto tensors = static_cast<int>(selection.sizes().size());
@@ -14,8 +14,9 @@ void UpdateCounts::Add(const TensorSelection& selection) {
   int64_t least = most_;
   for (int tensor = 0; tensor < tensors; ++tensor) {
     if (!selection.has(tensor)) ++behind_[tensor];
-    least = std::min(least, behind_[tensor]);
   }
+  for (const int tensor : others) --behind_[tensor];
+  for (const int64_t behind : behind_) least = std::min(least, behind);
   // Nobody has had the most: they are counted from who has.
   most_ -= least;
   for (int64_t& behind : behind_) behind -= least;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "google/protobuf/repeated_field.h"
 #include "server/core/spec/tensor_selection.h"
 
@@ -20,8 +21,8 @@ class UpdateCounts {
   // Whether all have had as many.
   bool equal() const { return behind_.empty(); }
 
-  // Every tensor of `selection` has had one more.
-  void Add(const TensorSelection& selection);
+  // Every tensor of `selection`, and every one of `others`, which are not among them, has had one more.
+  void Add(const TensorSelection& selection, absl::Span<const int> others = {});
   // There are `tensors` now: those that came have had none.
   void Grow(int tensors, int before);
   // All have had `count`, or where `counts` is not empty, each what it says.

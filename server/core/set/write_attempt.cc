@@ -322,6 +322,18 @@ absl::Status WriteAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, in
   return status.ok() ? status : Refuse(status);
 }
 
+absl::Status WriteAttempt::AddRows(v1::Slot /*slot*/, int32_t tensor, int64_t offset, int64_t row_count,
+                                   RowSource /*rows*/, int64_t /*count*/, ChunkSource /*copy*/) {
+  if (kind_ == WriteKind::kReplay) return absl::OkStatus();
+  v1::ErrorDetail detail;
+  detail.set_reason(v1::ERROR_REASON_MALFORMED_CHUNK);
+  detail.set_tensor(tensor);
+  detail.set_offset(offset);
+  return Refuse(Error(absl::StatusCode::kInvalidArgument,
+                      ExpectedGot("no `rows` in a write, which brings whole tensors", absl::StrCat(row_count)),
+                      detail));
+}
+
 absl::Status WriteAttempt::CheckComplete() const {
   for (const Arrival& arrival : arrivals_) {
     if (absl::Status status = arrival.elements.CheckComplete(); !status.ok()) return OfSlot(arrival.slot, status);

@@ -53,6 +53,9 @@ class WriteAttempt final : public Attempt<WriteListener>, public std::enable_sha
   // written, INVALID_FIELD for a slot that this write does not bring; fields are relative to the chunk. After an error
   // the attempt is over.
   absl::Status Add(v1::Slot slot, int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
+  // The same for a chunk that says which rows its elements are: MALFORMED_CHUNK, since a write brings whole tensors.
+  absl::Status AddRows(v1::Slot slot, int32_t tensor, int64_t offset, int64_t row_count, RowSource rows, int64_t count,
+                       ChunkSource copy);
 
   // OK if everything has come that Complete asks for; else INCOMPLETE, and the attempt goes on. For the thread that
   // delivers.

@@ -41,9 +41,13 @@ BlockList TensorSelection::Spread(BlockList lent) const {
 
 std::shared_ptr<const Snapshot> TensorSelection::Restrict(std::shared_ptr<const Snapshot> snapshot) const {
   if (blocks_.size() == snapshot->blocks().size()) return snapshot;
-  BlockList restricted(snapshot->blocks().size());
-  for (const int64_t block : blocks_) restricted[block] = snapshot->blocks()[block];
-  return std::make_shared<const Snapshot>(snapshot->incarnation(), snapshot->step(), std::move(restricted));
+  return std::make_shared<const Snapshot>(snapshot->incarnation(), snapshot->step(), Only(snapshot->blocks()));
+}
+
+BlockList TensorSelection::Only(const BlockList& blocks) const {
+  BlockList only(blocks.size());
+  for (const int64_t block : blocks_) only[block] = blocks[block];
+  return only;
 }
 
 std::shared_ptr<const TensorSelection> SelectTrainable(std::shared_ptr<const Schema> schema,

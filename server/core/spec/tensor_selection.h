@@ -40,10 +40,15 @@ class TensorSelection {
   // A list of the set's blocks in which these are those of `lent`, which are for block_elements() elements, and the
   // others null.
   BlockList Spread(BlockList lent) const;
+  // `blocks`, a list of the set's, without those that hold no element of selected tensors.
+  BlockList Only(const BlockList& blocks) const;
   // `snapshot`, one of the whole set, without the blocks that hold no element of selected tensors.
   std::shared_ptr<const Snapshot> Restrict(std::shared_ptr<const Snapshot> snapshot) const;
 
   bool operator==(const TensorSelection& other) const { return selected_ == other.selected_; }
+  // Whether it is that of these, which has one entry a tensor.
+  bool IsOf(const std::vector<bool>& selected) const { return selected_ == selected; }
+  const std::vector<bool>& selected() const { return selected_; }
 
  private:
   const std::shared_ptr<const Schema> schema_;
