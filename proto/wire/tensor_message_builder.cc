@@ -88,6 +88,9 @@ void TensorMessageBuilder::BeginRows(int32_t tensor, absl::Span<const int64_t> r
   const int64_t body_bytes =
       BodyBytes(tensor, 0, v1::SLOT_UNSPECIFIED, count, dtype) + FieldBytes(rows_bytes) + rows_bytes;
   const size_t before = copied_.size();
+  // Short rows that lie apart are copied, each behind the other.
+  const int64_t row_bytes = count * ElementBytes(dtype) / static_cast<int64_t>(rows.size());
+  if (row_bytes < kCopyBelowBytes) copied_.reserve(before + kMostRowsChunkBytes + body_bytes);
   AppendVarint(tag::kChunks, &copied_);
   AppendVarint(body_bytes, &copied_);
   AppendField(tag::kTensor, tensor, &copied_);

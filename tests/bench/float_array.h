@@ -18,6 +18,9 @@ class FloatArray {
   // `size` elements of that value. Ends the program if there is no memory for them.
   FloatArray(int64_t size, float value) : size_(size), data_(Allocate(size)) { std::fill_n(data_.get(), size, value); }
 
+  // The same, of arbitrary content, of which only what is used is ever touched.
+  explicit FloatArray(int64_t size) : size_(size), data_(Allocate(size)) {}
+
   float* data() { return data_.get(); }
   int64_t size() const { return size_; }
   absl::Span<float> span() { return absl::MakeSpan(data_.get(), size_); }

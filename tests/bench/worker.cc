@@ -6,7 +6,6 @@
 #include <grpcpp/security/credentials.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <random>
@@ -134,14 +133,12 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
   std::unique_ptr<RemoteSet> table;
   std::vector<int64_t> rows(plan.table_rows > 0 ? plan.params / kRowElements : 0);
   // Of which the rows alone are ever touched.
-  std::unique_ptr<float, void (*)(void*)> table_parameters(nullptr, std::free);
+  FloatArray table_parameters(std::max<int64_t>(1, plan.table_rows * kRowElements));
   if (plan.table_rows > 0) {
     absl::StatusOr<std::unique_ptr<RemoteSet>> created =
         RemoteSet::Create(plan.server, 0, "", v1::DTYPE_FLOAT32, plan.table_rows);
     if (!created.ok()) return created.status();
     table = *std::move(created);
-    table_parameters.reset(static_cast<float*>(std::calloc(plan.table_rows * kRowElements, sizeof(float))));
-    if (table_parameters == nullptr) return absl::ResourceExhaustedError("no memory for the table");
   }
   std::mt19937_64 row_random(2);
   const auto source = absl::MakeConstSpan(gradient.bytes(), plan.exchange_bytes);
@@ -183,8 +180,7 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
   }
   if (table) {
     parts.emplace_back(Part::kRowsStep, [&] {
-      return table->StepRows(rows, gradient.span().first(plan.params),
-                             absl::MakeSpan(table_parameters.get(), plan.table_rows * kRowElements));
+      return table->StepRows(rows, gradient.span().first(plan.params), table_parameters.span());
     });
   }
   if (exchange) parts.emplace_back(Part::kExchange, [&] { return exchange->Round(); });
