@@ -43,12 +43,15 @@ ABSL_FLAG(std::optional<double>, weight_decay, std::nullopt,
           "How strongly weights are drawn towards zero. Not given: 0.01 with adamw, else 0.");
 ABSL_FLAG(double, momentum, 0, "Of sgd.");
 ABSL_FLAG(std::string, schedule, "constant",
-          "How the learning rate goes on: constant, or linear or cosine down to zero at the last step.");
+          "How the learning rate goes on: constant; linear, cosine or polynomial:POWER, down to zero at the last step; "
+          "exponential:GAMMA, by that factor a step; or step:STEPS:GAMMA, every so many steps.");
 ABSL_FLAG(int64_t, warmup, 0, "Steps in which the learning rate rises from zero before that.");
 ABSL_FLAG(double, clip, 0, "Gradients whose norm is larger are scaled down to it. 0: none are.");
 ABSL_FLAG(std::string, dtype, "float32", "How gradients and parameters travel: float32, bfloat16 or float16.");
 ABSL_FLAG(int32_t, workers, 1,
           "Threads that train the same set, each without waiting for the others. Give them a --batch to share.");
+ABSL_FLAG(bool, synchronous, false, "Workers make each step together instead: each takes its share of every batch.");
+ABSL_FLAG(int32_t, accumulate, 1, "Parts in which one worker computes and sends the gradient of each batch.");
 ABSL_FLAG(uint32_t, seed, 0, "Of the first weights and of the samples.");
 
 namespace adamant::programs {
@@ -60,6 +63,7 @@ constexpr const char* kReferenceLosses[] = {"0.809774", "0.721449", "0.638959", 
 constexpr int kLines = std::size(kReferenceLosses);
 constexpr int kMaxSamples = 1 << 24;
 constexpr int kMaxWorkers = 64;
+constexpr int kMaxParts = 64;
 
 volatile std::sig_atomic_t interrupted = 0;
 
@@ -68,11 +72,14 @@ int Fail(const std::string& message) {
   return 1;
 }
 
-int64_t Steps() {
-  const int64_t samples = std::max(1, absl::GetFlag(FLAGS_samples));
-  const int64_t batch = absl::GetFlag(FLAGS_batch) == 0 ? samples : absl::GetFlag(FLAGS_batch);
-  return absl::GetFlag(FLAGS_epochs) * ((samples + batch - 1) / batch);
+int64_t Samples() { return std::max(1, absl::GetFlag(FLAGS_samples)); }
+
+int64_t SamplesOfBatch() {
+  const int32_t batch = absl::GetFlag(FLAGS_batch);
+  return batch == 0 ? Samples() : std::min<int64_t>(batch, Samples());
 }
+
+int64_t Steps() { return absl::GetFlag(FLAGS_epochs) * ((Samples() + SamplesOfBatch() - 1) / SamplesOfBatch()); }
 
 absl::StatusOr<v1::ParameterGroup> Group() {
   return MakeGroup({.optimizer = absl::GetFlag(FLAGS_optimizer),
@@ -96,6 +103,15 @@ std::string FlagError(const std::vector<char*>& arguments) {
   if (batch < 0 || batch > kMaxSamples) return absl::StrCat("--batch must be in [0, ", kMaxSamples, "]");
   const int32_t workers = absl::GetFlag(FLAGS_workers);
   if (workers < 1 || workers > kMaxWorkers) return absl::StrCat("--workers must be in [1, ", kMaxWorkers, "]");
+  const int32_t accumulate = absl::GetFlag(FLAGS_accumulate);
+  if (accumulate < 1 || accumulate > kMaxParts) return absl::StrCat("--accumulate must be in [1, ", kMaxParts, "]");
+  if (accumulate > 1 && workers > 1) return "--accumulate is for one of --workers";
+  const int32_t parts = absl::GetFlag(FLAGS_synchronous) ? workers : accumulate;
+  const int64_t left_over = Samples() % SamplesOfBatch();
+  if (const int64_t least = left_over == 0 ? SamplesOfBatch() : left_over; parts > least) {
+    return absl::StrCat("every batch is cut into ", parts, " parts, and one has only ", least,
+                        " samples: choose other --samples or another --batch");
+  }
   if (!(absl::GetFlag(FLAGS_clip) >= 0)) return "--clip must not be negative";
   absl::Status status = ParseDtype(absl::GetFlag(FLAGS_dtype)).status();
   status.Update(Group().status());
@@ -112,7 +128,8 @@ bool IsReferenceRun() {
          absl::GetFlag(FLAGS_epochs) == 50 && absl::GetFlag(FLAGS_lr) == 1e-3 && absl::GetFlag(FLAGS_seed) == 0 &&
          absl::GetFlag(FLAGS_optimizer) == "adam" && absl::GetFlag(FLAGS_weight_decay).value_or(0) == 0 &&
          absl::GetFlag(FLAGS_schedule) == "constant" && absl::GetFlag(FLAGS_warmup) == 0 &&
-         absl::GetFlag(FLAGS_clip) == 0 && absl::GetFlag(FLAGS_dtype) == "float32" && absl::GetFlag(FLAGS_workers) == 1;
+         absl::GetFlag(FLAGS_clip) == 0 && absl::GetFlag(FLAGS_dtype) == "float32" &&
+         absl::GetFlag(FLAGS_workers) == 1 && absl::GetFlag(FLAGS_accumulate) == 1;
 }
 
 // Requires: flags without an error.
@@ -132,7 +149,9 @@ TrainingPlan Plan() {
           .device = absl::GetFlag(FLAGS_device),
           .clipping = clipping,
           .dtype = *ParseDtype(absl::GetFlag(FLAGS_dtype)),
-          .workers = absl::GetFlag(FLAGS_workers)};
+          .workers = absl::GetFlag(FLAGS_workers),
+          .synchronous = absl::GetFlag(FLAGS_synchronous),
+          .accumulate = absl::GetFlag(FLAGS_accumulate)};
 }
 
 // The bar is drawn and cleared by one thread at a time.
