@@ -4,13 +4,9 @@
 #include <adamant/client.h>
 
 #include <algorithm>
-#include <csignal>
 #include <cstdint>
-#include <cstdio>
 #include <iterator>
-#include <mutex>
 #include <optional>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -20,9 +16,10 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
 #include "client/command_line/command_line.h"
+#include "client/programs/console.h"
 #include "client/programs/layer_widths.h"
+#include "client/programs/network_set.h"
 #include "client/programs/optimizer_choice.h"
-#include "client/programs/progress.h"
 #include "client/programs/regression.h"
 #include "client/programs/training.h"
 
@@ -65,13 +62,6 @@ constexpr int kMaxSamples = 1 << 24;
 constexpr int kMaxWorkers = 64;
 constexpr int kMaxParts = 64;
 
-volatile std::sig_atomic_t interrupted = 0;
-
-int Fail(const std::string& message) {
-  absl::FPrintF(stderr, "adamant-sanity-train: %s\n", message);
-  return 1;
-}
-
 int64_t Samples() { return std::max(1, absl::GetFlag(FLAGS_samples)); }
 
 int64_t SamplesOfBatch() {
@@ -93,9 +83,8 @@ absl::StatusOr<v1::ParameterGroup> Group() {
 
 // What is wrong with the flags, or nothing.
 std::string FlagError(const std::vector<char*>& arguments) {
-  if (arguments.size() > 1) return absl::StrCat("unexpected argument '", arguments[1], "'");
-  if (absl::GetFlag(FLAGS_target).empty()) return "--target is needed, such as --target=localhost:50051";
-  if (absl::GetFlag(FLAGS_timeout) <= absl::ZeroDuration()) return "--timeout must be positive";
+  const std::string error = CommonFlagError(arguments, absl::GetFlag(FLAGS_target), absl::GetFlag(FLAGS_timeout));
+  if (!error.empty()) return error;
   const int32_t samples = absl::GetFlag(FLAGS_samples);
   if (samples < 0 || samples > kMaxSamples) return absl::StrCat("--samples must be in [0, ", kMaxSamples, "]");
   if (absl::GetFlag(FLAGS_epochs) < 1) return "--epochs must be at least 1";
@@ -154,76 +143,42 @@ TrainingPlan Plan() {
           .accumulate = absl::GetFlag(FLAGS_accumulate)};
 }
 
-// The bar is drawn and cleared by one thread at a time.
-std::mutex bar_mutex;
-
-ClientOptions Options(ProgressBar* bar) {
-  const absl::Duration timeout = absl::GetFlag(FLAGS_timeout);
-  ClientOptions options;
-  options.retry.total_timeout = timeout;
-  options.connect_timeout = timeout;
-  options.unary_timeout = timeout;
-  options.step_timeout = timeout;
-  options.transfer_timeout = timeout;
-  options.on_wait = [bar](const absl::Status& reason) {
-    std::lock_guard<std::mutex> lock(bar_mutex);
-    bar->Clear();
-    absl::FPrintF(stderr, "adamant-sanity-train: waiting: %s\n", reason.message());
-  };
-  return options;
-}
-
-// Sets of other trainers are none of ours.
-std::string UniqueName() {
-  std::random_device random;
-  return absl::StrFormat("sanity-train/%08x%08x", random(), random());
-}
-
 int Main(const std::vector<char*>& arguments) {
-  if (const std::string error = FlagError(arguments); !error.empty()) return Fail(error);
+  Console console("adamant-sanity-train");
+  if (const std::string error = FlagError(arguments); !error.empty()) return console.Fail(error);
   if (absl::GetFlag(FLAGS_check) && !IsReferenceRun()) {
-    return Fail("--check is for the reference run: leave the training flags");
+    return console.Fail("--check is for the reference run: leave the training flags");
   }
   const std::string target = absl::GetFlag(FLAGS_target);
-  ProgressBar bar(stderr);
-  const absl::StatusOr<Client> client = Client::Connect(target, Options(&bar));
-  if (!client.ok()) return Fail(absl::StrCat(target, ": ", client.status().ToString()));
+  const absl::StatusOr<Client> client =
+      Client::Connect(target, console.MakeClientOptions(absl::GetFlag(FLAGS_timeout)));
+  if (!client.ok()) return console.Fail(absl::StrCat(target, ": ", client.status().ToString()));
 
-  // The first ends the training after this step and leaves no set behind; a second one ends the program at once.
-  const auto interrupt = [](int number) {
-    interrupted = 1;
-    std::signal(number, SIG_DFL);
-  };
-  std::signal(SIGINT, interrupt);
-  std::signal(SIGTERM, interrupt);
+  // The first one ends the training after this step and leaves no set behind.
+  CatchInterrupts();
   const TrainingPlan plan = Plan();
   const int interval = std::max(1, plan.epochs / kLines);
   std::vector<std::string> losses;
   const auto after_step = [&](const TrainingProgress& progress) {
-    std::lock_guard<std::mutex> lock(bar_mutex);
     const std::string loss = absl::StrFormat("%.6f", progress.loss);
     if (progress.epoch_done && progress.epoch % interval == 0) {
-      bar.Clear();
-      absl::PrintF("Epoch %02d: loss = %s\n", progress.epoch, loss);
-      std::fflush(stdout);
+      console.Print(absl::StrFormat("Epoch %02d: loss = %s", progress.epoch, loss));
       losses.push_back(loss);
     }
-    bar.Update(progress.steps_done, progress.steps_in_all, absl::StrCat("loss ", loss));
-    return interrupted == 0;
+    console.ShowProgress(progress.steps_done, progress.steps_in_all, absl::StrCat("loss ", loss));
+    return !Interrupted();
   };
-  const absl::StatusOr<TrainingSummary> summary = Train(plan, UniqueName(), *client, after_step);
-  bar.Clear();
-  if (!summary.ok()) return Fail(absl::StrCat(target, ": ", summary.status().ToString()));
+  const absl::StatusOr<TrainingSummary> summary = Train(plan, UniqueSetName("sanity-train"), *client, after_step);
+  if (!summary.ok()) return console.Fail(absl::StrCat(target, ": ", summary.status().ToString()));
 
   bool matches = true;
   if (IsReferenceRun()) {
     matches = std::equal(losses.begin(), losses.end(), std::begin(kReferenceLosses), std::end(kReferenceLosses));
-    absl::PrintF("The losses %s the reference.\n", matches ? "match" : "do not match");
-    std::fflush(stdout);
+    console.Print(absl::StrFormat("The losses %s the reference.", matches ? "match" : "do not match"));
   }
   const double seconds = absl::ToDoubleSeconds(summary->elapsed);
-  absl::FPrintF(stderr, "%d steps in %.3f s: %.0f a second; median of a remote step %.1f us\n", summary->steps, seconds,
-                summary->steps / seconds, absl::ToDoubleMicroseconds(summary->median_step));
+  console.Note(absl::StrFormat("%d steps in %.3f s: %.0f a second; median of a remote step %.1f us", summary->steps,
+                               seconds, summary->steps / seconds, absl::ToDoubleMicroseconds(summary->median_step)));
   return absl::GetFlag(FLAGS_check) && !matches ? 1 : 0;
 }
 

@@ -15,29 +15,18 @@
 #include "absl/time/clock.h"
 #include "absl/types/span.h"
 #include "client/programs/initialization.h"
+#include "client/programs/network_set.h"
 #include "client/programs/regression.h"
 
 namespace adamant::programs {
 namespace {
 
-absl::Status Annotate(const absl::Status& status, absl::string_view what) {
-  return absl::Status(status.code(), absl::StrCat(what, ": ", status.message()));
-}
-
 // Into how many parts each batch is cut, which are contributions to its step. 1: it is a step of its own.
 int PartsOfBatch(const TrainingPlan& plan) { return plan.synchronous ? plan.workers : plan.accumulate; }
 
 v1::ParameterSetSpec Spec(const std::string& name, const Mlp& mlp, const TrainingPlan& plan) {
-  v1::ParameterSetSpec spec;
-  spec.set_name(name);
-  spec.set_initialization(v1::INITIALIZATION_WRITTEN);
+  v1::ParameterSetSpec spec = NetworkSpec(name, mlp, plan.group);
   spec.set_device(plan.device);
-  for (const Mlp::Tensor& tensor : mlp.Tensors()) {
-    v1::TensorSpec* added = spec.add_tensors();
-    added->set_name(tensor.name);
-    added->mutable_shape()->Add(tensor.shape.begin(), tensor.shape.end());
-  }
-  *spec.add_groups() = plan.group;
   if (plan.clipping.bound_case() != v1::Clipping::BOUND_NOT_SET) *spec.mutable_clipping() = plan.clipping;
   if (const int parts = PartsOfBatch(plan); parts > 1) {
     spec.mutable_workers()->set_count(parts);
@@ -47,19 +36,6 @@ v1::ParameterSetSpec Spec(const std::string& name, const Mlp& mlp, const Trainin
     spec.set_max_staleness(plan.workers - 1);
   }
   return spec;
-}
-
-// One span a tensor, of the array that holds them one after the other.
-template <typename Element>
-std::vector<absl::Span<Element>> SplitByTensor(const Mlp& mlp, absl::Span<Element> all) {
-  std::vector<absl::Span<Element>> spans;
-  for (const Mlp::Tensor& tensor : mlp.Tensors()) {
-    int64_t size = 1;
-    for (int64_t extent : tensor.shape) size *= extent;
-    spans.push_back(all.first(size));
-    all.remove_prefix(size);
-  }
-  return spans;
 }
 
 // What workers share: what each of them is to do next, and what has come of it. Thread-safe.
@@ -182,8 +158,8 @@ class Course {
 void Work(const TrainingPlan& plan, int worker, Mlp mlp, std::vector<float> parameters, StepStream stream,
           Course* course) {
   std::vector<float> gradient(parameters.size());
-  const auto parameter_spans = SplitByTensor<float>(mlp, absl::MakeSpan(parameters));
-  const auto gradient_spans = SplitByTensor<const float>(mlp, gradient);
+  const auto parameter_spans = SplitByTensor(mlp, absl::MakeSpan(parameters));
+  const auto gradient_spans = SplitByTensor(mlp, absl::MakeConstSpan(gradient));
   const int parts = PartsOfBatch(plan);
   StepOptions options = {
       .gradient_dtype = plan.dtype, .reply_dtype = plan.dtype, .asynchronous = plan.workers > 1 && !plan.synchronous};
@@ -223,7 +199,7 @@ void Work(const TrainingPlan& plan, int worker, Mlp mlp, std::vector<float> para
 absl::StatusOr<TrainingSummary> TrainSet(const TrainingPlan& plan, const std::string& name, const Mlp& mlp,
                                          Client& client, StepCallback after_step) {
   const std::vector<float> parameters = InitialParameters(plan.widths, plan.seed);
-  const auto written = client.WriteParameters(name, SplitByTensor<const float>(mlp, parameters));
+  const auto written = client.WriteParameters(name, SplitByTensor(mlp, absl::MakeConstSpan(parameters)));
   if (!written.ok()) return Annotate(written.status(), "cannot write the first parameters");
   // All of them before the first step, for they stand at the first parameters.
   std::vector<StepStream> streams;
@@ -242,11 +218,6 @@ absl::StatusOr<TrainingSummary> TrainSet(const TrainingPlan& plan, const std::st
   return course.Summarize();
 }
 
-absl::Status Delete(const std::string& name, Client& client) {
-  const absl::StatusOr<v1::ParameterSet> set = client.GetParameterSet(name);
-  return set.ok() ? client.DeleteParameterSet(name, set->incarnation()) : set.status();
-}
-
 }  // namespace
 
 absl::StatusOr<TrainingSummary> Train(const TrainingPlan& plan, const std::string& name, Client client,
@@ -260,7 +231,7 @@ absl::StatusOr<TrainingSummary> Train(const TrainingPlan& plan, const std::strin
   if (absl::IsUnavailable(summary.status()) || absl::IsDeadlineExceeded(summary.status())) {
     return Annotate(summary.status(), absl::StrCat("the server is lost, and may still hold the set ", name));
   }
-  const absl::Status deleted = Delete(name, client);
+  const absl::Status deleted = DeleteSet(name, client);
   if (summary.ok() && !deleted.ok()) return Annotate(deleted, absl::StrCat("cannot delete the set ", name));
   return summary;
 }

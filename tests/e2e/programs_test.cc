@@ -10,10 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "tests/e2e/program_output.h"
 #include "tests/e2e/server_process.h"
 #include "tests/e2e/test_client.h"
 #include "tests/wire/bound_socket.h"
@@ -44,19 +43,6 @@ constexpr char kReferenceOutput[] =
 std::unique_ptr<ChildProgram> Train(const std::string& target, std::vector<std::string> flags = {}) {
   flags.insert(flags.begin(), {ADAMANT_SANITY_TRAIN, absl::StrCat("--target=", target)});
   return std::make_unique<ChildProgram>(flags);
-}
-
-std::vector<std::string> Lines(const std::string& text) { return absl::StrSplit(text, '\n', absl::SkipEmpty()); }
-
-// The losses in lines such as `Epoch 05: loss = 0.809774`.
-std::vector<double> Losses(const std::string& output) {
-  std::vector<double> losses;
-  for (const std::string& line : Lines(output)) {
-    const std::vector<std::string> parts = absl::StrSplit(line, " = ");
-    double loss;
-    if (parts.size() == 2 && absl::SimpleAtod(parts[1], &loss)) losses.push_back(loss);
-  }
-  return losses;
 }
 
 // Waits until a trainer's set has been stepped.
