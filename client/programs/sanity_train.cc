@@ -191,6 +191,8 @@ int main(int argc, char** argv) {
       "trains a small network whose parameters and optimizer live on a server.\n"
       "  adamant-sanity-train --target=localhost:50051 --check\n"
       "  adamant-sanity-train --target=localhost:50051 --layers=2,64,64,1 --samples=4096 --batch=64 --epochs=20\n"
-      "      --optimizer=adamw --schedule=cosine --warmup=64 --clip=1 --dtype=bfloat16 --workers=4",
+      "      --optimizer=adamw --schedule=cosine --warmup=64 --clip=1 --dtype=bfloat16 --workers=4\n"
+      "  adamant-sanity-train --target=localhost:50051 --layers=2,64,64,1 --samples=4096 --batch=64 --epochs=20\n"
+      "      --workers=4 --synchronous, or --accumulate=4",
       __FILE__));
 }
