@@ -1,5 +1,6 @@
 #include "client/programs/console.h"
 
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <utility>
@@ -10,7 +11,9 @@
 namespace adamant::programs {
 namespace {
 
-volatile std::sig_atomic_t interrupted = 0;
+// Written by a handler of signals, which may do that to what is free of locks.
+std::atomic<bool> interrupted = false;
+static_assert(std::atomic<bool>::is_always_lock_free);
 
 }  // namespace
 
@@ -61,13 +64,13 @@ std::string CommonFlagError(const std::vector<char*>& arguments, const std::stri
 
 void CatchInterrupts() {
   const auto interrupt = [](int number) {
-    interrupted = 1;
+    interrupted = true;
     std::signal(number, SIG_DFL);
   };
   std::signal(SIGINT, interrupt);
   std::signal(SIGTERM, interrupt);
 }
 
-bool Interrupted() { return interrupted != 0; }
+bool Interrupted() { return interrupted; }
 
 }  // namespace adamant::programs

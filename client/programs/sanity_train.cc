@@ -26,8 +26,9 @@
 using adamant::programs::LayerWidths;
 
 ABSL_FLAG(std::string, target, "", "The server: host:port or unix:path.");
-ABSL_FLAG(absl::Duration, timeout, absl::Seconds(10),
-          "How long any one call may take, retries and waits for the server included.");
+ABSL_FLAG(
+    absl::Duration, timeout, absl::Seconds(10),
+    "How long any one call may take, retries and waits for the server included, but not those for other workers.");
 ABSL_FLAG(std::string, device, "", "Where the set lives: cpu or cuda:N. Empty: the server's default.");
 ABSL_FLAG(bool, check, false, "Exit with 1 if the losses are not the reference's.");
 ABSL_FLAG(LayerWidths, layers, LayerWidths({{2, 16, 1}}), "Inputs, units of each hidden layer, outputs.");
@@ -95,7 +96,7 @@ std::string FlagError(const std::vector<char*>& arguments) {
   const int32_t accumulate = absl::GetFlag(FLAGS_accumulate);
   if (accumulate < 1 || accumulate > kMaxParts) return absl::StrCat("--accumulate must be in [1, ", kMaxParts, "]");
   if (accumulate > 1 && workers > 1) return "--accumulate is for one of --workers";
-  const int32_t parts = absl::GetFlag(FLAGS_synchronous) ? workers : accumulate;
+  const int32_t parts = std::max(accumulate, absl::GetFlag(FLAGS_synchronous) ? workers : 1);
   const int64_t left_over = Samples() % SamplesOfBatch();
   if (const int64_t least = left_over == 0 ? SamplesOfBatch() : left_over; parts > least) {
     return absl::StrCat("every batch is cut into ", parts, " parts, and one has only ", least,
@@ -150,8 +151,10 @@ int Main(const std::vector<char*>& arguments) {
     return console.Fail("--check is for the reference run: leave the training flags");
   }
   const std::string target = absl::GetFlag(FLAGS_target);
-  const absl::StatusOr<Client> client =
-      Client::Connect(target, console.MakeClientOptions(absl::GetFlag(FLAGS_timeout)));
+  ClientOptions options = console.MakeClientOptions(absl::GetFlag(FLAGS_timeout));
+  // Not to be taken for a server that does not answer: who is done first waits for the others.
+  if (absl::GetFlag(FLAGS_synchronous)) options.retry.total_timeout += kRoundTimeout;
+  const absl::StatusOr<Client> client = Client::Connect(target, options);
   if (!client.ok()) return console.Fail(absl::StrCat(target, ": ", client.status().ToString()));
 
   // The first one ends the training after this step and leaves no set behind.

@@ -22,7 +22,7 @@ namespace adamant::programs {
 namespace {
 
 // Into how many parts each batch is cut, which are contributions to its step. 1: it is a step of its own.
-int PartsOfBatch(const TrainingPlan& plan) { return plan.synchronous ? plan.workers : plan.accumulate; }
+int PartsOfBatch(const TrainingPlan& plan) { return std::max(plan.accumulate, plan.synchronous ? plan.workers : 1); }
 
 v1::ParameterSetSpec Spec(const std::string& name, const Mlp& mlp, const TrainingPlan& plan) {
   v1::ParameterSetSpec spec = NetworkSpec(name, mlp, plan.group);
@@ -30,6 +30,7 @@ v1::ParameterSetSpec Spec(const std::string& name, const Mlp& mlp, const Trainin
   if (plan.clipping.bound_case() != v1::Clipping::BOUND_NOT_SET) *spec.mutable_clipping() = plan.clipping;
   if (const int parts = PartsOfBatch(plan); parts > 1) {
     spec.mutable_workers()->set_count(parts);
+    spec.mutable_workers()->set_round_timeout_seconds(absl::ToDoubleSeconds(kRoundTimeout));
     // One after the other they need no room to arrive side by side.
     if (plan.accumulate > 1) spec.mutable_workers()->set_window(1);
   } else {

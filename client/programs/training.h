@@ -16,6 +16,9 @@
 
 namespace adamant::programs {
 
+// How long a step that is made of contributions waits for those that have not come: the training then ends.
+constexpr absl::Duration kRoundTimeout = absl::Minutes(1);
+
 struct TrainingPlan {
   // As in Mlp; `data` fits them.
   std::vector<int> widths;
