@@ -267,7 +267,7 @@ class Worker {
 absl::Status RunWorkers(const std::string& name, const Plan& plan, const std::vector<int>& ranks, Client& client,
                         Console* console) {
   const absl::Time began = absl::Now();
-  const absl::Status begun = Begin(name, plan, client);
+  absl::Status begun = Begin(name, plan, client);
   if (!begun.ok()) return begun;
   std::vector<Worker> workers;
   for (const int rank : ranks) workers.emplace_back(plan, rank);
@@ -296,7 +296,7 @@ absl::Status RunWorkers(const std::string& name, const Plan& plan, const std::ve
 
 // What is wrong with the flags, or nothing.
 std::string FlagError(const std::vector<char*>& arguments) {
-  const std::string error = CommonFlagError(arguments, absl::GetFlag(FLAGS_target), absl::GetFlag(FLAGS_timeout));
+  std::string error = CommonFlagError(arguments, absl::GetFlag(FLAGS_target), absl::GetFlag(FLAGS_timeout));
   if (!error.empty()) return error;
   const int32_t workers = absl::GetFlag(FLAGS_workers);
   if (workers < 1 || workers > kMaxWorkers) return absl::StrCat("--workers must be in [1, ", kMaxWorkers, "]");

@@ -84,7 +84,7 @@ absl::StatusOr<v1::ParameterGroup> Group() {
 
 // What is wrong with the flags, or nothing.
 std::string FlagError(const std::vector<char*>& arguments) {
-  const std::string error = CommonFlagError(arguments, absl::GetFlag(FLAGS_target), absl::GetFlag(FLAGS_timeout));
+  std::string error = CommonFlagError(arguments, absl::GetFlag(FLAGS_target), absl::GetFlag(FLAGS_timeout));
   if (!error.empty()) return error;
   const int32_t samples = absl::GetFlag(FLAGS_samples);
   if (samples < 0 || samples > kMaxSamples) return absl::StrCat("--samples must be in [0, ", kMaxSamples, "]");

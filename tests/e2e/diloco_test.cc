@@ -137,10 +137,10 @@ TEST_F(DilocoTest, ContributionOfAWorkerThatIsKilledAndStartedAgainCountsOnce) {
 TEST_F(DilocoTest, NamedSetStaysAndIsTrainedFurther) {
   const std::vector<std::string> flags = {"--quorum=4", "--round_timeout=60s", absl::StrCat("--set=", kSet)};
   std::vector<std::string> half = flags;
-  half.push_back("--steps=2");
+  half.emplace_back("--steps=2");
   EXPECT_THAT(Losses(OutputOf(*Diloco(half))), SizeIs(2));
   std::vector<std::string> whole = flags;
-  whole.push_back("--steps=4");
+  whole.emplace_back("--steps=4");
   EXPECT_THAT(Lines(OutputOf(*Diloco(whole))), ElementsAre(HasSubstr("Step 003"), HasSubstr("Step 004")));
 }
 
