@@ -1,7 +1,11 @@
 #include "client/programs/optimizer_choice.h"
 
+#include <vector>
+
 #include "absl/status/status.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 namespace adamant::programs {
 namespace {
@@ -32,13 +36,33 @@ absl::Status SetSchedule(const OptimizerChoice& choice, int64_t steps, v1::Param
   }
   if (choice.warmup_steps > 0) group->mutable_schedule()->set_warmup_steps(choice.warmup_steps);
   const int64_t left = steps - choice.warmup_steps;
+  // The name of a schedule, and what it takes.
+  const std::vector<absl::string_view> words = absl::StrSplit(choice.schedule, ':');
+  const absl::string_view name = words.front();
+  double number = 0;
+  const bool one_number = words.size() == 2 && absl::SimpleAtod(words[1], &number);
+  int64_t interval = 0;
+  const bool an_interval_and_a_number =
+      words.size() == 3 && absl::SimpleAtoi(words[1], &interval) && absl::SimpleAtod(words[2], &number);
+  if (choice.schedule == "constant") return absl::OkStatus();
+  v1::Schedule* const schedule = group->mutable_schedule();
   if (choice.schedule == "linear") {
-    group->mutable_schedule()->mutable_linear()->set_steps(left);
+    schedule->mutable_linear()->set_steps(left);
   } else if (choice.schedule == "cosine") {
-    group->mutable_schedule()->mutable_cosine()->set_steps(left);
-  } else if (choice.schedule != "constant") {
+    schedule->mutable_cosine()->set_steps(left);
+  } else if (name == "polynomial" && one_number) {
+    schedule->mutable_polynomial()->set_steps(left);
+    schedule->mutable_polynomial()->set_power(number);
+  } else if (name == "exponential" && one_number) {
+    schedule->mutable_exponential()->set_gamma(number);
+  } else if (name == "step" && an_interval_and_a_number) {
+    schedule->mutable_step()->set_steps(interval);
+    schedule->mutable_step()->set_gamma(number);
+  } else {
     return absl::InvalidArgumentError(
-        absl::StrCat("the schedule is constant, linear or cosine, and not '", choice.schedule, "'"));
+        absl::StrCat("the schedule is constant, linear, cosine, polynomial:POWER, exponential:GAMMA or "
+                     "step:STEPS:GAMMA, and not '",
+                     choice.schedule, "'"));
   }
   return absl::OkStatus();
 }

@@ -23,7 +23,8 @@ struct OptimizerChoice {
   std::optional<double> weight_decay = std::nullopt;
   // Of `sgd` alone.
   double momentum = 0;
-  // `constant`, or `linear` or `cosine`: down to zero at the last step.
+  // `constant`; `linear`, `cosine` or `polynomial:POWER`, down to zero at the last step; `exponential:GAMMA`, by that
+  // factor a step; or `step:STEPS:GAMMA`, every so many steps.
   std::string schedule = "constant";
   // Steps in which the learning rate rises before that.
   int64_t warmup_steps = 0;

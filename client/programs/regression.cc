@@ -17,6 +17,18 @@ std::vector<float> Uniforms(int64_t count, std::mt19937* random) {
   return values;
 }
 
+// Those in [begin, end).
+Batch Samples(const Batch& data, int begin, int end) {
+  const auto columns = [&](const std::vector<float>& rows) {
+    std::vector<float> part;
+    for (size_t row = 0; row < rows.size(); row += data.samples) {
+      part.insert(part.end(), rows.begin() + row + begin, rows.begin() + row + end);
+    }
+    return part;
+  };
+  return {.samples = end - begin, .inputs = columns(data.inputs), .targets = columns(data.targets)};
+}
+
 }  // namespace
 
 Batch ReferenceSample() { return {.samples = 1, .inputs = {1, 2}, .targets = {1}}; }
@@ -40,21 +52,18 @@ Batch MakeRegression(int inputs, int outputs, int samples, uint32_t seed) {
 }
 
 std::vector<Batch> SplitIntoBatches(const Batch& data, int batch_size) {
-  const auto columns = [&data](const std::vector<float>& rows, int begin, int end) {
-    std::vector<float> part;
-    for (size_t row = 0; row < rows.size(); row += data.samples) {
-      part.insert(part.end(), rows.begin() + row + begin, rows.begin() + row + end);
-    }
-    return part;
-  };
   std::vector<Batch> batches;
   for (int begin = 0; begin < data.samples; begin += batch_size) {
-    const int end = begin + std::min(batch_size, data.samples - begin);
-    batches.push_back({.samples = end - begin,
-                       .inputs = columns(data.inputs, begin, end),
-                       .targets = columns(data.targets, begin, end)});
+    batches.push_back(Samples(data, begin, begin + std::min(batch_size, data.samples - begin)));
   }
   return batches;
+}
+
+std::vector<Batch> SplitEvenly(const Batch& data, int count) {
+  const auto begin = [&](int64_t part) { return static_cast<int>(part * data.samples / count); };
+  std::vector<Batch> parts;
+  for (int part = 0; part < count; ++part) parts.push_back(Samples(data, begin(part), begin(part + 1)));
+  return parts;
 }
 
 }  // namespace adamant::programs

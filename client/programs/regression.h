@@ -19,6 +19,10 @@ Batch MakeRegression(int inputs, int outputs, int samples, uint32_t seed);
 // `data` in batches of `batch_size` consecutive samples; the last may be smaller. Requires: 0 < batch_size <= 2^30.
 std::vector<Batch> SplitIntoBatches(const Batch& data, int batch_size);
 
+// `data` in `count` parts of consecutive samples, whose sizes differ by one at most. Requires: 0 < count <=
+// data.samples.
+std::vector<Batch> SplitEvenly(const Batch& data, int count);
+
 }  // namespace adamant::programs
 
 #endif  // ADAMANT_CLIENT_PROGRAMS_REGRESSION_H_

@@ -4,13 +4,9 @@
 #include <adamant/client.h>
 
 #include <algorithm>
-#include <csignal>
 #include <cstdint>
-#include <cstdio>
 #include <iterator>
-#include <mutex>
 #include <optional>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -20,17 +16,19 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
 #include "client/command_line/command_line.h"
+#include "client/programs/console.h"
 #include "client/programs/layer_widths.h"
+#include "client/programs/network_set.h"
 #include "client/programs/optimizer_choice.h"
-#include "client/programs/progress.h"
 #include "client/programs/regression.h"
 #include "client/programs/training.h"
 
 using adamant::programs::LayerWidths;
 
 ABSL_FLAG(std::string, target, "", "The server: host:port or unix:path.");
-ABSL_FLAG(absl::Duration, timeout, absl::Seconds(10),
-          "How long any one call may take, retries and waits for the server included.");
+ABSL_FLAG(
+    absl::Duration, timeout, absl::Seconds(10),
+    "How long any one call may take, retries and waits for the server included, but not those for other workers.");
 ABSL_FLAG(std::string, device, "", "Where the set lives: cpu or cuda:N. Empty: the server's default.");
 ABSL_FLAG(bool, check, false, "Exit with 1 if the losses are not the reference's.");
 ABSL_FLAG(LayerWidths, layers, LayerWidths({{2, 16, 1}}), "Inputs, units of each hidden layer, outputs.");
@@ -43,12 +41,15 @@ ABSL_FLAG(std::optional<double>, weight_decay, std::nullopt,
           "How strongly weights are drawn towards zero. Not given: 0.01 with adamw, else 0.");
 ABSL_FLAG(double, momentum, 0, "Of sgd.");
 ABSL_FLAG(std::string, schedule, "constant",
-          "How the learning rate goes on: constant, or linear or cosine down to zero at the last step.");
+          "How the learning rate goes on: constant; linear, cosine or polynomial:POWER, down to zero at the last step; "
+          "exponential:GAMMA, by that factor a step; or step:STEPS:GAMMA, every so many steps.");
 ABSL_FLAG(int64_t, warmup, 0, "Steps in which the learning rate rises from zero before that.");
 ABSL_FLAG(double, clip, 0, "Gradients whose norm is larger are scaled down to it. 0: none are.");
 ABSL_FLAG(std::string, dtype, "float32", "How gradients and parameters travel: float32, bfloat16 or float16.");
 ABSL_FLAG(int32_t, workers, 1,
           "Threads that train the same set, each without waiting for the others. Give them a --batch to share.");
+ABSL_FLAG(bool, synchronous, false, "Workers make each step together instead: each takes its share of every batch.");
+ABSL_FLAG(int32_t, accumulate, 1, "Parts in which one worker computes and sends the gradient of each batch.");
 ABSL_FLAG(uint32_t, seed, 0, "Of the first weights and of the samples.");
 
 namespace adamant::programs {
@@ -60,19 +61,16 @@ constexpr const char* kReferenceLosses[] = {"0.809774", "0.721449", "0.638959", 
 constexpr int kLines = std::size(kReferenceLosses);
 constexpr int kMaxSamples = 1 << 24;
 constexpr int kMaxWorkers = 64;
+constexpr int kMaxParts = 64;
 
-volatile std::sig_atomic_t interrupted = 0;
+int64_t Samples() { return std::max(1, absl::GetFlag(FLAGS_samples)); }
 
-int Fail(const std::string& message) {
-  absl::FPrintF(stderr, "adamant-sanity-train: %s\n", message);
-  return 1;
+int64_t SamplesOfBatch() {
+  const int32_t batch = absl::GetFlag(FLAGS_batch);
+  return batch == 0 ? Samples() : std::min<int64_t>(batch, Samples());
 }
 
-int64_t Steps() {
-  const int64_t samples = std::max(1, absl::GetFlag(FLAGS_samples));
-  const int64_t batch = absl::GetFlag(FLAGS_batch) == 0 ? samples : absl::GetFlag(FLAGS_batch);
-  return absl::GetFlag(FLAGS_epochs) * ((samples + batch - 1) / batch);
-}
+int64_t Steps() { return absl::GetFlag(FLAGS_epochs) * ((Samples() + SamplesOfBatch() - 1) / SamplesOfBatch()); }
 
 absl::StatusOr<v1::ParameterGroup> Group() {
   return MakeGroup({.optimizer = absl::GetFlag(FLAGS_optimizer),
@@ -86,9 +84,8 @@ absl::StatusOr<v1::ParameterGroup> Group() {
 
 // What is wrong with the flags, or nothing.
 std::string FlagError(const std::vector<char*>& arguments) {
-  if (arguments.size() > 1) return absl::StrCat("unexpected argument '", arguments[1], "'");
-  if (absl::GetFlag(FLAGS_target).empty()) return "--target is needed, such as --target=localhost:50051";
-  if (absl::GetFlag(FLAGS_timeout) <= absl::ZeroDuration()) return "--timeout must be positive";
+  std::string error = CommonFlagError(arguments, absl::GetFlag(FLAGS_target), absl::GetFlag(FLAGS_timeout));
+  if (!error.empty()) return error;
   const int32_t samples = absl::GetFlag(FLAGS_samples);
   if (samples < 0 || samples > kMaxSamples) return absl::StrCat("--samples must be in [0, ", kMaxSamples, "]");
   if (absl::GetFlag(FLAGS_epochs) < 1) return "--epochs must be at least 1";
@@ -96,6 +93,15 @@ std::string FlagError(const std::vector<char*>& arguments) {
   if (batch < 0 || batch > kMaxSamples) return absl::StrCat("--batch must be in [0, ", kMaxSamples, "]");
   const int32_t workers = absl::GetFlag(FLAGS_workers);
   if (workers < 1 || workers > kMaxWorkers) return absl::StrCat("--workers must be in [1, ", kMaxWorkers, "]");
+  const int32_t accumulate = absl::GetFlag(FLAGS_accumulate);
+  if (accumulate < 1 || accumulate > kMaxParts) return absl::StrCat("--accumulate must be in [1, ", kMaxParts, "]");
+  if (accumulate > 1 && workers > 1) return "--accumulate is for one of --workers";
+  const int32_t parts = std::max(accumulate, absl::GetFlag(FLAGS_synchronous) ? workers : 1);
+  const int64_t left_over = Samples() % SamplesOfBatch();
+  if (const int64_t least = left_over == 0 ? SamplesOfBatch() : left_over; parts > least) {
+    return absl::StrCat("every batch is cut into ", parts, " parts, and one has only ", least,
+                        " samples: choose other --samples or another --batch");
+  }
   if (!(absl::GetFlag(FLAGS_clip) >= 0)) return "--clip must not be negative";
   absl::Status status = ParseDtype(absl::GetFlag(FLAGS_dtype)).status();
   status.Update(Group().status());
@@ -112,7 +118,8 @@ bool IsReferenceRun() {
          absl::GetFlag(FLAGS_epochs) == 50 && absl::GetFlag(FLAGS_lr) == 1e-3 && absl::GetFlag(FLAGS_seed) == 0 &&
          absl::GetFlag(FLAGS_optimizer) == "adam" && absl::GetFlag(FLAGS_weight_decay).value_or(0) == 0 &&
          absl::GetFlag(FLAGS_schedule) == "constant" && absl::GetFlag(FLAGS_warmup) == 0 &&
-         absl::GetFlag(FLAGS_clip) == 0 && absl::GetFlag(FLAGS_dtype) == "float32" && absl::GetFlag(FLAGS_workers) == 1;
+         absl::GetFlag(FLAGS_clip) == 0 && absl::GetFlag(FLAGS_dtype) == "float32" &&
+         absl::GetFlag(FLAGS_workers) == 1 && absl::GetFlag(FLAGS_accumulate) == 1;
 }
 
 // Requires: flags without an error.
@@ -132,79 +139,49 @@ TrainingPlan Plan() {
           .device = absl::GetFlag(FLAGS_device),
           .clipping = clipping,
           .dtype = *ParseDtype(absl::GetFlag(FLAGS_dtype)),
-          .workers = absl::GetFlag(FLAGS_workers)};
-}
-
-// The bar is drawn and cleared by one thread at a time.
-std::mutex bar_mutex;
-
-ClientOptions Options(ProgressBar* bar) {
-  const absl::Duration timeout = absl::GetFlag(FLAGS_timeout);
-  ClientOptions options;
-  options.retry.total_timeout = timeout;
-  options.connect_timeout = timeout;
-  options.unary_timeout = timeout;
-  options.step_timeout = timeout;
-  options.transfer_timeout = timeout;
-  options.on_wait = [bar](const absl::Status& reason) {
-    std::lock_guard<std::mutex> lock(bar_mutex);
-    bar->Clear();
-    absl::FPrintF(stderr, "adamant-sanity-train: waiting: %s\n", reason.message());
-  };
-  return options;
-}
-
-// Sets of other trainers are none of ours.
-std::string UniqueName() {
-  std::random_device random;
-  return absl::StrFormat("sanity-train/%08x%08x", random(), random());
+          .workers = absl::GetFlag(FLAGS_workers),
+          .synchronous = absl::GetFlag(FLAGS_synchronous),
+          .accumulate = absl::GetFlag(FLAGS_accumulate)};
 }
 
 int Main(const std::vector<char*>& arguments) {
-  if (const std::string error = FlagError(arguments); !error.empty()) return Fail(error);
+  Console console("adamant-sanity-train");
+  if (const std::string error = FlagError(arguments); !error.empty()) return console.Fail(error);
   if (absl::GetFlag(FLAGS_check) && !IsReferenceRun()) {
-    return Fail("--check is for the reference run: leave the training flags");
+    return console.Fail("--check is for the reference run: leave the training flags");
   }
   const std::string target = absl::GetFlag(FLAGS_target);
-  ProgressBar bar(stderr);
-  const absl::StatusOr<Client> client = Client::Connect(target, Options(&bar));
-  if (!client.ok()) return Fail(absl::StrCat(target, ": ", client.status().ToString()));
+  ClientOptions options = console.MakeClientOptions(absl::GetFlag(FLAGS_timeout));
+  // Not to be taken for a server that does not answer: who is done first waits for the others.
+  if (absl::GetFlag(FLAGS_synchronous)) options.retry.total_timeout += kRoundTimeout;
+  const absl::StatusOr<Client> client = Client::Connect(target, options);
+  if (!client.ok()) return console.Fail(absl::StrCat(target, ": ", client.status().ToString()));
 
-  // The first ends the training after this step and leaves no set behind; a second one ends the program at once.
-  const auto interrupt = [](int number) {
-    interrupted = 1;
-    std::signal(number, SIG_DFL);
-  };
-  std::signal(SIGINT, interrupt);
-  std::signal(SIGTERM, interrupt);
+  // The first one ends the training after this step and leaves no set behind.
+  CatchInterrupts();
   const TrainingPlan plan = Plan();
   const int interval = std::max(1, plan.epochs / kLines);
   std::vector<std::string> losses;
   const auto after_step = [&](const TrainingProgress& progress) {
-    std::lock_guard<std::mutex> lock(bar_mutex);
     const std::string loss = absl::StrFormat("%.6f", progress.loss);
     if (progress.epoch_done && progress.epoch % interval == 0) {
-      bar.Clear();
-      absl::PrintF("Epoch %02d: loss = %s\n", progress.epoch, loss);
-      std::fflush(stdout);
+      console.Print(absl::StrFormat("Epoch %02d: loss = %s", progress.epoch, loss));
       losses.push_back(loss);
     }
-    bar.Update(progress.steps_done, progress.steps_in_all, absl::StrCat("loss ", loss));
-    return interrupted == 0;
+    console.ShowProgress(progress.steps_done, progress.steps_in_all, absl::StrCat("loss ", loss));
+    return !Interrupted();
   };
-  const absl::StatusOr<TrainingSummary> summary = Train(plan, UniqueName(), *client, after_step);
-  bar.Clear();
-  if (!summary.ok()) return Fail(absl::StrCat(target, ": ", summary.status().ToString()));
+  const absl::StatusOr<TrainingSummary> summary = Train(plan, UniqueSetName("sanity-train"), *client, after_step);
+  if (!summary.ok()) return console.Fail(absl::StrCat(target, ": ", summary.status().ToString()));
 
   bool matches = true;
   if (IsReferenceRun()) {
     matches = std::equal(losses.begin(), losses.end(), std::begin(kReferenceLosses), std::end(kReferenceLosses));
-    absl::PrintF("The losses %s the reference.\n", matches ? "match" : "do not match");
-    std::fflush(stdout);
+    console.Print(absl::StrFormat("The losses %s the reference.", matches ? "match" : "do not match"));
   }
   const double seconds = absl::ToDoubleSeconds(summary->elapsed);
-  absl::FPrintF(stderr, "%d steps in %.3f s: %.0f a second; median of a remote step %.1f us\n", summary->steps, seconds,
-                summary->steps / seconds, absl::ToDoubleMicroseconds(summary->median_step));
+  console.Note(absl::StrFormat("%d steps in %.3f s: %.0f a second; median of a remote step %.1f us", summary->steps,
+                               seconds, summary->steps / seconds, absl::ToDoubleMicroseconds(summary->median_step)));
   return absl::GetFlag(FLAGS_check) && !matches ? 1 : 0;
 }
 
@@ -217,6 +194,8 @@ int main(int argc, char** argv) {
       "trains a small network whose parameters and optimizer live on a server.\n"
       "  adamant-sanity-train --target=localhost:50051 --check\n"
       "  adamant-sanity-train --target=localhost:50051 --layers=2,64,64,1 --samples=4096 --batch=64 --epochs=20\n"
-      "      --optimizer=adamw --schedule=cosine --warmup=64 --clip=1 --dtype=bfloat16 --workers=4",
+      "      --optimizer=adamw --schedule=cosine --warmup=64 --clip=1 --dtype=bfloat16 --workers=4\n"
+      "  adamant-sanity-train --target=localhost:50051 --layers=2,64,64,1 --samples=4096 --batch=64 --epochs=20\n"
+      "      --workers=4 --synchronous, or --accumulate=4",
       __FILE__));
 }

@@ -16,6 +16,9 @@
 
 namespace adamant::programs {
 
+// How long a step that is made of contributions waits for those that have not come: the training then ends.
+constexpr absl::Duration kRoundTimeout = absl::Minutes(1);
+
 struct TrainingPlan {
   // As in Mlp; `data` fits them.
   std::vector<int> widths;
@@ -34,17 +37,26 @@ struct TrainingPlan {
   v1::Clipping clipping = {};
   // How gradients and parameters travel.
   v1::Dtype dtype = v1::DTYPE_FLOAT32;
-  // How many work at the same time, each on the next batch that nobody has taken, in [1, 64]. A gradient may then be
-  // behind the parameters by one step of each of the others; one that is further behind is computed again. With one
-  // worker a run has the same bits every time; with several it depends on who is faster.
+  // How many work at the same time, in [1, 64].
+  //
+  // Each takes the next batch that nobody has taken. A gradient may then be behind the parameters by one step of each
+  // of the others; one that is further behind is computed again. With one worker a run has the same bits every time;
+  // with several it depends on who is faster.
   int workers = 1;
+  // Workers make each step together instead: each takes its share of every batch, and the step is that of the whole
+  // batch. A run then has the same bits every time. Requires: no batch has fewer samples than there are workers.
+  bool synchronous = false;
+  // In how many parts one worker computes and sends the gradient of a batch, in [1, 64]: the network then needs memory
+  // for one part at a time. The step is that of the whole batch. Requires: 1, or one worker, and no batch with fewer
+  // samples.
+  int accumulate = 1;
 };
 
 struct TrainingSummary {
   int64_t steps;
   // Of all epochs, the network's own arithmetic included.
   absl::Duration elapsed;
-  // Median of the remote steps alone.
+  // Median of the remote calls alone, each of them a step or a contribution to one.
   absl::Duration median_step;
 };
 

@@ -10,10 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "tests/e2e/program_output.h"
 #include "tests/e2e/server_process.h"
 #include "tests/e2e/test_client.h"
 #include "tests/wire/bound_socket.h"
@@ -44,19 +43,6 @@ constexpr char kReferenceOutput[] =
 std::unique_ptr<ChildProgram> Train(const std::string& target, std::vector<std::string> flags = {}) {
   flags.insert(flags.begin(), {ADAMANT_SANITY_TRAIN, absl::StrCat("--target=", target)});
   return std::make_unique<ChildProgram>(flags);
-}
-
-std::vector<std::string> Lines(const std::string& text) { return absl::StrSplit(text, '\n', absl::SkipEmpty()); }
-
-// The losses in lines such as `Epoch 05: loss = 0.809774`.
-std::vector<double> Losses(const std::string& output) {
-  std::vector<double> losses;
-  for (const std::string& line : Lines(output)) {
-    const std::vector<std::string> parts = absl::StrSplit(line, " = ");
-    double loss;
-    if (parts.size() == 2 && absl::SimpleAtod(parts[1], &loss)) losses.push_back(loss);
-  }
-  return losses;
 }
 
 // Waits until a trainer's set has been stepped.
@@ -149,6 +135,39 @@ TEST(SanityTrainTest, FourAsynchronousWorkersReachTheLossThatOneReaches) {
   EXPECT_LT(together, 1.1 * alone);
 }
 
+TEST(SanityTrainTest, WorkersThatMakeEachStepTogetherAndAccumulationReachTheLossOfOne) {
+  ServerProcess server;
+  const auto last_loss = [&server](std::vector<std::string> flags) {
+    flags.insert(flags.begin(), {"--layers=32,32,32,1", "--samples=250", "--epochs=5", "--batch=32", "--lr=0.003"});
+    const auto trainer = Train(server.address(), flags);
+    EXPECT_EQ(trainer->Wait(), 0) << trainer->standard_error().AwaitEnd();
+    // 250 samples in batches of 32 are 8 a pass: contributions are no steps.
+    EXPECT_THAT(trainer->standard_error().AwaitEnd(), HasSubstr("40 steps in "));
+    const std::vector<double> losses = Losses(trainer->standard_output().AwaitEnd());
+    EXPECT_THAT(losses, SizeIs(5));
+    return losses.back();
+  };
+  const double alone = last_loss({});
+  const double together = last_loss({"--synchronous", "--workers=4"});
+  const double accumulated = last_loss({"--accumulate=4"});
+  std::cout << "loss alone " << alone << ", together " << together << ", accumulated " << accumulated << "\n";
+  // Large enough for the six digits that are printed behind the point.
+  EXPECT_GT(alone, 1);
+  EXPECT_NEAR(together, alone, 1e-5 * alone);
+  EXPECT_NEAR(accumulated, alone, 1e-5 * alone);
+}
+
+TEST(SanityTrainTest, InterruptedWorkersOfSynchronousStepsDeleteTheirSet) {
+  ServerProcess server;
+  TestClient client(server.address());
+  const std::map<std::string, int64_t> before = client.UsedBudgets();
+  const auto trainer = Train(server.address(), {"--samples=8", "--epochs=1000000000", "--synchronous", "--workers=4"});
+  AwaitStep(&client);
+  trainer->Signal(SIGINT);
+  EXPECT_EQ(trainer->Wait(), 1);
+  EXPECT_TRUE(client.ReturnsTo(before));
+}
+
 TEST(SanityTrainTest, EveryOptimizerScheduleAndDtypeBringsTheLossDown) {
   ServerProcess server;
   const std::vector<std::vector<std::string>> choices = {
@@ -227,13 +246,21 @@ TEST(SanityTrainTest, InterruptedTrainerDeletesItsSet) {
   EXPECT_TRUE(client.ReturnsTo(before));
 }
 
+TEST(SanityTrainTest, BatchWithFewerSamplesThanPartsIsAClearError) {
+  const auto trainer =
+      Train("127.0.0.1:1", {"--samples=10", "--batch=4", "--epochs=1", "--synchronous", "--workers=3"});
+  EXPECT_EQ(trainer->Wait(), 1);
+  EXPECT_THAT(trainer->standard_error().AwaitEnd(), HasSubstr("cut into 3 parts, and one has only 2 samples"));
+}
+
 class WrongFlagTest : public testing::TestWithParam<const char*> {};
 
 INSTANTIATE_TEST_SUITE_P(Each, WrongFlagTest,
                          testing::Values("--no_such_flag", "--layers=2", "--layers=two", "--layers=3,4,1", "--epochs=0",
                                          "--optimizer=lion", "--schedule=onecycle", "--dtype=int8", "--momentum=0.9",
                                          "--warmup=50", "--clip=-1", "--workers=0", "--workers=65", "--samples=-1",
-                                         "--batch=-1", "--timeout=0", "stray"));
+                                         "--accumulate=0", "--accumulate=2", "--schedule=step:10", "--batch=-1",
+                                         "--timeout=0", "stray"));
 
 TEST_P(WrongFlagTest, IsAnErrorAndExitCodeOne) {
   const auto trainer = Train("127.0.0.1:1", {GetParam()});

@@ -52,6 +52,20 @@ TEST(OptimizerChoiceTest, ScheduleTakesTheStepsThatTheWarmupLeaves) {
   EXPECT_EQ(MakeGroup({.warmup_steps = 7}, 100)->schedule().decay_case(), v1::Schedule::DECAY_NOT_SET);
 }
 
+TEST(OptimizerChoiceTest, ScheduleTakesNumbersBehindItsName) {
+  EXPECT_EQ(MakeGroup({.schedule = "exponential:0.99"}, 100)->schedule().exponential().gamma(), 0.99);
+  EXPECT_EQ(MakeGroup({.schedule = "step:30:0.1"}, 100)->schedule().step().steps(), 30);
+  EXPECT_EQ(MakeGroup({.schedule = "step:30:0.1"}, 100)->schedule().step().gamma(), 0.1);
+  const absl::StatusOr<v1::ParameterGroup> polynomial =
+      MakeGroup({.schedule = "polynomial:2", .warmup_steps = 10}, 100);
+  ASSERT_TRUE(polynomial.ok()) << polynomial.status();
+  EXPECT_EQ(polynomial->schedule().polynomial().steps(), 90);
+  EXPECT_EQ(polynomial->schedule().polynomial().power(), 2);
+  for (const char* wrong : {"exponential", "exponential:x", "polynomial:1:2", "step:30", "step:1.5:0.1", "cosine:2"}) {
+    EXPECT_THAT(ErrorOf({.schedule = wrong}), HasSubstr(wrong));
+  }
+}
+
 TEST(OptimizerChoiceTest, RefusesWhatThereIsNotAndWhatDoesNotGoTogether) {
   EXPECT_THAT(ErrorOf({.optimizer = "lion"}), HasSubstr("'lion'"));
   EXPECT_THAT(ErrorOf({.schedule = "onecycle"}), HasSubstr("'onecycle'"));

@@ -56,6 +56,20 @@ TEST(RegressionTest, SplitsIntoBatchesOfConsecutiveSamples) {
   EXPECT_THAT(batches[1].targets, ElementsAre(9));
 }
 
+TEST(RegressionTest, SplitsEvenlyIntoPartsOfConsecutiveSamples) {
+  const Batch data = {.samples = 5, .inputs = {1, 2, 3, 4, 5, 10, 20, 30, 40, 50}, .targets = {5, 6, 7, 8, 9}};
+
+  const std::vector<Batch> parts = SplitEvenly(data, 3);
+
+  ASSERT_THAT(parts, SizeIs(3));
+  EXPECT_THAT(parts[0].inputs, ElementsAre(1, 10));
+  EXPECT_THAT(parts[0].targets, ElementsAre(5));
+  EXPECT_EQ(parts[1].samples, 2);
+  EXPECT_THAT(parts[1].inputs, ElementsAre(2, 3, 20, 30));
+  EXPECT_THAT(parts[2].inputs, ElementsAre(4, 5, 40, 50));
+  EXPECT_THAT(parts[2].targets, ElementsAre(8, 9));
+}
+
 TEST(RegressionTest, SplitsIntoOneBatchThatTakesAll) {
   const Batch data = MakeRegression(2, 1, 5, 0);
 

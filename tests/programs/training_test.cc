@@ -5,9 +5,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "client/programs/initialization.h"
@@ -16,10 +19,12 @@
 namespace adamant::programs {
 namespace {
 
+using testing::DoubleNear;
 using testing::ElementsAre;
 using testing::ElementsAreArray;
 using testing::HasSubstr;
 using testing::NiceMock;
+using testing::Pointwise;
 using testing::Return;
 
 constexpr char kName[] = "sanity-train/1";
@@ -71,6 +76,7 @@ class TrainingTest : public testing::Test {
 
   v1::ParameterSet Set() const {
     v1::ParameterSet set;
+    if (spec_.has_workers()) set.set_round(1);
     set.set_name(kName);
     set.set_incarnation(incarnation_);
     set.set_step(step_);
@@ -97,6 +103,70 @@ class TrainingTest : public testing::Test {
     return result;
   }
 
+  // Answers as Descend does, with the weighted mean of all contributions of a round, to all but those that do not wait.
+  v1::StepResult Contribute(const StepCall& call) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    contributions_.push_back(call.header);
+    const int64_t round = call.header.round();
+    EXPECT_EQ(round, step_ + 1);
+    const float weight = call.header.has_weight() ? static_cast<float>(call.header.weight()) : 1;
+    sum_.resize(parameters_.size());
+    size_t i = 0;
+    for (absl::Span<const float> tensor : call.gradients) {
+      for (const float element : tensor) sum_[i++] += weight * element;
+    }
+    weights_ += weight;
+    v1::StepResult result;
+    result.set_incarnation(incarnation_);
+    result.set_round(round);
+    if (++contributed_ == spec_.workers().count()) {
+      for (size_t j = 0; j < sum_.size(); ++j) parameters_[j] -= 0.1f * sum_[j] / weights_;
+      sum_.clear();
+      weights_ = 0;
+      contributed_ = 0;
+      ++step_;
+      round_done_.notify_all();
+    } else if (call.header.ack_when_folded()) {
+      result.set_outcome(v1::STEP_OUTCOME_ACCUMULATED);
+      return result;
+    } else {
+      round_done_.wait(lock, [&] { return step_ == round; });
+    }
+    i = 0;
+    for (absl::Span<float> tensor : call.parameters) {
+      for (float& element : tensor) element = parameters_[i++];
+    }
+    result.set_outcome(v1::STEP_OUTCOME_APPLIED);
+    result.set_step(step_);
+    result.set_parameters_step(step_);
+    result.set_round(round + 1);
+    return result;
+  }
+
+  // The losses of a training by one worker, epoch by epoch.
+  std::vector<double> LossesOfOneWorker(const TrainingPlan& plan) {
+    std::vector<float> parameters = InitialParameters(plan.widths, plan.seed);
+    std::vector<float> gradient(parameters.size());
+    Mlp mlp(plan.widths);
+    std::vector<double> losses;
+    for (int epoch = 0; epoch < plan.epochs; ++epoch) {
+      double sum = 0;
+      for (const Batch& batch : SplitIntoBatches(plan.data, plan.batch_size)) {
+        sum += mlp.LossAndGradient(parameters, batch, absl::MakeSpan(gradient)) * batch.samples;
+        for (size_t i = 0; i < gradient.size(); ++i) parameters[i] -= 0.1f * gradient[i];
+      }
+      losses.push_back(sum / plan.data.samples);
+    }
+    return losses;
+  }
+  std::vector<double> LossesTold() const {
+    std::vector<double> losses;
+    for (const TrainingProgress& progress : progress_) {
+      if (progress.epoch_done) losses.push_back(progress.loss);
+    }
+    return losses;
+  }
+
   absl::StatusOr<TrainingSummary> RunTraining(const TrainingPlan& plan) {
     return Train(plan, kName, Client(connection_), [this](const TrainingProgress& progress) {
       progress_.push_back(progress);
@@ -120,6 +190,11 @@ class TrainingTest : public testing::Test {
   std::vector<TrainingProgress> progress_;
 
   std::mutex mutex_;  // for workers, who step at the same time
+  std::condition_variable round_done_;
+  std::vector<v1::StepHeader> contributions_;
+  int contributed_ = 0;  // to the round that is open
+  std::vector<float> sum_;
+  float weights_ = 0;
   v1::StepHeader last_call_;
   v1::Dtype gradient_dtype_ = v1::DTYPE_UNSPECIFIED;
   v1::ParameterSetSpec spec_;
@@ -244,6 +319,85 @@ TEST_F(TrainingTest, StaleGradientIsComputedAgainFromTheParametersThatCameBack) 
 
   EXPECT_TRUE(refused);
   EXPECT_EQ(step_, 90);
+}
+
+TEST_F(TrainingTest, SynchronousWorkersMakeTheStepsOfOne) {
+  TrainingPlan plan = Plan();
+  plan.batch_size = 7;  // and 3
+  plan.workers = 3;
+  plan.synchronous = true;
+  ON_CALL(*connection_, Step).WillByDefault([this](const StepCall& call) { return Contribute(call); });
+
+  const absl::StatusOr<TrainingSummary> summary = RunTraining(plan);
+
+  ASSERT_TRUE(summary.ok()) << summary.status();
+  EXPECT_EQ(summary->steps, 60);
+  EXPECT_EQ(step_, 60);
+  EXPECT_EQ(spec_.workers().count(), 3);
+  EXPECT_EQ(spec_.max_staleness(), 0);
+  EXPECT_THAT(LossesTold(), Pointwise(DoubleNear(1e-5), LossesOfOneWorker(plan)));
+  // Told of after each step, which is not each contribution.
+  ASSERT_EQ(progress_.size(), 60);
+  EXPECT_EQ(progress_.back().steps_done, 60);
+  // Each rank has its own part of every batch, and that its weight, which is 1 where none is given.
+  ASSERT_EQ(contributions_.size(), 180);
+  for (const v1::StepHeader& header : contributions_) {
+    const bool is_of_seven = header.expected_step() % 2 == 0;
+    EXPECT_EQ(header.weight(), is_of_seven ? (header.rank() == 2 ? 3 : 2) : 0) << header.rank();
+    EXPECT_FALSE(header.ack_when_folded());
+  }
+}
+
+TEST_F(TrainingTest, AccumulatesPartsOfABatchOneAfterTheOther) {
+  TrainingPlan plan = Plan();
+  plan.batch_size = 5;
+  plan.accumulate = 4;
+  ON_CALL(*connection_, Step).WillByDefault([this](const StepCall& call) { return Contribute(call); });
+
+  const absl::StatusOr<TrainingSummary> summary = RunTraining(plan);
+
+  ASSERT_TRUE(summary.ok()) << summary.status();
+  EXPECT_EQ(summary->steps, 60);
+  EXPECT_EQ(step_, 60);
+  EXPECT_EQ(spec_.workers().count(), 4);
+  EXPECT_EQ(spec_.workers().window(), 1);
+  EXPECT_THAT(LossesTold(), Pointwise(DoubleNear(1e-5), LossesOfOneWorker(plan)));
+  ASSERT_EQ(contributions_.size(), 240);
+  for (size_t i = 0; i < 240; ++i) {
+    EXPECT_EQ(contributions_[i].rank(), i % 4);
+    EXPECT_EQ(contributions_[i].ack_when_folded(), i % 4 != 3);
+  }
+}
+
+TEST_F(TrainingTest, SynchronousWorkersAreInterruptedBetweenTwoSteps) {
+  TrainingPlan plan = Plan();
+  plan.workers = 3;
+  plan.batch_size = 5;
+  plan.synchronous = true;
+  stop_after_ = 2;
+  ON_CALL(*connection_, Step).WillByDefault([this](const StepCall& call) { return Contribute(call); });
+
+  EXPECT_TRUE(absl::IsCancelled(RunTraining(plan).status()));
+
+  EXPECT_EQ(step_, 2);
+  EXPECT_EQ(contributions_.size(), 6);
+  EXPECT_THAT(deleted_, ElementsAre(kName));
+}
+
+TEST_F(TrainingTest, ContributionThatIsLateEndsTheTraining) {
+  TrainingPlan plan = Plan();
+  plan.accumulate = 2;
+  ON_CALL(*connection_, Step).WillByDefault([this](const StepCall& call) {
+    v1::StepResult result = Contribute(call);
+    if (result.step() == 5) result.set_outcome(v1::STEP_OUTCOME_REFUSED_LATE);
+    return result;
+  });
+
+  const absl::Status status = RunTraining(plan).status();
+
+  EXPECT_TRUE(absl::IsAborted(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("in time"));
+  EXPECT_THAT(deleted_, ElementsAre(kName));
 }
 
 TEST_F(TrainingTest, OneWorkersErrorEndsAll) {
