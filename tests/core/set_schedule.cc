@@ -13,11 +13,11 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
-#include "tests/core/set_changes.h"
 #include "tests/core/cuda_device.h"
 #include "tests/core/every_optimizer.h"
 #include "tests/core/gate.h"
 #include "tests/core/late_backend.h"
+#include "tests/core/set_changes.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_model.h"
 
