@@ -17,7 +17,6 @@ namespace {
 using core::BroughtRows;
 
 constexpr int kTable = 0;
-constexpr int kBias = 1;
 constexpr int64_t kWidth = 64;
 
 v1::ParameterSetSpec Words(int64_t rows) {
