@@ -183,19 +183,17 @@ bool StepCall::AddRows(const core::StepParameters& parameters, wire::TensorMessa
       rows.resize(count);
       builder->BeginRows(tensor.tensor, rows, narrow != nullptr ? wire::ChunkForm::kData : form(), count * tensor.width,
                          dtype);
-      int64_t overflowed = 0;
       work->ForEachRow(next_row_, next_row_ + count, [&](const core::RowWork::Place& place) {
         const int64_t end = place.values + place.end - place.begin;
         core::ForEachRun(place.values, end, [&](int64_t block, int64_t begin, int64_t run_end) {
           const float* const elements = work->values[block].data() + begin;
           if (narrow != nullptr) {
-            overflowed += narrow(elements, builder->AddNarrowed(run_end - begin), run_end - begin);
+            overflowed_ += narrow(elements, builder->AddNarrowed(run_end - begin), run_end - begin);
           } else {
             builder->AddElements(elements, run_end - begin);
           }
         });
       });
-      overflowed_ += overflowed;
       next_row_ += count;
     }
   }
