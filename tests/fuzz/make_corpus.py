@@ -150,7 +150,45 @@ PARAMETER_SET = {
     "noise": bytes(i * 97 % 251 for i in range(400)),
 }
 
-CORPORA = {"tensor_message": TENSOR_MESSAGE, "parameter_set": PARAMETER_SET}
+# The same for rounds_fuzz.cc and round_schedule.cc. First the set: its workers, window and quorum, each one less.
+TWO_WORKERS = b"\x01\x01\x01"
+FOUR_WORKERS = b"\x03\x00\x00"
+
+
+def contribute(client, rank, is_first=False):
+    """A client begins a new contribution with a request_id and nothing out of the way."""
+    return bytes((0, client)) + (b"" if is_first else b"\x01") + bytes((rank, 1, 1, 1, 1, 1, 1, 1, rank, 1))
+
+
+def contribute_again(client, back):
+    """A client begins another attempt of one of the last requests."""
+    return bytes((0, client, 0, back, 1, 1))
+
+
+def deliver(client):
+    return bytes((5, client))
+
+
+def die(client):
+    return bytes((11, client))
+
+
+TIME = b"\x0c\x00"
+WRITE = b"\x0d\x00\x07"
+ROUNDS = {
+    "together": TWO_WORKERS + contribute(0, 0, True) + contribute(1, 1) + deliver(1) + deliver(0),
+    "two_rounds": TWO_WORKERS + (contribute(0, 0, True) + contribute(1, 1) + deliver(0) + deliver(1))
+    + contribute(0, 0) + contribute(1, 1) + deliver(0) + deliver(1),
+    "left_out": FOUR_WORKERS + contribute(0, 2, True) + contribute(1, 1) + TIME + deliver(1) + deliver(0),
+    "failed": TWO_WORKERS + contribute(0, 0, True) + deliver(0) + TIME + contribute(1, 1) + deliver(1),
+    "retried": TWO_WORKERS + contribute(0, 0, True) + deliver(0) + die(0) + contribute_again(2, 0) + deliver(2)
+    + contribute(1, 1) + deliver(1) + contribute_again(3, 1) + deliver(3),
+    "superseded": TWO_WORKERS + contribute(0, 0, True) + contribute(1, 0) + deliver(1) + contribute(2, 1) + deliver(2),
+    "written": TWO_WORKERS + contribute(0, 0, True) + deliver(0) + contribute(1, 1) + WRITE + contribute(2, 1) + deliver(2),
+    "noise": bytes(i * 89 % 241 for i in range(300)),
+}
+
+CORPORA = {"tensor_message": TENSOR_MESSAGE, "parameter_set": PARAMETER_SET, "rounds": ROUNDS}
 
 for name, inputs in CORPORA.items():
     folder = pathlib.Path(__file__).parent / "corpus" / name
