@@ -97,7 +97,7 @@ class RoundSchedule {
     explicit Round(int workers) : ranks(workers) {}
     std::vector<Rank> ranks;
     std::string overrides;
-    bool expired = false;
+    int expirations = 0;
   };
   struct Remembered {
     v1::StepHeader header;
@@ -288,8 +288,8 @@ class RoundSchedule {
       ExpectEnd(&call, {.outcome = v1::STEP_OUTCOME_ACCUMULATED, .brings_parameters = false});
       return;
     }
-    // Another attempt of it hears nothing any more.
-    if (rank.answered != nullptr) Forget(rank.answered);
+    // Another attempt of it gives way.
+    if (rank.answered != nullptr) ExpectEndOf(rank.answered, {.reason = v1::ERROR_REASON_SUPERSEDED});
     rank.answered = &*call;
     rank.attempt = AttemptOf(header);
   }
@@ -368,8 +368,10 @@ class RoundSchedule {
   void Advance() {
     if (!round_.has_value()) return;
     std::vector<Rank>& ranks = round_->ranks;
-    if (round_->expired) {
-      for (Rank& rank : ranks) rank.left_out = rank.left_out || (!rank.counted.has_value() && !IsLive(rank));
+    if (round_->expirations > 0) {
+      for (Rank& rank : ranks) {
+        rank.left_out = rank.left_out || (!rank.counted.has_value() && (round_->expirations > 1 || !IsLive(rank)));
+      }
       if (absl::c_count_if(ranks, [](const Rank& rank) { return !rank.left_out; }) < quorum_) {
         refused_ += absl::c_count_if(ranks, [](const Rank& rank) { return rank.counted.has_value(); });
         EndRound({.outcome = v1::STEP_OUTCOME_REFUSED_LATE}, /*keep_arriving=*/true);
@@ -475,7 +477,7 @@ class RoundSchedule {
   // ---- others
 
   void LetTimePass() {
-    if (round_.has_value()) round_->expired = true;
+    if (round_.has_value()) ++round_->expirations;
     server_.clock().Advance(absl::Seconds(60));
     time_passed_ = 2;
   }

@@ -276,6 +276,30 @@ TEST_P(RoundsTest, ARetryOfACountedContributionIsAnsweredWithTheRound) {
   ExpectModelsState();
 }
 
+TEST_P(RoundsTest, ARetryTakesOverFromACallThatStillWaits) {
+  Make(2, 1);
+  StepDelivery first = Contribute(Named(Contribution(0), "a"));
+  StepDelivery retry = Contribute(Named(Contribution(0), "a", 0, 2));
+  EXPECT_THAT(first.Take(), FailsWith(absl::StatusCode::kAborted, v1::ERROR_REASON_SUPERSEDED));
+  StepDelivery last = Contribute(Contribution(1));
+  ASSERT_THAT(retry.Take(), IsOk());
+  ApplyRanks({0, 1});
+  ExpectModelsState();
+}
+
+TEST_P(RoundsTest, ARoundIsToldOfAsOneStep) {
+  Make(2);
+  const std::shared_ptr<Watch> watch = *set_->BeginWatch([] {});
+  watch->Next();
+  StepDelivery first = Contribute(Contribution(0));
+  ASSERT_THAT(Contribute(Contribution(1)).Take(), IsOk());
+  server_.AwaitIdle();
+  const auto event = watch->Next();
+  ASSERT_TRUE(event.has_value());
+  EXPECT_TRUE(event->has_committed()) << event->ShortDebugString();
+  EXPECT_FALSE(watch->Next().has_value());
+}
+
 TEST_P(RoundsTest, OneClientAccumulates) {
   Make(4, 1);
   for (int64_t round = 1; round < 3; ++round) {
@@ -340,6 +364,23 @@ TEST_P(RoundsTest, OneThatIsArrivingWhenTimeIsOverMayEnd) {
   ASSERT_THAT(other.Take(), IsOk());
   ApplyRanks({0, 1});
   ExpectModelsState();
+}
+
+TEST_P(RoundsTest, WhoHasNotArrivedInTwiceTheTimeIsLeftOut) {
+  Make(3, 3, /*quorum=*/1);
+  StepDelivery arriving = Begin(Contribution(0));
+  arriving.Await();
+  StepDelivery other = Contribute(Contribution(1));
+  server_.clock().Advance(absl::Seconds(60));
+  server_.AwaitIdle();
+  EXPECT_FALSE(other.done());
+  server_.clock().Advance(absl::Seconds(60));
+  ASSERT_THAT(other.Take(), IsOk());
+  ApplyRanks({1});
+  ExpectModelsState();
+  Send(&arriving, GradientOf(0));
+  EXPECT_EQ(arriving.Take()->result.outcome(), v1::STEP_OUTCOME_REFUSED_LATE);
+  EXPECT_EQ(server_.clock().pending(), 0);
 }
 
 TEST_P(RoundsTest, WhoBreaksOffAfterThatIsLeftOut) {
@@ -656,6 +697,33 @@ TEST_P(AggregationTest, AMedianIsTheOneInTheMiddle) {
     for (int rank = 0; rank < count; ++rank) ranks.push_back(rank);
     ApplyMiddle(ranks, (count - 1) / 2);
     ExpectModelsState();
+  }
+}
+
+TEST_P(AggregationTest, AContributionThatIsNotFiniteIsLeftOutIfTheQuorumAllows) {
+  v1::ParameterSetSpec spec = WithWorkers(GetParam(), 4, 1, 3);
+  spec.mutable_workers()->mutable_median();
+  Make(spec);
+  if (model_->parameter_count() == 0) GTEST_SKIP() << "it has no elements";
+  const Values bad(model_->parameter_count(), std::numeric_limits<float>::quiet_NaN());
+  std::vector<StepDelivery> deliveries;
+  for (int rank = 0; rank < 4; ++rank) {
+    deliveries.push_back(Contribute(Contribution(rank), rank == 1 ? bad : GradientOf(rank)));
+  }
+  for (StepDelivery& delivery : deliveries) {
+    const absl::StatusOr<StepReply> reply = delivery.Take();
+    ASSERT_THAT(reply, IsOk());
+    EXPECT_EQ(reply->result.contributions(), 3);
+  }
+  ApplyMiddle({0, 2, 3}, 1);
+  ExpectModelsState();
+  // One more than that.
+  deliveries.clear();
+  for (int rank = 0; rank < 4; ++rank) {
+    deliveries.push_back(Contribute(Contribution(rank, 2), rank < 2 ? bad : GradientOf(rank)));
+  }
+  for (StepDelivery& delivery : deliveries) {
+    EXPECT_EQ(delivery.Take()->result.outcome(), v1::STEP_OUTCOME_SKIPPED_NON_FINITE);
   }
 }
 

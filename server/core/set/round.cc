@@ -131,10 +131,12 @@ std::shared_ptr<StepAttempt> Round::Replace(std::shared_ptr<StepAttempt> attempt
 
 Round::Work Round::NextWork() {
   Work work;
-  if (expired_) {
-    for (Rank& rank : ranks_) rank.left_out = rank.left_out || (rank.counted == nullptr && !IsLive(rank));
-    const auto left = absl::c_count_if(ranks_, [](const Rank& rank) { return !rank.left_out; });
-    if (left < workers_.quorum()) {
+  if (expirations_ > 0) {
+    const bool for_good = expirations_ > 1;
+    for (Rank& rank : ranks_) {
+      rank.left_out = rank.left_out || (rank.counted == nullptr && (for_good || !IsLive(rank)));
+    }
+    if (LeftIn() < workers_.quorum()) {
       work.kind = Work::Kind::kFail;
       return work;
     }
@@ -151,11 +153,19 @@ Round::Work Round::NextWork() {
     if (rank.counted == nullptr) break;
     work.non_finite = FindNonFinite(static_cast<int>(&rank - ranks_.data()));
     if (work.non_finite.has_value()) {
+      // What is to stand workers that send anything goes on without it.
+      if (!AreAveraged(workers_) && LeftIn() > workers_.quorum()) {
+        rank.left_out = true;
+        rank.gradient = {};
+        work.non_finite.reset();
+        continue;
+      }
       work.kind = Work::Kind::kSkip;
       return work;
     }
     work.parts.push_back({FactorOf(rank), std::move(rank.gradient)});
     rank.folded = true;
+    ++contributions_;
     weights_ += WeightOf(rank.counted->header());
   }
   work.is_last = absl::c_all_of(ranks_, [](const Rank& rank) { return rank.settled(); });
@@ -201,6 +211,10 @@ std::vector<std::shared_ptr<StepAttempt>> Round::Waiting() const {
     }
   }
   return waiting;
+}
+
+int Round::LeftIn() const {
+  return static_cast<int>(absl::c_count_if(ranks_, [](const Rank& rank) { return !rank.left_out; }));
 }
 
 double Round::divisor() const { return AreAveraged(workers_) ? weights_ : 1; }

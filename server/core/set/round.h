@@ -134,8 +134,9 @@ class Round {
   // The one that counts of its rank is answered through `attempt` instead, which is another attempt of that request.
   // Returns the other. `is_folded` says whether it is folded already.
   std::shared_ptr<StepAttempt> Replace(std::shared_ptr<StepAttempt> attempt, bool* is_folded);
-  // From now on whoever is not there is left out.
-  void Expire() { expired_ = true; }
+  // From now on whoever is not there is left out; from the second call on whoever has not arrived whole. Returns
+  // whether it was the first.
+  bool Expire() { return ++expirations_ == 1; }
 
   // What there is to do; takes the gradients that are to be folded, which count as folded from here on.
   Work NextWork();
@@ -151,11 +152,12 @@ class Round {
   std::vector<std::shared_ptr<StepAttempt>> TakeContributors();
   // Those who wait for their turn to arrive.
   std::vector<std::shared_ptr<StepAttempt>> Waiting() const;
-  // What the sum is divided by.
+  // How many contributions the sum is made of, and what it is divided by.
+  int contributions() const { return contributions_; }
   double divisor() const;
   void CloseMemory();
 
-  // The timer that expires it. Of whoever opens and ends it.
+  // The timer that expires it. Guarded as the rest.
   Clock::TimerId timer = Clock::kNoTimer;
 
  private:
@@ -175,6 +177,8 @@ class Round {
   float FactorOf(const Rank& rank) const;
   std::optional<NonFinite> FindNonFinite(int rank) const;
   static bool IsLive(const Rank& rank);
+  // How many ranks are not left out.
+  int LeftIn() const;
 
   const int64_t number_;
   const v1::Workers workers_;
@@ -183,8 +187,9 @@ class Round {
 
   std::shared_ptr<RoundMemory> memory_;
   std::vector<Rank> ranks_;
-  bool expired_ = false;
-  double weights_ = 0;  // of what is folded, added by rank
+  int expirations_ = 0;
+  int contributions_ = 0;  // that are folded
+  double weights_ = 0;     // theirs, added by rank
   PaidGradient sum_;
 };
 

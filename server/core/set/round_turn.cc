@@ -155,6 +155,7 @@ class RoundTurn : public std::enable_shared_from_this<RoundTurn> {
     input.round = round_->number();
     input.gradient = std::move(sum);
     input.divisor = round_->divisor();
+    input.contributions = round_->contributions();
     input.non_finite = std::move(work_.non_finite);
     // The round is closed, and this turn's alone.
     input.contributors = round_->TakeContributors();
@@ -199,6 +200,13 @@ void BeginRound(const std::shared_ptr<SetRep>& set, const std::shared_ptr<Round>
                            });
 }
 
+absl::Status Superseded(const SetRep& set, const v1::StepHeader& header) {
+  return set.lifecycle.MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_SUPERSEDED,
+                                 header.request_id().empty()
+                                     ? "another contribution of its rank took over"
+                                     : absl::StrCat("a newer attempt, ", Quoted(header.request_id()), ", took over"));
+}
+
 Clock::TimerId ExpireInTime(const std::shared_ptr<SetRep>& set, const std::shared_ptr<Round>& round) {
   const absl::Duration timeout = absl::Seconds(round->workers().round_timeout_seconds());
   // A deleted set, and its memory, do not stay for it.
@@ -210,7 +218,8 @@ Clock::TimerId ExpireInTime(const std::shared_ptr<SetRep>& set, const std::share
         {
           MutexLock lock(&held->mutex);
           if (held->round != mine) return;
-          mine->Expire();
+          // Those who are arriving have as much time again.
+          if (mine->Expire()) mine->timer = ExpireInTime(held, mine);
         }
         // The clock's thread is for nobody's work.
         ComputePool* const compute = held->resources.compute;
@@ -241,6 +250,7 @@ void DeliverContribution(std::shared_ptr<SetRep> set, std::shared_ptr<StepAttemp
   std::optional<StepReply> acknowledged;
   Grant unneeded;
   absl::Status taken;
+  absl::Status superseded;
   bool counts = false;
   {
     MutexLock lock(&set->mutex);
@@ -258,12 +268,14 @@ void DeliverContribution(std::shared_ptr<SetRep> set, std::shared_ptr<StepAttemp
         replaced = round->Replace(attempt, &is_folded);
         // What it is answered with is the round's to pay for.
         unneeded = attempt->TakeGrant();
+        superseded = Superseded(*set, header);
         if (is_folded && header.ack_when_folded()) acknowledged = Accumulated(*set);
       } else {
         taken = RankTaken(*set, header);
       }
     }
   }
+  if (replaced != nullptr) replaced->End(std::move(superseded));
   if (!taken.ok()) {
     attempt->End(taken);
   } else if (acknowledged.has_value()) {

@@ -16,7 +16,7 @@ namespace adamant::core {
 // room in time all who are there end RESOURCE_EXHAUSTED, and the round has not begun.
 void BeginRound(const std::shared_ptr<SetRep>& set, const std::shared_ptr<Round>& round);
 
-// The timer at which `round` expires, unless it has ended.
+// The timer at which `round` expires, for the first time and then for good, unless it has ended.
 Clock::TimerId ExpireInTime(const std::shared_ptr<SetRep>& set, const std::shared_ptr<Round>& round);
 
 // Lets contributions arrive that may.
@@ -29,6 +29,8 @@ void DeliverContribution(std::shared_ptr<SetRep> set, std::shared_ptr<StepAttemp
 // Has a turn look at the open round: somebody has gone, or its time is over.
 void LookAtRound(std::shared_ptr<SetRep> set);
 
+// What becomes of an attempt whose place another one, of this header, has taken: ABORTED (SUPERSEDED).
+absl::Status Superseded(const SetRep& set, const v1::StepHeader& header) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex);
 // What becomes of a contribution whose rank has one already: ABORTED (RANK_TAKEN).
 absl::Status RankTaken(const SetRep& set, const v1::StepHeader& header) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex);
 

@@ -140,11 +140,7 @@ void StepAttempt::Start() {
       }
     }
     if (!superseded.empty()) {
-      superseded_status = set_->lifecycle.MakeError(
-          absl::StatusCode::kAborted, v1::ERROR_REASON_SUPERSEDED,
-          header_.request_id().empty()
-              ? "another contribution of its rank took over"
-              : absl::StrCat("a newer attempt, ", Quoted(header_.request_id()), ", took over"));
+      superseded_status = Superseded(*set_, header_);
     }
   }
   if (!status.ok()) {

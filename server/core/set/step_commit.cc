@@ -33,7 +33,10 @@ void StepCommit::Run(std::shared_ptr<SetRep> set, Input input, TurnQueue::Turn t
 }
 
 StepCommit::StepCommit(std::shared_ptr<SetRep> set, Input input, TurnQueue::Turn turn)
-    : set_(std::move(set)), turn_(std::move(turn)), input_(std::move(input)) {}
+    : set_(std::move(set)),
+      turn_(std::move(turn)),
+      input_(std::move(input)),
+      failed_(input_.round.has_value() && !gradient().has_value() && !input_.non_finite.has_value()) {}
 
 void StepCommit::Measure() {
   if (input_.non_finite.has_value()) {
@@ -228,7 +231,7 @@ void StepCommit::Plan(const v1::StepHeader& header) {
   if (header.has_base_step()) result.set_staleness(before - header.base_step());
   if (input_.round.has_value()) {
     result.set_round(set_->round_number);
-    result.set_contributions(static_cast<int>(contributors_.size()));
+    result.set_contributions(input_.contributions);
   }
 
   // They were valid when the header was checked against this configuration.

@@ -38,7 +38,9 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
     // Of a round, which is closed: its number, and what its sum is to be divided by.
     std::optional<int64_t> round;
     double divisor = 1;
-    // Of a round: the contribution that is not finite.
+    // Of a round: how many contributions the gradient is made of, or the one for which there is none, since it is not
+    // finite.
+    int contributions = 0;
     std::optional<Round::NonFinite> non_finite;
   };
 
@@ -68,7 +70,7 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   // Finds out what there is to know of the gradient.
   void Measure();
   // Whether it is a round that has too few contributions.
-  bool failed() const { return input_.round.has_value() && !gradient().has_value() && !input_.non_finite.has_value(); }
+  bool failed() const { return failed_; }
   // Says what becomes of the step, and answers those who have no part in it.
   void Decide();
   Decision DecideOn(const StepAttempt& attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
@@ -108,6 +110,7 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
 
   // Of the phase that is under way.
   Input input_;
+  const bool failed_;
   Finding finding_;
   bool skipped_ = false;  // because it is not finite
   std::vector<Contributor> contributors_;
