@@ -96,7 +96,7 @@ TEST_F(SparseTest, ClientBringsFewRowsAndTakesThemBack) {
 }
 
 TEST_F(SparseTest, ClientBringsMoreRowsThanAMessageHolds) {
-  StepBoth(20000, {SomeRows(20000, 15000, 1), SomeRows(20000, 10, 2), SomeRows(20000, 30000, 3)});
+  StepBoth(8000, {SomeRows(8000, 5000, 1), SomeRows(8000, 10, 2), SomeRows(8000, 9000, 3)});
 }
 
 TEST_F(SparseTest, RowsTravelIn16BitsToo) {
