@@ -5,7 +5,7 @@
 namespace adamant::kernels {
 
 void TrimmedMean(const ScaledGradient* contributions, int count, int trim, float* out, int64_t n) {
-  float values[kMaxContributions];
+  float values[kMaxContributions] = {};
   const int left = count - 2 * trim;
   for (int64_t i = 0; i < n; ++i) {
     for (int c = 0; c < count; ++c) values[c] = contributions[c].k * contributions[c].g[i];
