@@ -62,8 +62,9 @@ struct PaidGradient {
   std::optional<Staging> gradient;
 };
 
-// One round, from its first contribution to its end. Guarded by the set's mutex, and, but for Enter, Admit and Leave,
-// for whoever has the set's turn.
+// One round, from its first contribution to its end. Guarded by the set's mutex. What counts and what is folded changes
+// for whoever has the set's turn alone: in Count, Replace, NextWork, and in what is for the end; and so does `sum`,
+// which needs no mutex.
 //
 // A rank is empty; or somebody delivers its contribution, who waits at first and then arrives; or that has arrived
 // whole and counts, is folded, and stays until the end; or it is left out. Folding is in the order of the ranks, and

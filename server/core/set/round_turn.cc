@@ -91,7 +91,9 @@ class RoundTurn : public std::enable_shared_from_this<RoundTurn> {
     if (work_.is_first && !work_.parts.empty()) round_->sum() = std::move(work_.parts.front().gradient);
     const absl::Span<const int64_t> blocks = round_->selection()->blocks();
     const auto count = static_cast<int64_t>(blocks.size());
-    if (IsSmall(round_->selection()->block_elements())) {
+    // Not more than a small step's work on the thread that has the turn, which may be gRPC's; to sort is more.
+    const int64_t elements = round_->selection()->block_elements() * static_cast<int64_t>(work_.parts.size() + 1);
+    if (count == 0 || (AreAveraged(round_->workers()) && IsSmall(elements))) {
       for (int64_t i = 0; i < count; ++i) FoldBlock(blocks[i]);
       Folded();
       return;
