@@ -136,6 +136,26 @@ class SequentialModel {
   const v1::ParameterSetSpec& spec() const { return spec_; }
   int tensors() const { return static_cast<int>(tensors_.size()); }
   int GroupOf(int tensor) const { return tensors_[tensor].group; }
+  // Whether the tensor has rows, how many, and of how many elements each.
+  bool HasRows(int tensor) const { return tensors_[tensor].has_rows; }
+  int64_t RowsOf(int tensor) const { return tensors_[tensor].rows; }
+  int64_t RowWidthOf(int tensor) const { return tensors_[tensor].row_width; }
+
+  // The parameters of rows that were brought, ascending and each once.
+  std::vector<BroughtRows> ParametersOf(const std::vector<BroughtRows>& brought) const {
+    std::vector<BroughtRows> rows;
+    for (const BroughtRows& one : brought) {
+      BroughtRows now = {.tensor = one.tensor, .rows = {}, .values = {}};
+      for (const auto& [row, sum] : SumRows(one)) {
+        const auto first =
+            arrays_.parameters.begin() + tensors_[one.tensor].begin + row * static_cast<int64_t>(sum.size());
+        now.rows.push_back(row);
+        now.values.insert(now.values.end(), first, first + static_cast<int64_t>(sum.size()));
+      }
+      rows.push_back(std::move(now));
+    }
+    return rows;
+  }
 
   // Whether such a step brings the whole tensor.
   bool IsBrought(int tensor, const v1::StepHeader& header) const {
@@ -192,12 +212,23 @@ class SequentialModel {
     int64_t size;
     int64_t flat_begin;
     int group;
+    bool has_rows;
+    int64_t rows;
+    int64_t row_width;
   };
 
   void Append(const v1::TensorSpec& tensor) {
     int64_t size = 1;
+    int64_t row_width = 1;
     for (const int64_t extent : tensor.shape()) size *= extent;
-    Tensor added = {.begin = parameter_count_, .size = size, .flat_begin = flat_size_, .group = 0};
+    for (int i = 1; i < tensor.shape_size(); ++i) row_width *= tensor.shape(i);
+    Tensor added = {.begin = parameter_count_,
+                    .size = size,
+                    .flat_begin = flat_size_,
+                    .group = 0,
+                    .has_rows = !tensor.shape().empty(),
+                    .rows = tensor.shape().empty() ? 0 : tensor.shape(0),
+                    .row_width = row_width};
     for (int i = 0; i < spec_.groups_size(); ++i) {
       if (spec_.groups(i).name() == tensor.group()) added.group = i;
     }
