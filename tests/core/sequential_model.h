@@ -93,7 +93,8 @@ class SequentialModel {
     for (size_t i = 0; i < tensors_.size(); ++i) {
       if (!IsBrought(static_cast<int>(i), header)) continue;
       ++counts[i];
-      Update(tensors_[i], gradient, Overridden(tensors_[i].group, header), counts[i], transform);
+      Update(tensors_[i], gradient.data() + tensors_[i].begin, Overridden(tensors_[i].group, header), counts[i],
+             transform);
     }
     for (const BroughtRows& brought : rows) {
       const Tensor& tensor = tensors_[brought.tensor];
@@ -102,10 +103,7 @@ class SequentialModel {
         Tensor place = tensor;
         place.size = static_cast<int64_t>(sum.size());
         place.begin += row * place.size;
-        // Its place in an array of all elements.
-        Values padded(place.begin);
-        padded.insert(padded.end(), sum.begin(), sum.end());
-        Update(place, padded, Overridden(tensor.group, header), counts[brought.tensor], transform);
+        Update(place, sum.data(), Overridden(tensor.group, header), counts[brought.tensor], transform);
       }
     }
     const bool equal = std::all_of(counts.begin(), counts.end(), [&](int64_t n) { return n == arrays_.step; });
@@ -278,12 +276,12 @@ class SequentialModel {
     return group;
   }
 
-  void Update(const Tensor& tensor, const Values& gradient, const v1::ParameterGroup& group, int64_t t,
+  // `gradient` is the tensor's.
+  void Update(const Tensor& tensor, const float* gradient, const v1::ParameterGroup& group, int64_t t,
               kernels::GradientTransform transform) {
     const double learning_rate = LearningRate(group);
     float* const p = arrays_.parameters.data() + tensor.begin;
-    kernels::UpdateSpan span = {
-        .size = tensor.size, .g = gradient.data() + tensor.begin, .p_in = p, .p_out = p, .slots = {}};
+    kernels::UpdateSpan span = {.size = tensor.size, .g = gradient, .p_in = p, .p_out = p, .slots = {}};
     const auto slot = [&tensor](Values* values) {
       float* const elements = values->data() + tensor.begin;
       return kernels::SlotSpan{elements, elements};
