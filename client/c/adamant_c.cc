@@ -167,6 +167,11 @@ adamant::ClientOptions OptionsOf(const adamant_options& given) {
       adamant_status_free(&told);
     };
   }
+  if (given.interrupted != nullptr) {
+    options.interrupted = [interrupted = given.interrupted, context = given.context] {
+      return interrupted(context) != 0;
+    };
+  }
   return options;
 }
 
@@ -198,6 +203,7 @@ adamant_options adamant_options_default(void) {
           .transfer_timeout = absl::ToDoubleSeconds(options.transfer_timeout),
           .message_bytes = options.message_bytes,
           .on_wait = nullptr,
+          .interrupted = nullptr,
           .context = nullptr};
 }
 

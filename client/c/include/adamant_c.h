@@ -62,6 +62,9 @@ typedef struct adamant_options {
   int64_t message_bytes;
   // Called on the thread of a call that begins to wait, with the reason, which is the library's. NULL: nobody is.
   void (*on_wait)(void* context, const adamant_status* reason);
+  // Asked by a call that waits, ten times a second and on its thread, whether it is to end, CANCELLED: not 0. NULL:
+  // none is to.
+  int32_t (*interrupted)(void* context);
   void* context;
 } adamant_options;
 
