@@ -605,7 +605,7 @@ TEST_F(StrangersTest, ClientsThatReadNothingHoldNobodyUp) {
 // Those that wait before it, and those that have come since.
 TEST_F(StrangersTest, ThousandsThatWaitKeepNobodyOut) {
   HalfSentCalls strangers(server_.address());
-  for (int i = 0; i < 6000; ++i) strangers.Begin(i % 2 == 0 ? "GetServerInfo" : "Step", kNothing);
+  for (int i = 0; i < 6000 / kFewer; ++i) strangers.Begin(i % 2 == 0 ? "GetServerInfo" : "Step", kNothing);
   for (const auto call : {&GetStepResult, &Step}) {
     const absl::Status status = CallAmong(&strangers, [&](TestClient* client) {
       // In such a flood a request may come too late, and is then worth a retry.

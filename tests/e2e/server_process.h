@@ -10,6 +10,9 @@
 
 namespace adamant::e2e {
 
+// A sanitizer makes the server slow: a twentieth of the calls has it take the same paths.
+inline constexpr int kFewer = ADAMANT_SANITIZED ? 20 : 1;
+
 // Thread-compatible, but for what ChildProgram says.
 class ServerProcess {
  public:

@@ -183,10 +183,10 @@ TEST_F(OpenCallsTest, LogTellsThatCallsWait) {
 TEST_F(OpenCallsTest, CallThatHasEndedIsNotCutOff) {
   std::shared_ptr<QuietCall> call = Open();
   call->Read();
-  clock_.Advance(100 * open_calls_.terms().For(wire::kMaxMessageBytes));
+  clock_.Advance(10 * open_calls_.terms().For(wire::kMaxMessageBytes));
   call->HaveCancelled();
   testing::internal::CaptureStderr();
-  clock_.Advance(100 * open_calls_.terms().For(wire::kMaxMessageBytes));
+  clock_.Advance(10 * open_calls_.terms().For(wire::kMaxMessageBytes));
   FlushLog(absl::Seconds(30));
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
   call->BeDone();
