@@ -38,15 +38,16 @@ absl::Status InFile(absl::string_view path, const absl::Status& status) {
 class Descriptor {
  public:
   explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() { Close(); }
+  ~Descriptor() {
+    if (fd_ >= 0) close(fd_);
+  }
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
 
   int get() const { return fd_; }
-  int Close() { return fd_ < 0 ? 0 : close(std::exchange(fd_, -1)); }
 
  private:
-  int fd_;
+  const int fd_;
 };
 
 // Pages of a file, or of no file. An empty one has none.
@@ -127,6 +128,7 @@ absl::StatusOr<FileFormat> FormatOfPath(absl::string_view path) {
 struct TensorFile::Rep {
   absl::Status Understand();
 
+  std::string path;
   Mapping mapping;
   FileFormat format;
   std::vector<FileTensor> tensors = {};
@@ -142,6 +144,7 @@ TensorFile::TensorFile(TensorFile&&) = default;
 TensorFile& TensorFile::operator=(TensorFile&&) = default;
 TensorFile::~TensorFile() = default;
 
+const std::string& TensorFile::path() const { return rep_->path; }
 FileFormat TensorFile::format() const { return rep_->format; }
 const std::vector<FileTensor>& TensorFile::tensors() const { return rep_->tensors; }
 const std::map<std::string, std::string>& TensorFile::metadata() const { return rep_->metadata; }
@@ -207,7 +210,7 @@ absl::StatusOr<TensorFile> TensorFile::Open(const std::string& path) {
   if (!S_ISREG(status.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": expected a regular file"));
   std::optional<Mapping> mapping = Mapping::Map(file.get(), status.st_size, PROT_READ, MAP_PRIVATE);
   if (!mapping.has_value()) return SystemError(path);
-  auto rep = std::make_unique<Rep>(Rep{.mapping = *std::move(mapping), .format = *format});
+  auto rep = std::make_unique<Rep>(Rep{.path = path, .mapping = *std::move(mapping), .format = *format});
   const absl::Status understood = rep->Understand();
   if (!understood.ok()) return InFile(path, understood);
   rep->copies.resize(rep->tensors.size());
@@ -242,15 +245,48 @@ struct TensorFileWriter::Rep {
   ~Rep() {
     if (!temporary_path.empty()) unlink(temporary_path.c_str());
   }
+  // Makes the file, under no name: then it goes with the program, however that ends. Some file systems cannot do that,
+  // and it gets a name that shows that it is incomplete.
+  absl::Status MakeFile();
+  // Gives the file its name.
+  absl::Status Name();
 
   std::string path;
-  // Of the file while it is incomplete; none for standard output, and once it has its own.
+  // None for standard output, for a file that has none, and for one that is complete.
   std::string temporary_path = {};
   std::unique_ptr<Descriptor> file = nullptr;
   std::optional<Mapping> mapping = std::nullopt;
+  // Of a .safetensors file: its tensors, and how long its header is.
+  std::vector<SafetensorsTensor> entries = {};
+  int64_t header_bytes = 0;
   std::vector<int64_t> offsets = {};
   std::vector<int64_t> counts = {};
 };
+
+absl::Status TensorFileWriter::Rep::MakeFile() {
+  constexpr mode_t kMode = 0666;
+  file = std::make_unique<Descriptor>(open(FolderOf(path).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kMode));
+  if (file->get() >= 0) return absl::OkStatus();
+  if (errno != EOPNOTSUPP && errno != EISDIR) return SystemError(path);
+  const std::string name = absl::StrCat(path, ".incomplete-", getpid());
+  file = std::make_unique<Descriptor>(open(name.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, kMode));
+  if (file->get() < 0) return SystemError(path);
+  temporary_path = name;
+  return absl::OkStatus();
+}
+
+absl::Status TensorFileWriter::Rep::Name() {
+  if (temporary_path.empty()) {
+    // A link replaces no file, and renaming does.
+    const std::string name = absl::StrCat(path, ".incomplete-", getpid());
+    const std::string handle = absl::StrCat("/proc/self/fd/", file->get());
+    if (linkat(AT_FDCWD, handle.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) != 0) return SystemError(path);
+    temporary_path = name;
+  }
+  if (rename(temporary_path.c_str(), path.c_str()) != 0) return SystemError(path);
+  temporary_path.clear();
+  return absl::OkStatus();
+}
 
 TensorFileWriter::TensorFileWriter(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
 TensorFileWriter::TensorFileWriter(TensorFileWriter&&) = default;
@@ -264,9 +300,8 @@ absl::StatusOr<TensorFileWriter> TensorFileWriter::Create(const std::string& pat
   rep->path = path;
   std::string header;
   if (format == FileFormat::kSafetensors) {
-    std::vector<SafetensorsTensor> entries;
-    for (const FileTensor& tensor : tensors) entries.push_back({tensor.name, "F32", tensor.shape});
-    absl::StatusOr<std::string> formatted = FormatSafetensorsHeader(&entries, metadata);
+    for (const FileTensor& tensor : tensors) rep->entries.push_back({tensor.name, "F32", tensor.shape});
+    absl::StatusOr<std::string> formatted = FormatSafetensorsHeader(&rep->entries, metadata);
     if (!formatted.ok()) return InFile(path, formatted.status());
     header = *std::move(formatted);
   } else if (format == FileFormat::kNpy) {
@@ -277,6 +312,7 @@ absl::StatusOr<TensorFileWriter> TensorFileWriter::Create(const std::string& pat
     header = FormatNpyHeader(tensors[0].shape);
   }
   auto size = static_cast<int64_t>(header.size());
+  rep->header_bytes = size;
   for (const FileTensor& tensor : tensors) {
     const std::optional<int64_t> count = CountElements(tensor.shape);
     rep->offsets.push_back(size);
@@ -289,14 +325,8 @@ absl::StatusOr<TensorFileWriter> TensorFileWriter::Create(const std::string& pat
   if (path == kStandardOutput) {
     rep->mapping = Mapping::Map(-1, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
   } else {
-    // As others would make it: mkstemp's files are their owner's alone.
-    const mode_t mask = umask(0);
-    umask(mask);
-    std::string name = absl::StrCat(path, ".XXXXXX");
-    rep->file = std::make_unique<Descriptor>(mkostemp(name.data(), O_CLOEXEC));
-    if (rep->file->get() < 0) return SystemError(path);
-    rep->temporary_path = name;
-    if (fchmod(rep->file->get(), 0666 & ~mask) != 0) return SystemError(path);
+    const absl::Status made = rep->MakeFile();
+    if (!made.ok()) return made;
     // A disk that is full is met here, and not as a signal while the pages are written.
     if (size > 0) {
       errno = posix_fallocate(rep->file->get(), 0, size);
@@ -307,6 +337,20 @@ absl::StatusOr<TensorFileWriter> TensorFileWriter::Create(const std::string& pat
   if (!rep->mapping.has_value()) return SystemError(path);
   if (!header.empty()) std::memcpy(rep->mapping->data(), header.data(), header.size());
   return TensorFileWriter(std::move(rep));
+}
+
+absl::Status TensorFileWriter::ReplaceMetadata(const std::map<std::string, std::string>& metadata) {
+  // Aligned to the length that there is, it is as long.
+  absl::StatusOr<std::string> header = FormatSafetensorsHeader(&rep_->entries, metadata);
+  if (!header.ok()) return InFile(rep_->path, header.status());
+  if (static_cast<int64_t>(header->size()) > rep_->header_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(rep_->path, ": the header has room for ", rep_->header_bytes,
+                                                   " bytes, and not for ", header->size()));
+  }
+  header = FormatSafetensorsHeader(&rep_->entries, metadata, rep_->header_bytes);
+  if (!header.ok()) return InFile(rep_->path, header.status());
+  std::memcpy(rep_->mapping->data(), header->data(), header->size());
+  return absl::OkStatus();
 }
 
 absl::Span<float> TensorFileWriter::Elements(size_t index) {
@@ -328,9 +372,9 @@ absl::Status TensorFileWriter::Commit() {
   if (rep_->mapping->size() > 0 && msync(rep_->mapping->data(), rep_->mapping->size(), MS_SYNC) != 0) {
     return SystemError(rep_->path);
   }
-  if (fsync(rep_->file->get()) != 0 || rep_->file->Close() != 0) return SystemError(rep_->path);
-  if (rename(rep_->temporary_path.c_str(), rep_->path.c_str()) != 0) return SystemError(rep_->path);
-  rep_->temporary_path.clear();
+  if (fsync(rep_->file->get()) != 0) return SystemError(rep_->path);
+  const absl::Status named = rep_->Name();
+  if (!named.ok()) return named;
   // The name is on disk once its folder is.
   const Descriptor folder(open(FolderOf(rep_->path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (folder.get() < 0 || fsync(folder.get()) != 0) return SystemError(rep_->path);

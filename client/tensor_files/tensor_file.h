@@ -42,6 +42,8 @@ class TensorFile {
   TensorFile& operator=(TensorFile&&);
   ~TensorFile();
 
+  // As it was given to Open.
+  const std::string& path() const;
   FileFormat format() const;
   // In the order of the file.
   const std::vector<FileTensor>& tensors() const;
@@ -77,6 +79,9 @@ class TensorFileWriter {
   // Removes what was not committed.
   ~TensorFileWriter();
 
+  // Other values for the metadata of a .safetensors file, for who knows them late. INVALID_ARGUMENT unless they take no
+  // more room than those given to Create; the file is then as it was. Requires: the format is kSafetensors.
+  absl::Status ReplaceMetadata(const std::map<std::string, std::string>& metadata);
   // Where the elements of the tensor go; zero before.
   absl::Span<float> Elements(size_t index);
   // Once, when all elements are there: on OK the file is on disk under its name, or everything has been written to
