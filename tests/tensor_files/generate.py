@@ -44,6 +44,17 @@ def files() -> dict[str, bytes]:
             },
             metadata={"format": "pt", "made by": 'a "test"\n'},
         ),
+        # What a set can begin with.
+        "mixed.safetensors": save(
+            {
+                "weight": matrix,
+                "half": HALVES[:7],
+                "bfloat": BFLOATS[:6],
+                "scale": np.array(0.125, np.float32),
+                "steps": np.array([3, 4], np.int64),
+            },
+            metadata={"format": "pt"},
+        ),
         # The bytes of the second begin at an odd multiple of two.
         "askew.safetensors": save({"a": np.array([1.0], np.float16), "b": np.array([2.0, 3.0], np.float16)}),
         "none.safetensors": save({}),

@@ -38,7 +38,7 @@ std::string Cases(const CLI::App* app) {
   for (const CLI::App* const command : app->get_subcommands(nullptr)) {
     absl::StrAppend(&cases, "    ", command->get_name(), ") flags='", common, " ", absl::StrJoin(Flags(command), " "),
                     "'", TakesSet(command) && command->get_name() != "create" ? " sets=1" : "",
-                    command->get_name() == "completion" ? " words='bash zsh'" : "", " ;;\n");
+                    command->get_name() == "completion" ? " names='bash zsh'" : "", " ;;\n");
   }
   return cases;
 }
@@ -59,12 +59,12 @@ std::string Body(const CLI::App* app) {
       "  done\n"
       "  case $command in\n"
       "    '') flags='",
-      absl::StrJoin(Flags(app), " "), "' words='", Commands(app), "' ;;\n", Cases(app),
+      absl::StrJoin(Flags(app), " "), "' names='", Commands(app), "' ;;\n", Cases(app),
       "  esac\n"
       "  if [[ $sets && $current != -* ]]; then\n"
       "    target=()\n"
       "    [[ $line =~ '--target[= ]([^ ]+)' ]] && target=(--target \"$matched\")\n"
-      "    words=$(adamant list --quiet --timeout=1s \"${target[@]}\" 2>/dev/null)\n"
+      "    names=$(adamant list --quiet --timeout=1s \"${target[@]}\" 2>/dev/null)\n"
       "  fi\n");
 }
 
@@ -76,14 +76,14 @@ std::string Bash(const CLI::App* app) {
   return absl::StrCat(
       "# Completes adamant in bash: source <(adamant completion bash)\n"
       "_adamant() {\n"
-      "  local current=${COMP_WORDS[COMP_CWORD]} line=$COMP_LINE command= flags= words= sets= word\n"
+      "  local current=${COMP_WORDS[COMP_CWORD]} line=$COMP_LINE command= flags= names= sets= word\n"
       "  local -a before=(\"${COMP_WORDS[@]:1:COMP_CWORD-1}\") target\n",
       body,
       "  if [[ $current == -* ]]; then\n"
       "    COMPREPLY=($(compgen -W \"$flags\" -- \"$current\"))\n"
       "    [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace\n"
       "  else\n"
-      "    COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
+      "    COMPREPLY=($(compgen -W \"$names\" -- \"$current\"))\n"
       "  fi\n"
       "  return 0\n"
       "}\n"
@@ -97,16 +97,14 @@ std::string Zsh(const CLI::App* app) {
       "#compdef adamant\n"
       "# Completes adamant in zsh: source <(adamant completion zsh)\n"
       "_adamant() {\n"
-      "  local current=${words[CURRENT]} line=\"${words[*]}\" command= flags= sets= word\n"
-      "  local -a before=(\"${(@)words[2,CURRENT-1]}\") target match\n"
-      "  local words=\n",
-      body,
+      "  local current=${words[CURRENT]} line=\"${words[*]}\" command= flags= names= sets= word\n"
+      "  local -a before=(\"${(@)words[2,CURRENT-1]}\") target match\n" body,,
       "  if [[ $current == -* ]]; then\n"
       "    local -a values=(${(M)${=flags}:#*=}) plain=(${${=flags}:#*=})\n"
       "    compadd -S '' -- $values\n"
       "    compadd -- $plain\n"
-      "  elif [[ -n $words ]]; then\n"
-      "    compadd -- ${=words}\n"
+      "  elif [[ -n $names ]]; then\n"
+      "    compadd -- ${=names}\n"
       "  fi\n"
       "  [[ $current == -* || -z $command ]] || _files\n"
       "}\n"

@@ -126,7 +126,9 @@ absl::Status Create(Shell* shell, const CreateOptions& options) {
                                                        " tensors of the set, got ", match->present().size()));
     }
     if (status.ok()) {
-      const absl::StatusOr<v1::WriteTensorsResponse> written = client->WriteParameters(
+      absl::StatusOr<Client> transfers = shell->ConnectForTransfers();
+      if (!transfers.ok()) return transfers.status();
+      const absl::StatusOr<v1::WriteTensorsResponse> written = transfers->WriteParameters(
           options.name, match->spans(), {.incarnation = set->incarnation(), .progress = shell->ShowProgress("write")});
       status = written.status();
       if (written.ok()) {

@@ -147,16 +147,21 @@ std::string QuoteJson(absl::string_view text) {
 void Shell::AddOptions(CLI::App* app) {
   app->add_option("--target", target_, "The server: host:port or unix:path.")
       ->envname("ADAMANT_TARGET")
+      ->take_last()
       ->type_name("TARGET");
   app->add_option("--timeout", timeout_,
                   "How long a call, or a wait for the server, may take, such as 500ms or 1m; transfers of tensors take "
                   "as long as they need.")
       ->type_name("TIME")
+      ->take_last()
       ->capture_default_str();
   app->add_flag("--json", json_, "Prints JSON: the protocol's messages, with its names of fields.");
 }
 
-absl::StatusOr<Client> Shell::Connect() {
+absl::StatusOr<Client> Shell::Connect() { return ConnectWithin(absl::ZeroDuration()); }
+absl::StatusOr<Client> Shell::ConnectForTransfers() { return ConnectWithin(kTransferTimeout); }
+
+absl::StatusOr<Client> Shell::ConnectWithin(absl::Duration least_transfer_timeout) {
   if (target_.empty()) {
     return absl::InvalidArgumentError("which server? Give --target=HOST:PORT, or set $ADAMANT_TARGET");
   }
@@ -165,7 +170,8 @@ absl::StatusOr<Client> Shell::Connect() {
     return absl::InvalidArgumentError(absl::StrCat("--timeout: expected a time such as 10s, got '", timeout_, "'"));
   }
   ClientOptions options = console_.MakeClientOptions(timeout);
-  options.step_timeout = options.transfer_timeout = options.retry.total_timeout = std::max(timeout, kTransferTimeout);
+  options.step_timeout = options.transfer_timeout = options.retry.total_timeout =
+      std::max(timeout, least_transfer_timeout);
   return Client::Connect(target_, options);
 }
 

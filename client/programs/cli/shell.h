@@ -68,8 +68,10 @@ class Shell {
 
   bool json() const { return json_; }
   Console& console() { return console_; }
-  // A client of the target; INVALID_ARGUMENT if none is named.
+  // A client of the target, for calls that --timeout is for, with their retries; INVALID_ARGUMENT if none is named.
   absl::StatusOr<Client> Connect();
+  // The same for steps, reads and writes, which take as long as they need.
+  absl::StatusOr<Client> ConnectForTransfers();
 
   // Prints to stdout. The text has no end of line.
   void Print(absl::string_view text) { console_.Print(text); }
@@ -83,6 +85,8 @@ class Shell {
   ExitCode exit_code() const { return exit_code_; }
 
  private:
+  absl::StatusOr<Client> ConnectWithin(absl::Duration least_transfer_timeout);
+
   Console console_;
   std::string target_;
   std::string timeout_ = "10s";

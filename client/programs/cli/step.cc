@@ -81,7 +81,7 @@ absl::Status Step(Shell* shell, const StepFlags& flags) {
   options.gradient_dtype = *dtype;
   if (flags.rank.has_value()) options.contribution = {.rank = *flags.rank, .weight = flags.weight};
 
-  absl::StatusOr<Client> client = shell->Connect();
+  absl::StatusOr<Client> client = shell->ConnectForTransfers();
   if (!client.ok()) return client.status();
   // Who repeats a step by its name need not know whether it was the command or its answer that was lost.
   if (!flags.request_id.empty()) {

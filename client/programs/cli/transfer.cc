@@ -145,7 +145,7 @@ absl::StatusOr<Destination> MakeDestination(const ReadFlags& flags, const std::v
 absl::Status Read(Shell* shell, const ReadFlags& flags) {
   const absl::StatusOr<v1::Slot> slot = ParseSlot(flags.slot);
   if (!slot.ok()) return slot.status();
-  absl::StatusOr<Client> client = shell->Connect();
+  absl::StatusOr<Client> client = shell->ConnectForTransfers();
   if (!client.ok()) return client.status();
   const absl::StatusOr<std::vector<v1::Tensor>> tensors = client->ListTensors(flags.set);
   if (!tensors.ok()) return tensors.status();
@@ -217,7 +217,7 @@ void PrintWritten(Shell* shell, const v1::WriteTensorsResponse& response, const 
 }
 
 absl::Status Write(Shell* shell, const WriteFlags& flags) {
-  absl::StatusOr<Client> client = shell->Connect();
+  absl::StatusOr<Client> client = shell->ConnectForTransfers();
   if (!client.ok()) return client.status();
   const absl::StatusOr<std::vector<v1::Tensor>> tensors = client->ListTensors(flags.set);
   if (!tensors.ok()) return tensors.status();
@@ -273,7 +273,7 @@ absl::Status Export(Shell* shell, const ExportFlags& flags) {
   if (!format.ok() || *format != FileFormat::kSafetensors) {
     return absl::InvalidArgumentError(absl::StrCat(flags.file, ": expected a name that ends in .safetensors"));
   }
-  absl::StatusOr<Client> client = shell->Connect();
+  absl::StatusOr<Client> client = shell->ConnectForTransfers();
   if (!client.ok()) return client.status();
   const absl::StatusOr<v1::ParameterSet> set = client->GetParameterSet(flags.set);
   if (!set.ok()) return set.status();
@@ -415,7 +415,7 @@ absl::Status Import(Shell* shell, const ImportFlags& flags) {
   if (file->format() != FileFormat::kSafetensors) {
     return absl::InvalidArgumentError(absl::StrCat(flags.file, ": expected a .safetensors file"));
   }
-  absl::StatusOr<Client> client = shell->Connect();
+  absl::StatusOr<Client> client = shell->ConnectForTransfers();
   if (!client.ok()) return client.status();
   const absl::StatusOr<v1::ParameterSet> set =
       flags.create ? CreateFrom(*file, flags, &*client) : client->GetParameterSet(flags.set);
