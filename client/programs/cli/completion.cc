@@ -98,7 +98,8 @@ std::string Zsh(const CLI::App* app) {
       "# Completes adamant in zsh: source <(adamant completion zsh)\n"
       "_adamant() {\n"
       "  local current=${words[CURRENT]} line=\"${words[*]}\" command= flags= names= sets= word\n"
-      "  local -a before=(\"${(@)words[2,CURRENT-1]}\") target match\n" body,,
+      "  local -a before=(\"${(@)words[2,CURRENT-1]}\") target match\n",
+      body,
       "  if [[ $current == -* ]]; then\n"
       "    local -a values=(${(M)${=flags}:#*=}) plain=(${${=flags}:#*=})\n"
       "    compadd -S '' -- $values\n"
