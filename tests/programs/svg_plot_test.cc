@@ -18,7 +18,7 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 TEST(TicksTest, AreRoundNumbers) {
-  EXPECT_THAT(Ticks(0, 10, false), ElementsAre(0, 2, 4, 6, 8, 10));
+  EXPECT_THAT(Ticks(0, 12, false), ElementsAre(0, 2, 4, 6, 8, 10, 12));
   EXPECT_THAT(Ticks(-1, 1, false), ElementsAre(-1, -0.5, 0, 0.5, 1));
   EXPECT_THAT(Ticks(1, 1000, true), ElementsAre(1, 10, 100, 1000));
   EXPECT_THAT(Ticks(1, 20, true), ElementsAre(1, 2, 5, 10, 20));

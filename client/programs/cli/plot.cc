@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -101,6 +102,8 @@ Chart ChartOf(const Record& record) {
 
 // Times by what was measured, as `adamant-bench --json` prints them.
 Chart ChartOf(const std::vector<json>& results) {
+  std::set<std::string> transports;
+  for (const json& result : results) transports.insert(result.value("transport", ""));
   std::map<std::string, std::map<double, double>> times;
   for (const json& result : results) {
     const std::optional<double> params = Number(result, "params");
@@ -112,11 +115,13 @@ Chart ChartOf(const std::vector<json>& results) {
       const std::string what =
           name == "median_seconds" ? result.value("name", "step") : std::string(name.substr(0, name.rfind('_')));
       // The kernel knows of no transport.
-      const std::string series = what == "kernel" || transport.empty() ? what : absl::StrCat(what, ", ", transport);
+      const bool alike = what == "kernel" || transports.size() == 1;
+      const std::string series = alike ? what : absl::StrCat(what, ", ", transport);
       times[series][*params] = value.get<double>();
     }
   }
-  Panel panel = {.title = "median time", .series = {}, .logarithmic = true, .seconds = true};
+  const std::string over = transports.size() == 1 && !transports.contains("") ? " over " + *transports.begin() : "";
+  Panel panel = {.title = "median time" + over, .series = {}, .logarithmic = true, .seconds = true};
   for (const auto& [name, points] : times) panel.series.push_back({name, {points.begin(), points.end()}});
   return {.title = "Time by number of parameters",
           .horizontal_title = "parameters",

@@ -12,7 +12,9 @@ namespace adamant::programs::cli {
 namespace {
 
 constexpr double kWidth = 800, kLeft = 84, kRight = 24, kTop = 56, kBottom = 52;
-constexpr double kPanelHeight = 220, kPanelGap = 48;
+constexpr double kPanelHeight = 220, kOnlyPanelHeight = 340, kPanelGap = 48;
+// A line of more points than this is thinner, so that it does not become a band.
+constexpr size_t kManyPoints = 300;
 constexpr double kLegendLine = 18;
 // Okabe and Ito's, which most eyes tell apart.
 constexpr const char* kColors[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"};
@@ -84,12 +86,15 @@ struct Extent {
   double most = -std::numeric_limits<double>::infinity();
 };
 
+double PanelHeight(const Chart& chart) { return chart.panels.size() == 1 ? kOnlyPanelHeight : kPanelHeight; }
+
 std::string DrawPanel(const Chart& chart, const Panel& panel, const Axis& horizontal, double top, bool last) {
   Extent extent;
   for (const Series& series : panel.series) {
     for (const auto& [x, y] : series.points) extent.Add(y, panel.logarithmic);
   }
-  const double bottom = top + kPanelHeight;
+  const double height = PanelHeight(chart);
+  const double bottom = top + height;
   const Axis vertical = Axis(extent.least, extent.most, panel.logarithmic, bottom, top).Widened();
   std::string svg = Text(kLeft, top - 10, "class=\"panel\"", panel.title);
   for (const double tick : vertical.Ticks()) {
@@ -109,7 +114,7 @@ std::string DrawPanel(const Chart& chart, const Panel& panel, const Axis& horizo
     }
   }
   absl::StrAppendFormat(&svg, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" class=\"frame\"/>\n", kLeft,
-                        top, kWidth - kLeft - kRight, kPanelHeight);
+                        top, kWidth - kLeft - kRight, height);
 
   for (size_t i = 0; i < panel.series.size(); ++i) {
     const char* const color = kColors[i % std::size(kColors)];
@@ -127,8 +132,8 @@ std::string DrawPanel(const Chart& chart, const Panel& panel, const Axis& horizo
                               vertical.At(y), color);
       }
     }
-    absl::StrAppendFormat(&svg, "<path d=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"1.8\"/>\n%s", path, color,
-                          dots);
+    absl::StrAppendFormat(&svg, "<path d=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"%g\"/>\n%s", path, color,
+                          panel.series[i].points.size() > kManyPoints ? 1.1 : 1.8, dots);
   }
   for (const double mark : panel.marks) {
     if (!horizontal.Shows(mark)) continue;
@@ -176,8 +181,8 @@ std::vector<double> Ticks(double least, double most, bool logarithmic) {
     if (ticks.size() > 1) return ticks;
     ticks.clear();
   }
-  // The round step that makes some five of them.
-  const double raw = (most - least) / 5;
+  // The round step that makes some six of them.
+  const double raw = (most - least) / 6;
   if (!(raw > 0)) return {least};
   const double magnitude = std::pow(10, std::floor(std::log10(raw)));
   double step = 10 * magnitude;
@@ -204,7 +209,7 @@ std::string RenderSvg(const Chart& chart) {
   Axis horizontal(extent.least, extent.most, chart.logarithmic, kLeft, kWidth - kRight);
   if (chart.dots) horizontal = horizontal.Widened();
   const auto count = static_cast<double>(chart.panels.size());
-  const double height = kTop + 16 + count * kPanelHeight + (count - 1) * kPanelGap + kBottom;
+  const double height = kTop + 16 + count * PanelHeight(chart) + (count - 1) * kPanelGap + kBottom;
   std::string svg = absl::StrFormat(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\">\n"
       "<style>text{font-family:system-ui,'Segoe UI',Helvetica,Arial,sans-serif;fill:#222}"
@@ -216,7 +221,7 @@ std::string RenderSvg(const Chart& chart) {
   double top = kTop + 16;
   for (size_t i = 0; i < chart.panels.size(); ++i) {
     absl::StrAppend(&svg, DrawPanel(chart, chart.panels[i], horizontal, top, i + 1 == chart.panels.size()));
-    top += kPanelHeight + kPanelGap;
+    top += PanelHeight(chart) + kPanelGap;
   }
   absl::StrAppend(&svg, Text((kLeft + kWidth - kRight) / 2, height - 14, "class=\"tick\" text-anchor=\"middle\"",
                              chart.horizontal_title));
