@@ -110,7 +110,7 @@ std::string DrawPanel(const Chart& chart, const Panel& panel, const Axis& horizo
                           bottom);
     if (last) {
       absl::StrAppend(&svg,
-                      Text(x, bottom + 18, "class=\"tick\" text-anchor=\"middle\"", absl::StrFormat("%.7g", tick)));
+                      Text(x, bottom + 18, "class=\"tick\" text-anchor=\"middle\"", absl::StrFormat("%.10g", tick)));
     }
   }
   absl::StrAppendFormat(&svg, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" class=\"frame\"/>\n", kLeft,
