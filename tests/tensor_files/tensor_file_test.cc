@@ -240,6 +240,22 @@ TEST(TensorFileWriterTest, NobodyMeetsAFileThatIsNotComplete) {
   EXPECT_EQ(status.st_mode & 0777, 0666 & ~mask);
 }
 
+TEST(TensorFileWriterTest, MetadataMayBeKnownLateIfThereIsRoomForThem) {
+  const std::string path = absl::StrCat(FolderForFiles(), "/late.safetensors");
+  absl::StatusOr<TensorFileWriter> writer = TensorFileWriter::Create(
+      path, FileFormat::kSafetensors, {{.name = "w", .shape = {2}}}, {{"step", std::string(20, ' ')}});
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  Fill(&*writer, {{1, 2}});
+  EXPECT_THAT(writer->ReplaceMetadata({{"step", std::string(40, '1')}}).message(),
+              HasSubstr("the header has room for"));
+  ASSERT_TRUE(writer->ReplaceMetadata({{"step", "7"}}).ok());
+  ASSERT_TRUE(writer->Commit().ok());
+  absl::StatusOr<TensorFile> file = TensorFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_THAT(file->metadata(), UnorderedElementsAre(Pair("step", "7")));
+  EXPECT_THAT(Elements(&*file, "w"), ElementsAre(1, 2));
+}
+
 TEST(TensorFileWriterTest, WhatMakesNoFileIsAnErrorAtOnce) {
   const auto error = [](const std::string& path, FileFormat format, const std::vector<FileTensor>& tensors) {
     return TensorFileWriter::Create(path, format, tensors).status();

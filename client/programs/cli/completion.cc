@@ -109,7 +109,8 @@ std::string Zsh(const CLI::App* app) {
       "  fi\n"
       "  [[ $current == -* || -z $command ]] || _files\n"
       "}\n"
-      "compdef _adamant adamant");
+      "# Where zsh finds it by itself, this file is the function, when it is called for the first time.\n"
+      "if [[ ${funcstack[1]} == _adamant ]]; then _adamant; else compdef _adamant adamant; fi");
 }
 
 }  // namespace
