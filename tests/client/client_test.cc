@@ -263,8 +263,8 @@ TEST_F(ClientTest, ReadParametersOfSomeTensorsDropsTheOthers) {
     return v1::ReadHeader();
   });
   bool told = false;
-  EXPECT_TRUE(client_.ReadParameters("mlp", spans, {.tensors = {1}, .progress = [&](int64_t, int64_t) { told = true; }})
-                  .ok());
+  EXPECT_TRUE(
+      client_.ReadParameters("mlp", spans, {.tensors = {1}, .progress = [&](int64_t, int64_t) { told = true; }}).ok());
   EXPECT_TRUE(told);
   EXPECT_EQ(client_.ReadParameters("mlp", spans, {.tensors = {3}}).status(),
             absl::InvalidArgumentError("tensors: expected indices of spans, below 3, got 3"));

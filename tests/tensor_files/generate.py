@@ -74,9 +74,13 @@ def files() -> dict[str, bytes]:
 
 
 def main() -> int:
-    changed = [name for name, data in files().items() if not (GOLDEN / name).exists() or (GOLDEN / name).read_bytes() != data]
+    changed = [
+        name for name, data in files().items() if not (GOLDEN / name).exists() or (GOLDEN / name).read_bytes() != data
+    ]
     if "--check" in sys.argv[1:]:
-        print("\n".join(f"{name} is another one than today's" for name in changed) or "All files are as today's would be.")
+        print(
+            "\n".join(f"{name} is another one than today's" for name in changed) or "All files are as today's would be."
+        )
         return 1 if changed else 0
     GOLDEN.mkdir(exist_ok=True)
     for name, data in files().items():
