@@ -41,6 +41,7 @@ WriteCall MakeWriteCall(absl::string_view set, v1::WriteMode mode, const WriteOp
   call.header.set_mode(mode);
   call.header.set_request_id(options.request_id);
   if (options.incarnation.has_value()) call.header.set_incarnation(*options.incarnation);
+  call.progress = options.progress;
   return call;
 }
 
@@ -50,7 +51,36 @@ ReadCall MakeReadCall(absl::string_view set, const ReadOptions& options) {
   call.request.set_may_abort(options.may_abort);
   if (options.incarnation.has_value()) call.request.set_incarnation(*options.incarnation);
   if (options.if_newer_than_step.has_value()) call.request.set_if_newer_than_step(*options.if_newer_than_step);
+  call.progress = options.progress;
   return call;
+}
+
+// The spans of `tensors` alone, each in its place; INVALID_ARGUMENT if there is none for one of them.
+template <typename Element>
+absl::StatusOr<std::vector<absl::Span<Element>>> Named(absl::Span<const absl::Span<Element>> spans,
+                                                       const std::vector<int32_t>& tensors) {
+  std::vector<absl::Span<Element>> named(spans.size());
+  for (const int32_t tensor : tensors) {
+    if (tensor < 0 || static_cast<size_t>(tensor) >= spans.size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensors: expected indices of spans, below ", spans.size(), ", got ", tensor));
+    }
+    named[tensor] = spans[tensor];
+  }
+  return named;
+}
+
+// Reads into the spans of `tensors` alone; of all, if that is empty.
+absl::StatusOr<v1::ReadHeader> ReadNamed(ReadCall call, const std::vector<int32_t>& tensors, Connection* connection) {
+  if (tensors.empty()) return connection->Read(call);
+  std::vector<std::vector<absl::Span<float>>> spans;
+  for (ReadCall::Target& target : call.targets) {
+    absl::StatusOr<std::vector<absl::Span<float>>> named = Named(target.tensors, tensors);
+    if (!named.ok()) return named.status();
+    target.tensors = spans.emplace_back(*std::move(named));
+  }
+  call.pass_over_empty = true;
+  return connection->Read(call);
 }
 
 }  // namespace
@@ -174,18 +204,9 @@ absl::StatusOr<v1::GetServerInfoResponse> Client::GetServerInfo() {
 absl::StatusOr<v1::WriteTensorsResponse> Client::WriteParameters(absl::string_view set, ConstTensors parameters,
                                                                  const WriteOptions& options) {
   WriteCall call = MakeWriteCall(set, v1::WRITE_MODE_PARAMETERS, options);
-  std::vector<absl::Span<const float>> named;
-  if (!options.tensors.empty()) {
-    named.resize(parameters.size());
-    for (const int32_t tensor : options.tensors) {
-      if (tensor < 0 || static_cast<size_t>(tensor) >= parameters.size()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("tensors: expected indices of spans, below ", parameters.size(), ", got ", tensor));
-      }
-      named[tensor] = parameters[tensor];
-    }
-    parameters = named;
-  }
+  absl::StatusOr<std::vector<absl::Span<const float>>> named = Named(parameters, options.tensors);
+  if (!named.ok()) return named.status();
+  if (!options.tensors.empty()) parameters = *named;
   call.header.mutable_tensors()->Add(options.tensors.begin(), options.tensors.end());
   call.sources = {{v1::SLOT_PARAMETER, parameters}};
   return connection_->Write(call);
@@ -204,14 +225,14 @@ absl::StatusOr<v1::ReadHeader> Client::ReadParameters(absl::string_view set, Mut
                                                       const ReadOptions& options) {
   ReadCall call = MakeReadCall(set, options);
   call.targets = {{v1::SLOT_PARAMETER, parameters}};
-  return connection_->Read(call);
+  return ReadNamed(std::move(call), options.tensors, connection_.get());
 }
 
 absl::StatusOr<v1::ReadHeader> Client::ReadState(absl::string_view set, const MutableState& state,
                                                  const ReadOptions& options) {
   ReadCall call = MakeReadCall(set, options);
   call.targets = Arrays<ReadCall::Target>(state);
-  return connection_->Read(call);
+  return ReadNamed(std::move(call), options.tensors, connection_.get());
 }
 
 absl::StatusOr<StepStream> Client::OpenStepStream(absl::string_view set) {

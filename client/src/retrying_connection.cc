@@ -98,9 +98,10 @@ class Loan {
 // Sends, waits for what `receive` makes of the reply, and in any case until gRPC has let go of the sources.
 absl::Status SendAndReceive(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
                             absl::Span<const RowsGradient> rows, v1::Dtype dtype, int64_t message_bytes,
-                            ByteStream* stream, absl::FunctionRef<absl::Status()> receive) {
+                            ByteStream* stream, absl::FunctionRef<absl::Status()> receive,
+                            const Progress& progress = nullptr) {
   Loan loan;
-  absl::Status status = SendTensors(header, sources, rows, dtype, message_bytes, loan.TakeHold(), stream);
+  absl::Status status = SendTensors(header, sources, rows, dtype, message_bytes, loan.TakeHold(), stream, progress);
   if (status.ok()) status = receive();
   if (!status.ok()) stream->Close();
   stream->DriveUntil([&] { return loan.returned(); });
@@ -371,7 +372,8 @@ absl::StatusOr<v1::StepResult> RetryingConnection::Fetch(const StepCall& call, v
   read.request.set_set(call.header.set());
   read.request.set_incarnation(result.incarnation());
   read.targets = {{v1::SLOT_PARAMETER, call.parameters}};
-  absl::StatusOr<v1::ReadHeader> header = TryRead(read, attempts, /*pass_over_empty=*/true);
+  read.pass_over_empty = true;
+  absl::StatusOr<v1::ReadHeader> header = TryRead(read, attempts);
   if (!header.ok()) return header.status();
   result.set_parameters_step(header->step());
   // A read comes in fp32. That the reply was lost must not show in its bits.
@@ -393,8 +395,9 @@ absl::StatusOr<v1::WriteTensorsResponse> RetryingConnection::TryWrite(const Writ
   const std::unique_ptr<ByteStream> stream = stub_->OpenWriteTensors();
   stream->SetTimeout(attempts.Timeout(options_.transfer_timeout));
   v1::WriteTensorsResponse response;
-  const absl::Status status = SendAndReceive(header, call.sources, {}, v1::DTYPE_FLOAT32, options_.message_bytes,
-                                             stream.get(), [&] { return ReceiveWritten(stream.get(), &response); });
+  const absl::Status status = SendAndReceive(
+      header, call.sources, {}, v1::DTYPE_FLOAT32, options_.message_bytes, stream.get(),
+      [&] { return ReceiveWritten(stream.get(), &response); }, call.progress);
   if (!status.ok()) return status;
   return response;
 }
@@ -403,8 +406,7 @@ absl::StatusOr<v1::ReadHeader> RetryingConnection::Read(const ReadCall& call) {
   return Repeat([&](const Attempts& attempts) { return TryRead(call, attempts); });
 }
 
-absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call, const Attempts& attempts,
-                                                           bool pass_over_empty) {
+absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call, const Attempts& attempts) {
   v1::ReadTensorsRequest request = call.request;
   for (const ReadCall::Target& target : call.targets) request.add_slots(target.slot);
   const std::unique_ptr<ByteStream> stream = stub_->OpenReadTensors();
@@ -414,7 +416,11 @@ absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call,
   status = stream->WritesDone();
   if (!status.ok()) return status;
 
-  TensorReceiver receiver(call.targets, pass_over_empty);
+  int64_t total = 0;
+  for (const ReadCall::Target& target : call.targets) {
+    for (const absl::Span<float> tensor : target.tensors) total += static_cast<int64_t>(tensor.size());
+  }
+  TensorReceiver receiver(call.targets, call.pass_over_empty);
   std::optional<v1::ReadHeader> header;
   while (true) {
     absl::StatusOr<std::optional<grpc::ByteBuffer>> buffer = stream->Read();
@@ -426,8 +432,10 @@ absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call,
       status = ParseHeader(*message, &header.emplace());
       if (!status.ok()) return status;
     }
+    const int64_t taken = receiver.taken();
     status = receiver.Take(&*message);
     if (!status.ok()) return status;
+    if (call.progress && receiver.taken() > taken) call.progress(receiver.taken(), total);
   }
   if (!header.has_value()) return absl::InternalError("the server sent no header");
   if (header->not_modified()) return *header;

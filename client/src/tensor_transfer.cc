@@ -83,11 +83,21 @@ std::vector<int64_t> Sizes(ConstTensors tensors) {
 
 absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
                          absl::Span<const RowsGradient> rows, v1::Dtype dtype, int64_t message_bytes,
-                         std::shared_ptr<const void> hold, ByteStream* stream) {
+                         std::shared_ptr<const void> hold, ByteStream* stream, const Progress& progress) {
+  int64_t total = 0;
+  for (const WriteCall::Source& source : sources) {
+    for (absl::Span<const float> tensor : source.tensors) total += static_cast<int64_t>(tensor.size());
+  }
+  int64_t added = 0;
+  const auto send = [&](TensorMessageBuilder* message) {
+    absl::Status status = stream->Write(message->Finish());
+    if (status.ok() && progress && added > 0) progress(added, total);
+    return status;
+  };
   TensorMessageBuilder builder(hold);
   builder.SetHeader(header);
   if (!FitIntoOne(header, sources, rows, dtype, message_bytes)) {
-    absl::Status status = stream->Write(builder.Finish());
+    absl::Status status = send(&builder);
     if (!status.ok()) return status;
     builder = TensorMessageBuilder(hold);
   }
@@ -97,12 +107,13 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
     TensorCutter cutter(sizes, source.slot, wire::ChunkForm::kData, dtype);
     const auto add = [&](int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* message) {
       Add(source.tensors[tensor].subspan(begin, end - begin), dtype, message);
+      added += end - begin;
       return true;
     };
     while (true) {
       cutter.Fill(limit, add, &builder);
       if (cutter.done()) break;
-      absl::Status status = stream->Write(builder.Finish());
+      absl::Status status = send(&builder);
       if (!status.ok()) return status;
       builder = TensorMessageBuilder(hold);
     }
@@ -114,7 +125,7 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
       const auto count =
           static_cast<size_t>(wire::RowsThatFit(left, static_cast<int64_t>(width), dtype, builder, limit));
       if (count == 0) {
-        absl::Status status = stream->Write(builder.Finish());
+        absl::Status status = send(&builder);
         if (!status.ok()) return status;
         builder = TensorMessageBuilder(hold);
         continue;
@@ -126,7 +137,7 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
     }
   }
   builder.SetLast();
-  return stream->Write(builder.Finish());
+  return send(&builder);
 }
 
 TensorReceiver::TensorReceiver(absl::Span<const ReadCall::Target> targets, bool pass_over_empty)
@@ -216,6 +227,7 @@ absl::Status TensorReceiver::Take(wire::TensorMessage* message) {
     }
     Read(&chunk, tensor.subspan(received, chunk.count()));
     received += chunk.count();
+    taken_ += chunk.count();
   }
   return absl::OkStatus();
 }

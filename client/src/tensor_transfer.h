@@ -21,10 +21,11 @@ namespace adamant {
 
 // Sends `header` and all elements of `sources`, and of `rows`, rounded to `dtype`, and says that they are all. One
 // message if they fit into `message_bytes`; otherwise the header alone, then messages of that size. Unless they are of
-// 16 bits, the messages refer to the elements where they lie until `hold` is released.
+// 16 bits, the messages refer to the elements where they lie until `hold` is released. After each message `progress`,
+// if there is one, is told how many elements of `sources` have been sent.
 absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
                          absl::Span<const RowsGradient> rows, v1::Dtype dtype, int64_t message_bytes,
-                         std::shared_ptr<const void> hold, ByteStream* stream);
+                         std::shared_ptr<const void> hold, ByteStream* stream, const Progress& progress = nullptr);
 
 // Takes the chunks of one reply into the caller's spans, and sees to it that every element comes exactly once.
 class TensorReceiver {
@@ -37,6 +38,9 @@ class TensorReceiver {
   // Copies, or widens, the message's elements to where they belong. INVALID_ARGUMENT if a span is shorter than its
   // tensor; INTERNAL if the server sent what it should not.
   absl::Status Take(wire::TensorMessage* message);
+
+  // How many elements of whole tensors have come to where they belong.
+  int64_t taken() const { return taken_; }
 
   // To be called when all messages have come. INVALID_ARGUMENT if a span is longer than its tensor; INTERNAL if rows
   // are missing, unless they are not to come, as in the answer to a request that was applied before.
@@ -57,6 +61,7 @@ class TensorReceiver {
   // How many elements of each tensor of each target have come.
   std::vector<std::vector<int64_t>> received_;
   std::map<int32_t, Rows> rows_;  // by tensor
+  int64_t taken_ = 0;
 };
 
 }  // namespace adamant

@@ -251,6 +251,25 @@ TEST_F(ClientTest, ReadParametersPassesItsOptionsOn) {
           .ok());
 }
 
+TEST_F(ClientTest, ReadParametersOfSomeTensorsDropsTheOthers) {
+  const std::vector<absl::Span<float>> spans(3, absl::MakeSpan(elements_));
+  EXPECT_CALL(*connection_, Read).WillOnce([](const ReadCall& call) {
+    EXPECT_TRUE(call.pass_over_empty);
+    EXPECT_EQ(call.targets[0].tensors.size(), 3);
+    EXPECT_TRUE(call.targets[0].tensors[0].empty());
+    EXPECT_EQ(call.targets[0].tensors[1].size(), 3);
+    EXPECT_TRUE(call.targets[0].tensors[2].empty());
+    call.progress(3, 3);
+    return v1::ReadHeader();
+  });
+  bool told = false;
+  EXPECT_TRUE(
+      client_.ReadParameters("mlp", spans, {.tensors = {1}, .progress = [&](int64_t, int64_t) { told = true; }}).ok());
+  EXPECT_TRUE(told);
+  EXPECT_EQ(client_.ReadParameters("mlp", spans, {.tensors = {3}}).status(),
+            absl::InvalidArgumentError("tensors: expected indices of spans, below 3, got 3"));
+}
+
 TEST_F(ClientTest, ReadStateAsksForEverySlot) {
   EXPECT_CALL(*connection_, Read).WillOnce([](const ReadCall& call) {
     EXPECT_FALSE(call.request.has_incarnation());

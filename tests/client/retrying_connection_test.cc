@@ -8,6 +8,7 @@
 #include <numeric>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "fake_set.h"
@@ -513,6 +514,44 @@ TEST_F(RetryingConnectionTest, WriteIsRepeatedUnderItsRequestId) {
   EXPECT_THAT(set_.log, ElementsAre("Write a", "Write a"));
   EXPECT_EQ(set_.parameters, gradients_);
   EXPECT_THAT(set_.held, IsEmpty());
+}
+
+// What a transfer has been told of its progress, which also has to come to its end.
+using Told = std::vector<std::pair<int64_t, int64_t>>;
+
+TEST_F(RetryingConnectionTest, WriteTellsHowFarItHasComeAndBeginsAnewWithAnAttempt) {
+  set_.faults = {{.reply_messages = 0, .status = kGone}};
+  const std::vector<absl::Span<const float>> values = Const(gradients_);
+  Told told;
+
+  const absl::StatusOr<v1::WriteTensorsResponse> response = connection_.Write(
+      {{}, {{v1::SLOT_PARAMETER, values}}, [&](int64_t done, int64_t total) { told.emplace_back(done, total); }});
+
+  ASSERT_TRUE(response.ok()) << response.status();
+  // Of each attempt three messages: the header has no elements.
+  ASSERT_EQ(told.size(), 6);
+  EXPECT_EQ(told[2], std::pair(int64_t{603}, int64_t{603}));
+  EXPECT_TRUE(std::is_sorted(told.begin(), told.begin() + 3));
+  EXPECT_GT(told[0].first, 0);
+  EXPECT_EQ(Told(told.begin(), told.begin() + 3), Told(told.begin() + 3, told.end()));
+}
+
+TEST_F(RetryingConnectionTest, ReadTellsHowFarItHasComeAndDropsWhatHasNoSpanIfItMay) {
+  set_.parameters = gradients_;
+  parameter_spans_[0] = {};
+  Told told;
+  const auto progress = [&](int64_t done, int64_t total) { told.emplace_back(done, total); };
+
+  const absl::StatusOr<v1::ReadHeader> header =
+      connection_.Read({{}, {{v1::SLOT_PARAMETER, parameter_spans_}}, /*pass_over_empty=*/true, progress});
+
+  ASSERT_TRUE(header.ok()) << header.status();
+  EXPECT_EQ(parameters_[1], gradients_[1]);
+  EXPECT_EQ(parameters_[0], std::vector<float>(3));
+  ASSERT_FALSE(told.empty());
+  EXPECT_TRUE(std::is_sorted(told.begin(), told.end()));
+  EXPECT_EQ(told.back(), std::pair(int64_t{600}, int64_t{600}));
+  EXPECT_FALSE(connection_.Read({{}, {{v1::SLOT_PARAMETER, parameter_spans_}}}).ok());
 }
 
 TEST_F(RetryingConnectionTest, OfAnEmptySpanNothingIsSent) {

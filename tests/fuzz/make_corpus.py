@@ -188,7 +188,33 @@ ROUNDS = {
     "noise": bytes(i * 89 % 241 for i in range(300)),
 }
 
-CORPORA = {"tensor_message": TENSOR_MESSAGE, "parameter_set": PARAMETER_SET, "rounds": ROUNDS}
+# A byte that says of which kind it is, and a file: see tensor_file_headers_fuzz.cc.
+GOLDEN_FILES = pathlib.Path(__file__).parent.parent / "tensor_files" / "golden"
+
+
+def safetensors(header, data_bytes):
+    return b"\x00" + struct.pack("<Q", len(header)) + header + bytes(data_bytes)
+
+
+TENSOR_FILE_HEADERS = {
+    **{file: b"\x00" + (GOLDEN_FILES / file).read_bytes() for file in ("model.safetensors", "none.safetensors")},
+    **{file: b"\x01" + (GOLDEN_FILES / file).read_bytes() for file in ("matrix.npy", "scalar.npy", "version2.npy")},
+    "overlap.safetensors": safetensors(
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}', 6
+    ),
+    "overflow.safetensors": safetensors(
+        b'{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}', 0
+    ),
+    "escapes.safetensors": safetensors(b'{"__metadata__":{"\\u0000\\ud83d\\ude00":"\\"\\n"}}', 0),
+    "endless_header.safetensors": b"\x00" + b"\xff" * 8 + b"{",
+}
+
+CORPORA = {
+    "tensor_message": TENSOR_MESSAGE,
+    "parameter_set": PARAMETER_SET,
+    "rounds": ROUNDS,
+    "tensor_file_headers": TENSOR_FILE_HEADERS,
+}
 
 for name, inputs in CORPORA.items():
     folder = pathlib.Path(__file__).parent / "corpus" / name

@@ -14,6 +14,8 @@ MESSAGES = r"adamant/v1/\w+\.pb\.h"
 PUBLIC_CLIENT = r"adamant/(mocks/)?\w+\.h"
 # What every program has, the server among them. It knows nothing of clients.
 COMMAND_LINE = r"client/command_line/"
+# The headers of files with tensors, which the server's own files have, too. They know nothing of clients.
+TENSOR_FILE_HEADERS = r"client/tensor_files/(npy|safetensors)\.h"
 # What the kernels are to others. The rest of the folder is compiled into the files of instruction sets alone.
 KERNELS = r"kernels/(dispatch|formats|norm|rounds|scalars|update)\.h"
 
@@ -47,7 +49,20 @@ RULES = {
     "client": [r"client/", PUBLIC_CLIENT, *WIRE],
     "client/c": [r"client/c/", PUBLIC_CLIENT, r"proto/wire/status\.h", MESSAGES, r"absl/", r"google/protobuf/"],
     "client/command_line": [COMMAND_LINE, r"absl/"],
+    "client/tensor_files": [TENSOR_FILE_HEADERS, r"client/tensor_files/tensor_file\.h", r"absl/", r"nlohmann/"],
+    "client/tensor_files/tensor_file.cc": [r"client/tensor_files/", r"client/src/formats\.h", r"absl/"],
     "client/programs": [r"client/programs/", PUBLIC_CLIENT, COMMAND_LINE, MESSAGES, r"absl/"],
+    # The rest of protobuf is for its JSON.
+    "client/programs/cli": [
+        r"client/programs/",
+        r"client/tensor_files/tensor_file\.h",
+        PUBLIC_CLIENT,
+        MESSAGES,
+        r"absl/",
+        r"google/protobuf/",
+        r"nlohmann/",
+        r"CLI/",
+    ],
     # What users include knows nothing that is not installed.
     "client/include": [PUBLIC_CLIENT, MESSAGES, r"absl/", r"grpcpp/"],
     "client/mocks": [PUBLIC_CLIENT, MESSAGES, r"absl/", r"gmock/"],

@@ -4,6 +4,7 @@
 #define ADAMANT_CONNECTION_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +23,11 @@ namespace adamant {
 // One array of floats a tensor, in order of the tensors' index, each of the tensor's element count.
 using ConstTensors = absl::Span<const absl::Span<const float>>;
 using MutableTensors = absl::Span<const absl::Span<float>>;
+
+// How far a transfer has come: `done` of `total` elements, 0 < done <= total. Called from the thread of the call, after
+// each message and with `done` ascending; an attempt that follows a failed one begins anew. What has been sent is under
+// way, and no more. For a progress bar; it should return soon.
+using Progress = std::function<void(int64_t done, int64_t total)>;
 
 // The gradient of some rows of a tensor, for a step that brings no more of it (StepOptions::rows).
 struct RowsGradient {
@@ -60,6 +66,8 @@ struct WriteCall {
   // `request_id` is the connection's to set where it is empty.
   v1::WriteHeader header;
   std::vector<Source> sources;
+  // Empty: nobody is told.
+  Progress progress = nullptr;
 };
 
 // One read: every tensor of each slot that it names.
@@ -71,6 +79,10 @@ struct ReadCall {
   // `slots` is the connection's to set, from `targets`.
   v1::ReadTensorsRequest request;
   std::vector<Target> targets;
+  // Drops the elements of tensors whose span is empty. Without it a span that is shorter than its tensor is an error.
+  bool pass_over_empty = false;
+  // Empty: nobody is told. What is dropped does not count.
+  Progress progress = nullptr;
 };
 
 // What happens to one set (see Client::Watch). Next is for one thread at a time. Its destructor ends it.

@@ -1,0 +1,166 @@
+#include "client/programs/cli/tensor_match.h"
+
+#include <map>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "client/programs/cli/shell.h"
+
+namespace adamant::programs::cli {
+namespace {
+
+using tensor_files::FileFormat;
+using tensor_files::FileTensor;
+using tensor_files::TensorFile;
+
+constexpr v1::Slot kSlots[] = {v1::SLOT_PARAMETER, v1::SLOT_EXP_AVG, v1::SLOT_EXP_AVG_SQ, v1::SLOT_MAX_EXP_AVG_SQ,
+                               v1::SLOT_MOMENTUM_BUFFER};
+
+absl::Status Wrong(absl::string_view file, absl::string_view tensor, absl::string_view why) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(file, ": ", tensor.empty() ? "" : absl::StrCat("tensor '", tensor, "': "), why));
+}
+
+std::map<std::string, int32_t, std::less<>> Index(const std::vector<v1::Tensor>& tensors) {
+  std::map<std::string, int32_t, std::less<>> index;
+  for (const v1::Tensor& tensor : tensors) index[tensor.name()] = tensor.index();
+  return index;
+}
+
+// Whether `name` is a moment of one of the tensors.
+bool IsMoment(absl::string_view name, const std::map<std::string, int32_t, std::less<>>& index) {
+  for (const v1::Slot slot : kSlots) {
+    if (slot == v1::SLOT_PARAMETER) continue;
+    const std::string prefix = NameInFile(slot, "");
+    if (absl::StartsWith(name, prefix) && index.contains(name.substr(prefix.size()))) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+std::string SlotName(v1::Slot slot) { return absl::AsciiStrToLower(RenderEnum(v1::Slot_Name(slot), "SLOT_")); }
+
+absl::StatusOr<v1::Slot> ParseSlot(absl::string_view name) {
+  std::string names;
+  for (const v1::Slot slot : kSlots) {
+    if (name == SlotName(slot)) return slot;
+    absl::StrAppend(&names, names.empty() ? "" : ", ", SlotName(slot));
+  }
+  return absl::InvalidArgumentError(absl::StrCat("--slot: expected one of ", names, ", got '", name, "'"));
+}
+
+std::string NameInFile(v1::Slot slot, absl::string_view tensor) {
+  return slot == v1::SLOT_PARAMETER ? std::string(tensor) : absl::StrCat(SlotName(slot), "/", tensor);
+}
+
+absl::Status TensorMatch::Take(TensorFile* file, size_t index, const v1::Tensor& tensor) {
+  const FileTensor& from = file->tensors()[index];
+  const bool raw = file->format() == FileFormat::kRaw;
+  if (raw ? from.element_count != tensor.element_count()
+          : !std::equal(from.shape.begin(), from.shape.end(), tensor.shape().begin(), tensor.shape().end())) {
+    return Wrong(
+        file->path(), tensor.name(),
+        raw ? absl::StrCat("expected ", tensor.element_count(), " elements, got ", from.element_count)
+            : absl::StrCat("expected the shape ", RenderShape(tensor.shape()), ", got ", RenderShape(from.shape)));
+  }
+  if (found_[tensor.index()]) return Wrong(file->path(), tensor.name(), "is there for the second time");
+  const absl::StatusOr<absl::Span<const float>> elements = file->Elements(index);
+  if (!elements.ok()) return Wrong(file->path(), "", elements.status().message());
+  spans_[tensor.index()] = *elements;
+  found_[tensor.index()] = true;
+  return absl::OkStatus();
+}
+
+absl::Status TensorMatch::TakeAll(TensorFile* file, const std::vector<v1::Tensor>& tensors) {
+  const absl::StatusOr<absl::Span<const float>> elements = file->Elements(0);
+  if (!elements.ok()) return Wrong(file->path(), "", elements.status().message());
+  int64_t total = 0;
+  for (const v1::Tensor& tensor : tensors) total += tensor.element_count();
+  if (static_cast<int64_t>(elements->size()) != total) {
+    return Wrong(file->path(), "",
+                 absl::StrCat("expected the ", total, " elements of all tensors, got ", elements->size(),
+                              "; say TENSOR=FILE if it has one of them"));
+  }
+  absl::Span<const float> rest = *elements;
+  for (const v1::Tensor& tensor : tensors) {
+    if (found_[tensor.index()]) return Wrong(file->path(), tensor.name(), "is there for the second time");
+    spans_[tensor.index()] = rest.first(tensor.element_count());
+    rest.remove_prefix(tensor.element_count());
+    found_[tensor.index()] = true;
+  }
+  return absl::OkStatus();
+}
+
+void TensorMatch::Finish(const std::vector<v1::Tensor>& tensors) {
+  for (const v1::Tensor& tensor : tensors) {
+    if (found_[tensor.index()] || tensor.element_count() == 0) present_.push_back(tensor.index());
+  }
+}
+
+absl::StatusOr<TensorMatch> TensorMatch::Find(const std::vector<std::string>& arguments,
+                                              const std::vector<v1::Tensor>& tensors, bool partial) {
+  const std::map<std::string, int32_t, std::less<>> index = Index(tensors);
+  TensorMatch match(tensors);
+  match.files_.reserve(arguments.size());
+  for (const std::string& argument : arguments) {
+    // Names of tensors and of files may have any character: what decides is what there is.
+    const size_t equals = argument.rfind('=');
+    const auto named = equals == std::string::npos ? index.end() : index.find(argument.substr(0, equals));
+    absl::StatusOr<TensorFile> opened = TensorFile::Open(named == index.end() ? argument : argument.substr(equals + 1));
+    if (!opened.ok()) return opened.status();
+    TensorFile& file = match.files_.emplace_back(*std::move(opened));
+    if (file.format() == FileFormat::kSafetensors) {
+      for (size_t i = 0; i < file.tensors().size(); ++i) {
+        const std::string& name = file.tensors()[i].name;
+        if (named != index.end() && name != named->first) continue;
+        const auto found = index.find(name);
+        if (found == index.end()) {
+          if (IsMoment(name, index)) continue;
+          return Wrong(file.path(), name, "the set has no tensor of this name");
+        }
+        absl::Status status = match.Take(&file, i, tensors[found->second]);
+        if (!status.ok()) return status;
+      }
+      continue;
+    }
+    absl::Status status;
+    if (named != index.end()) {
+      status = match.Take(&file, 0, tensors[named->second]);
+    } else if (tensors.size() == 1) {
+      status = match.Take(&file, 0, tensors[0]);
+    } else if (file.format() == FileFormat::kRaw) {
+      status = match.TakeAll(&file, tensors);
+    } else {
+      status = Wrong(file.path(), "", absl::StrCat("of which of the ", tensors.size(), " tensors? Say TENSOR=FILE"));
+    }
+    if (!status.ok()) return status;
+  }
+  match.Finish(tensors);
+  for (const v1::Tensor& tensor : tensors) {
+    if (partial || match.found_[tensor.index()] || tensor.element_count() == 0) continue;
+    return absl::InvalidArgumentError(absl::StrCat("no file has the tensor '", tensor.name(), "', and there are ",
+                                                   tensors.size() - match.present_.size(),
+                                                   " such; with --partial they are left as they are"));
+  }
+  return match;
+}
+
+absl::StatusOr<TensorMatch> TensorMatch::FindSlot(TensorFile* file, const std::vector<v1::Tensor>& tensors,
+                                                  v1::Slot slot) {
+  std::map<absl::string_view, size_t> names;
+  for (size_t i = 0; i < file->tensors().size(); ++i) names[file->tensors()[i].name] = i;
+  TensorMatch match(tensors);
+  for (const v1::Tensor& tensor : tensors) {
+    const auto found = names.find(NameInFile(slot, tensor.name()));
+    if (found == names.end()) continue;
+    absl::Status status = match.Take(file, found->second, tensor);
+    if (!status.ok()) return status;
+  }
+  match.Finish(tensors);
+  return match;
+}
+
+}  // namespace adamant::programs::cli

@@ -1,0 +1,62 @@
+// Which tensor of a set a tensor of a file is for.
+#ifndef ADAMANT_CLIENT_PROGRAMS_CLI_TENSOR_MATCH_H_
+#define ADAMANT_CLIENT_PROGRAMS_CLI_TENSOR_MATCH_H_
+
+#include <adamant/client.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "client/tensor_files/tensor_file.h"
+
+namespace adamant::programs::cli {
+
+// The slots' names in files and on the command line: `parameter`, `exp_avg` and so on.
+std::string SlotName(v1::Slot slot);
+// INVALID_ARGUMENT for a name of none.
+absl::StatusOr<v1::Slot> ParseSlot(absl::string_view name);
+// What a tensor of a slot is called in a file that has more than parameters, such as `exp_avg/layer.weight`.
+std::string NameInFile(v1::Slot slot, absl::string_view tensor);
+
+// Files, and the elements that they have for a set's tensors. Thread-compatible; the spans are good as long as it
+// lives.
+class TensorMatch {
+ public:
+  // One span a tensor, by index; empty for those that the files do not have.
+  absl::Span<const absl::Span<const float>> spans() const { return spans_; }
+  // Those that they have, ascending; a tensor without elements is always there.
+  const std::vector<int32_t>& present() const { return present_; }
+  bool complete() const { return present_.size() == spans_.size(); }
+
+  // Finds in `arguments`, each `FILE` or `TENSOR=FILE`, the set's tensors. A file without names (.npy, .raw) is for the
+  // tensor that is named, or for the only one that there is; a .raw file without a name may also have all tensors, one
+  // behind the other. Tensors of a .safetensors file that are a slot of the set's other than its parameters are left
+  // alone. INVALID_ARGUMENT, naming the file and the tensor, for what the set does not have, for another shape, and for
+  // elements that are no floats; what the files do not have is an error unless `partial`.
+  static absl::StatusOr<TensorMatch> Find(const std::vector<std::string>& arguments,
+                                          const std::vector<v1::Tensor>& tensors, bool partial);
+  // The same for the tensors of one slot in a file that is open, under their names there; `file` outlives this. What
+  // the set does not have is passed over.
+  static absl::StatusOr<TensorMatch> FindSlot(tensor_files::TensorFile* file, const std::vector<v1::Tensor>& tensors,
+                                              v1::Slot slot);
+
+ private:
+  explicit TensorMatch(const std::vector<v1::Tensor>& tensors) : spans_(tensors.size()), found_(tensors.size()) {}
+
+  absl::Status Take(tensor_files::TensorFile* file, size_t index, const v1::Tensor& tensor);
+  absl::Status TakeAll(tensor_files::TensorFile* file, const std::vector<v1::Tensor>& tensors);
+  void Finish(const std::vector<v1::Tensor>& tensors);
+
+  std::vector<tensor_files::TensorFile> files_;
+  std::vector<absl::Span<const float>> spans_;
+  std::vector<bool> found_;
+  std::vector<int32_t> present_;
+};
+
+}  // namespace adamant::programs::cli
+
+#endif  // ADAMANT_CLIENT_PROGRAMS_CLI_TENSOR_MATCH_H_

@@ -1,0 +1,384 @@
+// Files are mapped in both directions, so that a tensor is in memory once, and only while it is used.
+#include "client/tensor_files/tensor_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "client/src/formats.h"
+#include "client/tensor_files/npy.h"
+#include "client/tensor_files/safetensors.h"
+
+namespace adamant::tensor_files {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "files are little-endian, and used where they are mapped");
+
+constexpr char kStandardOutput[] = "-";
+
+absl::Status SystemError(absl::string_view path) {
+  const int error = errno;
+  return absl::Status(absl::ErrnoToStatusCode(error), absl::StrCat(path, ": ", std::strerror(error)));
+}
+
+absl::Status InFile(absl::string_view path, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
+}
+
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  int get() const { return fd_; }
+
+ private:
+  const int fd_;
+};
+
+// Pages of a file, or of no file. An empty one has none.
+class Mapping {
+ public:
+  static std::optional<Mapping> Map(int fd, int64_t size, int protection, int flags) {
+    if (size == 0) return Mapping(nullptr, 0);
+    void* const at = mmap(nullptr, size, protection, flags, fd, 0);
+    if (at == MAP_FAILED) return std::nullopt;
+    return Mapping(static_cast<char*>(at), size);
+  }
+  Mapping(Mapping&& other) noexcept : at_(std::exchange(other.at_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  Mapping& operator=(Mapping&& other) noexcept {
+    std::swap(at_, other.at_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~Mapping() {
+    if (at_ != nullptr) munmap(at_, size_);
+  }
+
+  char* data() const { return at_; }
+  int64_t size() const { return size_; }
+  absl::string_view view() const { return at_ == nullptr ? "" : absl::string_view(at_, size_); }
+
+ private:
+  Mapping(char* at, int64_t size) : at_(at), size_(size) {}
+
+  char* at_;
+  int64_t size_;
+};
+
+// How many elements a shape has; nothing if there are more than a file of fp32 can have, or an extent is negative.
+std::optional<int64_t> CountElements(absl::Span<const int64_t> shape) {
+  int64_t count = sizeof(float);
+  for (const int64_t extent : shape) {
+    if (extent < 0 || __builtin_mul_overflow(count, extent, &count)) return std::nullopt;
+  }
+  return count / static_cast<int64_t>(sizeof(float));
+}
+
+// A type of numpy's, as .safetensors files call it.
+std::optional<std::string> DtypeOfDescr(absl::string_view descr) {
+  constexpr struct {
+    const char* descr;
+    const char* dtype;
+  } kTypes[] = {{"<f4", "F32"}, {"<f2", "F16"}, {"<f8", "F64"}, {"<i8", "I64"}, {"<i4", "I32"}};
+  for (const auto& type : kTypes) {
+    if (descr == type.descr) return type.dtype;
+  }
+  return std::nullopt;
+}
+
+std::optional<v1::Dtype> FloatOf(absl::string_view dtype) {
+  if (dtype == "F32") return v1::DTYPE_FLOAT32;
+  if (dtype == "F16") return v1::DTYPE_FLOAT16;
+  if (dtype == "BF16") return v1::DTYPE_BFLOAT16;
+  return std::nullopt;
+}
+
+// The folder that a file is in.
+std::string FolderOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+}  // namespace
+
+absl::StatusOr<FileFormat> FormatOfPath(absl::string_view path) {
+  if (absl::EndsWith(path, ".safetensors")) return FileFormat::kSafetensors;
+  if (absl::EndsWith(path, ".npy")) return FileFormat::kNpy;
+  if (absl::EndsWith(path, ".raw") || absl::EndsWith(path, ".bin")) return FileFormat::kRaw;
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, ": expected a name that ends in .safetensors, .npy, .raw or .bin"));
+}
+
+struct TensorFile::Rep {
+  absl::Status Understand();
+
+  std::string path;
+  Mapping mapping;
+  FileFormat format;
+  std::vector<FileTensor> tensors = {};
+  // Where the bytes of each are, in the mapping.
+  std::vector<int64_t> offsets = {};
+  std::map<std::string, std::string> metadata = {};
+  // What was widened, or lies askew in the file.
+  std::vector<std::unique_ptr<float[]>> copies = {};
+};
+
+TensorFile::TensorFile(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
+TensorFile::TensorFile(TensorFile&&) = default;
+TensorFile& TensorFile::operator=(TensorFile&&) = default;
+TensorFile::~TensorFile() = default;
+
+const std::string& TensorFile::path() const { return rep_->path; }
+FileFormat TensorFile::format() const { return rep_->format; }
+const std::vector<FileTensor>& TensorFile::tensors() const { return rep_->tensors; }
+const std::map<std::string, std::string>& TensorFile::metadata() const { return rep_->metadata; }
+bool TensorFile::IsFloat(const FileTensor& tensor) { return FloatOf(tensor.dtype).has_value(); }
+
+absl::Status TensorFile::Rep::Understand() {
+  const absl::string_view bytes = mapping.view();
+  switch (format) {
+    case FileFormat::kSafetensors: {
+      const absl::StatusOr<int64_t> length = ParseSafetensorsPrefix(bytes, mapping.size());
+      if (!length.ok()) return length.status();
+      const int64_t data = kSafetensorsPrefixBytes + *length;
+      absl::StatusOr<SafetensorsHeader> header =
+          ParseSafetensorsHeader(bytes.substr(kSafetensorsPrefixBytes, *length), mapping.size() - data);
+      if (!header.ok()) return header.status();
+      for (SafetensorsTensor& tensor : header->tensors) {
+        const int64_t count = (tensor.end - tensor.begin) * 8 / *SafetensorsBits(tensor.dtype);
+        offsets.push_back(data + tensor.begin);
+        tensors.push_back({std::move(tensor.name), std::move(tensor.shape), count, std::move(tensor.dtype)});
+      }
+      metadata = std::move(header->metadata);
+      return absl::OkStatus();
+    }
+    case FileFormat::kNpy: {
+      absl::StatusOr<NpyHeader> header = ParseNpyHeader(bytes);
+      if (!header.ok()) return header.status();
+      const std::optional<std::string> dtype = DtypeOfDescr(header->descr);
+      if (!dtype.has_value()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("expected elements of type '<f4' or '<f2', got '", header->descr.substr(0, 64), "'"));
+      }
+      const std::optional<int64_t> count = CountElements(header->shape);
+      const int64_t element_bytes = *SafetensorsBits(*dtype) / 8;
+      const int64_t got = mapping.size() - header->data_offset;
+      if (!count.has_value() || *count > got / element_bytes || *count * element_bytes != got) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("expected as many bytes as the array has elements of ", element_bytes, ", ",
+                         count.has_value() ? absl::StrCat(*count) : "more than any file", ", got ", got));
+      }
+      offsets.push_back(header->data_offset);
+      tensors.push_back({"", std::move(header->shape), *count, *dtype});
+      return absl::OkStatus();
+    }
+    case FileFormat::kRaw:
+      if (mapping.size() % sizeof(float) != 0) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("expected whole elements of ", sizeof(float), " bytes, got ", mapping.size(), " bytes"));
+      }
+      offsets.push_back(0);
+      const auto count = mapping.size() / static_cast<int64_t>(sizeof(float));
+      tensors.push_back({"", {count}, count, "F32"});
+      return absl::OkStatus();
+  }
+  return absl::InternalError("no such format");
+}
+
+absl::StatusOr<TensorFile> TensorFile::Open(const std::string& path) {
+  const absl::StatusOr<FileFormat> format = FormatOfPath(path);
+  if (!format.ok()) return format.status();
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat status;
+  if (file.get() < 0 || fstat(file.get(), &status) != 0) return SystemError(path);
+  if (!S_ISREG(status.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": expected a regular file"));
+  std::optional<Mapping> mapping = Mapping::Map(file.get(), status.st_size, PROT_READ, MAP_PRIVATE);
+  if (!mapping.has_value()) return SystemError(path);
+  auto rep = std::make_unique<Rep>(Rep{.path = path, .mapping = *std::move(mapping), .format = *format});
+  const absl::Status understood = rep->Understand();
+  if (!understood.ok()) return InFile(path, understood);
+  rep->copies.resize(rep->tensors.size());
+  return TensorFile(std::move(rep));
+}
+
+absl::StatusOr<absl::Span<const float>> TensorFile::Elements(size_t index) {
+  const FileTensor& tensor = rep_->tensors[index];
+  const std::optional<v1::Dtype> dtype = FloatOf(tensor.dtype);
+  if (!dtype.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(tensor.name.empty() ? "the array" : absl::StrCat("tensor '", tensor.name, "'"),
+                     ": expected elements of type F32, F16 or BF16, got ", tensor.dtype));
+  }
+  if (tensor.element_count == 0) return absl::Span<const float>();
+  const char* const bytes = rep_->mapping.data() + rep_->offsets[index];
+  const bool in_place = *dtype == v1::DTYPE_FLOAT32 && reinterpret_cast<uintptr_t>(bytes) % alignof(float) == 0;
+  if (in_place) return absl::MakeConstSpan(reinterpret_cast<const float*>(bytes), tensor.element_count);
+  std::unique_ptr<float[]>& copy = rep_->copies[index];
+  if (copy == nullptr) {
+    copy = std::make_unique_for_overwrite<float[]>(tensor.element_count);
+    if (Is16Bit(*dtype)) {
+      Widen(*dtype, bytes, tensor.element_count, copy.get());
+    } else {
+      std::memcpy(copy.get(), bytes, tensor.element_count * sizeof(float));
+    }
+  }
+  return absl::MakeConstSpan(copy.get(), tensor.element_count);
+}
+
+struct TensorFileWriter::Rep {
+  ~Rep() {
+    if (!temporary_path.empty()) unlink(temporary_path.c_str());
+  }
+  // Makes the file, under no name: then it goes with the program, however that ends. Some file systems cannot do that,
+  // and it gets a name that shows that it is incomplete.
+  absl::Status MakeFile();
+  // Gives the file its name.
+  absl::Status Name();
+
+  std::string path;
+  // None for standard output, for a file that has none, and for one that is complete.
+  std::string temporary_path = {};
+  std::unique_ptr<Descriptor> file = nullptr;
+  std::optional<Mapping> mapping = std::nullopt;
+  // Of a .safetensors file: its tensors, and how long its header is.
+  std::vector<SafetensorsTensor> entries = {};
+  int64_t header_bytes = 0;
+  std::vector<int64_t> offsets = {};
+  std::vector<int64_t> counts = {};
+};
+
+absl::Status TensorFileWriter::Rep::MakeFile() {
+  constexpr mode_t kMode = 0666;
+  file = std::make_unique<Descriptor>(open(FolderOf(path).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kMode));
+  if (file->get() >= 0) return absl::OkStatus();
+  if (errno != EOPNOTSUPP && errno != EISDIR) return SystemError(path);
+  const std::string name = absl::StrCat(path, ".incomplete-", getpid());
+  file = std::make_unique<Descriptor>(open(name.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, kMode));
+  if (file->get() < 0) return SystemError(path);
+  temporary_path = name;
+  return absl::OkStatus();
+}
+
+absl::Status TensorFileWriter::Rep::Name() {
+  if (temporary_path.empty()) {
+    // A link replaces no file, and renaming does.
+    const std::string name = absl::StrCat(path, ".incomplete-", getpid());
+    const std::string handle = absl::StrCat("/proc/self/fd/", file->get());
+    if (linkat(AT_FDCWD, handle.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) != 0) return SystemError(path);
+    temporary_path = name;
+  }
+  if (rename(temporary_path.c_str(), path.c_str()) != 0) return SystemError(path);
+  temporary_path.clear();
+  return absl::OkStatus();
+}
+
+TensorFileWriter::TensorFileWriter(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
+TensorFileWriter::TensorFileWriter(TensorFileWriter&&) = default;
+TensorFileWriter& TensorFileWriter::operator=(TensorFileWriter&&) = default;
+TensorFileWriter::~TensorFileWriter() = default;
+
+absl::StatusOr<TensorFileWriter> TensorFileWriter::Create(const std::string& path, FileFormat format,
+                                                          const std::vector<FileTensor>& tensors,
+                                                          const std::map<std::string, std::string>& metadata) {
+  auto rep = std::make_unique<Rep>();
+  rep->path = path;
+  std::string header;
+  if (format == FileFormat::kSafetensors) {
+    for (const FileTensor& tensor : tensors) rep->entries.push_back({tensor.name, "F32", tensor.shape});
+    absl::StatusOr<std::string> formatted = FormatSafetensorsHeader(&rep->entries, metadata);
+    if (!formatted.ok()) return InFile(path, formatted.status());
+    header = *std::move(formatted);
+  } else if (format == FileFormat::kNpy) {
+    if (tensors.size() != 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": a .npy file has one tensor, and here are ", tensors.size()));
+    }
+    header = FormatNpyHeader(tensors[0].shape);
+  }
+  auto size = static_cast<int64_t>(header.size());
+  rep->header_bytes = size;
+  for (const FileTensor& tensor : tensors) {
+    const std::optional<int64_t> count = CountElements(tensor.shape);
+    rep->offsets.push_back(size);
+    if (!count.has_value() || __builtin_add_overflow(size, *count * static_cast<int64_t>(sizeof(float)), &size)) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ": the tensors are larger than a file can be"));
+    }
+    rep->counts.push_back(*count);
+  }
+
+  if (path == kStandardOutput) {
+    rep->mapping = Mapping::Map(-1, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+  } else {
+    const absl::Status made = rep->MakeFile();
+    if (!made.ok()) return made;
+    // A disk that is full is met here, and not as a signal while the pages are written.
+    if (size > 0) {
+      errno = posix_fallocate(rep->file->get(), 0, size);
+      if (errno != 0) return SystemError(path);
+    }
+    rep->mapping = Mapping::Map(rep->file->get(), size, PROT_READ | PROT_WRITE, MAP_SHARED);
+  }
+  if (!rep->mapping.has_value()) return SystemError(path);
+  if (!header.empty()) std::memcpy(rep->mapping->data(), header.data(), header.size());
+  return TensorFileWriter(std::move(rep));
+}
+
+absl::Status TensorFileWriter::ReplaceMetadata(const std::map<std::string, std::string>& metadata) {
+  // Aligned to the length that there is, it is as long.
+  absl::StatusOr<std::string> header = FormatSafetensorsHeader(&rep_->entries, metadata);
+  if (!header.ok()) return InFile(rep_->path, header.status());
+  if (static_cast<int64_t>(header->size()) > rep_->header_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(rep_->path, ": the header has room for ", rep_->header_bytes,
+                                                   " bytes, and not for ", header->size()));
+  }
+  header = FormatSafetensorsHeader(&rep_->entries, metadata, rep_->header_bytes);
+  if (!header.ok()) return InFile(rep_->path, header.status());
+  std::memcpy(rep_->mapping->data(), header->data(), header->size());
+  return absl::OkStatus();
+}
+
+absl::Span<float> TensorFileWriter::Elements(size_t index) {
+  if (rep_->counts[index] == 0) return {};
+  return absl::MakeSpan(reinterpret_cast<float*>(rep_->mapping->data() + rep_->offsets[index]), rep_->counts[index]);
+}
+
+absl::Status TensorFileWriter::Commit() {
+  if (rep_->file == nullptr) {
+    absl::string_view left = rep_->mapping->view();
+    while (!left.empty()) {
+      const ssize_t written = write(STDOUT_FILENO, left.data(), left.size());
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) return SystemError("standard output");
+      left.remove_prefix(written);
+    }
+    return absl::OkStatus();
+  }
+  if (rep_->mapping->size() > 0 && msync(rep_->mapping->data(), rep_->mapping->size(), MS_SYNC) != 0) {
+    return SystemError(rep_->path);
+  }
+  if (fsync(rep_->file->get()) != 0) return SystemError(rep_->path);
+  const absl::Status named = rep_->Name();
+  if (!named.ok()) return named;
+  // The name is on disk once its folder is.
+  const Descriptor folder(open(FolderOf(rep_->path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (folder.get() < 0 || fsync(folder.get()) != 0) return SystemError(rep_->path);
+  return absl::OkStatus();
+}
+
+}  // namespace adamant::tensor_files
