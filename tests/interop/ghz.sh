@@ -3,14 +3,16 @@
 set -euo pipefail
 
 target=$1
-# load METHOD COUNT DATA: makes COUNT calls, up to ten at a time, prints their summary, and fails unless all succeed.
+# load METHOD COUNT DATA: makes COUNT calls, up to ten at a time, and fails unless all succeed. Prints a summary of many.
 load() {
   local method=$1 count=$2 summary
   summary=$(ghz --insecure --total "$count" --concurrency "$((count < 10 ? count : 10))" \
                 --call "adamant.v1.OptimizerService.$method" --data "$3" "$target")
-  printf '%s:\n%s\n' "$method" "$summary"
+  if ((count > 1)); then
+    printf '%s:\n%s\n' "$method" "$summary"
+  fi
   if [[ ! $summary =~ \[OK\]\ +"$count responses" ]]; then
-    printf 'FAILED: %s: expected %s calls that are OK\n' "$method" "$count" >&2
+    printf 'FAILED: %s: expected %s calls that are OK, got\n%s\n' "$method" "$count" "$summary" >&2
     exit 1
   fi
 }
