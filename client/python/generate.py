@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Makes what the package has of the protocol: `_descriptors.binpb`, which it reads at import, and `v1.pyi`, for readers.
+"""Makes what the package has of the protocol: `_descriptors.binpb`, which it reads at import, and `v1.pyi`, for
+readers.
 
     generate.py           writes them; needs protoc
     generate.py --check   writes nothing: exits with 1, and says what differs, where they are not what proto/ makes
 
-The descriptors are protoc's, with all that they import, but for the comments. Which version of protoc made them does not
-matter: only the files of proto/adamant are compared.
+The descriptors are protoc's, with all that they import, but for the comments. Which version of protoc made them does
+not matter: only the files of proto/adamant are compared.
 """
 
 from __future__ import annotations
@@ -72,6 +73,12 @@ class _Repeated(MutableSequence[_T]):
     """A field with many values. Of messages, `add` makes one in place."""
 
     def add(self, **fields: _Any) -> _T: ...
+    def insert(self, index: int, value: _T) -> None: ...
+    def __getitem__(self, index: _Any) -> _Any: ...
+    def __setitem__(self, index: _Any, value: _Any) -> None: ...
+    def __delitem__(self, index: _Any) -> None: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[_T]: ...
 
 class _Enum(Generic[_T]):
     """An enum: its values are ints."""

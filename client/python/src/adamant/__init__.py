@@ -19,6 +19,27 @@ from adamant._optimizers import SGD, Adam, AdamW, Group
 from adamant._options import RetryPolicy, Timeouts
 from adamant._step_stream import Contribution, NonFinite, StepOutcome, StepResult, StepStream
 from adamant.errors import *  # noqa: F403
-from adamant.errors import AdamantError
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Client",
+    "Contribution",
+    "Group",
+    "NonFinite",
+    "RetryPolicy",
+    "State",
+    "StepOutcome",
+    "StepResult",
+    "StepStream",
+    "Timeouts",
+    "Watch",
+    "errors",
+    "optimizer_slots",
+    "tune_malloc",
+    "v1",
+    *errors.__all__,
+]
 
 __version__ = "0.1.0"

@@ -56,12 +56,12 @@ def dtype_argument(name: str, dtype: object) -> int:
     found = _NAMES.get(str(dtype), dtype)
     if found not in (FLOAT32, BFLOAT16, FLOAT16):
         raise ValueError(f"{name}: expected 'float32', 'bfloat16' or 'float16', got {dtype!r}")
-    return found  # type: ignore[return-value]
+    return int(found)
 
 
-def convert(elements: Array, to: int, of: Optional[int] = None, out: Optional[Array] = None) -> Array:
-    """Elements (flat) that travel as `to`; as they are where they do already. 16 bits are rounded to the nearest, ties to
-    even. `of` says what they are, where their array's type does not; `out` takes them."""
+def convert(elements: Array, to: int, of: int | None = None, out: Array | None = None) -> Array:
+    """Elements (flat) that travel as `to`; as they are where they do already. 16 bits are rounded to the nearest, ties
+    to even. `of` says what they are, where their array's type does not; `out` takes them."""
     of = of or wire_dtype(elements.dtype)
     if of == to:
         if out is None:
@@ -122,7 +122,7 @@ def round_in_place(array: Array, to: int) -> int:
     return overflowed
 
 
-def by_index(what: str, arrays: Any, names: Sequence[str], carried: Optional[Sequence[bool]]) -> Sequence[Any]:
+def by_index(what: str, arrays: Any, names: Sequence[str], carried: Sequence[bool] | None) -> Sequence[Any]:
     """`arrays` in the order of `names`. Of those that are not `carried` (None: all are) there need be none, or None."""
     if isinstance(arrays, Mapping):
         found = [arrays.get(name) for name in names]
@@ -161,7 +161,8 @@ def check(what: str, array: Any, name: str, shape: Sequence[int], size: int, *, 
     if writable and not flags.writeable:
         raise ValueError(f"{what}[{name!r}]: expected a writable array, got a read-only one")
     # Its own type exports no buffer.
-    return array.view(_U2) if array.dtype.name == "bfloat16" else array
+    checked: Array = array.view(_U2) if array.dtype.name == "bfloat16" else array
+    return checked
 
 
 def check_no_overlap(sources: Sequence[Array], targets: Sequence[Array]) -> None:

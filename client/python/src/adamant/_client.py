@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class State:
     """By slot (`parameter`, `exp_avg`, `exp_avg_sq`, `max_exp_avg_sq`, `momentum_buffer`) and tensor."""
     incarnation: int = 0
     """That it was read from."""
-    update_counts: Optional[list[int]] = None
+    update_counts: list[int] | None = None
     """How many updates each tensor has had, where they are not `step` for all of them."""
 
     @property
@@ -118,13 +118,13 @@ class Client:
 
     def __init__(
         self,
-        target: Optional[str] = None,
+        target: str | None = None,
         *,
-        retry: Optional[RetryPolicy] = None,
-        timeouts: Optional[Timeouts] = None,
+        retry: RetryPolicy | None = None,
+        timeouts: Timeouts | None = None,
         message_bytes: int = _MESSAGE_BYTES,
         channel_options: Sequence[tuple[str, Any]] = (),
-        on_wait: Optional[Callable[[AdamantError], None]] = None,
+        on_wait: Callable[[AdamantError], None] | None = None,
     ) -> None:
         """Connects when the first call needs it, which waits for a server that is not there yet (Timeouts.connect).
 
@@ -148,9 +148,7 @@ class Client:
         self._message_bytes = message_bytes
         self._timeouts = timeouts or Timeouts()
         transport = GrpcTransport(target, channel_options)
-        self._connection = RetryingConnection(
-            transport, retry or RetryPolicy(), self._timeouts, message_bytes, on_wait
-        )
+        self._connection = RetryingConnection(transport, retry or RetryPolicy(), self._timeouts, message_bytes, on_wait)
 
     @property
     def target(self) -> str:
@@ -174,18 +172,18 @@ class Client:
 
     def create(
         self,
-        name: Union[str, v1.ParameterSetSpec],
-        tensors: Optional[Mapping[str, Any]] = None,
-        optimizer: Optional[Optimizer] = None,
+        name: str | v1.ParameterSetSpec,
+        tensors: Mapping[str, Any] | None = None,
+        optimizer: Optimizer | None = None,
         *,
         groups: Sequence[Group] = (),
         exist_ok: bool = False,
-        labels: Optional[Mapping[str, str]] = None,
-        max_grad_norm: Optional[float] = None,
-        max_grad_value: Optional[float] = None,
+        labels: Mapping[str, str] | None = None,
+        max_grad_norm: float | None = None,
+        max_grad_value: float | None = None,
         on_non_finite: str = "skip",
         max_staleness: int = 0,
-        workers: Optional[v1.Workers] = None,
+        workers: v1.Workers | None = None,
         device: str = "",
     ) -> v1.ParameterSet:
         """Creates a set, and returns it as it is then.
@@ -237,7 +235,7 @@ class Client:
         reply = self._unary("GetParameterSet", v1.GetParameterSetRequest(name=name))
         return v1.GetParameterSetResponse.FromString(reply).parameter_set
 
-    def list(self, prefix: str = "", *, labels: Optional[Mapping[str, str]] = None) -> Iterator[v1.ParameterSet]:
+    def list(self, prefix: str = "", *, labels: Mapping[str, str] | None = None) -> Iterator[v1.ParameterSet]:
         """All sets whose name starts with `prefix` and that have these labels, in order of name."""
         request = v1.ListParameterSetsRequest(name_prefix=prefix, labels=dict(labels or {}))
         while True:
@@ -258,7 +256,7 @@ class Client:
                 return tensors
             request.page_token = page.next_page_token
 
-    def delete(self, name: str, *, incarnation: Optional[int] = None) -> None:
+    def delete(self, name: str, *, incarnation: int | None = None) -> None:
         """Deletes the set: this very incarnation, or the one that it has now. If it is another one by the time:
         IncarnationMismatchError."""
         if incarnation is None:
@@ -268,12 +266,12 @@ class Client:
     def read(
         self,
         name: str,
-        out: Optional[Arrays] = None,
+        out: Arrays | None = None,
         *,
-        incarnation: Optional[int] = None,
-        if_newer_than_step: Optional[int] = None,
+        incarnation: int | None = None,
+        if_newer_than_step: int | None = None,
         may_abort: bool = False,
-    ) -> Optional[State]:
+    ) -> State | None:
         """The parameters of one step, while steps of others go on: into `out`, or new arrays.
 
         if_newer_than_step: reads nothing, and returns None, unless the set is beyond this step. Demand the incarnation,
@@ -290,8 +288,8 @@ class Client:
         return self._read(name, tensors, {"parameter": arrays}, incarnation, if_newer_than_step, may_abort)
 
     def read_state(
-        self, name: str, *, incarnation: Optional[int] = None, if_newer_than_step: Optional[int] = None
-    ) -> Optional[State]:
+        self, name: str, *, incarnation: int | None = None, if_newer_than_step: int | None = None
+    ) -> State | None:
         """Everything of one step that a checkpoint needs; otherwise as `read`."""
         described = self.get(name)
         tensors = self.list_tensors(name)
@@ -304,9 +302,9 @@ class Client:
         name: str,
         parameters: Arrays,
         *,
-        tensors: Optional[Sequence[str]] = None,
-        incarnation: Optional[int] = None,
-        request_id: Optional[str] = None,
+        tensors: Sequence[str] | None = None,
+        incarnation: int | None = None,
+        request_id: str | None = None,
     ) -> v1.WriteTensorsResponse:
         """Replaces all parameters, or those of `tensors`, in one go. Moments and step are kept. The set has another
         incarnation then, to which open step streams move by `refresh`."""
@@ -327,8 +325,8 @@ class Client:
         name: str,
         state: State,
         *,
-        incarnation: Optional[int] = None,
-        request_id: Optional[str] = None,
+        incarnation: int | None = None,
+        request_id: str | None = None,
     ) -> v1.WriteTensorsResponse:
         """Replaces everything: restores what `read_state` returned, bit for bit."""
         known = [(tensor.name, tuple(tensor.shape)) for tensor in self.list_tensors(name)]
@@ -345,16 +343,16 @@ class Client:
     def update_group(
         self,
         name: str,
-        group: Union[str, v1.ParameterGroup] = "",
-        fields: Optional[Sequence[str]] = None,
+        group: str | v1.ParameterGroup = "",
+        fields: Sequence[str] | None = None,
         *,
-        learning_rate: Optional[float] = None,
-        schedule: Optional[v1.Schedule] = None,
-        frozen: Optional[bool] = None,
-        adam: Optional[Mapping[str, Any]] = None,
-        sgd: Optional[Mapping[str, Any]] = None,
-        incarnation: Optional[int] = None,
-        config_revision: Optional[int] = None,
+        learning_rate: float | None = None,
+        schedule: v1.Schedule | None = None,
+        frozen: bool | None = None,
+        adam: Mapping[str, Any] | None = None,
+        sgd: Mapping[str, Any] | None = None,
+        incarnation: int | None = None,
+        config_revision: int | None = None,
     ) -> v1.ParameterSet:
         """Changes a group between two steps, and returns the set as it is then.
 
@@ -392,16 +390,16 @@ class Client:
 
     def update_set(
         self,
-        name: Union[str, v1.ParameterSetSpec],
-        fields: Optional[Sequence[str]] = None,
+        name: str | v1.ParameterSetSpec,
+        fields: Sequence[str] | None = None,
         *,
-        labels: Optional[Mapping[str, str]] = None,
-        clipping: Optional[v1.Clipping] = None,
-        non_finite_policy: Optional[int] = None,
-        max_staleness: Optional[int] = None,
-        workers: Optional[v1.Workers] = None,
-        incarnation: Optional[int] = None,
-        config_revision: Optional[int] = None,
+        labels: Mapping[str, str] | None = None,
+        clipping: v1.Clipping | None = None,
+        non_finite_policy: int | None = None,
+        max_staleness: int | None = None,
+        workers: v1.Workers | None = None,
+        incarnation: int | None = None,
+        config_revision: int | None = None,
     ) -> v1.ParameterSet:
         """Changes what a set has beside its groups, and returns it as it is then. `name`: the set's; or its values, of
         which `fields` change, named as in UpdateParameterSetRequest.update_mask."""
@@ -439,7 +437,7 @@ class Client:
         *,
         group: str = "",
         groups: Sequence[Group] = (),
-        incarnation: Optional[int] = None,
+        incarnation: int | None = None,
     ) -> v1.ParameterSet:
         """Adds tensors behind those that the set has, and returns it as it is then: another incarnation, to which open
         step streams do not move.
@@ -478,7 +476,7 @@ class Client:
         return Watch(self._connection.watch(v1.WatchParameterSetRequest(name=name)))
 
     def get_step_result(
-        self, name: str, request_id: str, *, incarnation: Optional[int] = None
+        self, name: str, request_id: str, *, incarnation: int | None = None
     ) -> v1.GetStepResultResponse:
         """What became of the step that was sent with this request_id."""
         request = v1.GetStepResultRequest(set=name, request_id=request_id)
@@ -499,7 +497,7 @@ class Client:
         self,
         tensors: Sequence[tuple[str, tuple[int, ...]]],
         arrays: Arrays,
-        chosen: Optional[Sequence[int]] = None,
+        chosen: Sequence[int] | None = None,
         slot: int = v1.SLOT_PARAMETER,
         what: str = "parameters",
     ) -> _framing.Source:
@@ -516,8 +514,8 @@ class Client:
         self,
         header: v1.WriteHeader,
         sources: Sequence[_framing.Source],
-        incarnation: Optional[int],
-        request_id: Optional[str],
+        incarnation: int | None,
+        request_id: str | None,
     ) -> v1.WriteTensorsResponse:
         _fork.check(self._generation)
         if incarnation is not None:
@@ -547,17 +545,17 @@ class Client:
         name: str,
         tensors: Sequence[v1.Tensor],
         arrays: Mapping[str, Sequence[Array]],
-        incarnation: Optional[int],
-        if_newer_than_step: Optional[int],
+        incarnation: int | None,
+        if_newer_than_step: int | None,
         may_abort: bool,
-    ) -> Optional[State]:
+    ) -> State | None:
         _fork.check(self._generation)
         request = v1.ReadTensorsRequest(set=name, may_abort=may_abort)
         if incarnation is not None:
             request.incarnation = incarnation
         if if_newer_than_step is not None:
             request.if_newer_than_step = if_newer_than_step
-        targets: dict[int, Sequence[Optional[Array]]] = {
+        targets: dict[int, Sequence[Array | None]] = {
             _SLOTS[slot]: [
                 check("out", array, tensor.name, tuple(tensor.shape), tensor.element_count, writable=True)
                 for array, tensor in zip(found, tensors)
@@ -577,13 +575,12 @@ class Client:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    if isinstance(value, np.ndarray):
-        return value.shape
-    return (value,) if isinstance(value, int) else tuple(value)
+    shape = value.shape if isinstance(value, np.ndarray) else value
+    return (shape,) if isinstance(shape, int) else tuple(shape)
 
 
 def _spec(
-    name: str, tensors: Mapping[str, Any], optimizer: Optional[Optimizer], groups: Sequence[Group], written: bool
+    name: str, tensors: Mapping[str, Any], optimizer: Optimizer | None, groups: Sequence[Group], written: bool
 ) -> v1.ParameterSetSpec:
     if optimizer is not None and groups:
         raise ValueError("optimizer and groups: expected one of them, got both")
@@ -609,11 +606,11 @@ def _spec(
 
 def _configure(
     spec: v1.ParameterSetSpec,
-    max_grad_norm: Optional[float],
-    max_grad_value: Optional[float],
+    max_grad_norm: float | None,
+    max_grad_value: float | None,
     on_non_finite: str,
     max_staleness: int,
-    workers: Optional[v1.Workers],
+    workers: v1.Workers | None,
 ) -> None:
     if max_grad_norm is not None and max_grad_value is not None:
         raise ValueError("max_grad_norm and max_grad_value: expected at most one of them, got both")
@@ -630,7 +627,7 @@ def _configure(
         spec.workers.CopyFrom(workers)
 
 
-def _demand(request: Any, incarnation: Optional[int], config_revision: Optional[int]) -> None:
+def _demand(request: Any, incarnation: int | None, config_revision: int | None) -> None:
     if incarnation is not None:
         request.incarnation = incarnation
     if config_revision is not None:

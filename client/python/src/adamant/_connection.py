@@ -1,7 +1,7 @@
 """The calls of a server, each with its retries: what Client and StepStream are written on.
 
-This is the other seam beside `_transport.Transport`: a library that knows of steps and tensors itself, such as one with a
-C ABI over the C++ client, would implement `Connection`.
+This is the other seam beside `_transport.Transport`: a library that knows of steps and tensors itself, such as one with
+a C ABI over the C++ client, would implement `Connection`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional, Protocol, TypeVar
+from typing import Any, Callable, Protocol, TypeVar
 
 import grpc
 
@@ -47,11 +47,11 @@ class StepCall:
     # `attempt` is the connection's to set.
     header: v1.StepHeader
     # Makes the step's one message, of the header's bytes, where it is small; None otherwise.
-    small: Optional[Callable[[bytes], bytes]]
+    small: Callable[[bytes], bytes] | None
     # Makes the gradients of a larger one.
     sources: Callable[[], Sequence[_framing.Source]]
     # By index; None for tensors that the step does not bring. None at all with `omit_parameters`, or `ack_when_folded`.
-    parameters: Optional[Sequence[Optional[Array]]]
+    parameters: Sequence[Array | None] | None
     record: _framing.ReplyRecord
     # Of a contribution: how long it may wait for the others, beside the time of a step.
     round_timeout: float = 0.0
@@ -70,13 +70,13 @@ class ReadCall:
     """One read: every tensor of each slot that it names. `slots` is the connection's to set."""
 
     request: v1.ReadTensorsRequest
-    targets: dict[int, Sequence[Optional[Array]]] = field(default_factory=dict)
+    targets: dict[int, Sequence[Array | None]] = field(default_factory=dict)
 
 
 class EventStream(Protocol):
     """What happens to one set."""
 
-    def next(self) -> Optional[v1.WatchParameterSetResponse]:
+    def next(self) -> v1.WatchParameterSetResponse | None:
         """Waits for an event; None once the set has been deleted."""
 
     def cancel(self) -> None:
@@ -87,7 +87,8 @@ class EventStream(Protocol):
 
 
 class Connection(Protocol):
-    """Thread-safe. Every function waits until its call has succeeded, has failed for good, or has used up its retries."""
+    """Thread-safe. Every function waits until its call has succeeded, has failed for good, or has used up its
+    retries."""
 
     def unary(self, method: str, request: bytes) -> bytes:
         """A call that moves no tensors."""
@@ -116,7 +117,7 @@ def new_request_id() -> str:
 class Attempts:
     """The attempts of one call: counts them, waits between them, and says when to give up."""
 
-    def __init__(self, policy: RetryPolicy, on_wait: Optional[Callable[[AdamantError], None]]) -> None:
+    def __init__(self, policy: RetryPolicy, on_wait: Callable[[AdamantError], None] | None) -> None:
         self.number = 1
         self._policy = policy
         self._on_wait = on_wait
@@ -174,7 +175,7 @@ class RetryingConnection:
         retry: RetryPolicy,
         timeouts: Timeouts,
         message_bytes: int,
-        on_wait: Optional[Callable[[AdamantError], None]] = None,
+        on_wait: Callable[[AdamantError], None] | None = None,
     ) -> None:
         self._transport = transport
         self._retry = retry
@@ -266,8 +267,8 @@ class RetryingConnection:
         again = v1.StepHeader()
         again.CopyFrom(header)
         again.attempt = attempts.number
-        # Of a contribution that counts already the gradient is there: this attempt is to hear what becomes of it. Should
-        # its round fail meanwhile, so does this.
+        # Of a contribution that counts already the gradient is there: this attempt is to hear what becomes of it.
+        # Should its round fail meanwhile, so does this.
         return self._exchange(call, again, attempts, without_gradient=response.state == v1.STEP_STATE_ACCUMULATED)
 
     def _exchange(
@@ -392,7 +393,7 @@ class RetryingConnection:
             stream.close()
             raise
 
-    def _take_idle(self) -> Optional[ByteStream]:
+    def _take_idle(self) -> ByteStream | None:
         try:
             return self._idle.pop()
         except IndexError:
@@ -409,9 +410,9 @@ class _Watching:
 
     def __init__(self, stream: ByteStream, first: v1.WatchParameterSetResponse) -> None:
         self._stream = stream
-        self._first: Optional[v1.WatchParameterSetResponse] = first
+        self._first: v1.WatchParameterSetResponse | None = first
 
-    def next(self) -> Optional[v1.WatchParameterSetResponse]:
+    def next(self) -> v1.WatchParameterSetResponse | None:
         if self._first is not None:
             first, self._first = self._first, None
             return first

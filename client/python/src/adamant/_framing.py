@@ -1,8 +1,8 @@
 """The bulk messages of the protocol, written and read by hand.
 
 StepRequest, StepOnceRequest, WriteTensorsRequest, their replies and ReadTensorsResponse share one outline: a header in
-field 1, `last` in field 2 of requests, and TensorChunks in field 15. By protobuf's classes each chunk's elements would be
-copied twice more. A test holds the two to the same bytes.
+field 1, `last` in field 2 of requests, and TensorChunks in field 15. By protobuf's classes each chunk's elements would
+be copied twice more. A test holds the two to the same bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -117,8 +117,8 @@ def fits_into_one(header_bytes: int, sources: Sequence[Source], limit: int) -> b
 
 
 def messages(header: bytes, sources: Sequence[Source], limit: int) -> Iterator[tuple[bytes, bool]]:
-    """The messages, of about `limit` bytes at most, and whether each is the last. A header that needs more than one goes
-    ahead alone, so that the server makes room before the elements move."""
+    """The messages, of about `limit` bytes at most, and whether each is the last. A header that needs more than one
+    goes ahead alone, so that the server makes room before the elements move."""
     parts: list[Any] = [frame_header(header)]
     room = limit - _MESSAGE_OVERHEAD_BYTES
     if fits_into_one(len(header), sources, limit):
@@ -194,11 +194,11 @@ class Chunk:
     end: int = 0
 
 
-def parse(message: bytes) -> tuple[Optional[bytes], int, list[Chunk]]:
+def parse(message: bytes) -> tuple[bytes | None, int, list[Chunk]]:
     """The header's bytes, if there is one, where the first chunk begins, and the chunks. Unknown fields are skipped."""
     header = None
     first = len(message)
-    chunks = []
+    chunks: list[Chunk] = []
     at = 0
     try:
         while at < len(message):
@@ -269,10 +269,10 @@ class Receiver:
 
     def __init__(
         self,
-        targets: dict[int, Sequence[Optional[Array]]],
+        targets: dict[int, Sequence[Array | None]],
         *,
         pass_over: bool = False,
-        record: Optional[ReplyRecord] = None,
+        record: ReplyRecord | None = None,
     ) -> None:
         self._targets = targets
         self._pass_over = pass_over
@@ -280,7 +280,7 @@ class Receiver:
         self._number = 0
         self._received = {slot: [0] * len(arrays) for slot, arrays in targets.items()}
 
-    def take(self, message: bytes) -> Optional[bytes]:
+    def take(self, message: bytes) -> bytes | None:
         """Places one message's elements. Returns its header, if it has one."""
         number = self._number
         self._number += 1
@@ -288,7 +288,7 @@ class Receiver:
             replayed, header = self._replay(message, self._record.messages[number])
             if replayed:
                 return header
-            del self._record.messages[number]
+            self._record.messages.pop(number, None)
         header, first, chunks = parse(message)
         for chunk in chunks:
             self._place(message, chunk)
@@ -343,15 +343,16 @@ class Receiver:
         for chunk in chunks:
             array = arrays[chunk.tensor]
             data_bytes = chunk.end - chunk.begin
-            whole = array is not None and chunk.offset == 0 and array.nbytes == data_bytes and chunk.begin >= at
-            if not whole or (chunk.dtype or FLOAT32) != wire_dtype(array.dtype):
+            if array is None or chunk.offset or array.nbytes != data_bytes or chunk.begin < at:
+                return
+            if (chunk.dtype or FLOAT32) != wire_dtype(array.dtype):
                 return
             made.append((message[at : chunk.begin], chunk.tensor, data_bytes, array.dtype.num))
             at = chunk.end
         if at == len(message):
             self._record.messages[number] = made
 
-    def _replay(self, message: bytes, made: list[tuple[bytes, int, int, int]]) -> tuple[bool, Optional[bytes]]:
+    def _replay(self, message: bytes, made: list[tuple[bytes, int, int, int]]) -> tuple[bool, bytes | None]:
         """Places a message that is made as one before it was: without looking into it any further than to see that it
         is. What has been placed where it is not will be placed again."""
         ((slot, arrays),) = self._targets.items()
@@ -369,11 +370,10 @@ class Receiver:
             array = arrays[tensor]
             if read(len(prefix)) != prefix or array is None or array.nbytes != data_bytes or array.dtype.num != kind:
                 return False, None
-            if readinto(array) != data_bytes:
+            if readinto(array) != data_bytes:  # type: ignore[arg-type]
                 return False, None
         if read(1):
             return False, None
         for _, tensor, _, _ in made:
             received[tensor] = arrays[tensor].size  # type: ignore[union-attr]
         return True, header
-

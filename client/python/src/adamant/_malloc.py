@@ -23,4 +23,4 @@ def tune_malloc() -> bool:
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
     settings = ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 1 << 30), (_M_TOP_PAD, 64 << 20))
-    return all([libc.mallopt(name, value) == 1 for name, value in settings])
+    return all(libc.mallopt(name, value) == 1 for name, value in settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Union
 
 from adamant import v1
 
@@ -19,7 +19,7 @@ class Adam:
     weight_decay: float = 0.0
     amsgrad: bool = False
     maximize: bool = False
-    schedule: Optional[v1.Schedule] = None
+    schedule: v1.Schedule | None = None
 
     _decoupled = False
 
@@ -56,7 +56,7 @@ class SGD:
     weight_decay: float = 0.0
     nesterov: bool = False
     maximize: bool = False
-    schedule: Optional[v1.Schedule] = None
+    schedule: v1.Schedule | None = None
 
     def to_group(self, name: str = "") -> v1.ParameterGroup:
         """The group, of this name, that is updated so."""

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 class RetryPolicy:
     """When a failed attempt is followed by another.
 
-    Retried are UNAVAILABLE, RESOURCE_EXHAUSTED if the server says how long to wait, and attempts that ran into their own
-    timeout; nothing else. That is safe: steps and writes carry a request_id. Times are in seconds.
+    Retried are UNAVAILABLE, RESOURCE_EXHAUSTED if the server says how long to wait, and attempts that ran into their
+    own timeout; nothing else. That is safe: steps and writes carry a request_id. Times are in seconds.
     """
 
     max_attempts: int = 10
-    """Attempts of one call, the first included; at least 1. In a step, asking for its outcome is part of the attempt."""
+    """Attempts of one call, the first included; at least 1. In a step, asking for its outcome is part of the
+    attempt."""
     total_timeout: float = 600.0
     """The whole call, waits included: its last attempt is cut short at this."""
     initial_backoff: float = 0.1

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class NonFinite:
     """The lowest tensor that has such an element."""
     offset: int
     """The first such element of it, in row-major order."""
-    rank: Optional[int]
+    rank: int | None
     """The contribution to a round that has it; None where only their sum does, or there is no round."""
 
 
@@ -88,9 +88,9 @@ class StepResult:
     """In a set with workers: the round that the next contribution is for."""
     contributions: int
     """In a set with workers: of how many contributions the step was made."""
-    non_finite: Optional[NonFinite]
+    non_finite: NonFinite | None
     """Where the gradient is not finite, if that is why the step was skipped."""
-    parameters: Optional[dict[str, Array]]
+    parameters: dict[str, Array] | None
     """The updated parameters by name, if the step brought some back and was given no `out`."""
 
     @property
@@ -108,8 +108,8 @@ class Contribution:
     weight: float = 1.0
     """What it counts beside the others: the round's step applies their weighted mean."""
     ack_when_folded: bool = False
-    """Returns as soon as it counts (ACCUMULATED), and brings back no parameters: for one client that contributes several
-    ranks of a round, one after the other, to all of them but the last. That is gradient accumulation."""
+    """Returns as soon as it counts (ACCUMULATED), and brings back no parameters: for one client that contributes
+    several ranks of a round, one after the other, to all of them but the last. That is gradient accumulation."""
 
 
 Overrides = Union[Mapping[str, Mapping[str, float]], Iterable[v1.GroupOverride]]
@@ -132,9 +132,9 @@ class _Layout:
 class StepStream:
     """Made by Client.open_steps. For one thread at a time; any number of streams may step one set or many side by side.
 
-    A stream stands at one state of its set, (incarnation, step), that of the parameters which it brought last, and steps
-    from there and from nowhere else: when another client was faster, `step` fails rather than applying a gradient to
-    parameters that it was not computed from. Asynchronous steps are those that may be behind.
+    A stream stands at one state of its set, (incarnation, step), that of the parameters which it brought last, and
+    steps from there and from nowhere else: when another client was faster, `step` fails rather than applying a gradient
+    to parameters that it was not computed from. Asynchronous steps are those that may be behind.
 
     It holds nothing that would have to be closed.
     """
@@ -155,8 +155,8 @@ class StepStream:
         self._index = {name: i for i, name in enumerate(self._names)}
         self._shapes = [tuple(tensor.shape) for tensor in tensors]
         self._sizes = [tensor.element_count for tensor in tensors]
-        self._pending: Optional[str] = None
-        self._last_result: Optional[StepResult] = None
+        self._pending: str | None = None
+        self._last_result: StepResult | None = None
         self._layouts: dict[tuple[tuple[int, ...], tuple[int, ...]], _Layout] = {}
         self._take_configuration(described)
 
@@ -186,37 +186,37 @@ class StepStream:
         return self._round
 
     @property
-    def pending(self) -> Optional[str]:
+    def pending(self) -> str | None:
         """The request_id of a step of which it is not known whether it was applied: it was interrupted, or the server
         could not be reached in time. Until `refresh` has found out, only a step with this request_id can follow."""
         return self._pending
 
     @property
-    def last_result(self) -> Optional[StepResult]:
+    def last_result(self) -> StepResult | None:
         """Of the last step of which it is known what became of it; `refresh` finds out about one that is `pending`."""
         return self._last_result
 
     def step(
         self,
         grads: Arrays,
-        out: Optional[Arrays] = None,
+        out: Arrays | None = None,
         *,
-        tensors: Optional[Sequence[Union[str, int]]] = None,
-        overrides: Optional[Overrides] = None,
+        tensors: Sequence[str | int] | None = None,
+        overrides: Overrides | None = None,
         grad_scale: float = 1.0,
-        metrics: Optional[Mapping[str, float]] = None,
+        metrics: Mapping[str, float] | None = None,
         gradient_dtype: object = None,
         reply_dtype: object = "float32",
         omit_parameters: bool = False,
-        contribution: Optional[Contribution] = None,
+        contribution: Contribution | None = None,
         asynchronous: bool = False,
-        request_id: Optional[str] = None,
+        request_id: str | None = None,
     ) -> StepResult:
         """Applies a gradient, and brings the updated parameters back.
 
         grads: an array for each tensor, as a list in the order of `tensors` or as a dict by name, of the tensor's shape
-            or flat. float32, float16 and bfloat16 (ml_dtypes', or its bits as uint16) go up from where they lie, as they
-            are. One that is not C-contiguous costs a copy; another type is a TypeError.
+            or flat. float32, float16 and bfloat16 (ml_dtypes', or its bits as uint16) go up from where they lie, as
+            they are. One that is not C-contiguous costs a copy; another type is a TypeError.
         out: arrays to put the parameters into, likewise; C-contiguous, writable, float32 or, with 16 bits, of any type
             that may go up. None of them may overlap a gradient. None: new ones, in `StepResult.parameters`.
         tensors: names or indices of the tensors that the step brings. The others keep their parameters and their state,
@@ -227,10 +227,11 @@ class StepStream:
         grad_scale: what the gradient was multiplied with; it is divided out before anything else is done with it.
         metrics: what was measured, such as the loss: shown to those who watch the set.
         gradient_dtype, reply_dtype: how gradient and parameters travel: "float32", "bfloat16" or "float16". What is of
-            another type is converted on the way, rounded to the nearest; the set keeps all of its bits. A gradient_dtype
-            of None leaves every array as it is.
+            another type is converted on the way, rounded to the nearest; the set keeps all of its bits. A
+            gradient_dtype of None leaves every array as it is.
         omit_parameters: brings back no parameters.
-        contribution: in a set with workers, which contribution to their round this is. Returns when the round has become
+        contribution: in a set with workers, which contribution to their round this is. Returns when the round has
+        become
             a step, which takes the other workers.
         asynchronous: the gradient counts although the set has moved on since, by as many steps as its `max_staleness`.
         request_id: names the step, so that a program that was restarted in the middle of it may repeat it: 1 to 64
@@ -300,7 +301,7 @@ class StepStream:
         finally:
             self._busy.release()
 
-    def refresh(self, out: Optional[Arrays] = None) -> Optional[dict[str, Array]]:
+    def refresh(self, out: Arrays | None = None) -> dict[str, Array] | None:
         """Brings the set's current parameters into `out`, which is as in `step`, and moves the stream to their state.
         Without `out` they are returned in new arrays, by name.
 
@@ -314,9 +315,7 @@ class StepStream:
             everything = list(range(len(self._names)))
             targets, fresh = self._targets(out, everything, None, FLOAT32)
             result = self._find_out(self._pending) if self._pending is not None else None
-            header = self._connection.read(
-                ReadCall(v1.ReadTensorsRequest(set=self._set), {v1.SLOT_PARAMETER: targets})
-            )
+            header = self._connection.read(ReadCall(v1.ReadTensorsRequest(set=self._set), {v1.SLOT_PARAMETER: targets}))
             if result is not None:
                 self._last_result = result
             self._pending = None
@@ -333,8 +332,8 @@ class StepStream:
         self,
         header: v1.StepHeader,
         grads: Arrays,
-        out: Optional[Arrays],
-        wire: Optional[int],
+        out: Arrays | None,
+        wire: int | None,
         reply: int,
         brings_back: bool,
         contributes: bool,
@@ -348,7 +347,7 @@ class StepStream:
         if layout is None:
             sizes = [self._sizes[i] for i in carried]
             layout = self._layouts[carried, travel] = _Layout(carried, sizes, travel, len(carried))
-        targets: Optional[Sequence[Optional[Array]]] = None
+        targets: Sequence[Array | None] | None = None
         fresh = None
         if brings_back:
             targets, fresh = self._targets(out, carried, flags, reply)
@@ -385,7 +384,7 @@ class StepStream:
         self._pending = None
         return self._result(result, fresh)
 
-    def _sources(self, grads: Arrays, carried: Sequence[int], flags: Optional[Sequence[bool]]) -> list[Array]:
+    def _sources(self, grads: Arrays, carried: Sequence[int], flags: Sequence[bool] | None) -> list[Array]:
         arrays = by_index("gradients", grads, self._names, flags)
         if flags is not None:
             arrays = [arrays[i] for i in carried]
@@ -401,8 +400,8 @@ class StepStream:
         ]
 
     def _targets(
-        self, out: Optional[Arrays], carried: Sequence[int], flags: Optional[Sequence[bool]], reply: int
-    ) -> tuple[list[Optional[Array]], Optional[dict[str, Array]]]:
+        self, out: Arrays | None, carried: Sequence[int], flags: Sequence[bool] | None, reply: int
+    ) -> tuple[list[Array | None], dict[str, Array] | None]:
         """Where the parameters go, by index, and in new arrays, if there is no `out`, by name."""
         fresh = None
         if out is None:
@@ -411,13 +410,13 @@ class StepStream:
             found: Sequence[Any] = [fresh.get(name) for name in self._names]
         else:
             found = by_index("out", out, self._names, flags)
-        targets: list[Optional[Array]] = [None] * len(self._names)
+        targets: list[Array | None] = [None] * len(self._names)
         for i in carried:
             array = found[i]
             targets[i] = check("out", array, self._names[i], self._shapes[i], self._sizes[i], writable=True)
         return targets, fresh
 
-    def _indices(self, tensors: Sequence[Union[str, int]]) -> list[int]:
+    def _indices(self, tensors: Sequence[str | int]) -> list[int]:
         indices = set()
         for tensor in tensors:
             index = self._index.get(tensor) if isinstance(tensor, str) else tensor
@@ -428,7 +427,7 @@ class StepStream:
             raise ValueError("tensors: expected at least one, got none")
         return sorted(indices)
 
-    def _result(self, result: v1.StepResult, fresh: Optional[dict[str, Array]]) -> StepResult:
+    def _result(self, result: v1.StepResult, fresh: dict[str, Array] | None) -> StepResult:
         non_finite = None
         if result.HasField("non_finite_tensor"):
             rank = result.non_finite_rank if result.HasField("non_finite_rank") else None
@@ -463,7 +462,7 @@ class StepStream:
         if not header.tensors or result.parameters_step <= self._step + 1:
             self._step = result.parameters_step
 
-    def _find_out(self, request_id: str) -> Optional[StepResult]:
+    def _find_out(self, request_id: str) -> StepResult | None:
         """What became of a step; None if it was not applied."""
         request = v1.GetStepResultRequest(set=self._set, incarnation=self._incarnation, request_id=request_id)
         pause = 0.001

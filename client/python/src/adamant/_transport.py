@@ -15,7 +15,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, Optional, Protocol
+from typing import Any, Protocol
 
 import grpc
 
@@ -38,16 +38,17 @@ _HEADROOM_BYTES = 64 << 10
 class ByteStream(Protocol):
     """One call with any number of messages either way. For one thread at a time, but for `cancel`."""
 
-    def set_timeout(self, seconds: Optional[float]) -> None:
+    def set_timeout(self, seconds: float | None) -> None:
         """From now on the call may take so long, and then ends DEADLINE_EXCEEDED. None: as long as it likes."""
 
     def write(self, message: bytes, *, last: bool = False) -> None:
-        """Sends a message. `last` says that the other side is to speak next. Raises how the call has ended, if it has."""
+        """Sends a message. `last` says that the other side is to speak next. Raises how the call has ended, if it
+        has."""
 
     def done_writing(self) -> None:
         """No message follows."""
 
-    def read(self, *, ahead: bool = False) -> Optional[bytes]:
+    def read(self, *, ahead: bool = False) -> bytes | None:
         """The next message, or None where the call has ended well. `ahead` asks for the one after it as well."""
 
     def cancel(self) -> None:
@@ -156,7 +157,8 @@ class GrpcTransport:
         self._generation = _fork.generation
         self._lock = threading.Lock()
         self._watchdog = _Watchdog()
-        self._line = self._make_line()
+        # None once closed.
+        self._line: _Line | None = self._make_line()
 
     def unary(self, method: str, request: bytes, timeout: float) -> bytes:
         with self._call() as line:
@@ -240,7 +242,7 @@ class GrpcTransport:
                 failed.retired = True
 
 
-def _trailer(metadata: Any) -> Optional[bytes]:
+def _trailer(metadata: Any) -> bytes | None:
     for key, value in metadata or ():
         if key == _STATUS_KEY:
             return value  # type: ignore[no-any-return]
@@ -260,7 +262,7 @@ class _Watchdog:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._streams: weakref.WeakSet[_TimedStream] = weakref.WeakSet()
-        self._thread: Optional[threading.Thread] = None
+        self._thread: threading.Thread | None = None
         self._wake = math.inf
         self._stopped = False
 
@@ -295,7 +297,9 @@ class _Watchdog:
                 self._wake = math.inf
                 now = time.monotonic()
                 late = [stream for stream in self._streams if stream.deadline <= now]
-                self._wake = min((stream.deadline for stream in self._streams if stream.deadline > now), default=math.inf)
+                self._wake = min(
+                    (stream.deadline for stream in self._streams if stream.deadline > now), default=math.inf
+                )
             for stream in late:
                 stream.expire()
 
@@ -309,15 +313,15 @@ class _TimedStream:
         self._generation = _fork.generation
         self._timeout = math.inf
         self._timed_out = False
-        self._watchdog: Optional[_Watchdog] = None
-        self._on_close: Optional[Any] = None
+        self._watchdog: _Watchdog | None = None
+        self._on_close: Any | None = None
 
     def attach(self, watchdog: _Watchdog, on_close: Any) -> None:
         self._watchdog = watchdog
         self._on_close = on_close
         watchdog.add(self)
 
-    def set_timeout(self, seconds: Optional[float]) -> None:
+    def set_timeout(self, seconds: float | None) -> None:
         if seconds is None:
             self.deadline = math.inf
             return
@@ -347,13 +351,13 @@ class _TimedStream:
 class _CoreStream(_TimedStream):
     """A call that is driven by the thread that uses it, as grpcio's own blocking unary calls are.
 
-    By grpcio's public interface every message of a stream passes through two more threads, which is most of what a small
-    step takes: one of 65 parameters takes 175 us with them and 75 without. What is used here of its insides has been
-    there, as it is, since 1.60 and before; `open` returns None where it is not.
+    By grpcio's public interface every message of a stream passes through two more threads, which is most of what a
+    small step takes: one of 65 parameters takes 175 us with them and 75 without. What is used here of its insides has
+    been there, as it is, since 1.60 and before; `open` returns None where it is not.
     """
 
     @classmethod
-    def open(cls, channel: Any, path: str) -> Optional[_CoreStream]:
+    def open(cls, channel: Any, path: str) -> _CoreStream | None:
         try:
             return cls(channel, path)
         except (AttributeError, TypeError):
@@ -388,8 +392,8 @@ class _CoreStream(_TimedStream):
 
     def write(self, message: bytes, *, last: bool = False) -> None:
         while self._writing and self._status is None:
-            # The server may answer before it has everything, if it knows the step already. Neither may then wait for the
-            # other to read.
+            # The server may answer before it has everything, if it knows the step already. Neither may then wait for
+            # the other to read.
             if self._messages and not self._reading:
                 self._start_read()
             self._drive()
@@ -409,7 +413,7 @@ class _CoreStream(_TimedStream):
             self._drive()
         self._operate((cygrpc.SendCloseFromClientOperation(0),), "close")
 
-    def read(self, *, ahead: bool = False) -> Optional[bytes]:
+    def read(self, *, ahead: bool = False) -> bytes | None:
         if not self._messages and not self._reading and not self._ended:
             self._start_read()
         while not self._messages:
@@ -491,7 +495,7 @@ class _PublicStream(_TimedStream):
 
     def __init__(self, channel: grpc.Channel, path: str) -> None:
         super().__init__()
-        self._requests: queue.SimpleQueue[Optional[bytes]] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(self._AHEAD)
         # Neither of what gRPC holds refers to the stream, so that one that nobody holds any more ends.
         self._call = channel.stream_stream(path)(_consume(self._requests, self._room))
@@ -511,7 +515,7 @@ class _PublicStream(_TimedStream):
     def done_writing(self) -> None:
         self._requests.put(None)
 
-    def read(self, *, ahead: bool = False) -> Optional[bytes]:
+    def read(self, *, ahead: bool = False) -> bytes | None:
         try:
             return next(self._call)  # type: ignore[no-any-return]
         except StopIteration:
@@ -533,7 +537,7 @@ class _PublicStream(_TimedStream):
             self.close()
 
 
-def _consume(requests: queue.SimpleQueue[Optional[bytes]], room: threading.Semaphore) -> Iterator[bytes]:
+def _consume(requests: queue.SimpleQueue[bytes | None], room: threading.Semaphore) -> Iterator[bytes]:
     while (message := requests.get()) is not None:
         yield message
         # gRPC asks for the next when this one is on its way.

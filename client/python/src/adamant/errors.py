@@ -11,8 +11,6 @@ RuntimeError instead; then nothing was sent.
 
 from __future__ import annotations
 
-from typing import Optional
-
 import grpc
 
 from adamant import v1
@@ -34,15 +32,15 @@ class AdamantError(Exception):
     """For a person to read: what was wrong, what was expected, and what the server got."""
     detail: v1.ErrorDetail
     """Set, step, tensor, offset, field: what applies. Empty where the error is not the server's."""
-    retry_delay: Optional[float]
+    retry_delay: float | None
     """Seconds that the server asks to wait before the call is tried again; None if it is not worth trying as it is."""
 
     def __init__(
         self,
         code: grpc.StatusCode,
         message: str,
-        detail: Optional[v1.ErrorDetail] = None,
-        retry_delay: Optional[float] = None,
+        detail: v1.ErrorDetail | None = None,
+        retry_delay: float | None = None,
     ) -> None:
         super().__init__(code, message, detail, retry_delay)
         self.code = code
@@ -92,7 +90,8 @@ class MalformedMessageError(AdamantError):
 
 
 class UnknownFieldError(AdamantError):
-    """The request has a field that this server does not know: `field` is its path and number. It is older than the client."""
+    """The request has a field that this server does not know: `field` is its path and number. It is older than the
+    client."""
 
 
 class InvalidFieldError(AdamantError):
@@ -283,7 +282,7 @@ _TRANSPORT = {
 
 
 def make_error(
-    code: grpc.StatusCode, message: str, detail: Optional[v1.ErrorDetail] = None, retry_delay: Optional[float] = None
+    code: grpc.StatusCode, message: str, detail: v1.ErrorDetail | None = None, retry_delay: float | None = None
 ) -> AdamantError:
     """The error of the class that its reason, or its code, stands for."""
     reason = v1.ERROR_REASON_UNSPECIFIED if detail is None else detail.reason
@@ -292,7 +291,7 @@ def make_error(
     return REASONS.get(reason, AdamantError)(code, message, detail, retry_delay)
 
 
-def from_status(code: int, message: str, status: Optional[bytes]) -> AdamantError:
+def from_status(code: int, message: str, status: bytes | None) -> AdamantError:
     """The error of a call that ended so. `status` is its trailer `grpc-status-details-bin`."""
     detail = None
     retry_delay = None
@@ -309,7 +308,9 @@ def from_status(code: int, message: str, status: Optional[bytes]) -> AdamantErro
     return make_error(_CODES.get(code, grpc.StatusCode.UNKNOWN), message, detail, retry_delay)
 
 
-def _restore(code: int, message: str, detail: bytes, retry_delay: Optional[float]) -> AdamantError:
+def _restore(code: int, message: str, detail: bytes, retry_delay: float | None) -> AdamantError:
     return make_error(_CODES[code], message, v1.ErrorDetail.FromString(detail), retry_delay)
 
-__all__ = [name for name, value in list(globals().items()) if isinstance(value, type) and issubclass(value, AdamantError)]
+
+__all__ = ["AdamantError", "CancelledError", "DeadlineExceededError", "TransportError", "UnavailableError"]
+__all__ += [error.__name__ for error in REASONS.values()]

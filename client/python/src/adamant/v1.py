@@ -39,4 +39,4 @@ def _load() -> dict[str, Any]:
 
 _FOUND = _load()
 globals().update(_FOUND)
-__all__ = sorted(_FOUND)  # noqa: PLE0605
+__all__ = sorted(_FOUND)
