@@ -250,10 +250,6 @@ def _parse_chunk(message: bytes, at: int, end: int) -> Chunk:
     return chunk
 
 
-# A reply in as many chunks as this is worth the record of how it is made.
-_MANY_CHUNKS = 8
-
-
 class ReplyRecord:
     """How the messages of the last reply were made: the next one is, in all likelihood, made in the same way."""
 
@@ -292,7 +288,7 @@ class Receiver:
         header, first, chunks = parse(message)
         for chunk in chunks:
             self._place(message, chunk)
-        if self._record is not None and len(chunks) >= _MANY_CHUNKS:
+        if self._record is not None and chunks:
             self._remember(number, message, first, chunks)
         return header
 

@@ -410,10 +410,24 @@ class StepStream:
             found: Sequence[Any] = [fresh.get(name) for name in self._names]
         else:
             found = by_index("out", out, self._names, flags)
+        if flags is None:
+            chosen: Sequence[tuple[int, Any]] = list(enumerate(found))
+        else:
+            chosen = [(i, found[i]) for i in carried]
+        checked: list[Array | None] = [
+            array
+            if type(array) is np.ndarray
+            and array.dtype is _F4
+            and array.shape == self._shapes[i]
+            and array.flags.carray
+            else check("out", array, self._names[i], self._shapes[i], self._sizes[i], writable=True)
+            for i, array in chosen
+        ]
+        if flags is None:
+            return checked, fresh
         targets: list[Array | None] = [None] * len(self._names)
-        for i in carried:
-            array = found[i]
-            targets[i] = check("out", array, self._names[i], self._shapes[i], self._sizes[i], writable=True)
+        for i, target in zip(carried, checked):
+            targets[i] = target
         return targets, fresh
 
     def _indices(self, tensors: Sequence[str | int]) -> list[int]:
