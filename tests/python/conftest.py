@@ -221,11 +221,11 @@ class Network:
 
 
 def _payload(piece: bytes) -> int:
-    """The bytes of a piece that are more than HTTP/2's housekeeping: pings, settings and window updates do not count."""
+    """The bytes of messages in a piece: headers, pings, settings and window updates do not count."""
     at = count = 0
     while at + 9 <= len(piece):
         length = int.from_bytes(piece[at : at + 3], "big")
-        if piece[at + 3] in (0, 1):
+        if piece[at + 3] == 0:
             count += length
         at += 9 + length
     return count if at == len(piece) else max(count, len(piece))

@@ -366,6 +366,9 @@ class _CoreStream(_TimedStream):
     def __init__(self, channel: Any, path: str) -> None:
         super().__init__()
         self._outstanding = 0
+        # Ctrl-C in the middle of one of gRPC's functions, which may or may not have done its work: to wait for an
+        # operation could be to wait forever. Such a call is cancelled, and what it holds is left to the channel.
+        self._interrupted = False
         self._writing = False
         self._reading = False
         self._ended = False
@@ -397,6 +400,8 @@ class _CoreStream(_TimedStream):
             if self._messages and not self._reading:
                 self._start_read()
             self._drive()
+        if self._status is not None:
+            raise self._error()
         operation = self._write_operation(message, 0)
         if self._reading or not last:
             self._writing = self._operate((operation,), "write")
@@ -411,7 +416,9 @@ class _CoreStream(_TimedStream):
     def done_writing(self) -> None:
         while self._writing and self._status is None:
             self._drive()
-        self._operate((cygrpc.SendCloseFromClientOperation(0),), "close")
+        # A call that has ended by now may have ended well: the reader will tell.
+        if self._status is None:
+            self._operate((cygrpc.SendCloseFromClientOperation(0),), "close")
 
     def read(self, *, ahead: bool = False) -> bytes | None:
         if not self._messages and not self._reading and not self._ended:
@@ -435,8 +442,9 @@ class _CoreStream(_TimedStream):
     def close(self) -> None:
         if self._outstanding and self._generation == _fork.generation:
             self.cancel()
-            while self._outstanding:
+            while self._outstanding and not self._interrupted:
                 self._drive()
+            self._outstanding = 0
         self._closed()
 
     def __del__(self) -> None:
@@ -447,8 +455,13 @@ class _CoreStream(_TimedStream):
     def _operate(self, operations: tuple[Any, ...], tag: str) -> bool:
         try:
             begun = self._call.operate(operations, tag)
-        except ValueError as error:  # The channel is closed.
+        except ValueError as error:
+            if "closed" not in str(error).lower():
+                raise
             raise make_error(grpc.StatusCode.CANCELLED, str(error)) from None
+        except BaseException:
+            self._interrupted = True
+            raise
         if begun:
             self._outstanding += 1
         return begun  # type: ignore[no-any-return]
@@ -458,7 +471,11 @@ class _CoreStream(_TimedStream):
 
     def _drive(self) -> None:
         """Waits until an operation is over. There must be one: gRPC forgets a call that has none."""
-        event = self._call.next_event()
+        try:
+            event = self._call.next_event()
+        except BaseException:
+            self._interrupted = True
+            raise
         self._outstanding -= 1
         tag = event.tag
         if tag == "read" or tag == "both":
