@@ -328,6 +328,22 @@ class StepStream:
         finally:
             self._busy.release()
 
+    def move_to(self, incarnation: int, step: int) -> None:
+        """Moves the stream to a state whose parameters the caller has: that of a write of its own, for example, which
+        returned both. What was `pending` is no more."""
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("this StepStream is in a step of another thread: open one for each")
+        try:
+            _fork.check(self._generation)
+            self._pending = None
+            self._incarnation = incarnation
+            self._step = step
+            if self._round:
+                # The write has ended the round that was open.
+                self._learn_configuration()
+        finally:
+            self._busy.release()
+
     def _send(
         self,
         header: v1.StepHeader,
