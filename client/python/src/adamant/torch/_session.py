@@ -174,12 +174,18 @@ class Session:
 
     def _mirrors(self, groups: Iterable[ParamGroup]) -> list[Mirror]:
         """Of the parameters of groups that are new."""
-        mirrors = []
+        mirrors: list[Mirror] = []
+        seen = set()
         for group in groups:
             names = group.get("param_names")
             for i, parameter in enumerate(group["params"]):
                 index = len(self.mirrors) + len(mirrors)
-                mirrors.append(Mirror(parameter, names[i] if names else str(index)))
+                name = names[i] if names else str(index)
+                # Torch warns of this, or refuses it.
+                if id(parameter) in seen:
+                    raise ValueError(f"parameter {name!r} is there twice")
+                seen.add(id(parameter))
+                mirrors.append(Mirror(parameter, name))
         devices = sorted({str(mirror.parameter.device) for mirror in [*self.mirrors, *mirrors]})
         if len(devices) > 1:
             raise ValueError(f"expected parameters on one device, got some on each of {', '.join(devices)}")
@@ -238,7 +244,6 @@ class Session:
                         f"{mirror.name!r}, got {tensor.name!r}"
                     )
         self._tensor_names = [tensor.name for tensor in tensors]
-        self._index = {id(mirror.parameter): i for i, mirror in enumerate(self.mirrors)}
         # Of each of the set's groups that has tensors: by name, the optimizer's, and the values that steps cannot override.
         self._group_of: dict[str, int] = {}
         at = 0
@@ -310,7 +315,13 @@ class Session:
                     raise RuntimeError(
                         "the optimizer's parameters are others than those it was made with: make another optimizer"
                     )
-                if parameter.grad is not None:
+                gradient = parameter.grad
+                if gradient is not None:
+                    if gradient.is_sparse and self._kind == "adam":
+                        raise RuntimeError(
+                            "Adam does not support sparse gradients: expected dense ones, got a sparse one of parameter "
+                            f"{mirrors[at].name!r}"
+                        )
                     carried.append(at)
                 at += 1
         if not carried:
