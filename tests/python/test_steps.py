@@ -336,3 +336,16 @@ def test_two_threads_on_one_stream_are_told_off(client, name):
     client.open_steps(name).step(one, contribution=adamant.Contribution(1))
     thread.join()
     assert steps.last_result.contributions == 2
+
+
+def test_steps_that_bring_parameters_back_and_steps_that_do_not_take_turns(client, name):
+    client.create(name, {"w": (3,), "b": ()}, adamant.SGD(lr=1.0))
+    steps = client.open_steps(name)
+    grads = [np.ones(3, np.float32), np.ones((), np.float32)]
+    out = [np.zeros(3, np.float32), np.zeros((), np.float32)]
+    for i in range(1, 7):
+        brings_back = i % 3 == 0
+        result = steps.step(grads, out if brings_back else None, omit_parameters=not brings_back)
+        assert (result.step, result.parameters) == (i, None)
+        assert (out[0] == -(i - i % 3)).all()
+    assert steps.step(grads).parameters["b"] == -7

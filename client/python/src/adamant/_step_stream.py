@@ -385,7 +385,8 @@ class StepStream:
             small=make,
             sources=lambda: (source,),
             parameters=targets,
-            record=layout.records.setdefault(reply, _framing.ReplyRecord()),
+            # That of a reply with parameters is of no use for one without.
+            record=_framing.ReplyRecord() if targets is None else layout.records.setdefault(reply, _framing.ReplyRecord()),
             round_timeout=self._round_timeout if contributes else 0.0,
         )
         # Not known from here on, unless it turns out.
