@@ -102,8 +102,8 @@ def name() -> str:
 
 
 class Network:
-    """Carries bytes between one client and a server, until it is told otherwise. A connection that it cuts is cut on both
-    sides; later ones are carried again."""
+    """Carries bytes between one client and a server, until it is told otherwise. A connection that it cuts is cut on
+    both sides; later ones are carried again."""
 
     def __init__(self, address: str) -> None:
         self._server = address
