@@ -5,6 +5,7 @@ The server's program is what $ADAMANT_SERVER or --server names.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -108,7 +109,7 @@ class Network:
     def __init__(self, address: str) -> None:
         self._server = address
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._lock = threading.Lock()
         self._connections: list[tuple[socket.socket, socket.socket]] = []
         # What happens to bytes on their way, by direction: called with each piece, returns whether it is carried on.
@@ -158,10 +159,8 @@ class Network:
             connections, self._connections = self._connections, []
         for pair in connections:
             for each in pair:
-                try:
+                with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
 
     def close(self) -> None:
         self._hooks.clear()
@@ -214,10 +213,8 @@ class Network:
         except OSError:
             pass
         for each in (of, to):
-            try:
+            with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 def _payload(piece: bytes) -> int:

@@ -144,7 +144,7 @@ def test_replies_of_protobufs_are_read_by_hand(seed):
                 if generator.integers(2):
                     chunk.data = part.tobytes()
                 else:
-                    getattr(chunk, "values").extend(part.tolist())
+                    chunk.values.extend(part.tolist())
                 offset += count
                 if generator.integers(4) == 0:
                     send()
