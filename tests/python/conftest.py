@@ -28,7 +28,7 @@ class Server:
     """A server's process."""
 
     def __init__(self, program: str, *flags: str, listen: str = "127.0.0.1:0") -> None:
-        command = [program, f"--listen={listen}", "--log_level=error", *flags]
+        command = [program, f"--listen={listen}", "--log_level=warning", *flags]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
