@@ -5,6 +5,7 @@ The server's program is what $ADAMANT_SERVER or --server names.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -27,7 +28,7 @@ class Server:
     """A server's process."""
 
     def __init__(self, program: str, *flags: str, listen: str = "127.0.0.1:0") -> None:
-        command = [program, f"--listen={listen}", "--log_level=error", *flags]
+        command = [program, f"--listen={listen}", "--log_level=warning", *flags]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -102,13 +103,13 @@ def name() -> str:
 
 
 class Network:
-    """Carries bytes between one client and a server, until it is told otherwise. A connection that it cuts is cut on both
-    sides; later ones are carried again."""
+    """Carries bytes between one client and a server, until it is told otherwise. A connection that it cuts is cut on
+    both sides; later ones are carried again."""
 
     def __init__(self, address: str) -> None:
         self._server = address
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._lock = threading.Lock()
         self._connections: list[tuple[socket.socket, socket.socket]] = []
         # What happens to bytes on their way, by direction: called with each piece, returns whether it is carried on.
@@ -158,10 +159,8 @@ class Network:
             connections, self._connections = self._connections, []
         for pair in connections:
             for each in pair:
-                try:
+                with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
 
     def close(self) -> None:
         self._hooks.clear()
@@ -214,10 +213,8 @@ class Network:
         except OSError:
             pass
         for each in (of, to):
-            try:
+            with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 def _payload(piece: bytes) -> int:

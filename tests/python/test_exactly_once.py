@@ -112,9 +112,11 @@ def test_a_write_whose_reply_is_lost_is_written_once(network, client, name, size
 def test_nobody_answers(name):
     waits = []
     timeouts = adamant.Timeouts(connect=0.5)
-    with adamant.Client("127.0.0.1:1", timeouts=timeouts, on_wait=waits.append) as client:
-        with pytest.raises(adamant.UnavailableError, match=r"no connection within .*127\.0\.0\.1:1: .*refused"):
-            client.get(name)
+    with (
+        adamant.Client("127.0.0.1:1", timeouts=timeouts, on_wait=waits.append) as client,
+        pytest.raises(adamant.UnavailableError, match=r"no connection within .*127\.0\.0\.1:1: .*refused"),
+    ):
+        client.get(name)
     assert waits
 
 

@@ -92,7 +92,8 @@ def test_a_step_can_bring_some_of_the_tensors(client, name):
     one = np.ones(2, np.float32)
     result = steps.step({"b": one, "c": one}, tensors=["c", 1])
     assert sorted(result.parameters) == ["b", "c"]
-    assert {k: a.tolist() for k, a in client.read(name).parameters.items()} == {"a": [0, 0], "b": [-1, -1], "c": [-1, -1]}
+    parameters = client.read(name).parameters
+    assert {key: array.tolist() for key, array in parameters.items()} == {"a": [0, 0], "b": [-1, -1], "c": [-1, -1]}
     out = [np.full(2, 7, np.float32) for _ in range(3)]
     steps.step([None, None, one], out, tensors=["c"])
     assert [array.tolist() for array in out] == [[7, 7], [7, 7], [-2, -2]]

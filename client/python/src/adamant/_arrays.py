@@ -160,11 +160,9 @@ def check(what: str, array: Any, name: str, shape: Sequence[int], size: int, *, 
         array = np.ascontiguousarray(array)
     if writable and not flags.writeable:
         raise ValueError(f"{what}[{name!r}]: expected a writable array, got a read-only one")
-    if array.dtype in (_F4, _F2, _U2):
-        return array
     # ml_dtypes' own type exports no buffer.
-    bits: Array = array.view(_U2)
-    return bits
+    exported: Array = array if array.dtype in (_F4, _F2, _U2) else array.view(_U2)
+    return exported
 
 
 def check_no_overlap(sources: Sequence[Array], targets: Sequence[Array]) -> None:

@@ -268,8 +268,11 @@ class StepStream:
                 header.expected_step = self._step
             if tensors is not None:
                 header.tensors.extend(self._indices(tensors))
-            if overrides is not None:
-                header.overrides.extend(_overrides(overrides))
+            if isinstance(overrides, Mapping):
+                for group, values in overrides.items():
+                    header.overrides.add(group=group, **values)
+            elif overrides is not None:
+                header.overrides.extend(overrides)
             if grad_scale != 1:
                 header.grad_scale = grad_scale
             if metrics:
@@ -532,12 +535,6 @@ class StepStream:
         self._groups = [group.name for group in described.groups]
         frozen = {group.name for group in described.groups if group.frozen}
         self._not_frozen = tuple(i for i, tensor in enumerate(self._tensors) if tensor.group not in frozen)
-
-
-def _overrides(overrides: Overrides) -> Iterable[v1.GroupOverride]:
-    if isinstance(overrides, Mapping):
-        return [v1.GroupOverride(group=group, **values) for group, values in overrides.items()]
-    return overrides
 
 
 __all__ = ["Contribution", "StepOutcome", "StepResult", "StepStream", "element_bytes"]
