@@ -1,7 +1,7 @@
-"""What torch tests its own optimizers with: their options, each with their schedulers, and their constructors' errors.
+"""What torch tests its own optimizers with: their options, each with their schedulers, and constructors' errors.
 
-They are in torch's wheel (torch.testing._internal.common_optimizers); which there are is a matter of torch's version. The
-tables are printed (pytest -s).
+They are in torch's wheel (torch.testing._internal.common_optimizers); which there are is a matter of torch's version.
+The tables are printed (pytest -s).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def test_every_error_of_a_constructor(make, cls):
                     make(cls, params, **given.kwargs)
                 except ValueError as refused:
                     # What torch warns of, there is no set for.
-                    assert "is there twice" in str(refused)  # noqa: PT017
+                    assert "is there twice" in str(refused)
         else:
             with pytest.raises(error.error_type, match=error.error_regex), warnings.catch_warnings():
                 warnings.simplefilter("ignore")

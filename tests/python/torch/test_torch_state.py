@@ -306,7 +306,7 @@ def test_whose_parameters_win_is_said(adam, client, name):
     # It has not stepped.
     adam(parameters((3,)), name=name, attach="error")
     train(first, params, range(3))
-    with pytest.raises(RuntimeError, match="attach='error': .* expected step 0, got 3"):
+    with pytest.raises(RuntimeError, match=r"attach='error': .* expected step 0, got 3"):
         adam(others, name=name, attach="error")
     assert torch.equal(others[0], mine)
     second = adam(others, name=name, attach="push")
@@ -338,7 +338,7 @@ def test_a_set_that_is_another_models_is_refused(make, client, name, shapes, cls
 def test_a_set_of_two_groups_is_no_set_of_one(make, client, name):
     client.create(name, {"a": (3,), "b": (4,)})
     first, second = parameters((3,), (4,))
-    with pytest.raises(ValueError, match="updates tensors alike .* groups 0 and 1"):
+    with pytest.raises(ValueError, match=r"updates tensors alike .* groups 0 and 1"):
         make(remote.RemoteAdam, [{"params": [first]}, {"params": [second]}], name=name)
 
 

@@ -131,7 +131,7 @@ def test_what_a_set_cannot_change_is_refused(adam):
     optimizer = adam(params)
     gradients(params, 0)
     optimizer.param_groups[0]["amsgrad"] = True
-    with pytest.raises(RuntimeError, match="amsgrad cannot change .* expected False, got True"):
+    with pytest.raises(RuntimeError, match=r"amsgrad cannot change .* expected False, got True"):
         optimizer.step()
 
 
@@ -156,13 +156,10 @@ def test_groups_are_added_at_any_time(make, momentum):
 def test_a_group_that_cannot_be_added_leaves_the_optimizer_as_it_was(adam):
     params = parameters((3,), (4,))
     optimizer = adam(params[:1])
-    with pytest.raises(TypeError, match="expected float32, bfloat16, float16 or complex64, got torch.float64"):
+    with pytest.raises(TypeError, match=r"expected float32, bfloat16, float16 or complex64, got torch\.float64"):
         optimizer.add_param_group({"params": parameters((2,), dtype=torch.float64)})
-    with pytest.raises(RuntimeError, match="amsgrad|optimizer that takes other arrays|INVALID"):
-        try:
-            optimizer.add_param_group({"params": params[1:], "amsgrad": True})
-        except adamant.InvalidFieldError as error:
-            raise RuntimeError(f"INVALID: {error}") from error
+    with pytest.raises(adamant.InvalidFieldError, match="got one that takes SLOT_MAX_EXP_AVG_SQ"):
+        optimizer.add_param_group({"params": params[1:], "amsgrad": True})
     assert len(optimizer.param_groups) == 1
     gradients(params, 0)
     optimizer.step()
@@ -171,7 +168,10 @@ def test_a_group_that_cannot_be_added_leaves_the_optimizer_as_it_was(adam):
 
 def noncontiguous():
     whole = parameters((6, 4))[0].detach()
-    return [nn.Parameter(whole.t()), nn.Parameter(parameters((2, 3, 4, 4))[0].detach().to(memory_format=torch.channels_last))]
+    return [
+        nn.Parameter(whole.t()),
+        nn.Parameter(parameters((2, 3, 4, 4))[0].detach().to(memory_format=torch.channels_last)),
+    ]
 
 
 def test_parameters_that_do_not_lie_in_order(adam):
@@ -547,8 +547,8 @@ def test_workers_step_together(make, name):
 
 
 def test_a_model_learns_what_it_learns_with_torch(make):
-    """Closed loop, where the gradients of a layer before a BatchNorm are next to nothing and Adam makes steps of them: as
-    near as torch's own implementations are to each other, twice over."""
+    """Closed loop, where the gradients before a BatchNorm are next to nothing and Adam makes steps of them: as near as
+    torch's own implementations are to each other, twice over."""
     generator = torch.Generator().manual_seed(1)
     inputs, labels = torch.randn(64, 8, generator=generator), torch.randn(64, 2, generator=generator)
     torch.manual_seed(0)

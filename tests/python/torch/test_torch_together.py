@@ -26,7 +26,17 @@ def trained(server, tmp_path_factory):
         outs = [str(folder / f"{rank}.pt") for rank in range(WORLD)]
         processes = [
             subprocess.Popen(
-                [sys.executable, WORKER, mode, str(rank), str(WORLD), folder / "store", server.address, name, outs[rank]]
+                [
+                    sys.executable,
+                    WORKER,
+                    mode,
+                    str(rank),
+                    str(WORLD),
+                    folder / "store",
+                    server.address,
+                    name,
+                    outs[rank],
+                ]
             )
             for rank in range(WORLD)
         ]
@@ -51,7 +61,7 @@ def test_processes_train_together_as_with_torch(trained, torchs, name, mode):
 
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_accumulated_contributions_are_the_mean_over_micro_batches(client, name, count):
-    """The rounds of one client that is all of its workers, beside torch, which adds up what is divided by their count."""
+    """One client that is all workers of its rounds, beside torch, which adds up what it divides by their count."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2))
     names = [key for key, _ in model.named_parameters()]

@@ -1,7 +1,7 @@
 """One of several processes that train together: worker.py MODE RANK WORLD FILE TARGET SET OUT.
 
-MODE torch: DistributedDataParallel and torch's Adam. each: the same with a RemoteAdam in each process. rank0: one in the
-first process alone, which sends the parameters on. rounds: no DistributedDataParallel, the server makes the mean.
+MODE torch: DistributedDataParallel and torch's Adam. each: the same with a RemoteAdam in each process. rank0: one in
+the first process alone, which sends the parameters on. rounds: no DistributedDataParallel, the server makes the mean.
 """
 
 import sys

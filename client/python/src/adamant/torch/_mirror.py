@@ -51,6 +51,7 @@ class Mirror:
         self.name = name
         self.shape = tuple(as_real(parameter.detach()).shape)
         self._address = -1
+        self._dtype = parameter.dtype
         # The parameter's place, type and version and the sum of its bits, as of `remember`; None: not known.
         self._known: tuple[int, torch.dtype, int, int] | None = None
         self._lay_out()
@@ -122,7 +123,9 @@ class Mirror:
         parameter = self.parameter
         if dtype == parameter.dtype and total != known:
             return False
-        return True if (address, dtype, version) == (parameter.data_ptr(), parameter.dtype, parameter._version) else None
+        return (
+            True if (address, dtype, version) == (parameter.data_ptr(), parameter.dtype, parameter._version) else None
+        )
 
 
 def totals(mirrors: Sequence[Mirror]) -> list[int]:

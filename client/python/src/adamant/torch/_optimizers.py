@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from itertools import chain
-from typing import Any, Optional
+from typing import Any
 
 import torch
 
 import adamant
 from adamant.torch._session import STATE_KEYS, Session
+
+# As torch's own steps: dynamo is not to trace a call over the network, nor to be imported for saying so.
+_not_traced = torch._disable_dynamo  # type: ignore[attr-defined]
 
 _ORIGIN = "adamant"
 
@@ -18,8 +21,8 @@ _ORIGIN = "adamant"
 class _Remote(torch.optim.Optimizer):
     """What all remote optimizers have beside torch's.
 
-    The constructor, and the constructor's checks, `param_groups`, hooks and `zero_grad` are torch's. All that changes is
-    the session's, which is one even where a wrapper copies the optimizer's attributes (Lightning). `state` holds each
+    The constructor with its checks, `param_groups`, hooks and `zero_grad` are torch's. All that changes is the
+    session's, which is one even where a wrapper copies the optimizer's attributes (Lightning). `state` holds each
     parameter's number of updates (`step`) from the beginning, and nothing else: moments come with `state_dict`.
     """
 
@@ -95,10 +98,12 @@ class _Remote(torch.optim.Optimizer):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Shows torch's arguments where a signature is looked for."""
         super().__init_subclass__(**kwargs)
-        torchs = [p for p in inspect.signature(cls.__mro__[2].__init__).parameters.values()][1:]
-        ours = inspect.signature(_Remote.__init__).parameters.values()
-        added = [p for p in ours if p.kind is inspect.Parameter.KEYWORD_ONLY]
-        cls.__signature__ = inspect.Signature([*torchs, *added])  # type: ignore[attr-defined]
+        # Not those of classes that others derive, as Lightning does.
+        if _Remote in cls.__bases__:
+            torchs = list(inspect.signature(cls.__bases__[1]).parameters.values())
+            ours = inspect.signature(_Remote.__init__).parameters.values()
+            added = [parameter for parameter in ours if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+            cls.__signature__ = inspect.Signature([*torchs, *added])  # type: ignore[attr-defined]
 
     @property
     def set_name(self) -> str:
@@ -120,9 +125,8 @@ class _Remote(torch.optim.Optimizer):
         assert self._session is not None
         return self._session
 
-    # Dynamo would look into the network's code otherwise, or unroll it.
-    @torch._disable_dynamo
-    def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:  # type: ignore[override]
+    @_not_traced
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Sends the gradients of the parameters that have one, and brings back these parameters.
 
         Every group's hyperparameters go with it. Nothing is sent where no parameter has a gradient. Raises
@@ -141,12 +145,12 @@ class _Remote(torch.optim.Optimizer):
         self._attached.step(self.param_groups, 1.0 if scale is None else float(scale))
         return loss
 
-    @torch._disable_dynamo
+    @_not_traced
     def pull(self) -> None:
         """Brings the set's current parameters here, whoever has stepped it, and goes on from there."""
         self._attached.pull()
 
-    @torch._disable_dynamo
+    @_not_traced
     def push(self) -> None:
         """Writes the parameters that are here into the set, whoever has stepped it, and goes on from there. Moments and
         steps are kept."""
@@ -164,7 +168,7 @@ class _Remote(torch.optim.Optimizer):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @torch._disable_dynamo
+    @_not_traced
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds tensors to the set."""
         super().add_param_group(param_group)
@@ -179,7 +183,7 @@ class _Remote(torch.optim.Optimizer):
             raise
         self._show_steps()
 
-    @torch._disable_dynamo
+    @_not_traced
     def state_dict(self) -> dict[str, Any]:
         """As torch's own, whose optimizers can load it, with moments that are read from the server. Beside it, under
         "adamant", stands which state of which set it is; and beside the moments of a parameter that has fewer bits

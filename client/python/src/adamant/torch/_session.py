@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import torch
 
 import adamant
-from adamant import v1
+from adamant import errors, v1
 from adamant.torch._mirror import Array, Mirror, as_array, bits_of, totals
 
 ParamGroup = Mapping[str, Any]
@@ -29,7 +30,7 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _optimizer(group: ParamGroup, kind: str) -> Union[adamant.Adam, adamant.SGD]:
+def _optimizer(group: ParamGroup, kind: str) -> adamant.Adam | adamant.SGD:
     """As a specification names what torch's group is updated by."""
     common = {"lr": _number(group["lr"]), "weight_decay": _number(group["weight_decay"]), "maximize": group["maximize"]}
     if kind == "sgd":
@@ -145,16 +146,14 @@ class Session:
         self.mirrors = self._mirrors(groups)
         described = None
         if not is_own:
-            try:
+            with contextlib.suppress(errors.SetNotFoundError):
                 described = self.client.get(self.name)
-            except adamant.SetNotFoundError:
-                pass
         is_new = False
         if described is None or described.state == v1.PARAMETER_SET_STATE_UNINITIALIZED:
             try:
                 described = self._create(groups, described, max_grad_norm, on_non_finite, workers)
                 is_new = True
-            except adamant.SetExistsError:
+            except errors.SetExistsError:
                 # Another worker was faster.
                 described = self.client.get(self.name)
         self._learn(described, groups)
@@ -244,7 +243,7 @@ class Session:
                         f"{mirror.name!r}, got {tensor.name!r}"
                     )
         self._tensor_names = [tensor.name for tensor in tensors]
-        # Of each of the set's groups that has tensors: by name, the optimizer's, and the values that steps cannot override.
+        # Of each of the set's groups that has tensors: the optimizer's, and the values that steps cannot override.
         self._group_of: dict[str, int] = {}
         at = 0
         for i, group in enumerate(groups):
@@ -319,8 +318,8 @@ class Session:
                 if gradient is not None:
                     if gradient.is_sparse and self._kind == "adam":
                         raise RuntimeError(
-                            "Adam does not support sparse gradients: expected dense ones, got a sparse one of parameter "
-                            f"{mirrors[at].name!r}"
+                            "Adam does not support sparse gradients: expected dense ones, got a sparse one of "
+                            f"parameter {mirrors[at].name!r}"
                         )
                     carried.append(at)
                 at += 1
@@ -405,7 +404,8 @@ class Session:
                     f"{wanted['amsgrad']}"
                 )
             changed = {key: value for key, value in wanted.items() if value != fixed[key]}
-            self.client.update_group(self.name, name, **{self._kind: changed}, incarnation=self.stream.incarnation)
+            wish: dict[str, Any] = {self._kind: changed}
+            self.client.update_group(self.name, name, incarnation=self.stream.incarnation, **wish)
             self._fixed_by_group[name] = wanted
 
     def _check(self) -> None:
@@ -539,7 +539,7 @@ class Session:
         state = self.client.read_state(self.name, incarnation=self.stream.incarnation)
         assert state is not None
         counts = state.update_counts or [state.step] * len(self.mirrors)
-        entries = []
+        entries: list[dict[str, Any]] = []
         at = 0
         for group in groups:
             slots = self._slots_of(group)
