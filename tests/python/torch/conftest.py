@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-import adamant.torch as remote  # noqa: E402
+import adamant.torch as remote
 
 torch.set_num_threads(1)
 

@@ -393,6 +393,10 @@ def test_a_set_that_others_step_is_pulled(adam, name):
 WRITES = {
     "data": lambda p: p.data.clamp_(-0.1, 0.1),
     "no_grad": lambda p: p.detach().mul_(0.5),
+    # All signs, of as many numbers below zero as above.
+    "signs": lambda p: p.data.neg_(),
+    "order in place": lambda p: p.data.copy_(p.data.flip(0)),
+    "one bit": lambda p: p.data.view(torch.int32)[49:].bitwise_xor_(1),
     "elsewhere": lambda p: setattr(p, "data", p.detach() * 0.5),
     "numpy": lambda p: p.detach().numpy().__setitem__(0, 3.0),
     "order": lambda p: p.detach().copy_(p.detach().flip(0)),
@@ -400,10 +404,17 @@ WRITES = {
 }
 
 
+def balanced():
+    first, second = parameters((50,), (3,))
+    first.data[::2] = first.data[::2].abs()
+    first.data[1::2] = -first.data[1::2].abs()
+    return [first, second]
+
+
 @pytest.mark.parametrize("write", WRITES)
 @EVERY
 def test_what_is_written_here_counts(make, cls, write):
-    ours, theirs = parameters((50,), (3,)), parameters((50,), (3,))
+    ours, theirs = balanced(), balanced()
     mine, torchs = make(cls, ours, **KWARGS[cls]), PAIRS[cls](theirs, **KWARGS[cls])
     for params, optimizer in ((ours, mine), (theirs, torchs)):
         train(optimizer, params, range(2))
@@ -414,6 +425,23 @@ def test_what_is_written_here_counts(make, cls, write):
     before = incarnation(mine)
     train(mine, ours, [4])
     assert incarnation(mine) == before
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1023, 1024, 1025, 5000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("is_contiguous", [True, False])
+def test_one_bit_of_any_element_is_noticed(adam, size, dtype, is_contiguous):
+    whole = parameters((size, 2))[0].detach().to(dtype)
+    params = [nn.Parameter(whole.reshape(2, size) if is_contiguous else whole.t())]
+    optimizer = adam(params, local_changes="raise")
+    params[0].grad = torch.zeros_like(params[0])
+    for element in {0, size // 2, size - 1}:
+        for i in (0, 1):
+            params[0].data[i, element] = -params[0].data[i, element]
+            with pytest.raises(RuntimeError, match="somebody has written"):
+                optimizer.step()
+            params[0].data[i, element] = -params[0].data[i, element]
+            optimizer.step()
 
 
 def test_what_is_written_as_it_was_is_not_sent(adam):

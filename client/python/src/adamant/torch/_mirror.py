@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,12 @@ from torch.utils import _python_dispatch
 Array = np.ndarray[Any, Any]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
+
+
+# Of each of so many 64-bit words of a parameter, again and again: odd, so that no change of one word goes unnoticed,
+# and without a pattern, so that hardly any change of several does.
+_WORDS = 512
+_WEIGHTS = np.random.default_rng(0).integers(2**63, size=_WORDS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
 def bits_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -72,7 +79,7 @@ class Mirror:
         self._is_direct = real.device.type == "cpu" and real.is_contiguous() and not parameter.is_conj()
         self._buffer = real if self._is_direct else torch.empty(self.shape, dtype=real.dtype)
         self._array = as_array(self._buffer)
-        self._bits = self._array.reshape(-1).view(f"u{self._array.itemsize}")
+        self._words = _Words(self._array)
 
     def target(self) -> Array:
         """Where to put its elements; `arrived` follows."""
@@ -100,6 +107,9 @@ class Mirror:
         """The gradient, to be sent: where it lies, if it is on the CPU and contiguous, otherwise a copy."""
         gradient = self.parameter.grad
         assert gradient is not None
+        if gradient.dtype is torch.float32 and gradient.is_cpu and gradient.is_contiguous() and not gradient.is_neg():
+            # Most are like this.
+            return gradient.detach().numpy()
         if gradient.layout != torch.strided:
             gradient = gradient.to_dense()
         return as_array(as_real(gradient.detach()).to("cpu").contiguous())
@@ -128,19 +138,51 @@ class Mirror:
         )
 
 
+class _Words:
+    """The elements of an array as 64-bit words: whole rows, what is left, and the bytes that are left of that."""
+
+    def __init__(self, array: Array) -> None:
+        octets = array.reshape(-1).view(np.uint8)
+        words = octets[: octets.size // 8 * 8].view(np.uint64)
+        rows = words.size // _WORDS
+        self._rows = words[: rows * _WORDS].reshape(rows, _WORDS) if rows else None
+        self._rest = words[rows * _WORDS :]
+        self._weights = _WEIGHTS[: self._rest.size]
+        self._tail = octets[words.size * 8 :] if octets.size % 8 else None
+
+    def total(self) -> int:
+        total = int(self._rest.dot(self._weights))
+        if self._rows is not None:
+            total += 3 * int(self._rows.sum(axis=0).dot(_WEIGHTS))
+        if self._tail is not None:
+            total += 5 * int.from_bytes(self._tail.tobytes(), sys.byteorder)
+        return total % 2**64
+
+
+def _total_on_device(tensor: torch.Tensor) -> torch.Tensor:
+    """The like, without bringing elements here."""
+    bits = bits_of(tensor.contiguous()).reshape(-1)
+    weights = torch.from_numpy(_WEIGHTS.view(np.int64)).to(bits.device)
+    rows = bits.numel() // _WORDS * _WORDS
+    total = (bits[rows:] * weights[: bits.numel() - rows]).sum()
+    if rows:
+        total += 3 * (bits[:rows].view(-1, _WORDS).sum(0) * weights).sum()
+    return total
+
+
 def totals(mirrors: Sequence[Mirror]) -> list[int]:
-    """The sum of the bits of each one's elements, modulo 2^32: whatever changes one element changes it."""
+    """A weighted sum of each one's bits: whatever changes one element changes it."""
     result = [0] * len(mirrors)
-    on_device = []
+    elsewhere = []
     for i, mirror in enumerate(mirrors):
         mirror._lay_out()
         if mirror._is_direct:
-            result[i] = int(np.add.reduce(mirror._bits, dtype=np.uint32))
+            result[i] = mirror._words.total()
         else:
-            on_device.append(i)
-    if on_device:
+            elsewhere.append(i)
+    if elsewhere:
         # One wait for the device, not one a tensor.
-        sums = [bits_of(as_real(mirrors[i].parameter.detach()).contiguous()).sum() for i in on_device]
-        for i, total in zip(on_device, torch.stack(sums).tolist()):
-            result[i] = total % 2**32
+        sums = [_total_on_device(as_real(mirrors[i].parameter.detach())) for i in elsewhere]
+        for i, total in zip(elsewhere, torch.stack(sums).tolist()):
+            result[i] = total
     return result

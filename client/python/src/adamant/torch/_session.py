@@ -115,6 +115,8 @@ class Session:
         self.client = client
         self.name = f"torch/{uuid.uuid4().hex}" if name is None else name
         self.last_result: adamant.StepResult | None = None
+        # How many updates each parameter has had: together, and one by one.
+        self._counts = torch.zeros(0)
         self.steps: list[torch.Tensor] = []
         self._kind = kind
         self._local_changes = local_changes
@@ -356,7 +358,10 @@ class Session:
         self._arrived([mirrors[i] for i in carried])
         self._broken = None
         if result.applied and result.parameters_step == before + 1:
-            torch._foreach_add_([self.steps[i] for i in carried], 1)
+            if len(carried) == len(mirrors):
+                self._counts += 1
+            else:
+                self._counts[carried] += 1
         elif result.parameters_step != before:
             # Others have stepped as well.
             self._reload_counts()
@@ -524,10 +529,10 @@ class Session:
         self._set_counts(counts)
 
     def _set_counts(self, counts: Sequence[int]) -> None:
-        if len(self.steps) < len(counts):
-            self.steps += [torch.zeros((), dtype=torch.float32) for _ in counts[len(self.steps) :]]
-        for step, count in zip(self.steps, counts):
-            step.fill_(count)
+        if len(self.steps) != len(counts):
+            self._counts = torch.zeros(len(counts))
+            self.steps = list(self._counts)
+        self._counts.copy_(torch.tensor(counts))
 
     def origin(self, step: int) -> dict[str, Any]:
         """Names a state of the set."""
