@@ -544,7 +544,7 @@ def test_its_own_set_ends_with_the_program(server, client):
         "raise SystemExit(0 if len(sys.argv) == 2 else 'failed')\n"
     )
     for more in ([], ["fail"]):
-        made = subprocess.run([sys.executable, "-c", program, server.address, *more], stdout=subprocess.PIPE, text=True)
+        made = subprocess.run([sys.executable, "-c", program, server.address, *more], capture_output=True, text=True)
         assert made.stdout.startswith("torch/")
         with pytest.raises(adamant.SetNotFoundError):
             client.get(made.stdout.strip())

@@ -389,7 +389,9 @@ class StepStream:
             sources=lambda: (source,),
             parameters=targets,
             # That of a reply with parameters is of no use for one without.
-            record=_framing.ReplyRecord() if targets is None else layout.records.setdefault(reply, _framing.ReplyRecord()),
+            record=_framing.ReplyRecord()
+            if targets is None
+            else layout.records.setdefault(reply, _framing.ReplyRecord()),
             round_timeout=self._round_timeout if contributes else 0.0,
         )
         # Not known from here on, unless it turns out.

@@ -14,6 +14,7 @@ import torch
 
 import adamant
 from adamant import errors, v1
+from adamant._own_set import end
 from adamant.torch._mirror import Array, Mirror, as_array, bits_of, totals
 
 ParamGroup = Mapping[str, Any]
@@ -70,27 +71,6 @@ def _fixed(group: v1.ParameterGroup) -> dict[str, Any]:
     }
 
 
-# When it is of no use to anybody whether a server is there.
-_HASTE = adamant.RetryPolicy(max_attempts=1, total_timeout=5)
-_HASTY = adamant.Timeouts(connect=1, unary=3)
-
-
-def _end_session(pid: int, client: adamant.Client, own_set: str | None) -> None:
-    """Ends what an optimizer had: its client, and the set of its own, if it has one. Not in a forked child, whose copy
-    of the optimizer is none."""
-    if os.getpid() != pid:
-        return
-    client.close()
-    if own_set is None:
-        return
-    try:
-        with adamant.Client(client.target, retry=_HASTE, timeouts=_HASTY) as hasty:
-            hasty.delete(own_set)
-    except adamant.AdamantError:
-        # It is gone, or nobody is there to delete it.
-        pass
-
-
 class Session:
     """An optimizer's way to its set. It is shared by all that stand for the optimizer, such as Lightning's wrapper.
 
@@ -127,7 +107,7 @@ class Session:
         self._overrides: tuple[Any, list[v1.GroupOverride]] = ((), [])
         self.mirrors: list[Mirror] = []
         # At the latest when the program ends.
-        self._end = weakref.finalize(self, _end_session, os.getpid(), client, self.name if name is None else None)
+        self._end = weakref.finalize(self, end, client, os.getpid(), self.name if name is None else None)
         try:
             self._attach(groups, name is None, attach, max_grad_norm, on_non_finite, workers)
         except BaseException:
