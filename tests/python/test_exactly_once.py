@@ -286,3 +286,23 @@ def test_closing_a_client_ends_what_waits(client, name, server):
     assert outcome == ["current", grpc.StatusCode.CANCELLED]
     with pytest.raises(RuntimeError, match="closed"):
         closing.get(name)
+
+
+def test_a_gradient_that_its_own_parameters_may_have_overwritten_is_not_sent_again(network, client, name):
+    client.create(name, {"w": (SMALL,)}, adamant.SGD(lr=1.0))
+    with adamant.Client(network.address, retry=FAST) as remote:
+        steps = remote.open_steps(name)
+        one = [np.ones(SMALL, np.float32)]
+        steps.step(one, one)  # A small step that works at once does no harm.
+        network.cut_request_after(0)
+        with pytest.raises(ValueError, match="overlaps"):
+            steps.step(one, one)
+        assert steps.refresh()["w"].tolist() == [-1] * SMALL
+
+
+def test_a_step_that_a_server_refuses_is_not_pending(client, name):
+    client.create(name, {"w": (SMALL,)}, on_non_finite="reject")
+    steps = client.open_steps(name)
+    with pytest.raises(adamant.NonFiniteGradientError):
+        steps.step([np.full(SMALL, np.inf, np.float32)])
+    assert steps.pending is None

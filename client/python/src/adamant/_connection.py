@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Protocol, TypeVar
+from typing import Callable, Protocol, TypeVar
 
 import grpc
 
@@ -50,6 +50,8 @@ class StepCall:
     small: Callable[[bytes], bytes] | None
     # Makes the gradients of a larger one.
     sources: Callable[[], Sequence[_framing.Source]]
+    # Raises where the gradient may no longer be what it was, because a reply that broke off has begun to overwrite it.
+    check_again: Callable[[], None]
     # By index; None for tensors that the step does not bring. None at all with `omit_parameters`, or `ack_when_folded`.
     parameters: Sequence[Array | None] | None
     record: _framing.ReplyRecord
@@ -263,6 +265,7 @@ class RetryingConnection:
         response = v1.GetStepResultResponse.FromString(reply)
         if response.state == v1.STEP_STATE_COMMITTED:
             return self._fetch(call, response.result, attempts)
+        call.check_again()
         # Never applied, or still arriving: then this attempt ends that one.
         again = v1.StepHeader()
         again.CopyFrom(header)
@@ -280,7 +283,7 @@ class RetryingConnection:
                 return self._exchange_on(stream, call, header, attempts, without_gradient)
             except (StalledError, TooManyStreamsError, DrainingError, UnavailableError):
                 # A server, or a network, that ends an idle call says so too late for a step that is on its way.
-                pass
+                call.check_again()
         return self._exchange_on(self._transport.open("Step"), call, header, attempts, without_gradient)
 
     def _exchange_on(
@@ -424,6 +427,3 @@ class _Watching:
 
     def close(self) -> None:
         self._stream.close()
-
-
-__all__: list[Any] = ["Connection", "RetryingConnection"]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
+import grpc
 import numpy as np
 
 from adamant import _fork, _framing, v1
@@ -20,17 +21,14 @@ from adamant._arrays import (
     check,
     check_no_overlap,
     dtype_argument,
-    element_bytes,
     wire_dtype,
 )
 from adamant._connection import Connection, ReadCall, StepCall, new_request_id
 from adamant.errors import (
     AdamantError,
     ConfigChangedError,
-    DeadlineExceededError,
     IncompleteError,
     TensorNotCarriedError,
-    UnavailableError,
 )
 
 _F4 = np.dtype("<f4")
@@ -218,7 +216,8 @@ class StepStream:
             or flat. float32, float16 and bfloat16 (ml_dtypes', or its bits as uint16) go up from where they lie, as
             they are. One that is not C-contiguous costs a copy; another type is a TypeError.
         out: arrays to put the parameters into, likewise; C-contiguous, writable, float32 or, with 16 bits, of any type
-            that may go up. None of them may overlap a gradient. None: new ones, in `StepResult.parameters`.
+            that may go up. None of them may overlap a gradient: a ValueError where that is large or sent again.
+            None: new ones, in `StepResult.parameters`.
         tensors: names or indices of the tensors that the step brings. The others keep their parameters and their state,
             their places in `grads` and `out` are not looked at, and a dict need not have them. None: all that no group
             has frozen.
@@ -358,19 +357,24 @@ class StepStream:
         small = layout.small
         header_room = self._message_bytes - small.framed_bytes - small.data_bytes - 16
         make = None
-        if travel == dtypes and len(framed) <= 32768 and header.ByteSize() <= header_room:
+
+        def check_overlap() -> None:
+            if targets is not None:
+                check_no_overlap(arrays, [array for array in targets if array is not None])
+
+        if travel == dtypes and len(framed) <= _framing.MAX_CHUNKS and header.ByteSize() <= header_room:
 
             def make(header_bytes: bytes) -> bytes:
                 return small.make(header_bytes, framed)
 
-        elif targets is not None:
-            # What is sent piece by piece may be sent again when the reply has begun.
-            check_no_overlap(arrays, [array for array in targets if array is not None])
+        else:
+            check_overlap()
         source = _framing.Source(v1.SLOT_UNSPECIFIED, layout.framed, framed, layout.dtypes)
         call = StepCall(
             header=header,
             small=make,
             sources=lambda: (source,),
+            check_again=check_overlap,
             parameters=targets,
             record=layout.records.setdefault(reply, _framing.ReplyRecord()),
             round_timeout=self._round_timeout if contributes else 0.0,
@@ -379,10 +383,10 @@ class StepStream:
         self._pending = header.request_id
         try:
             result = self._connection.step(call)
-        except (UnavailableError, DeadlineExceededError):
-            raise
-        except AdamantError:
-            self._pending = None
+        except AdamantError as error:
+            # A server that says why it does not apply a step has not applied it; one that is out of reach may have.
+            if error.reason and error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                self._pending = None
             raise
         self._pending = None
         return self._result(result, fresh)
@@ -518,6 +522,3 @@ class StepStream:
         self._groups = [group.name for group in described.groups]
         frozen = {group.name for group in described.groups if group.frozen}
         self._not_frozen = tuple(i for i, tensor in enumerate(self._tensors) if tensor.group not in frozen)
-
-
-__all__ = ["Contribution", "StepOutcome", "StepResult", "StepStream", "element_bytes"]
