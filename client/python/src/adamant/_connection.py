@@ -48,8 +48,8 @@ class StepCall:
     header: v1.StepHeader
     # Makes the step's one message, of the header's bytes, where it is small; None otherwise.
     small: Callable[[bytes], bytes] | None
-    # Makes the gradients of a larger one.
-    sources: Callable[[], Sequence[_framing.Source]]
+    # The gradients.
+    sources: Sequence[_framing.Source]
     # Raises where the gradient may no longer be what it was, because a reply that broke off has begun to overwrite it.
     check_again: Callable[[], None]
     # By index; None for tensors that the step does not bring. None at all with `omit_parameters`, or `ack_when_folded`.
@@ -296,7 +296,7 @@ class RetryingConnection:
             if small:
                 stream.write(call.small(header_bytes), last=True)  # type: ignore[misc]
             else:
-                sources = () if without_gradient else call.sources()
+                sources = () if without_gradient else call.sources
                 for message, last in _framing.messages(header_bytes, sources, self._message_bytes):
                     stream.write(message, last=last)
             result = self._receive_step(stream, call, ahead=not small)

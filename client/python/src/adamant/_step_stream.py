@@ -32,6 +32,8 @@ from adamant.errors import (
 )
 
 _F4 = np.dtype("<f4")
+# A trainer brings its tensors in one way, or in a few; one that draws them anew for each step shall not fill the memory.
+_MOST_LAYOUTS = 16
 
 
 class StepOutcome(enum.IntEnum):
@@ -117,12 +119,13 @@ Overrides = Union[Mapping[str, Mapping[str, float]], Iterable[v1.GroupOverride]]
 class _Layout:
     """What is the same for all steps that bring the same tensors in the same way."""
 
-    def __init__(self, carried: Sequence[int], sizes: Sequence[int], dtypes: Sequence[int], slots: int) -> None:
+    def __init__(self, carried: Sequence[int], sizes: Sequence[int], dtypes: Sequence[int]) -> None:
         framed = [(t, n, d) for t, n, d in zip(carried, sizes, dtypes) if n]
         self.framed = [t for t, _, _ in framed]
         self.dtypes = [d for _, _, d in framed]
         self.small = _framing.SmallMessages(self.framed, [n for _, n, _ in framed], self.dtypes)
-        self.is_whole = len(framed) == slots
+        # Whether none of the tensors is without elements, which do not travel.
+        self.is_whole = len(framed) == len(carried)
         # How the reply to such a step is made.
         self.records: dict[int, _framing.ReplyRecord] = {}
 
@@ -230,8 +233,7 @@ class StepStream:
             gradient_dtype of None leaves every array as it is.
         omit_parameters: brings back no parameters.
         contribution: in a set with workers, which contribution to their round this is. Returns when the round has
-        become
-            a step, which takes the other workers.
+            become a step, which takes the other workers.
         asynchronous: the gradient counts although the set has moved on since, by as many steps as its `max_staleness`.
         request_id: names the step, so that a program that was restarted in the middle of it may repeat it: 1 to 64
             printable ASCII characters, new for every step. None: a random one.
@@ -315,7 +317,7 @@ class StepStream:
         try:
             _fork.check(self._generation)
             everything = list(range(len(self._names)))
-            targets, fresh = self._targets(out, everything, None, FLOAT32)
+            targets, fresh = self._targets(out, everything, None)
             result = self._find_out(self._pending) if self._pending is not None else None
             header = self._connection.read(ReadCall(v1.ReadTensorsRequest(set=self._set), {v1.SLOT_PARAMETER: targets}))
             if result is not None:
@@ -341,18 +343,23 @@ class StepStream:
         contributes: bool,
     ) -> StepResult:
         carried = tuple(header.tensors) or self._not_frozen
-        flags = None if len(carried) == len(self._names) else [i in set(carried) for i in range(len(self._names))]
+        flags = None
+        if len(carried) < len(self._names):
+            flags = [False] * len(self._names)
+            for i in carried:
+                flags[i] = True
         arrays = self._sources(grads, carried, flags)
         dtypes = tuple(map(wire_dtype, [array.dtype for array in arrays]))
         travel = dtypes if wire is None else (wire,) * len(dtypes)
         layout = self._layouts.get((carried, travel))
         if layout is None:
-            sizes = [self._sizes[i] for i in carried]
-            layout = self._layouts[carried, travel] = _Layout(carried, sizes, travel, len(carried))
+            if len(self._layouts) >= _MOST_LAYOUTS:
+                self._layouts.clear()
+            layout = self._layouts[carried, travel] = _Layout(carried, [self._sizes[i] for i in carried], travel)
         targets: Sequence[Array | None] | None = None
         fresh = None
         if brings_back:
-            targets, fresh = self._targets(out, carried, flags, reply)
+            targets, fresh = self._targets(out, carried, flags)
         framed = arrays if layout.is_whole else [array for array in arrays if array.size]
         small = layout.small
         header_room = self._message_bytes - small.framed_bytes - small.data_bytes - 16
@@ -373,7 +380,7 @@ class StepStream:
         call = StepCall(
             header=header,
             small=make,
-            sources=lambda: (source,),
+            sources=[source],
             check_again=check_overlap,
             parameters=targets,
             record=layout.records.setdefault(reply, _framing.ReplyRecord()),
@@ -407,13 +414,12 @@ class StepStream:
         ]
 
     def _targets(
-        self, out: Arrays | None, carried: Sequence[int], flags: Sequence[bool] | None, reply: int
+        self, out: Arrays | None, carried: Sequence[int], flags: Sequence[bool] | None
     ) -> tuple[list[Array | None], dict[str, Array] | None]:
         """Where the parameters go, by index, and in new arrays, if there is no `out`, by name."""
         fresh = None
         if out is None:
-            dtype = _F4
-            fresh = {self._names[i]: np.empty(self._shapes[i], dtype) for i in carried}
+            fresh = {self._names[i]: np.empty(self._shapes[i], _F4) for i in carried}
             found: Sequence[Any] = [fresh.get(name) for name in self._names]
         else:
             found = by_index("out", out, self._names, flags)
