@@ -32,7 +32,7 @@ from adamant.errors import (
 )
 
 _F4 = np.dtype("<f4")
-# A trainer brings its tensors in one way, or in a few; one that draws them anew for each step shall not fill the memory.
+# A trainer brings its tensors in one way, or in a few ways; one that draws them for each step must not fill the memory.
 _MOST_LAYOUTS = 16
 
 
