@@ -269,11 +269,12 @@ class StepStream:
                 header.expected_step = self._step
             if tensors is not None:
                 header.tensors.extend(self._indices(tensors))
-            if isinstance(overrides, Mapping):
-                for group, values in overrides.items():
-                    header.overrides.add(group=group, **values)
-            elif overrides is not None:
-                header.overrides.extend(overrides)
+            if overrides is not None:
+                if isinstance(overrides, Mapping):
+                    for group, values in overrides.items():
+                        header.overrides.add(group=group, **values)
+                else:
+                    header.overrides.extend(overrides)
             if grad_scale != 1:
                 header.grad_scale = grad_scale
             if metrics:

@@ -24,6 +24,11 @@ from adamant import _fork
 from adamant.errors import AdamantError, UnavailableError, from_status, make_error
 
 try:
+    # `signal` without its enums, which would take as long as all the rest that a small step does in Python.
+    import _signal  # type: ignore[import-not-found]
+except ImportError:
+    _signal = signal
+try:
     from grpc._cython import cygrpc
 except ImportError:  # Another grpcio than the client knows.
     cygrpc = None
@@ -254,6 +259,9 @@ def _from_rpc_error(error: Any) -> AdamantError:
     return from_status(error.code().value[0], error.details() or "", _trailer(error.trailing_metadata()))
 
 
+_SIGINT = int(signal.SIGINT)
+
+
 class interruptible:
     """While it is entered, Ctrl-C cancels the call, and KeyboardInterrupt is raised when it has ended.
 
@@ -268,13 +276,13 @@ class interruptible:
 
     def __enter__(self) -> None:
         in_main = threading.get_ident() == threading.main_thread().ident
-        if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        if in_main and _signal.getsignal(_SIGINT) is signal.default_int_handler:
             self._installed = True
-            signal.signal(signal.SIGINT, self._handle)
+            _signal.signal(_SIGINT, self._handle)
 
     def __exit__(self, *_: object) -> None:
         if self._installed:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            _signal.signal(_SIGINT, signal.default_int_handler)
             if self._signalled:
                 raise KeyboardInterrupt
 
