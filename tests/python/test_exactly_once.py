@@ -261,6 +261,35 @@ def test_ctrl_c_while_the_gradient_is_on_its_way(network, client, name):
         assert steps.step(one).step == 2
 
 
+def test_ctrl_c_while_a_watch_waits(server, client, name):
+    client.create(name, {"w": (SMALL,)})
+    with adamant.Client(server.address) as remote, remote.watch(name) as watch:
+        next(watch)
+        stream = watch._stream._stream
+        read = stream.read
+
+        def read_and_interrupt():
+            interrupt()
+            return read()
+
+        stream.read = read_and_interrupt
+        with pytest.raises(KeyboardInterrupt):
+            next(watch)
+        assert remote.get(name).step == 0
+
+
+def test_a_signal_handler_of_the_programs_own_is_left_alone(steps, network, size):
+    told = []
+    before = signal.signal(signal.SIGINT, lambda *_: (told.append(True), release()))
+    try:
+        release = network.hold("down", then=interrupt)
+        assert steps.step([np.ones(size, np.float32)]).step == 2
+        assert signal.getsignal(signal.SIGINT) is not before
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert told
+
+
 def test_closing_a_client_ends_what_waits(client, name, server):
     client.create(name, {"w": (2,)}, workers=v1.Workers(count=2))
     closing = adamant.Client(server.address, retry=adamant.RetryPolicy(max_attempts=1))
@@ -286,3 +315,23 @@ def test_closing_a_client_ends_what_waits(client, name, server):
     assert outcome == ["current", grpc.StatusCode.CANCELLED]
     with pytest.raises(RuntimeError, match="closed"):
         closing.get(name)
+
+
+def test_a_gradient_that_its_own_parameters_may_have_overwritten_is_not_sent_again(network, client, name):
+    client.create(name, {"w": (SMALL,)}, adamant.SGD(lr=1.0))
+    with adamant.Client(network.address, retry=FAST) as remote:
+        steps = remote.open_steps(name)
+        one = [np.ones(SMALL, np.float32)]
+        steps.step(one, one)  # A small step that works at once does no harm.
+        network.cut_request_after(0)
+        with pytest.raises(ValueError, match="overlaps"):
+            steps.step(one, one)
+        assert steps.refresh()["w"].tolist() == [-1] * SMALL
+
+
+def test_a_step_that_a_server_refuses_is_not_pending(client, name):
+    client.create(name, {"w": (SMALL,)}, on_non_finite="reject")
+    steps = client.open_steps(name)
+    with pytest.raises(adamant.NonFiniteGradientError):
+        steps.step([np.full(SMALL, np.inf, np.float32)])
+    assert steps.pending is None

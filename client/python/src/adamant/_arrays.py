@@ -124,7 +124,8 @@ def round_in_place(array: Array, to: int) -> int:
 
 def by_index(what: str, arrays: Any, names: Sequence[str], carried: Sequence[bool] | None) -> Sequence[Any]:
     """`arrays` in the order of `names`. Of those that are not `carried` (None: all are) there need be none, or None."""
-    if isinstance(arrays, Mapping):
+    # A list is what the fastest callers have.
+    if type(arrays) is not list and isinstance(arrays, Mapping):
         found = [arrays.get(name) for name in names]
         if len(arrays) != len(found) or any(array is None for array in found):
             unknown = sorted(arrays.keys() - set(names))
@@ -134,7 +135,7 @@ def by_index(what: str, arrays: Any, names: Sequence[str], carried: Sequence[boo
                 if array is None and (carried is None or carried[i]):
                     raise ValueError(f"{what}: expected an array for each tensor, got none for {names[i]!r}")
         return found
-    if isinstance(arrays, np.ndarray) or not isinstance(arrays, Sequence):
+    if type(arrays) is not list and (isinstance(arrays, np.ndarray) or not isinstance(arrays, Sequence)):
         raise TypeError(f"{what}: expected arrays in a list or by name in a dict, got {type(arrays).__name__}")
     if len(arrays) != len(names):
         raise ValueError(f"{what}: expected an array for each of {len(names)} tensors, got {len(arrays)}")

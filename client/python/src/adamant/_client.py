@@ -6,12 +6,12 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, overload
 
 import numpy as np
 
 from adamant import _fork, _framing, v1
-from adamant._arrays import FLOAT32, Array, Arrays, by_index, check, wire_dtype
+from adamant._arrays import Array, Arrays, by_index, check, wire_dtype
 from adamant._connection import EventStream, ReadCall, RetryingConnection, WriteCall, new_request_id
 from adamant._optimizers import Adam, Group, Optimizer
 from adamant._options import RetryPolicy, Timeouts
@@ -263,6 +263,28 @@ class Client:
             incarnation = self.get(name).incarnation
         self._unary("DeleteParameterSet", v1.DeleteParameterSetRequest(name=name, incarnation=incarnation))
 
+    @overload
+    def read(
+        self,
+        name: str,
+        out: Arrays | None = None,
+        *,
+        incarnation: int | None = None,
+        if_newer_than_step: None = None,
+        may_abort: bool = False,
+    ) -> State: ...
+
+    @overload
+    def read(
+        self,
+        name: str,
+        out: Arrays | None = None,
+        *,
+        incarnation: int | None = None,
+        if_newer_than_step: int,
+        may_abort: bool = False,
+    ) -> State | None: ...
+
     def read(
         self,
         name: str,
@@ -286,6 +308,12 @@ class Client:
         else:
             arrays = by_index("out", out, names, None)
         return self._read(name, tensors, {"parameter": arrays}, incarnation, if_newer_than_step, may_abort)
+
+    @overload
+    def read_state(self, name: str, *, incarnation: int | None = None, if_newer_than_step: None = None) -> State: ...
+
+    @overload
+    def read_state(self, name: str, *, incarnation: int | None = None, if_newer_than_step: int) -> State | None: ...
 
     def read_state(
         self, name: str, *, incarnation: int | None = None, if_newer_than_step: int | None = None
@@ -632,6 +660,3 @@ def _demand(request: Any, incarnation: int | None, config_revision: int | None) 
         request.incarnation = incarnation
     if config_revision is not None:
         request.config_revision = config_revision
-
-
-__all__ = ["FLOAT32", "Client", "State", "Watch", "optimizer_slots"]

@@ -14,14 +14,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Protocol, TypeVar
+from typing import Callable, Protocol, TypeVar
 
 import grpc
 
 from adamant import _framing, v1
 from adamant._arrays import FLOAT32, Array, round_in_place, wire_dtype
 from adamant._options import RetryPolicy, Timeouts
-from adamant._transport import ByteStream, Transport
+from adamant._transport import ByteStream, Transport, interruptible
 from adamant.errors import (
     AdamantError,
     DeadlineExceededError,
@@ -48,8 +48,10 @@ class StepCall:
     header: v1.StepHeader
     # Makes the step's one message, of the header's bytes, where it is small; None otherwise.
     small: Callable[[bytes], bytes] | None
-    # Makes the gradients of a larger one.
-    sources: Callable[[], Sequence[_framing.Source]]
+    # The gradients.
+    sources: Sequence[_framing.Source]
+    # Raises where the gradient may no longer be what it was, because a reply that broke off has begun to overwrite it.
+    check_again: Callable[[], None]
     # By index; None for tensors that the step does not bring. None at all with `omit_parameters`, or `ack_when_folded`.
     parameters: Sequence[Array | None] | None
     record: _framing.ReplyRecord
@@ -263,6 +265,7 @@ class RetryingConnection:
         response = v1.GetStepResultResponse.FromString(reply)
         if response.state == v1.STEP_STATE_COMMITTED:
             return self._fetch(call, response.result, attempts)
+        call.check_again()
         # Never applied, or still arriving: then this attempt ends that one.
         again = v1.StepHeader()
         again.CopyFrom(header)
@@ -280,24 +283,25 @@ class RetryingConnection:
                 return self._exchange_on(stream, call, header, attempts, without_gradient)
             except (StalledError, TooManyStreamsError, DrainingError, UnavailableError):
                 # A server, or a network, that ends an idle call says so too late for a step that is on its way.
-                pass
+                call.check_again()
         return self._exchange_on(self._transport.open("Step"), call, header, attempts, without_gradient)
 
     def _exchange_on(
         self, stream: ByteStream, call: StepCall, header: v1.StepHeader, attempts: Attempts, without_gradient: bool
     ) -> v1.StepResult:
         try:
-            stream.set_timeout(attempts.timeout(self._timeouts.step + call.round_timeout))
-            header_bytes = header.SerializeToString()
-            small = call.small is not None and not without_gradient
-            if small:
-                stream.write(call.small(header_bytes), last=True)  # type: ignore[misc]
-            else:
-                sources = () if without_gradient else call.sources()
-                for message, last in _framing.messages(header_bytes, sources, self._message_bytes):
-                    stream.write(message, last=last)
-            result = self._receive_step(stream, call, ahead=not small)
-            stream.set_timeout(None)
+            with interruptible(stream):
+                stream.set_timeout(attempts.timeout(self._timeouts.step + call.round_timeout))
+                header_bytes = header.SerializeToString()
+                small = call.small is not None and not without_gradient
+                if small:
+                    stream.write(call.small(header_bytes), last=True)  # type: ignore[misc]
+                else:
+                    sources = () if without_gradient else call.sources
+                    for message, last in _framing.messages(header_bytes, sources, self._message_bytes):
+                        stream.write(message, last=last)
+                result = self._receive_step(stream, call, ahead=not small)
+                stream.set_timeout(None)
         except _framing.MalformedMessage as error:
             stream.close()
             raise _misunderstood(error) from error
@@ -340,16 +344,17 @@ class RetryingConnection:
     def _try_write(self, call: WriteCall, attempts: Attempts) -> v1.WriteTensorsResponse:
         stream = self._transport.open("WriteTensors")
         try:
-            stream.set_timeout(attempts.timeout(self._timeouts.transfer))
-            header = call.header.SerializeToString()
-            for message, _ in _framing.messages(header, call.sources, self._message_bytes):
-                stream.write(message)
-            stream.done_writing()
-            reply = stream.read()
-            if reply is None:
-                raise make_error(grpc.StatusCode.INTERNAL, "the server did not answer")
-            stream.read()
-            return v1.WriteTensorsResponse.FromString(reply)
+            with interruptible(stream):
+                stream.set_timeout(attempts.timeout(self._timeouts.transfer))
+                header = call.header.SerializeToString()
+                for message, _ in _framing.messages(header, call.sources, self._message_bytes):
+                    stream.write(message)
+                stream.done_writing()
+                reply = stream.read()
+                if reply is None:
+                    raise make_error(grpc.StatusCode.INTERNAL, "the server did not answer")
+                stream.read()
+                return v1.WriteTensorsResponse.FromString(reply)
         finally:
             stream.close()
 
@@ -361,13 +366,14 @@ class RetryingConnection:
         header = None
         stream = self._transport.open("ReadTensors")
         try:
-            stream.set_timeout(attempts.timeout(self._timeouts.transfer))
-            stream.write(request.SerializeToString())
-            stream.done_writing()
-            while (message := stream.read(ahead=True)) is not None:
-                found = receiver.take(message)
-                if found is not None:
-                    header = v1.ReadHeader.FromString(found)
+            with interruptible(stream):
+                stream.set_timeout(attempts.timeout(self._timeouts.transfer))
+                stream.write(request.SerializeToString())
+                stream.done_writing()
+                while (message := stream.read(ahead=True)) is not None:
+                    found = receiver.take(message)
+                    if found is not None:
+                        header = v1.ReadHeader.FromString(found)
             if header is None:
                 raise _framing.MalformedMessage("it has no header")
             if not header.not_modified:
@@ -381,10 +387,11 @@ class RetryingConnection:
     def _try_watch(self, request: v1.WatchParameterSetRequest, attempts: Attempts) -> EventStream:
         stream = self._transport.open("WatchParameterSet")
         try:
-            stream.set_timeout(attempts.timeout(self._timeouts.unary))
-            stream.write(request.SerializeToString())
-            stream.done_writing()
-            first = stream.read()
+            with interruptible(stream):
+                stream.set_timeout(attempts.timeout(self._timeouts.unary))
+                stream.write(request.SerializeToString())
+                stream.done_writing()
+                first = stream.read()
             if first is None:
                 raise make_error(grpc.StatusCode.INTERNAL, "the server did not answer")
             stream.set_timeout(None)
@@ -416,7 +423,8 @@ class _Watching:
         if self._first is not None:
             first, self._first = self._first, None
             return first
-        message = self._stream.read()
+        with interruptible(self._stream):
+            message = self._stream.read()
         return None if message is None else v1.WatchParameterSetResponse.FromString(message)
 
     def cancel(self) -> None:
@@ -424,6 +432,3 @@ class _Watching:
 
     def close(self) -> None:
         self._stream.close()
-
-
-__all__: list[Any] = ["Connection", "RetryingConnection"]

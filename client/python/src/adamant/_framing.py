@@ -31,7 +31,7 @@ _DATA = b"\x7a"
 _CHUNK_OVERHEAD_BYTES = 48
 _MESSAGE_OVERHEAD_BYTES = 16
 # ServerLimits.max_chunks_per_message.
-_MAX_CHUNKS = 32768
+MAX_CHUNKS = 32768
 
 
 def varint(value: int) -> bytes:
@@ -113,7 +113,7 @@ def fits_into_one(header_bytes: int, sources: Sequence[Source], limit: int) -> b
             if array.size:
                 size += array.size * element_bytes(dtype) + _CHUNK_OVERHEAD_BYTES
                 chunks += 1
-    return size <= limit and chunks <= _MAX_CHUNKS
+    return size <= limit and chunks <= MAX_CHUNKS
 
 
 def messages(header: bytes, sources: Sequence[Source], limit: int) -> Iterator[tuple[bytes, bool]]:
@@ -134,7 +134,7 @@ def messages(header: bytes, sources: Sequence[Source], limit: int) -> Iterator[t
             offset = 0
             while offset < flat.size:
                 count = min(flat.size - offset, (room - _CHUNK_OVERHEAD_BYTES) // width)
-                if count <= 0 or chunks == _MAX_CHUNKS:
+                if count <= 0 or chunks == MAX_CHUNKS:
                     yield b"".join(parts), False
                     parts, chunks, room = [], 0, limit - _MESSAGE_OVERHEAD_BYTES
                     continue

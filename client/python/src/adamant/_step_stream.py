@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
+import grpc
 import numpy as np
 
 from adamant import _fork, _framing, v1
@@ -20,20 +21,19 @@ from adamant._arrays import (
     check,
     check_no_overlap,
     dtype_argument,
-    element_bytes,
     wire_dtype,
 )
 from adamant._connection import Connection, ReadCall, StepCall, new_request_id
 from adamant.errors import (
     AdamantError,
     ConfigChangedError,
-    DeadlineExceededError,
     IncompleteError,
     TensorNotCarriedError,
-    UnavailableError,
 )
 
 _F4 = np.dtype("<f4")
+# A trainer brings its tensors in one way, or in a few ways; one that draws them for each step must not fill the memory.
+_MOST_LAYOUTS = 16
 
 
 class StepOutcome(enum.IntEnum):
@@ -119,12 +119,13 @@ Overrides = Union[Mapping[str, Mapping[str, float]], Iterable[v1.GroupOverride]]
 class _Layout:
     """What is the same for all steps that bring the same tensors in the same way."""
 
-    def __init__(self, carried: Sequence[int], sizes: Sequence[int], dtypes: Sequence[int], slots: int) -> None:
+    def __init__(self, carried: Sequence[int], sizes: Sequence[int], dtypes: Sequence[int]) -> None:
         framed = [(t, n, d) for t, n, d in zip(carried, sizes, dtypes) if n]
         self.framed = [t for t, _, _ in framed]
         self.dtypes = [d for _, _, d in framed]
         self.small = _framing.SmallMessages(self.framed, [n for _, n, _ in framed], self.dtypes)
-        self.is_whole = len(framed) == slots
+        # Whether none of the tensors is without elements, which do not travel.
+        self.is_whole = len(framed) == len(carried)
         # How the reply to such a step is made.
         self.records: dict[int, _framing.ReplyRecord] = {}
 
@@ -218,7 +219,8 @@ class StepStream:
             or flat. float32, float16 and bfloat16 (ml_dtypes', or its bits as uint16) go up from where they lie, as
             they are. One that is not C-contiguous costs a copy; another type is a TypeError.
         out: arrays to put the parameters into, likewise; C-contiguous, writable, float32 or, with 16 bits, of any type
-            that may go up. None of them may overlap a gradient. None: new ones, in `StepResult.parameters`.
+            that may go up. None of them may overlap a gradient: a ValueError where that is large or sent again.
+            None: new ones, in `StepResult.parameters`.
         tensors: names or indices of the tensors that the step brings. The others keep their parameters and their state,
             their places in `grads` and `out` are not looked at, and a dict need not have them. None: all that no group
             has frozen.
@@ -231,8 +233,7 @@ class StepStream:
             gradient_dtype of None leaves every array as it is.
         omit_parameters: brings back no parameters.
         contribution: in a set with workers, which contribution to their round this is. Returns when the round has
-        become
-            a step, which takes the other workers.
+            become a step, which takes the other workers.
         asynchronous: the gradient counts although the set has moved on since, by as many steps as its `max_staleness`.
         request_id: names the step, so that a program that was restarted in the middle of it may repeat it: 1 to 64
             printable ASCII characters, new for every step. None: a random one.
@@ -268,11 +269,12 @@ class StepStream:
                 header.expected_step = self._step
             if tensors is not None:
                 header.tensors.extend(self._indices(tensors))
-            if isinstance(overrides, Mapping):
-                for group, values in overrides.items():
-                    header.overrides.add(group=group, **values)
-            elif overrides is not None:
-                header.overrides.extend(overrides)
+            if overrides is not None:
+                if isinstance(overrides, Mapping):
+                    for group, values in overrides.items():
+                        header.overrides.add(group=group, **values)
+                else:
+                    header.overrides.extend(overrides)
             if grad_scale != 1:
                 header.grad_scale = grad_scale
             if metrics:
@@ -316,7 +318,7 @@ class StepStream:
         try:
             _fork.check(self._generation)
             everything = list(range(len(self._names)))
-            targets, fresh = self._targets(out, everything, None, FLOAT32)
+            targets, fresh = self._targets(out, everything, None)
             result = self._find_out(self._pending) if self._pending is not None else None
             header = self._connection.read(ReadCall(v1.ReadTensorsRequest(set=self._set), {v1.SLOT_PARAMETER: targets}))
             if result is not None:
@@ -358,35 +360,45 @@ class StepStream:
         contributes: bool,
     ) -> StepResult:
         carried = tuple(header.tensors) or self._not_frozen
-        flags = None if len(carried) == len(self._names) else [i in set(carried) for i in range(len(self._names))]
+        flags = None
+        if len(carried) < len(self._names):
+            flags = [False] * len(self._names)
+            for i in carried:
+                flags[i] = True
         arrays = self._sources(grads, carried, flags)
         dtypes = tuple(map(wire_dtype, [array.dtype for array in arrays]))
         travel = dtypes if wire is None else (wire,) * len(dtypes)
         layout = self._layouts.get((carried, travel))
         if layout is None:
-            sizes = [self._sizes[i] for i in carried]
-            layout = self._layouts[carried, travel] = _Layout(carried, sizes, travel, len(carried))
+            if len(self._layouts) >= _MOST_LAYOUTS:
+                self._layouts.clear()
+            layout = self._layouts[carried, travel] = _Layout(carried, [self._sizes[i] for i in carried], travel)
         targets: Sequence[Array | None] | None = None
         fresh = None
         if brings_back:
-            targets, fresh = self._targets(out, carried, flags, reply)
+            targets, fresh = self._targets(out, carried, flags)
         framed = arrays if layout.is_whole else [array for array in arrays if array.size]
         small = layout.small
         header_room = self._message_bytes - small.framed_bytes - small.data_bytes - 16
         make = None
-        if travel == dtypes and len(framed) <= 32768 and header.ByteSize() <= header_room:
+
+        def check_overlap() -> None:
+            if targets is not None:
+                check_no_overlap(arrays, [array for array in targets if array is not None])
+
+        if travel == dtypes and len(framed) <= _framing.MAX_CHUNKS and header.ByteSize() <= header_room:
 
             def make(header_bytes: bytes) -> bytes:
                 return small.make(header_bytes, framed)
 
-        elif targets is not None:
-            # What is sent piece by piece may be sent again when the reply has begun.
-            check_no_overlap(arrays, [array for array in targets if array is not None])
+        else:
+            check_overlap()
         source = _framing.Source(v1.SLOT_UNSPECIFIED, layout.framed, framed, layout.dtypes)
         call = StepCall(
             header=header,
             small=make,
-            sources=lambda: (source,),
+            sources=[source],
+            check_again=check_overlap,
             parameters=targets,
             # That of a reply with parameters is of no use for one without.
             record=_framing.ReplyRecord()
@@ -398,10 +410,10 @@ class StepStream:
         self._pending = header.request_id
         try:
             result = self._connection.step(call)
-        except (UnavailableError, DeadlineExceededError):
-            raise
-        except AdamantError:
-            self._pending = None
+        except AdamantError as error:
+            # A server that says why it does not apply a step has not applied it; one that is out of reach may have.
+            if error.reason and error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                self._pending = None
             raise
         self._pending = None
         return self._result(result, fresh)
@@ -422,13 +434,12 @@ class StepStream:
         ]
 
     def _targets(
-        self, out: Arrays | None, carried: Sequence[int], flags: Sequence[bool] | None, reply: int
+        self, out: Arrays | None, carried: Sequence[int], flags: Sequence[bool] | None
     ) -> tuple[list[Array | None], dict[str, Array] | None]:
         """Where the parameters go, by index, and in new arrays, if there is no `out`, by name."""
         fresh = None
         if out is None:
-            dtype = _F4
-            fresh = {self._names[i]: np.empty(self._shapes[i], dtype) for i in carried}
+            fresh = {self._names[i]: np.empty(self._shapes[i], _F4) for i in carried}
             found: Sequence[Any] = [fresh.get(name) for name in self._names]
         else:
             found = by_index("out", out, self._names, flags)
@@ -537,6 +548,3 @@ class StepStream:
         self._groups = [group.name for group in described.groups]
         frozen = {group.name for group in described.groups if group.frozen}
         self._not_frozen = tuple(i for i, tensor in enumerate(self._tensors) if tensor.group not in frozen)
-
-
-__all__ = ["Contribution", "StepOutcome", "StepResult", "StepStream", "element_bytes"]

@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import math
 import queue
+import signal
 import threading
 import time
 import weakref
@@ -22,6 +23,11 @@ import grpc
 from adamant import _fork
 from adamant.errors import AdamantError, UnavailableError, from_status, make_error
 
+try:
+    # `signal` without its enums, which would take as long as all the rest that a small step does in Python.
+    import _signal  # type: ignore[import-not-found]
+except ImportError:
+    _signal = signal
 try:
     from grpc._cython import cygrpc
 except ImportError:  # Another grpcio than the client knows.
@@ -253,6 +259,39 @@ def _from_rpc_error(error: Any) -> AdamantError:
     return from_status(error.code().value[0], error.details() or "", _trailer(error.trailing_metadata()))
 
 
+_SIGINT = int(signal.SIGINT)
+
+
+class interruptible:
+    """While it is entered, Ctrl-C cancels the call, and KeyboardInterrupt is raised when it has ended.
+
+    A KeyboardInterrupt that strikes in the middle of grpcio can leave one of its locks locked, and with it the channel
+    (seen in one of a hundred). So nothing is raised there. A handler of the program's own is left alone.
+    """
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+        self._installed = False
+        self._signalled = False
+
+    def __enter__(self) -> None:
+        in_main = threading.get_ident() == threading.main_thread().ident
+        if in_main and _signal.getsignal(_SIGINT) is signal.default_int_handler:
+            self._installed = True
+            _signal.signal(_SIGINT, self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        if self._installed:
+            _signal.signal(_SIGINT, signal.default_int_handler)
+            if self._signalled:
+                raise KeyboardInterrupt
+
+    def _handle(self, *_: object) -> None:
+        self._signalled = True
+        # Not from here: this may be inside of a function of gRPC's.
+        threading.Thread(target=self._stream.cancel, name="adamant-cancel", daemon=True).start()
+
+
 class _Watchdog:
     """Ends calls that take too long. grpcio's deadlines are those of whole calls, and a stream carries many steps.
 
@@ -366,8 +405,9 @@ class _CoreStream(_TimedStream):
     def __init__(self, channel: Any, path: str) -> None:
         super().__init__()
         self._outstanding = 0
-        # Ctrl-C in the middle of one of gRPC's functions, which may or may not have done its work: to wait for an
-        # operation could be to wait forever. Such a call is cancelled, and what it holds is left to the channel.
+        # A signal handler of the program's raised in the middle of one of gRPC's functions, which may or may not have
+        # done its work: to wait for an operation could be to wait forever. Such a call is cancelled, and what it holds
+        # is left to the channel.
         self._interrupted = False
         self._writing = False
         self._reading = False
