@@ -53,6 +53,7 @@ ABSL_FLAG(
     int64_t, table_rows, 0,
     "Step: interleave steps of random rows, of 64 elements each and --params in all, of a table of so many; print "
     "the ratio.");
+ABSL_FLAG(int64_t, tensors, 1, "Step: of how many tensors, all of one size, the set is.");
 ABSL_FLAG(int32_t, steps, 0, "Rounds to count in each pair of processes. 0: by size, 10 to 2,000.");
 ABSL_FLAG(int32_t, pairs, 0, "Pairs of fresh processes. 0: 5 with --compare and for settings, else 1.");
 ABSL_FLAG(bool, compare, false,
@@ -189,6 +190,9 @@ absl::Status CheckFlags(const std::string& command) {
   if (command != "step" && command != "worker" && absl::GetFlag(FLAGS_table_rows) > 0) {
     return invalid("--table_rows is for steps");
   }
+  if (absl::GetFlag(FLAGS_tensors) < 1 || absl::GetFlag(FLAGS_params) % absl::GetFlag(FLAGS_tensors) != 0) {
+    return invalid("--tensors must be at least 1, and --params a multiple of it");
+  }
   if (absl::GetFlag(FLAGS_steps) < 0) return invalid("--steps must not be negative");
   if (absl::GetFlag(FLAGS_pairs) < 0) return invalid("--pairs must not be negative");
   const std::string transport = absl::GetFlag(FLAGS_transport);
@@ -316,6 +320,7 @@ absl::StatusOr<PairSamples> RunPair(const std::string& command, bool compare, co
                                                "worker",
                                                absl::StrCat("--params=", absl::GetFlag(FLAGS_params)),
                                                absl::StrCat("--steps=", Steps()),
+                                               absl::StrCat("--tensors=", absl::GetFlag(FLAGS_tensors)),
                                                absl::StrCat("--table_rows=", absl::GetFlag(FLAGS_table_rows)),
                                                absl::StrCat("--device=", absl::GetFlag(FLAGS_device)),
                                                absl::StrCat("--dtype=", absl::GetFlag(FLAGS_dtype))};
@@ -406,6 +411,7 @@ absl::Status Work() {
                                                    .device = absl::GetFlag(FLAGS_device),
                                                    .dtype = *Dtype(),
                                                    .params = absl::GetFlag(FLAGS_params),
+                                                   .tensors = absl::GetFlag(FLAGS_tensors),
                                                    .table_rows = absl::GetFlag(FLAGS_table_rows),
                                                    .exchange_bytes = ExchangeBytes(absl::GetFlag(FLAGS_params)),
                                                    .settings = Settings(),

@@ -10,8 +10,10 @@
 #include <memory>
 #include <random>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -31,13 +33,13 @@ constexpr int kUncountedRounds = 3;
 // The server's: a step of one block runs where it is.
 constexpr int64_t kBlockElements = 65536;
 
-// A set of one tensor, while it is measured.
+// A set, while it is measured: of one tensor, or of some that are alike.
 class RemoteSet {
  public:
   static absl::StatusOr<std::unique_ptr<RemoteSet>> Create(const std::string& target, int64_t params,
                                                            const std::string& device,
-                                                           v1::Dtype dtype = v1::DTYPE_FLOAT32,
-                                                           int64_t table_rows = 0) {
+                                                           v1::Dtype dtype = v1::DTYPE_FLOAT32, int64_t table_rows = 0,
+                                                           int64_t tensors = 1) {
     // A step that had to be tried twice is none to measure.
     ClientOptions options;
     options.retry.max_attempts = 1;
@@ -50,15 +52,19 @@ class RemoteSet {
     spec.set_name(absl::StrFormat("bench/%08x%08x", random(), random()));
     spec.set_initialization(v1::INITIALIZATION_ZEROS);
     spec.set_device(device);
-    v1::TensorSpec* tensor = spec.add_tensors();
-    tensor->set_name("parameters");
-    tensor->add_shape(table_rows > 0 ? table_rows : params);
-    if (table_rows > 0) tensor->add_shape(kRowElements);
+    for (int64_t i = 0; i < tensors; ++i) {
+      v1::TensorSpec* tensor = spec.add_tensors();
+      tensor->set_name(absl::StrCat("parameters", i));
+      tensor->add_shape(table_rows > 0 ? table_rows : params / tensors);
+      if (table_rows > 0) tensor->add_shape(kRowElements);
+    }
     const auto created = client->CreateParameterSet(spec);
     if (!created.ok()) return created.status();
     auto set = std::unique_ptr<RemoteSet>(new RemoteSet(*std::move(client), created->parameter_set()));
     set->options_.gradient_dtype = dtype;
     set->options_.reply_dtype = dtype;
+    set->gradients_.resize(tensors);
+    set->parameters_.resize(tensors);
     absl::StatusOr<StepStream> stream = set->client_.OpenStepStream(spec.name());
     if (!stream.ok()) return stream.status();
     set->stream_ = std::make_unique<StepStream>(*std::move(stream));
@@ -68,7 +74,12 @@ class RemoteSet {
   ~RemoteSet() { client_.DeleteParameterSet(set_.name(), set_.incarnation()).IgnoreError(); }
 
   absl::Status Step(absl::Span<const float> gradient, absl::Span<float> parameters) {
-    const absl::StatusOr<v1::StepResult> result = stream_->Step({gradient}, {parameters}, options_);
+    const size_t tensors = gradients_.size();
+    for (size_t i = 0; i < tensors; ++i) {
+      gradients_[i] = gradient.subspan(i * (gradient.size() / tensors), gradient.size() / tensors);
+      parameters_[i] = parameters.subspan(i * (parameters.size() / tensors), parameters.size() / tensors);
+    }
+    const absl::StatusOr<v1::StepResult> result = stream_->Step(gradients_, parameters_, options_);
     if (!result.ok()) return result.status();
     return result->outcome() == v1::STEP_OUTCOME_APPLIED ? absl::OkStatus() : absl::InternalError("a step was skipped");
   }
@@ -95,6 +106,9 @@ class RemoteSet {
   v1::ParameterSet set_;
   std::unique_ptr<StepStream> stream_;
   StepOptions options_;
+  // A span for each tensor.
+  std::vector<absl::Span<const float>> gradients_;
+  std::vector<absl::Span<float>> parameters_;
 };
 
 absl::Status Time(std::vector<double>* samples, const std::function<absl::Status()>& round) {
@@ -114,7 +128,8 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
   std::unique_ptr<RemoteSet> set;
   if (!plan.server.empty()) {
     absl::StatusOr<std::unique_ptr<RemoteSet>> created =
-        RemoteSet::Create(plan.server, plan.params, plan.device.empty() ? "" : "cpu");
+        RemoteSet::Create(plan.server, plan.params, plan.device.empty() ? "" : "cpu", v1::DTYPE_FLOAT32,
+                          /*table_rows=*/0, plan.tensors);
     if (!created.ok()) return created.status();
     set = *std::move(created);
   }

@@ -29,6 +29,8 @@ struct WorkerPlan {
   // FLOAT32: there is no such set.
   v1::Dtype dtype = v1::DTYPE_FLOAT32;
   int64_t params;
+  // Of how many tensors, all of one size, the set is that is on the processor and steps in fp32.
+  int64_t tensors = 1;
   // Rows of a table at the server of which a step brings as many, at random, as make `params`, beside the step of a
   // tensor that is no larger. 0: there is no such set.
   int64_t table_rows = 0;

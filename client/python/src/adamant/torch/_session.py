@@ -1,0 +1,600 @@
+"""One optimizer's parameter set: everything about it that changes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+import adamant
+from adamant import errors, v1
+from adamant._own_set import end
+from adamant.torch._mirror import Array, Mirror, as_array, bits_of, totals
+
+ParamGroup = Mapping[str, Any]
+
+_DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_MASTER = "master_param"
+# Of a parameter's entry in a state dict: what the server keeps.
+STATE_KEYS = frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", _MASTER})
+
+
+def _number(value: Any) -> float:
+    """A hyperparameter, which may be a tensor."""
+    return float(value)
+
+
+def _optimizer(group: ParamGroup, kind: str) -> adamant.Adam | adamant.SGD:
+    """As a specification names what torch's group is updated by."""
+    common = {"lr": _number(group["lr"]), "weight_decay": _number(group["weight_decay"]), "maximize": group["maximize"]}
+    if kind == "sgd":
+        return adamant.SGD(
+            momentum=_number(group["momentum"]),
+            dampening=_number(group["dampening"]),
+            nesterov=bool(group["nesterov"]),
+            **common,
+        )
+    beta1, beta2 = group["betas"]
+    adam = adamant.AdamW if _is_decoupled(group) else adamant.Adam
+    return adam(
+        betas=(_number(beta1), _number(beta2)), eps=_number(group["eps"]), amsgrad=bool(group["amsgrad"]), **common
+    )
+
+
+def _is_decoupled(group: ParamGroup) -> bool:
+    return bool(group.get("decoupled_weight_decay", False))
+
+
+def _fixed(group: v1.ParameterGroup) -> dict[str, Any]:
+    """What no step can override."""
+    if group.WhichOneof("optimizer") == "sgd":
+        sgd = group.sgd
+        return {
+            "optimizer": "SGD",
+            "dampening": np.float32(sgd.dampening),
+            "nesterov": sgd.nesterov,
+            "maximize": sgd.maximize,
+        }
+    adam = group.adam
+    return {
+        "optimizer": "Adam",
+        "amsgrad": adam.amsgrad,
+        "decoupled_weight_decay": adam.decoupled_weight_decay,
+        "maximize": adam.maximize,
+    }
+
+
+class Session:
+    """An optimizer's way to its set. It is shared by all that stand for the optimizer, such as Lightning's wrapper.
+
+    Parameters are known here by their index in the set, which is their place among all of the optimizer's groups'.
+    """
+
+    def __init__(
+        self,
+        client: adamant.Client,
+        groups: Sequence[ParamGroup],
+        *,
+        kind: str,
+        name: str | None,
+        attach: str,
+        max_grad_norm: float | None,
+        on_non_finite: str | None,
+        local_changes: str,
+        wire_dtype: str | None,
+        workers: int,
+        rank: int,
+    ) -> None:
+        self.client = client
+        self.name = f"torch/{uuid.uuid4().hex}" if name is None else name
+        self.last_result: adamant.StepResult | None = None
+        # How many updates each parameter has had: together, and one by one.
+        self._counts = torch.zeros(0)
+        self.steps: list[torch.Tensor] = []
+        self._kind = kind
+        self._local_changes = local_changes
+        self._wire_dtype = wire_dtype
+        self._contribution = adamant.Contribution(rank) if workers > 1 else None
+        # Why the parameters here may be those of no step; then only `pull` or `push` helps.
+        self._broken: str | None = None
+        self._overrides: tuple[Any, list[v1.GroupOverride]] = ((), [])
+        self.mirrors: list[Mirror] = []
+        # At the latest when the program ends.
+        self._end = weakref.finalize(self, end, client, os.getpid(), self.name if name is None else None)
+        try:
+            self._attach(groups, name is None, attach, max_grad_norm, on_non_finite, workers)
+        except BaseException:
+            self._end()
+            raise
+
+    # What the set is.
+
+    def _attach(
+        self,
+        groups: Sequence[ParamGroup],
+        is_own: bool,
+        attach: str,
+        max_grad_norm: float | None,
+        on_non_finite: str | None,
+        workers: int,
+    ) -> None:
+        self.mirrors = self._mirrors(groups)
+        described = None
+        if not is_own:
+            with contextlib.suppress(errors.SetNotFoundError):
+                described = self.client.get(self.name)
+        is_new = False
+        if described is None or described.state == v1.PARAMETER_SET_STATE_UNINITIALIZED:
+            try:
+                described = self._create(groups, described, max_grad_norm, on_non_finite, workers)
+                is_new = True
+            except errors.SetExistsError:
+                # Another worker was faster.
+                described = self.client.get(self.name)
+        self._learn(described, groups)
+        if is_new:
+            self._remember(self.mirrors)
+            self._reload_counts()
+            return
+        self._check_attached(described, groups, max_grad_norm, on_non_finite, workers)
+        if attach == "error" and described.step > 0:
+            raise RuntimeError(
+                f"attach='error': the set {self.name!r} has stepped already: expected step 0, got {described.step}"
+            )
+        if attach == "push":
+            self.push()
+        else:
+            self.pull()
+
+    def _mirrors(self, groups: Iterable[ParamGroup]) -> list[Mirror]:
+        """Of the parameters of groups that are new."""
+        mirrors: list[Mirror] = []
+        seen = set()
+        for group in groups:
+            names = group.get("param_names")
+            for i, parameter in enumerate(group["params"]):
+                index = len(self.mirrors) + len(mirrors)
+                name = names[i] if names else str(index)
+                # Torch warns of this, or refuses it.
+                if id(parameter) in seen:
+                    raise ValueError(f"parameter {name!r} is there twice")
+                seen.add(id(parameter))
+                mirrors.append(Mirror(parameter, name))
+        devices = sorted({str(mirror.parameter.device) for mirror in [*self.mirrors, *mirrors]})
+        if len(devices) > 1:
+            raise ValueError(f"expected parameters on one device, got some on each of {', '.join(devices)}")
+        return mirrors
+
+    def _groups(self, groups: Sequence[ParamGroup], mirrors: Sequence[Mirror], first: int = 0) -> list[adamant.Group]:
+        made = []
+        at = 0
+        for i, group in enumerate(groups, first):
+            count = len(group["params"])
+            names = [mirror.name for mirror in mirrors[at : at + count]]
+            made.append(adamant.Group(str(i), _optimizer(group, self._kind), names))
+            at += count
+        return made
+
+    def _create(
+        self,
+        groups: Sequence[ParamGroup],
+        existing: v1.ParameterSet | None,
+        max_grad_norm: float | None,
+        on_non_finite: str | None,
+        workers: int,
+    ) -> v1.ParameterSet:
+        return self.client.create(
+            self.name,
+            {mirror.name: mirror.source() for mirror in self.mirrors},
+            groups=self._groups(groups, self.mirrors),
+            # One whose creator was cut off before it had written.
+            exist_ok=existing is not None,
+            max_grad_norm=max_grad_norm,
+            on_non_finite=on_non_finite or "skip",
+            workers=v1.Workers(count=workers) if workers > 1 else None,
+        )
+
+    def _learn(self, described: v1.ParameterSet, groups: Sequence[ParamGroup]) -> None:
+        """Finds out which of the set's groups are updated like which of the optimizer's, and opens its steps."""
+        self.stream = self.client.open_steps(self.name)
+        tensors = self.stream.tensors
+        expected = [list(mirror.shape) for mirror in self.mirrors]
+        got = [list(tensor.shape) for tensor in tensors]
+        for i, (ours, theirs) in enumerate(zip(expected, got)):
+            if ours != theirs:
+                raise ValueError(
+                    f"the set {self.name!r} is another model's: expected shape {ours} of tensor {i} "
+                    f"({self.mirrors[i].name!r}), got {theirs} ({tensors[i].name!r})"
+                )
+        if len(expected) != len(got):
+            raise ValueError(
+                f"the set {self.name!r} is another model's: expected {len(expected)} tensors, got {len(got)}"
+            )
+        if any(group.get("param_names") for group in groups):
+            for mirror, tensor in zip(self.mirrors, tensors):
+                if mirror.name != tensor.name:
+                    raise ValueError(
+                        f"the set {self.name!r} is another model's: expected tensor {tensor.index} to be "
+                        f"{mirror.name!r}, got {tensor.name!r}"
+                    )
+        self._tensor_names = [tensor.name for tensor in tensors]
+        # Of each of the set's groups that has tensors: the optimizer's, and the values that steps cannot override.
+        self._group_of: dict[str, int] = {}
+        at = 0
+        for i, group in enumerate(groups):
+            for tensor in tensors[at : at + len(group["params"])]:
+                if self._group_of.setdefault(tensor.group, i) != i:
+                    raise ValueError(
+                        f"the set {self.name!r} updates tensors alike (its group {tensor.group!r}) that are in the "
+                        f"optimizer's groups {self._group_of[tensor.group]} and {i}"
+                    )
+            at += len(group["params"])
+        self._fixed_by_group = {group.name: _fixed(group) for group in described.groups if group.name in self._group_of}
+        self._slots = adamant.optimizer_slots(described)
+
+    def _check_attached(
+        self,
+        described: v1.ParameterSet,
+        groups: Sequence[ParamGroup],
+        max_grad_norm: float | None,
+        on_non_finite: str | None,
+        workers: int,
+    ) -> None:
+        """Raises where a set that was there before is not updated as the optimizer says."""
+        for name, fixed in self._fixed_by_group.items():
+            wanted = _fixed(_optimizer(groups[self._group_of[name]], self._kind).to_group())
+            if wanted != fixed:
+                raise ValueError(f"group {name!r} of the set {self.name!r}: expected {wanted}, got {fixed}")
+        bound = described.clipping.max_norm if described.clipping.WhichOneof("bound") == "max_norm" else None
+        if max_grad_norm is not None and max_grad_norm != bound:
+            raise ValueError(f"max_grad_norm of the set {self.name!r}: expected {max_grad_norm}, got {bound}")
+        policy = "reject" if described.non_finite_policy == v1.NON_FINITE_POLICY_REJECT else "skip"
+        if on_non_finite is not None and on_non_finite != policy:
+            raise ValueError(f"on_non_finite of the set {self.name!r}: expected {on_non_finite!r}, got {policy!r}")
+        count = described.workers.count if described.HasField("workers") else 1
+        if count != workers:
+            raise ValueError(f"workers of the set {self.name!r}: expected {workers}, got {count}")
+
+    def add_group(self, group: ParamGroup, groups: Sequence[ParamGroup]) -> None:
+        """The last of the optimizer's groups is new."""
+        added = self._mirrors([group])
+        if not added:
+            return
+        self._check()
+        step = self.stream.step_number
+        described = self.client.add_tensors(
+            self.name,
+            {mirror.name: mirror.source() for mirror in added},
+            groups=self._groups([group], added, len(groups) - 1),
+            incarnation=self.stream.incarnation,
+        )
+        self.mirrors += added
+        self._learn(described, groups)
+        self._remember(added)
+        if self.stream.step_number != step:
+            self._broken = "the set was stepped by somebody else while a group was added"
+        self._reload_counts()
+
+    # Steps.
+
+    def step(self, groups: Sequence[ParamGroup], grad_scale: float) -> None:
+        """Applies the gradients that there are."""
+        self._check()
+        mirrors = self.mirrors
+        carried = []
+        at = 0
+        for group in groups:
+            for parameter in group["params"]:
+                if at == len(mirrors) or parameter is not mirrors[at].parameter:
+                    raise RuntimeError(
+                        "the optimizer's parameters are others than those it was made with: make another optimizer"
+                    )
+                gradient = parameter.grad
+                if gradient is not None:
+                    if gradient.is_sparse and self._kind == "adam":
+                        raise RuntimeError(
+                            "Adam does not support sparse gradients: expected dense ones, got a sparse one of "
+                            f"parameter {mirrors[at].name!r}"
+                        )
+                    carried.append(at)
+                at += 1
+        if not carried:
+            return
+        self._notice_local_changes()
+        self._change_groups(groups)
+        gradients: list[Array | None] = [None] * len(mirrors)
+        targets: list[Array | None] = [None] * len(mirrors)
+        for i in carried:
+            gradients[i] = mirrors[i].gradient()
+            targets[i] = mirrors[i].target()
+        before = self.stream.step_number
+        self._broken = "the last step was interrupted"
+        try:
+            result = self.stream.step(
+                gradients,
+                targets,
+                tensors=None if len(carried) == len(mirrors) else carried,
+                overrides=self._make_overrides(groups),
+                grad_scale=grad_scale,
+                gradient_dtype=self._wire_dtype,
+                reply_dtype=self._reply_dtype(carried),
+                contribution=self._contribution,
+            )
+        except KeyboardInterrupt:
+            # The set's parameters, with the step or without it.
+            self.pull()
+            raise
+        except Exception as error:
+            self._broken = f"the last step failed ({error})"
+            raise
+        self.last_result = result
+        self._arrived([mirrors[i] for i in carried])
+        self._broken = None
+        if result.applied and result.parameters_step == before + 1:
+            if len(carried) == len(mirrors):
+                self._counts += 1
+            else:
+                self._counts[carried] += 1
+        elif result.parameters_step != before:
+            # Others have stepped as well.
+            self._reload_counts()
+
+    def _reply_dtype(self, carried: Sequence[int]) -> str:
+        if self._wire_dtype is not None:
+            return self._wire_dtype
+        dtypes = {self.mirrors[i].parameter.dtype for i in carried}
+        return _DTYPES.get(dtypes.pop(), "float32") if len(dtypes) == 1 else "float32"
+
+    def _make_overrides(self, groups: Sequence[ParamGroup]) -> list[v1.GroupOverride]:
+        """What schedulers, or whoever else, have made of the groups' hyperparameters, goes with every step."""
+        values = []
+        for group in groups:
+            common = {"learning_rate": _number(group["lr"]), "weight_decay": _number(group["weight_decay"])}
+            if self._kind == "sgd":
+                values.append({**common, "momentum": _number(group["momentum"])})
+            else:
+                beta1, beta2 = group["betas"]
+                eps = _number(group["eps"])
+                values.append({**common, "beta1": _number(beta1), "beta2": _number(beta2), "eps": eps})
+        known, overrides = self._overrides
+        if values != known:
+            overrides = [v1.GroupOverride(group=name, **values[i]) for name, i in self._group_of.items()]
+            self._overrides = values, overrides
+        return overrides
+
+    def _change_groups(self, groups: Sequence[ParamGroup]) -> None:
+        """What cannot go with a step, and somebody has changed."""
+        for name, fixed in self._fixed_by_group.items():
+            group = groups[self._group_of[name]]
+            # Most steps end here.
+            if (
+                fixed["maximize"] == group["maximize"]
+                and fixed.get("amsgrad") == group.get("amsgrad")
+                and fixed.get("decoupled_weight_decay", False) == _is_decoupled(group)
+                and fixed.get("nesterov") == group.get("nesterov")
+                and ("dampening" not in fixed or fixed["dampening"] == np.float32(_number(group["dampening"])))
+            ):
+                continue
+            wanted = _fixed(_optimizer(group, self._kind).to_group())
+            if wanted.get("amsgrad") != fixed.get("amsgrad"):
+                raise RuntimeError(
+                    f"group {name!r}: amsgrad cannot change while the set lives: expected {fixed['amsgrad']}, got "
+                    f"{wanted['amsgrad']}"
+                )
+            changed = {key: value for key, value in wanted.items() if value != fixed[key]}
+            wish: dict[str, Any] = {self._kind: changed}
+            self.client.update_group(self.name, name, incarnation=self.stream.incarnation, **wish)
+            self._fixed_by_group[name] = wanted
+
+    def _check(self) -> None:
+        if not self._end.alive:
+            raise RuntimeError("the optimizer is closed")
+        if self._broken is not None:
+            raise RuntimeError(
+                f"{self._broken}, and the parameters may be those of no step: pull() them from the server, or push() "
+                "those that are here, and compute a new gradient"
+            )
+
+    # Parameters.
+
+    def pull(self) -> None:
+        """Brings the set's parameters here."""
+        if not self._end.alive:
+            raise RuntimeError("the optimizer is closed")
+        self._broken = "the last pull failed"
+        self.stream.refresh([mirror.target() for mirror in self.mirrors])
+        if self.stream.last_result is not None:
+            self.last_result = self.stream.last_result
+        self._arrived(self.mirrors)
+        self._reload_counts()
+        self._broken = None
+
+    def push(self) -> None:
+        """Writes the parameters that are here into the set."""
+        if not self._end.alive:
+            raise RuntimeError("the optimizer is closed")
+        sources = [mirror.source() for mirror in self.mirrors]
+        if self.stream.pending is not None:
+            self.stream.refresh()
+        response = self.client.write(self.name, sources)
+        self.stream.move_to(response.incarnation, response.step)
+        self._remember(self.mirrors)
+        self._reload_counts()
+        self._broken = None
+
+    def _arrived(self, mirrors: Sequence[Mirror]) -> None:
+        with torch.no_grad():
+            for mirror in mirrors:
+                mirror.arrived()
+        # Whoever has kept one for a backward pass is to be told.
+        torch.autograd.graph.increment_version([mirror.parameter for mirror in mirrors])
+        self._remember(mirrors)
+
+    def _remember(self, mirrors: Sequence[Mirror]) -> None:
+        if self._local_changes == "ignore":
+            return
+        for mirror, total in zip(mirrors, totals(mirrors)):
+            mirror.remember(total)
+
+    def _notice_local_changes(self) -> None:
+        """Writes into the set what was written into parameters here: torch's own optimizers would go on from that."""
+        if self._local_changes == "ignore":
+            return
+        changed: dict[int, torch.Tensor] = {}
+        unsure = []
+        sums = totals(self.mirrors)
+        for i, (mirror, total) in enumerate(zip(self.mirrors, sums)):
+            same = mirror.is_as_remembered(total)
+            if same is False and self._precision(mirror) == torch.float32:
+                changed[i] = mirror.local()
+            elif not same:
+                unsure.append(i)
+        if unsure:
+            state = self.client.read(self.name, incarnation=self.stream.incarnation)
+            assert state is not None
+            for i in unsure:
+                master = torch.from_numpy(state.parameters[self._tensor_names[i]])
+                elements = self._with_masters(self.mirrors[i], master)
+                if torch.equal(bits_of(elements), bits_of(master)):
+                    self.mirrors[i].remember(sums[i])
+                else:
+                    changed[i] = elements
+        if not changed:
+            return
+        names = [self._tensor_names[i] for i in sorted(changed)]
+        if self._local_changes == "raise":
+            raise RuntimeError(
+                f"local_changes='raise': somebody has written into {len(names)} of {len(self.mirrors)} parameters, "
+                f"{names[0]!r} first, since the last step: push() or pull()"
+            )
+        before = self.stream.step_number
+        response = self.client.write(
+            self.name,
+            {self._tensor_names[i]: as_array(elements) for i, elements in changed.items()},
+            tensors=names,
+            incarnation=self.stream.incarnation,
+        )
+        # If others have stepped, this one's step is refused, as it would have been without the write.
+        self.stream.move_to(response.incarnation, before)
+        for i in changed:
+            self.mirrors[i].remember(sums[i])
+
+    def _precision(self, mirror: Mirror) -> torch.dtype:
+        """What a parameter is rounded to on its way here."""
+        dtype = mirror.parameter.dtype
+        if dtype in _DTYPES:
+            return dtype
+        return _TORCH_DTYPES[self._wire_dtype or "float32"]
+
+    def _with_masters(self, mirror: Mirror, master: torch.Tensor) -> torch.Tensor:
+        """The parameter as it is here, in fp32. An element that is what the set's is rounded to is the set's."""
+        local = mirror.local()
+        wide = local.float()
+        rounded = master.to(self._precision(mirror)).to(local.dtype)
+        same = bits_of(local) == bits_of(rounded)
+        return torch.where(same, master, wide)
+
+    # State.
+
+    def _reload_counts(self) -> None:
+        """How many updates each tensor has had, as the server counts."""
+        counts = [tensor.update_count for tensor in self.client.list_tensors(self.name)]
+        self._set_counts(counts)
+
+    def _set_counts(self, counts: Sequence[int]) -> None:
+        if len(self.steps) != len(counts):
+            self._counts = torch.zeros(len(counts))
+            self.steps = list(self._counts)
+        self._counts.copy_(torch.tensor(counts))
+
+    def origin(self, step: int) -> dict[str, Any]:
+        """Names a state of the set."""
+        return {"set": self.name, "incarnation": self.stream.incarnation, "step": step}
+
+    def read_state(self, groups: Sequence[ParamGroup]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The state of each parameter, as torch's optimizers keep it, and the name of the whole."""
+        self._check()
+        state = self.client.read_state(self.name, incarnation=self.stream.incarnation)
+        assert state is not None
+        counts = state.update_counts or [state.step] * len(self.mirrors)
+        entries: list[dict[str, Any]] = []
+        at = 0
+        for group in groups:
+            slots = self._slots_of(group)
+            for mirror, name, count in zip(self.mirrors[at:], self._tensor_names[at:], counts[at:]):
+                if len(entries) - at == len(group["params"]):
+                    break
+                entry: dict[str, Any] = {"step": torch.tensor(float(count), dtype=torch.float32)}
+                for slot in slots:
+                    # Torch's SGD takes a buffer of zeros for one that has begun.
+                    if slot != "momentum_buffer" or count > 0:
+                        entry[slot] = self._as_torch(mirror, state.tensors[slot][name])
+                if self._precision(mirror) != torch.float32:
+                    entry[_MASTER] = self._as_torch(mirror, state.parameters[name])
+                entries.append(entry)
+            at += len(group["params"])
+        return entries, self.origin(state.step)
+
+    def _slots_of(self, group: ParamGroup) -> list[str]:
+        if self._kind == "sgd":
+            return ["momentum_buffer"] if _number(group["momentum"]) != 0 and "momentum_buffer" in self._slots else []
+        return ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])]
+
+    def _as_torch(self, mirror: Mirror, array: Array) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if mirror.parameter.is_complex():
+            tensor = torch.view_as_complex(tensor)
+        return tensor.to(mirror.parameter.device)
+
+    def write_state(
+        self, entries: Sequence[Mapping[str, Any]], groups: Sequence[ParamGroup], origin: Mapping[str, Any] | None
+    ) -> None:
+        """Makes the set's state what `entries` say of each parameter, unless it is that state (`origin`) already.
+        Parameters are those that are here."""
+        self._check()
+        if origin is not None and dict(origin) == self.origin(self.stream.step_number):
+            return
+        self._change_groups(groups)
+        tensors: dict[str, dict[str, Array]] = {slot: {} for slot in ["parameter", *self._slots]}
+        counts = []
+        for mirror, name, entry in zip(self.mirrors, self._tensor_names, entries):
+            # An SGD of torch's does not count.
+            begun = entry.get("momentum_buffer") is not None
+            counts.append(int(entry.get("step", 1 if begun else 0)))
+            master = entry.get(_MASTER)
+            tensors["parameter"][name] = mirror.source() if master is None else self._as_slot(mirror, _MASTER, master)
+            for slot in self._slots:
+                value = entry.get(slot)
+                tensors[slot][name] = (
+                    np.zeros(mirror.shape, np.float32) if value is None else self._as_slot(mirror, slot, value)
+                )
+        step = max([*counts, 0 if origin is None else int(origin["step"])])
+        state = adamant.State(step, tensors, update_counts=counts)
+        response = self.client.write_state(self.name, state, incarnation=self.stream.incarnation)
+        self.stream.move_to(response.incarnation, response.step)
+        self._set_counts(counts)
+        self._remember(self.mirrors)
+        for mirror, entry in zip(self.mirrors, entries):
+            if entry.get(_MASTER) is not None:
+                # These may be other parameters than the ones here: whichever are, the next step finds out.
+                mirror.forget()
+
+    def _as_slot(self, mirror: Mirror, slot: str, value: torch.Tensor) -> Array:
+        real = torch.view_as_real(value.detach()) if value.is_complex() else value.detach()
+        if tuple(real.shape) != mirror.shape:
+            raise ValueError(
+                f"loaded state dict, {slot} of parameter {mirror.name!r}: expected shape {mirror.shape}, got "
+                f"{tuple(real.shape)}"
+            )
+        return as_array(real.to("cpu", torch.float32).contiguous())
+
+    def close(self) -> None:
+        """Deletes the set, if it is the optimizer's own, and lets go of the connection."""
+        self._end()
