@@ -10,6 +10,9 @@
 
 namespace adamant {
 
+// How often a call that waits asks whether it is to end.
+inline constexpr absl::Duration kInterruptInterval = absl::Milliseconds(100);
+
 class Attempts {
  public:
   // The call begins now. `options` has its clock and sleeper set, and outlives this.

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/src/attempts.h"
 #include "proto/wire/status.h"
 
 namespace adamant {
@@ -20,8 +21,9 @@ gpr_timespec FromNow(absl::Duration delay) {
 
 }  // namespace
 
-GrpcByteStream::GrpcByteStream(grpc::GenericStub* stub, const std::string& method)
-    : context_(std::make_unique<grpc::ClientContext>()),
+GrpcByteStream::GrpcByteStream(grpc::GenericStub* stub, const std::string& method, std::function<bool()> interrupted)
+    : interrupted_(std::move(interrupted)),
+      context_(std::make_unique<grpc::ClientContext>()),
       call_(stub->PrepareCall(context_.get(), method, &queue_)),
       deadline_(gpr_inf_future(GPR_CLOCK_MONOTONIC)) {
   call_->StartCall(Begin(kStart));
@@ -92,7 +94,7 @@ void GrpcByteStream::DriveUntil(absl::FunctionRef<bool()> done) {
 bool GrpcByteStream::alive() {
   while (Poll(gpr_inf_past(GPR_CLOCK_MONOTONIC))) {
   }
-  return !broken_ && !timed_out_;
+  return !broken_ && given_up_.ok();
 }
 
 void* GrpcByteStream::Begin(Operation operation) {
@@ -120,8 +122,18 @@ bool GrpcByteStream::Poll(gpr_timespec deadline) {
 
 void GrpcByteStream::Wait(absl::FunctionRef<bool()> done) {
   while (!done()) {
-    if (Poll(timed_out_ ? gpr_inf_future(GPR_CLOCK_MONOTONIC) : deadline_) || timed_out_) continue;
-    timed_out_ = true;
+    if (!given_up_.ok()) {
+      Poll(gpr_inf_future(GPR_CLOCK_MONOTONIC));
+      continue;
+    }
+    if (Poll(interrupted_ ? gpr_time_min(deadline_, FromNow(kInterruptInterval)) : deadline_)) continue;
+    if (gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), deadline_) >= 0) {
+      given_up_ = absl::DeadlineExceededError(absl::StrCat("no answer within ", absl::FormatDuration(timeout_)));
+    } else if (interrupted_ && interrupted_()) {
+      given_up_ = absl::CancelledError("interrupted");
+    } else {
+      continue;
+    }
     context_->TryCancel();
   }
 }
@@ -144,8 +156,7 @@ absl::Status GrpcByteStream::End() {
     call_->Finish(&status_, Begin(kFinish));
   }
   Wait([this] { return finished_; });
-  if (timed_out_) return absl::DeadlineExceededError(absl::StrCat("no answer within ", absl::FormatDuration(timeout_)));
-  return wire::FromGrpcStatus(status_);
+  return given_up_.ok() ? wire::FromGrpcStatus(status_) : given_up_;
 }
 
 }  // namespace adamant

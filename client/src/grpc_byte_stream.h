@@ -13,6 +13,7 @@
 #include <grpcpp/generic/generic_stub.h>
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,8 +28,9 @@ namespace adamant {
 
 class GrpcByteStream : public ByteStream {
  public:
-  // Begins a call of `method`, "/adamant.v1.OptimizerService/Step".
-  GrpcByteStream(grpc::GenericStub* stub, const std::string& method);
+  // Begins a call of `method`, "/adamant.v1.OptimizerService/Step". Functions that wait ask `interrupted`, if there is
+  // one, whether to cancel it; they then return CANCELLED.
+  GrpcByteStream(grpc::GenericStub* stub, const std::string& method, std::function<bool()> interrupted = nullptr);
   ~GrpcByteStream() override;
 
   void SetTimeout(absl::Duration timeout) override;
@@ -49,12 +51,14 @@ class GrpcByteStream : public ByteStream {
   void* Begin(Operation operation);
   // Takes in one completed operation, waiting no longer than until `deadline`. Returns whether there was one.
   bool Poll(gpr_timespec deadline);
-  // Polls until `done()`. When the timeout is over, cancels the call first, so `done` must come true by the call's end.
+  // Polls until `done()`. When the timeout is over, or the wait is interrupted, cancels the call first, so `done` must
+  // come true by the call's end.
   void Wait(absl::FunctionRef<bool()> done);
   void StartRead();
   // Waits for the end of a call that has failed, or that the server has ended, and says how it ended.
   absl::Status End();
 
+  const std::function<bool()> interrupted_;
   grpc::CompletionQueue queue_;
   // Null once closed: the context owns the call, and the call the message that it was sending when it broke.
   std::unique_ptr<grpc::ClientContext> context_;
@@ -62,7 +66,8 @@ class GrpcByteStream : public ByteStream {
 
   gpr_timespec deadline_;
   absl::Duration timeout_ = absl::InfiniteDuration();
-  bool timed_out_ = false;
+  // Why it was cancelled. OK: it was not.
+  absl::Status given_up_;
 
   bool outstanding_[kOperationCount] = {};
   // An operation has failed: the call is over, and all that is left is to learn its status.

@@ -7,6 +7,7 @@
 #include <grpcpp/security/credentials.h>
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -41,7 +42,10 @@ struct Line {
 class GrpcStub : public Stub {
  public:
   GrpcStub(const std::string& target, const ClientOptions& options)
-      : target_(target), arguments_(MakeChannelArguments(target, options)), line_(MakeLine()) {}
+      : target_(target),
+        arguments_(MakeChannelArguments(target, options)),
+        interrupted_(options.interrupted),
+        line_(MakeLine()) {}
 
   // Waiting for the channel is also what makes it move: between calls nobody else polls its sockets, but for a timer of
   // gRPC's every five seconds.
@@ -65,8 +69,8 @@ class GrpcStub : public Stub {
     return absl::UnavailableError(absl::StrCat(target_, ": ", status.message()));
   }
 
-  void AwaitDisconnect(absl::Duration timeout) override {
-    CurrentLine()->channel->WaitForStateChange(GRPC_CHANNEL_READY, DeadlineIn(timeout));
+  bool AwaitDisconnect(absl::Duration timeout) override {
+    return CurrentLine()->channel->WaitForStateChange(GRPC_CHANNEL_READY, DeadlineIn(timeout));
   }
 
   absl::StatusOr<v1::CreateParameterSetResponse> CreateParameterSet(const v1::CreateParameterSetRequest& request,
@@ -138,7 +142,7 @@ class GrpcStub : public Stub {
   }
 
   std::unique_ptr<ByteStream> Open(const char* method) {
-    return std::make_unique<GrpcByteStream>(&CurrentLine()->generic, method);
+    return std::make_unique<GrpcByteStream>(&CurrentLine()->generic, method, interrupted_);
   }
 
   std::shared_ptr<Line> MakeLine() const {
@@ -159,6 +163,7 @@ class GrpcStub : public Stub {
 
   const std::string target_;
   const grpc::ChannelArguments arguments_;
+  const std::function<bool()> interrupted_;
 
   std::mutex mutex_;
   // Guarded by `mutex_`. Calls that are under way keep their channel.

@@ -32,9 +32,22 @@ std::string RandomRequestId() {
 // How often a target is tried to which there is no connection.
 constexpr absl::Duration kConnectInterval = absl::Milliseconds(300);
 
+// The end of a call that was interrupted while it waited because of `reason`.
+absl::Status Interrupted(const absl::Status& reason) {
+  return absl::CancelledError(absl::StrCat("interrupted: ", reason.message()));
+}
+
 // `stub` outlives the options.
 ClientOptions WithRealOnes(ClientOptions options, Stub* stub) {
-  if (!options.sleep) options.sleep = [stub](absl::Duration wait) { stub->AwaitDisconnect(wait); };
+  const absl::Duration piece = options.interrupted ? kInterruptInterval : absl::InfiniteDuration();
+  if (!options.interrupted) options.interrupted = [] { return false; };
+  if (!options.sleep) {
+    options.sleep = [stub, piece, interrupted = options.interrupted](absl::Duration wait) {
+      for (; wait > absl::ZeroDuration() && !interrupted(); wait -= piece) {
+        if (stub->AwaitDisconnect(std::min(wait, piece))) return;
+      }
+    };
+  }
   if (!options.now) {
     options.now = [] { return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch()); };
   }
@@ -206,6 +219,7 @@ auto RetryingConnection::Repeat(Attempt attempt) -> decltype(attempt(std::declva
     if (result.ok()) return result;
     const absl::Status final = attempts.Next(result.status());
     if (!final.ok()) return final;
+    if (options_.interrupted()) return Interrupted(result.status());
   }
 }
 
@@ -218,6 +232,7 @@ absl::Status RetryingConnection::AwaitConnection(const Attempts& attempts) {
     absl::Status status = stub_->Connect(std::min(left, kConnectInterval));
     if (status.ok()) return status;
     if (options_.on_wait && !std::exchange(told, true)) options_.on_wait(status);
+    if (options_.interrupted()) return Interrupted(status);
     left = limit - (options_.now() - begin);
     if (left <= absl::ZeroDuration()) {
       return absl::Status(status.code(), absl::StrCat("no connection within ",

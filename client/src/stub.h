@@ -53,8 +53,8 @@ class Stub {
   // Waits until there is a connection to the server, for at most `timeout`; makes one where there is none. On error,
   // UNAVAILABLE, there is still none, and the error says why.
   virtual absl::Status Connect(absl::Duration timeout) = 0;
-  // Waits for `timeout`, or only until there is no connection.
-  virtual void AwaitDisconnect(absl::Duration timeout) = 0;
+  // Waits for `timeout`, or only until there is no connection. Returns whether there is none.
+  virtual bool AwaitDisconnect(absl::Duration timeout) = 0;
 
   // Unary calls end DEADLINE_EXCEEDED after `timeout`.
   virtual absl::StatusOr<v1::CreateParameterSetResponse> CreateParameterSet(

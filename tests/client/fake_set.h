@@ -340,7 +340,7 @@ class FakeStub : public Stub {
 
   // There is a connection, unless a test says otherwise.
   MOCK_METHOD(absl::Status, Connect, (absl::Duration), (override));
-  MOCK_METHOD(void, AwaitDisconnect, (absl::Duration), (override));
+  MOCK_METHOD(bool, AwaitDisconnect, (absl::Duration), (override));
 
   MOCK_METHOD(absl::StatusOr<v1::CreateParameterSetResponse>, CreateParameterSet,
               (const v1::CreateParameterSetRequest&, absl::Duration), (override));

@@ -373,6 +373,22 @@ TEST_F(GrpcByteStreamTest, ReplyThatDoesNotComeEndsAtItsTimeout) {
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
 }
 
+TEST_F(GrpcByteStreamTest, StepWhoseReplyDoesNotComeEndsWhereItIsInterrupted) {
+  MakeTensors({1000});
+  absl::Notification ended;
+  RawServer server(address_, [&](RawServer::Call* call) {
+    EXPECT_TRUE(ReceiveStep(call, {1000}).has_value());
+    ended.WaitForNotification();
+    call->Finish(absl::OkStatus());
+  });
+  int asked = 0;
+  options_.interrupted = [&asked] { return ++asked == 2; };
+  const absl::Status status = Step(Connect().get()).status();
+  ended.Notify();
+  EXPECT_EQ(status, absl::CancelledError("interrupted"));
+  EXPECT_EQ(asked, 2);
+}
+
 TEST_F(GrpcByteStreamTest, NobodyThereIsUnavailableAndSaysSo) {
   MakeTensors({10});
   options_.connect_timeout = absl::Milliseconds(350);

@@ -330,6 +330,26 @@ TEST_F(RetryingConnectionTest, WaitBetweenAttemptsEndsWithTheConnection) {
   EXPECT_TRUE(connection.GetServerInfo({}).ok());
 }
 
+TEST_F(RetryingConnectionTest, InterruptedWaitForAConnectionIsTheCallsEnd) {
+  ClientOptions options = Options();
+  options.interrupted = [this] { return now_ >= absl::Seconds(2); };
+  RetryingConnection connection(MakeStub(), options);
+  Disconnect(absl::InfiniteDuration());
+  EXPECT_EQ(connection.GetServerInfo({}).status(), absl::CancelledError("interrupted: server:1: Connection refused"));
+  EXPECT_LT(now_, absl::Seconds(3));
+}
+
+TEST_F(RetryingConnectionTest, InterruptedWaitBetweenAttemptsIsTheCallsEnd) {
+  ClientOptions options = Options();
+  options.sleep = nullptr;
+  int asked = 0;
+  options.interrupted = [&asked] { return ++asked > 3; };
+  RetryingConnection connection(MakeStub(), options);
+  EXPECT_CALL(*stub_, GetServerInfo).WillOnce(Return(kGone));
+  EXPECT_CALL(*stub_, AwaitDisconnect(absl::Milliseconds(100))).Times(3).WillRepeatedly(Return(false));
+  EXPECT_EQ(connection.GetServerInfo({}).status(), absl::CancelledError("interrupted: gone"));
+}
+
 TEST_F(RetryingConnectionTest, ReplyThatEndsBeforeItsResultIsNoSuccess) {
   set_.faults.assign(4, {.reply_messages = 1, .status = absl::InternalError("cut")});
   EXPECT_EQ(Step().status(), absl::InternalError("cut"));

@@ -93,7 +93,8 @@ class SequentialModel {
     for (size_t i = 0; i < tensors_.size(); ++i) {
       if (!IsBrought(static_cast<int>(i), header)) continue;
       ++counts[i];
-      Update(tensors_[i], gradient, Overridden(tensors_[i].group, header), counts[i], transform);
+      Update(tensors_[i], gradient.data() + tensors_[i].begin, Overridden(tensors_[i].group, header), counts[i],
+             transform);
     }
     for (const BroughtRows& brought : rows) {
       const Tensor& tensor = tensors_[brought.tensor];
@@ -102,10 +103,7 @@ class SequentialModel {
         Tensor place = tensor;
         place.size = static_cast<int64_t>(sum.size());
         place.begin += row * place.size;
-        // Its place in an array of all elements.
-        Values padded(place.begin);
-        padded.insert(padded.end(), sum.begin(), sum.end());
-        Update(place, padded, Overridden(tensor.group, header), counts[brought.tensor], transform);
+        Update(place, sum.data(), Overridden(tensor.group, header), counts[brought.tensor], transform);
       }
     }
     const bool equal = std::all_of(counts.begin(), counts.end(), [&](int64_t n) { return n == arrays_.step; });
@@ -136,6 +134,26 @@ class SequentialModel {
   const v1::ParameterSetSpec& spec() const { return spec_; }
   int tensors() const { return static_cast<int>(tensors_.size()); }
   int GroupOf(int tensor) const { return tensors_[tensor].group; }
+  // Whether the tensor has rows, how many, and of how many elements each.
+  bool HasRows(int tensor) const { return tensors_[tensor].has_rows; }
+  int64_t RowsOf(int tensor) const { return tensors_[tensor].rows; }
+  int64_t RowWidthOf(int tensor) const { return tensors_[tensor].row_width; }
+
+  // The parameters of rows that were brought, ascending and each once.
+  std::vector<BroughtRows> ParametersOf(const std::vector<BroughtRows>& brought) const {
+    std::vector<BroughtRows> rows;
+    for (const BroughtRows& one : brought) {
+      BroughtRows now = {.tensor = one.tensor, .rows = {}, .values = {}};
+      for (const auto& [row, sum] : SumRows(one)) {
+        const auto first =
+            arrays_.parameters.begin() + tensors_[one.tensor].begin + row * static_cast<int64_t>(sum.size());
+        now.rows.push_back(row);
+        now.values.insert(now.values.end(), first, first + static_cast<int64_t>(sum.size()));
+      }
+      rows.push_back(std::move(now));
+    }
+    return rows;
+  }
 
   // Whether such a step brings the whole tensor.
   bool IsBrought(int tensor, const v1::StepHeader& header) const {
@@ -192,12 +210,23 @@ class SequentialModel {
     int64_t size;
     int64_t flat_begin;
     int group;
+    bool has_rows;
+    int64_t rows;
+    int64_t row_width;
   };
 
   void Append(const v1::TensorSpec& tensor) {
     int64_t size = 1;
+    int64_t row_width = 1;
     for (const int64_t extent : tensor.shape()) size *= extent;
-    Tensor added = {.begin = parameter_count_, .size = size, .flat_begin = flat_size_, .group = 0};
+    for (int i = 1; i < tensor.shape_size(); ++i) row_width *= tensor.shape(i);
+    Tensor added = {.begin = parameter_count_,
+                    .size = size,
+                    .flat_begin = flat_size_,
+                    .group = 0,
+                    .has_rows = !tensor.shape().empty(),
+                    .rows = tensor.shape().empty() ? 0 : tensor.shape(0),
+                    .row_width = row_width};
     for (int i = 0; i < spec_.groups_size(); ++i) {
       if (spec_.groups(i).name() == tensor.group()) added.group = i;
     }
@@ -247,12 +276,12 @@ class SequentialModel {
     return group;
   }
 
-  void Update(const Tensor& tensor, const Values& gradient, const v1::ParameterGroup& group, int64_t t,
+  // `gradient` is the tensor's.
+  void Update(const Tensor& tensor, const float* gradient, const v1::ParameterGroup& group, int64_t t,
               kernels::GradientTransform transform) {
     const double learning_rate = LearningRate(group);
     float* const p = arrays_.parameters.data() + tensor.begin;
-    kernels::UpdateSpan span = {
-        .size = tensor.size, .g = gradient.data() + tensor.begin, .p_in = p, .p_out = p, .slots = {}};
+    kernels::UpdateSpan span = {.size = tensor.size, .g = gradient, .p_in = p, .p_out = p, .slots = {}};
     const auto slot = [&tensor](Values* values) {
       float* const elements = values->data() + tensor.begin;
       return kernels::SlotSpan{elements, elements};

@@ -93,6 +93,86 @@ class Arrival {
   std::vector<int64_t> received_;
 };
 
+// Which rows have come of those that are announced.
+class RowsArrival {
+ public:
+  RowsArrival(const Schema& schema, std::vector<BroughtRows> announced)
+      : announced_(std::move(announced)), received_(announced_.size(), 0) {
+    for (const BroughtRows& rows : announced_) {
+      const Schema::Tensor& tensor = schema.tensors()[rows.tensor];
+      extents_.push_back(tensor.shape.empty() ? 0 : tensor.shape[0]);
+      widths_.push_back(tensor.shape.empty() ? 0 : SizeWithoutFirst(tensor.shape));
+    }
+  }
+
+  bool Has(int32_t tensor) const { return IndexOf(tensor) < announced_.size(); }
+
+  // Takes a chunk of these rows, or of elements alone, as `piece` says. Requires: Has(rows.tensor).
+  v1::ErrorReason Take(const BroughtRows& rows, const Piece& piece) {
+    const size_t i = IndexOf(rows.tensor);
+    const auto count = static_cast<int64_t>(rows.rows.size());
+    const int64_t elements = static_cast<int64_t>(rows.values.size()) + piece.count;
+    const auto expected = static_cast<int64_t>(announced_[i].rows.size());
+    if (piece.offset != 0 || elements != count * widths_[i] || (count == 0 && expected > 0)) {
+      return v1::ERROR_REASON_MALFORMED_CHUNK;
+    }
+    if (received_[i] + count > expected) return v1::ERROR_REASON_CHUNK_OUT_OF_RANGE;
+    for (const int64_t row : rows.rows) {
+      if (row < 0 || row >= extents_[i]) return v1::ERROR_REASON_CHUNK_OUT_OF_RANGE;
+    }
+    // The client sends what is its own from where it left off, and has now sent others in their place.
+    std::copy(rows.rows.begin(), rows.rows.end(), announced_[i].rows.begin() + received_[i]);
+    std::copy(rows.values.begin(), rows.values.end(), announced_[i].values.begin() + received_[i] * widths_[i]);
+    received_[i] += count;
+    return kNone;
+  }
+
+  bool complete() const { return Rest().empty(); }
+  // The rows as they have come, or are to come.
+  const std::vector<BroughtRows>& rows() const { return announced_; }
+
+  // Some of what is missing next. Requires: something is.
+  BroughtRows Next(Choices* choices) const {
+    const std::vector<BroughtRows> rest = Rest();
+    BroughtRows rows = rest[choices->Choose(rest.size())];
+    const size_t width = rows.values.size() / rows.rows.size();
+    rows.rows.resize(1 + choices->Choose(rows.rows.size()));
+    rows.values.resize(rows.rows.size() * width);
+    return rows;
+  }
+
+  // All that is missing, by tensor.
+  std::vector<BroughtRows> Rest() const {
+    std::vector<BroughtRows> rest;
+    for (size_t i = 0; i < announced_.size(); ++i) {
+      const BroughtRows& all = announced_[i];
+      if (received_[i] == static_cast<int64_t>(all.rows.size())) continue;
+      rest.push_back({.tensor = all.tensor,
+                      .rows = {all.rows.begin() + received_[i], all.rows.end()},
+                      .values = {all.values.begin() + received_[i] * widths_[i], all.values.end()}});
+    }
+    return rest;
+  }
+
+ private:
+  static int64_t SizeWithoutFirst(const std::vector<int64_t>& shape) {
+    int64_t size = 1;
+    for (size_t i = 1; i < shape.size(); ++i) size *= shape[i];
+    return size;
+  }
+
+  size_t IndexOf(int32_t tensor) const {
+    size_t i = 0;
+    while (i < announced_.size() && announced_[i].tensor != tensor) ++i;
+    return i;
+  }
+
+  std::vector<BroughtRows> announced_;
+  std::vector<int64_t> received_;
+  std::vector<int64_t> extents_;
+  std::vector<int64_t> widths_;
+};
+
 // What somebody who watches a set is to be told: all that has happened, but the oldest where there is much of it.
 class WatchModel {
  public:
@@ -179,6 +259,12 @@ struct Model {
     }
     for (const int32_t tensor : header.tensors()) {
       if (tensor >= optimizer.tensors() || optimizer.spec().groups(optimizer.GroupOf(tensor)).frozen()) return false;
+    }
+    for (const v1::SparseRows& sparse : header.sparse()) {
+      const int32_t tensor = sparse.tensor();
+      if (tensor >= optimizer.tensors() || !optimizer.HasRows(tensor)) return false;
+      if (optimizer.spec().groups(optimizer.GroupOf(tensor)).frozen()) return false;
+      if (!header.tensors().empty() && !absl::c_linear_search(header.tensors(), tensor)) return false;
     }
     return true;
   }

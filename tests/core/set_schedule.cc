@@ -20,6 +20,7 @@
 #include "tests/core/set_changes.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_model.h"
+#include "tests/core/sparse_steps.h"
 
 namespace adamant::core {
 namespace {
@@ -49,6 +50,7 @@ Values Only(const BroughtTensors& brought, const Schema& schema, Values values) 
 struct Request {
   v1::StepHeader header;
   Values gradient;
+  std::vector<BroughtRows> rows = {};  // of the tensors that the header calls sparse
 };
 
 // What was found out of a step when it began.
@@ -63,6 +65,7 @@ struct StepCall {
   StepDelivery delivery;
   Begun begun;
   Arrival arrival;
+  RowsArrival rows;
   bool live;  // admitted, and neither over nor cancelled
 };
 
@@ -83,7 +86,8 @@ struct KeptReading {
 
 struct KeptReply {
   StepReply reply;
-  Values parameters;  // of the tensors that it has
+  Values parameters;              // of the tensors that it has
+  std::vector<BroughtRows> rows;  // and of rows
 };
 
 // One for all schedules of a program.
@@ -291,15 +295,16 @@ class Schedule {
     if (choices_.Choose(8) == 0) {
       request.header.set_schema_fingerprint(set_->schema().fingerprint() + choices_.Choose(2));
     }
-    AddWishes(&request.header);
+    AddWishes(&request);
     request.gradient = AGradient();
     if (!request.header.request_id().empty()) requests_.push_back(request);
     return request;
   }
 
   // What a header may say of its step alone.
-  void AddWishes(v1::StepHeader* header) {
-    const uint32_t wishes = choices_.Choose(2) == 0 ? choices_.Choose(32) : 0;
+  void AddWishes(Request* request) {
+    v1::StepHeader* const header = &request->header;
+    const uint32_t wishes = choices_.Choose(2) == 0 ? choices_.Choose(64) : 0;
     if ((wishes & 1) != 0) ChooseTensors(header->mutable_tensors());
     if ((wishes & 2) != 0) {
       for (const v1::ParameterGroup& group : model_->optimizer.spec().groups()) {
@@ -310,6 +315,29 @@ class Schedule {
     if ((wishes & 4) != 0) header->set_grad_scale(kGradScales[choices_.Choose(3)]);
     if ((wishes & 8) != 0) (*header->mutable_metrics())["loss"] = choices_.Choose(100);
     if ((wishes & 16) != 0) header->set_omit_parameters(true);
+    if ((wishes & 32) != 0) ChooseRows(request);
+  }
+
+  // Of some of the tensors that the step brings, or hardly ever of another: none, one, or a few, some more than once.
+  void ChooseRows(Request* request) {
+    const auto& tensors = request->header.tensors();
+    for (int i = 0; i < model_->optimizer.tensors(); ++i) {
+      const bool is_brought = tensors.empty() ? model_->optimizer.IsBrought(i, {}) : absl::c_linear_search(tensors, i);
+      if (choices_.Choose(is_brought ? 2 : 64) != 0) continue;
+      BroughtRows rows = {.tensor = i, .rows = {}, .values = {}};
+      const int64_t extent = model_->optimizer.RowsOf(i);
+      for (uint32_t more = extent > 0 ? choices_.Choose(5) : 0; more > 0; --more) {
+        rows.rows.push_back(choices_.Choose(static_cast<uint32_t>(extent)));
+      }
+      rows.values =
+          Gradient(static_cast<int64_t>(rows.rows.size()) * model_->optimizer.RowWidthOf(i), choices_.Choose(1000));
+      if (!rows.values.empty() && choices_.Choose(16) == 1)
+        rows.values.back() = -std::numeric_limits<float>::infinity();
+      v1::SparseRows* const sparse = request->header.add_sparse();
+      sparse->set_tensor(i);
+      sparse->set_rows(static_cast<int64_t>(rows.rows.size()));
+      request->rows.push_back(std::move(rows));
+    }
   }
 
   // Some in order, or none, which stands for all.
@@ -362,6 +390,8 @@ class Schedule {
     const std::string& request_id = request.header.request_id();
     const v1::ErrorReason refusal = HeaderRefusal(request.header);
     StepDelivery delivery = BeginStep(set_.get(), request.header);
+    // Memory for rows is not laid ready.
+    if (!request.rows.empty()) delivery.Await();
     if (refusal != kNone) {
       if (!Expect(delivery.done(), true, "refused")) return;
       ExpectReason(ReasonOf(delivery.Take().status()), refusal, "what is said of a header");
@@ -382,7 +412,8 @@ class Schedule {
     }
     Begun begun = BegunNow(request);
     Arrival arrival(set_->schema(), begun.brought);
-    call.emplace(StepCall{std::move(delivery), std::move(begun), std::move(arrival), /*live=*/true});
+    RowsArrival rows(set_->schema(), begun.request.rows);
+    call.emplace(StepCall{std::move(delivery), std::move(begun), std::move(arrival), std::move(rows), /*live=*/true});
   }
 
   Begun BegunNow(const Request& request) const {
@@ -415,13 +446,21 @@ class Schedule {
 
   void SendAChunk() {
     StepCall* call = AStep();
-    if (call != nullptr && !call->arrival.complete()) Send(call, call->arrival.Next(&choices_));
+    if (call == nullptr) return;
+    if (!call->rows.complete() && (call->arrival.complete() || choices_.Choose(2) == 0)) {
+      SendRows(call, call->rows.Next(&choices_));
+    } else if (!call->arrival.complete()) {
+      Send(call, call->arrival.Next(&choices_));
+    }
   }
 
   void SendTheRest() {
     StepCall* call = AStep();
     if (call == nullptr) return;
     for (const Piece& piece : call->arrival.Rest()) Send(call, piece);
+    for (const BroughtRows& rows : call->rows.Rest()) {
+      if (call->live) SendRows(call, rows);
+    }
     if (choices_.Choose(4) > 0) Complete(call);
   }
 
@@ -429,6 +468,11 @@ class Schedule {
     StepCall* call = AStep();
     if (call == nullptr) return;
     const int32_t tensor = static_cast<int32_t>(choices_.Choose(call->arrival.tensors() + 2)) - 1;
+    if (choices_.Choose(4) == 1) {
+      BroughtRows rows = {.tensor = tensor, .rows = {}, .values = Values(choices_.Choose(9))};
+      for (uint32_t more = choices_.Choose(4); more > 0; --more) rows.rows.push_back(int64_t{choices_.Choose(40)} - 1);
+      return SendRows(call, rows);
+    }
     Piece piece = {tensor, static_cast<int64_t>(choices_.Choose(36)) - 2, static_cast<int64_t>(choices_.Choose(36)) - 1,
                    0};
     if (Arrival(call->arrival).Take(piece) == kNone) piece.begin = call->arrival.BeginOf(tensor) + piece.offset;
@@ -436,7 +480,9 @@ class Schedule {
   }
 
   void Send(StepCall* call, const Piece& piece) {
-    const v1::ErrorReason wrong = call->arrival.Take(piece);
+    const v1::ErrorReason wrong = call->rows.Has(piece.tensor)
+                                      ? call->rows.Take({.tensor = piece.tensor, .rows = {}, .values = {}}, piece)
+                                      : call->arrival.Take(piece);
     const absl::Status status = call->delivery.Send(piece, call->begun.request.gradient);
     if (call->begun.dropped) {
       Expect(status.ok(), true, "a chunk that goes nowhere being taken");
@@ -452,6 +498,21 @@ class Schedule {
     call->live = false;
   }
 
+  void SendRows(StepCall* call, const BroughtRows& rows) {
+    const v1::ErrorReason wrong = call->rows.Has(rows.tensor)
+                                      ? call->rows.Take(rows, {.tensor = 0, .offset = 0, .count = 0, .begin = 0})
+                                      : v1::ERROR_REASON_MALFORMED_CHUNK;
+    const absl::Status status = call->delivery.SendRows(rows.tensor, rows.rows, rows.values);
+    if (call->begun.dropped) {
+      Expect(status.ok(), true, "a chunk that goes nowhere being taken");
+      return;
+    }
+    ExpectReason(ReasonOf(status), wrong, "what is said of a chunk of rows");
+    if (wrong == kNone) return;
+    Expect(GetErrorDetail(status).tensor(), rows.tensor, "the tensor named");
+    call->live = false;
+  }
+
   void CompleteAStep() {
     if (StepCall* call = AStep(); call != nullptr) Complete(call);
   }
@@ -460,13 +521,16 @@ class Schedule {
     if (!call->live) return;
     const absl::Status status = call->delivery.Complete();
     call->live = false;
-    if (!call->begun.dropped && !call->arrival.complete()) {
+    if (!call->begun.dropped && !(call->arrival.complete() && call->rows.complete())) {
       ExpectReason(ReasonOf(status), v1::ERROR_REASON_INCOMPLETE, "what is said of an end");
-      Expect(GetErrorDetail(status).tensor(), call->arrival.Rest()[0].tensor, "the tensor missing");
-      Expect(GetErrorDetail(status).offset(), call->arrival.Rest()[0].offset, "the offset missing");
+      const std::vector<Piece> rest = call->arrival.Rest();
+      Expect(GetErrorDetail(status).tensor(), rest.empty() ? call->rows.Rest()[0].tensor : rest[0].tensor,
+             "the tensor missing");
+      Expect(GetErrorDetail(status).offset(), rest.empty() ? 0 : rest[0].offset, "the offset missing");
       return;
     }
     if (!Expect(status.ok(), true, "completed")) return;
+    call->begun.request.rows = call->rows.rows();
     const bool heard = choices_.Choose(8) > 0;
     if (!heard && !asynchronous()) {
       // The client is gone before it hears; elsewhere this may be before the turn.
@@ -487,8 +551,10 @@ class Schedule {
     Expect(reply->result.grad_norm(), result.grad_norm(), "the norm");
     const bool omitted = call->begun.request.header.omit_parameters();
     if (!Expect(reply->parameters->snapshot == nullptr, omitted, "the reply's having no parameters") || omitted) return;
-    KeptReply kept = {*std::move(reply),
-                      Only(call->begun.brought, set_->schema(), model_->optimizer.arrays().parameters)};
+    // Which rows a replayed step brought the set does not remember.
+    KeptReply kept = {
+        *std::move(reply), Only(call->begun.brought, set_->schema(), model_->optimizer.arrays().parameters),
+        result.replayed() ? std::vector<BroughtRows>() : model_->optimizer.ParametersOf(call->begun.request.rows)};
     CheckReply(kept);
     if (replies_.size() < kMostKept) replies_.push_back(std::move(kept));
   }
@@ -514,7 +580,7 @@ class Schedule {
     const v1::ParameterSetSpec& spec = model_->optimizer.spec();
     const int64_t staleness = header.has_base_step() ? model_->step() - header.base_step() : 0;
     result->set_incarnation(model_->incarnation);
-    result->set_grad_norm(model_->optimizer.GradNorm(step.request.gradient, header));
+    result->set_grad_norm(model_->optimizer.GradNorm(step.request.gradient, header, step.request.rows));
     result->set_config_revision(model_->config_revision);
     result->set_staleness(staleness);
     result->set_step(model_->step());
@@ -541,14 +607,24 @@ class Schedule {
 
   // The first element that a step brings, and that is not finite or would be too large once it is scaled.
   std::optional<std::pair<int, int64_t>> FindNonFinite(const Begun& step) const {
-    const double limit = 0x1p63 / model_->optimizer.Scale(step.request.gradient, step.request.header);
+    const double limit =
+        0x1p63 / model_->optimizer.Scale(step.request.gradient, step.request.header, step.request.rows);
+    const auto is_bad = [limit](float g) { return !(std::fabs(static_cast<double>(g)) < limit); };
     auto element = step.request.gradient.begin();
     for (size_t tensor = 0; tensor < step.brought.size(); ++tensor) {
       const auto begin = element;
       element += set_->schema().sizes()[tensor];
+      for (const BroughtRows& rows : step.request.rows) {
+        if (rows.tensor != static_cast<int>(tensor)) continue;
+        for (const auto& [row, sum] : SequentialModel::SumRows(rows)) {
+          const auto bad = absl::c_find_if(sum, is_bad);
+          if (bad != sum.end()) {
+            return std::make_pair(rows.tensor, row * static_cast<int64_t>(sum.size()) + (bad - sum.begin()));
+          }
+        }
+      }
       if (!step.brought[tensor]) continue;
-      const auto bad =
-          std::find_if(begin, element, [limit](float g) { return !(std::fabs(static_cast<double>(g)) < limit); });
+      const auto bad = std::find_if(begin, element, is_bad);
       if (bad != element) return std::make_pair(static_cast<int>(tensor), bad - begin);
     }
     return std::nullopt;
@@ -556,7 +632,7 @@ class Schedule {
 
   void Apply(const Begun& step, v1::StepResult* result) {
     const v1::StepHeader& header = step.request.header;
-    model_->optimizer.Apply(step.request.gradient, header);
+    model_->optimizer.Apply(step.request.gradient, header, step.request.rows);
     result->set_outcome(v1::STEP_OUTCOME_APPLIED);
     result->set_step(model_->step());
     for (const double rate : model_->optimizer.LearningRates(header)) result->add_learning_rates(rate);
@@ -582,6 +658,9 @@ class Schedule {
     // Nothing that still comes changes anything.
     for (const Piece& piece : call->arrival.Rest())
       call->delivery.Send(piece, call->begun.request.gradient).IgnoreError();
+    for (const BroughtRows& rows : call->rows.Rest()) {
+      call->delivery.SendRows(rows.tensor, rows.rows, rows.values).IgnoreError();
+    }
     call->delivery.Complete().IgnoreError();
     Expect(call->delivery.done(), false, "answered");
   }
@@ -690,6 +769,13 @@ class Schedule {
     for (size_t i = 0; i < selection.sizes().size(); ++i) brought.push_back(selection.has(static_cast<int>(i)));
     Expect(SameBits(Only(brought, selection.schema(), Unpad(selection.schema(), padded)), kept.parameters), true,
            "a reply's having the parameters that it came with");
+    const std::vector<BroughtRows> rows = RowsOf(kept.reply);
+    if (!Expect(rows.size(), kept.rows.size(), "how many tensors have rows in a reply")) return;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      Expect(rows[i].tensor, kept.rows[i].tensor, "the tensor of a reply's rows");
+      Expect(rows[i].rows == kept.rows[i].rows, true, "a reply's having the rows that came, each once");
+      Expect(SameBits(rows[i].values, kept.rows[i].values), true, "a reply's having the parameters of its rows");
+    }
   }
 
   // ---- writes

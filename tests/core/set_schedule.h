@@ -23,11 +23,11 @@ enum class SetSize { kSmall, kLarge };
 enum class Device { kProcessor, kLate, kApart, kCuda };
 
 // Runs one schedule. Three clients begin steps (new ones, retries, reused ids, wrong expectations; all tensors or some,
-// with overrides, scaled gradients, based on older parameters), send chunks (right and wrong), complete, cancel and
-// break off; another writes all tensors or some; others read and keep what they read; one watches; the configuration is
-// changed, and tensors are added, under what is under way; the set, whose optimizers are any, is deleted and created
-// again. After each of these the set's answer is the model's, at the end its state, what it remembers, what was told of
-// it and what is charged too. Returns the first difference, or nothing.
+// with overrides, rows, scaled gradients, based on older parameters), send chunks (right and wrong), complete, cancel
+// and break off; another writes all tensors or some; others read and keep what they read; one watches; the
+// configuration is changed, and tensors are added, under what is under way; the set, whose optimizers are any, is
+// deleted and created again. After each of these the set's answer is the model's, at the end its state, what it
+// remembers, what was told of it and what is charged too. Returns the first difference, or nothing.
 std::string RunSchedule(SetSize size, Device device, Choices* choices);
 
 }  // namespace adamant::core

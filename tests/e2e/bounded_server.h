@@ -25,6 +25,8 @@ inline constexpr int64_t kSlackBytes = 128 * kMiB;
 
 // A sanitizer's shadow memory and quarantine would be measured, not the server.
 inline constexpr bool kResidentMemoryIsTheServers = !ADAMANT_SANITIZED;
+// It makes the server slow as well: a twentieth of the calls has it take the same paths.
+inline constexpr int kFewer = ADAMANT_SANITIZED ? 20 : 1;
 
 // A server process with a small set and a large one. Thread-compatible.
 class BoundedServer {

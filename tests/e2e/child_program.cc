@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
+#include <iostream>
 #include <optional>
 
 #include "absl/strings/numbers.h"
@@ -102,6 +103,8 @@ ChildProgram::ChildProgram(const std::vector<std::string>& command) {
 ChildProgram::~ChildProgram() {
   Signal(SIGKILL);
   Wait();
+  const std::string error = error_->AwaitEnd();
+  if (error.find("Sanitizer: ") != std::string::npos) std::cerr << error;
 }
 
 void ChildProgram::Signal(int signal) {

@@ -50,7 +50,7 @@ class ChildProgram {
   // Runs `command`, the first of which is the program's path, with nothing to read. A program that cannot be run ends
   // with code 127.
   explicit ChildProgram(const std::vector<std::string>& command);
-  // Kills it if it has not ended.
+  // Kills it if it has not ended. Repeats what a sanitizer has found in it, which nobody would see otherwise.
   ~ChildProgram();
   ChildProgram(const ChildProgram&) = delete;
   ChildProgram& operator=(const ChildProgram&) = delete;

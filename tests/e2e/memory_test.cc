@@ -67,7 +67,7 @@ TEST(MemoryTest, StreamsStoppedInTheMiddleOfAStepHoldTheInflightBudgetAndNoMore)
 }
 
 // So many that `calls` are spread evenly: then none holds more than its share, and no call gives way to another.
-int ConnectionsFor(int calls) { return calls / 80; }
+int ConnectionsFor(int calls) { return (calls + 79) / 80; }
 
 struct HalfSent {
   const char* name;
@@ -78,12 +78,12 @@ struct HalfSent {
 class HalfSentTest : public testing::TestWithParam<HalfSent> {};
 
 INSTANTIATE_TEST_SUITE_P(Each, HalfSentTest,
-                         testing::Values(HalfSent{"Streams", {"Step", "WriteTensors"}, 500},
-                                         HalfSent{"UnaryCalls", {"WriteTensorsOnce", "StepOnce"}, 2000}),
+                         testing::Values(HalfSent{"Streams", {"Step", "WriteTensors"}, 500 / kFewer},
+                                         HalfSent{"UnaryCalls", {"WriteTensorsOnce", "StepOnce"}, 2000 / kFewer}),
                          [](const auto& info) { return info.param.name; });
 
 TEST_P(HalfSentTest, AreTakenWhileThereArePlacesAndWaitBeyond) {
-  constexpr int kPlaces = 100;
+  constexpr int kPlaces = 100 / kFewer;
   Server server(kPlaces);
   const auto half = AlmostAMessage();
   {
@@ -121,7 +121,7 @@ TEST(MemoryTest, HalfSentCallsThatMoveNoTensorsHavePlacesOfTheirOwn) {
   const auto half = AlmostAMessage();
   {
     HalfSentCalls calls(server.address());
-    for (int i = 0; i < 2000; ++i) calls.Begin(i % 2 == 0 ? "CreateParameterSet" : "GetServerInfo", half);
+    for (int i = 0; i < 2000 / kFewer; ++i) calls.Begin(i % 2 == 0 ? "CreateParameterSet" : "GetServerInfo", half);
     calls.RunUntilStopped();
     // Those that move tensors are not concerned.
     EXPECT_TRUE(server.Step(LargeSpec()).ok());
@@ -136,7 +136,7 @@ TEST(MemoryTest, HalfSentHealthChecksAndReflectionHavePlacesOfTheirOwn) {
   const auto half = AlmostAMessage();
   {
     HalfSentCalls calls(server.address());
-    for (int i = 0; i < 500; ++i) {
+    for (int i = 0; i < 500 / kFewer; ++i) {
       calls.Begin("/grpc.health.v1.Health/Check", half);
       calls.Begin("/grpc.health.v1.Health/Watch", half);
       calls.Begin(i % 2 == 0 ? "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
@@ -256,15 +256,16 @@ TEST(MemoryTest, MessageBeyondTheLimitIsNotTakenIn) {
 }
 
 TEST(MemoryTest, AllKindsOfStoppedCallsTogetherStayWithinTheBudgets) {
-  constexpr int kPlaces = 400;
+  constexpr int kPlaces = 400 / kFewer;
+  constexpr int kEach = 500 / kFewer;
   Server server(kPlaces);
   const auto half_step = HalfAStep();
   const auto half_message = AlmostAMessage();
   {
-    HalfSentCalls calls(server.address(), ConnectionsFor(3000));
-    for (int i = 0; i < 500; ++i) calls.Begin("Step", half_step);
+    HalfSentCalls calls(server.address(), ConnectionsFor(6 * kEach));
+    for (int i = 0; i < kEach; ++i) calls.Begin("Step", half_step);
     calls.Run([&] { return calls.open() <= LargeStepsThatFit(); });
-    for (int i = 0; i < 500; ++i) {
+    for (int i = 0; i < kEach; ++i) {
       calls.Begin("Step", half_message);
       calls.Begin("WriteTensorsOnce", half_message);
       calls.Begin("WriteTensorsOnce", half_message);

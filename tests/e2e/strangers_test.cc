@@ -46,8 +46,6 @@ using ::adamant::http2::Reset;
 constexpr char kStep[] = "/adamant.v1.OptimizerService/Step";
 constexpr char kStepOnce[] = "/adamant.v1.OptimizerService/StepOnce";
 constexpr int kFrameBytes = 16384;
-// A sanitizer makes the server slow, and its memory is not measured.
-constexpr uint32_t kFewer = ADAMANT_SANITIZED ? 20 : 1;
 constexpr int kManyConnections = 800 / kFewer;
 
 // Those of one attack.

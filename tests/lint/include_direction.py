@@ -45,6 +45,7 @@ RULES = {
     "server/core/set/parameter_set.cc": [core("(base|memory|spec|backend|set)"), *DOMAIN],
     "server": [r"server/(?!core/set/set_rep\.h)", KERNELS, COMMAND_LINE, *WIRE],
     "client": [r"client/", PUBLIC_CLIENT, *WIRE],
+    "client/c": [r"client/c/", PUBLIC_CLIENT, r"proto/wire/status\.h", MESSAGES, r"absl/", r"google/protobuf/"],
     "client/command_line": [COMMAND_LINE, r"absl/"],
     "client/programs": [r"client/programs/", PUBLIC_CLIENT, COMMAND_LINE, MESSAGES, r"absl/"],
     # What users include knows nothing that is not installed.

@@ -81,6 +81,11 @@ struct ClientOptions {
   // attempt after the first. For a line in a log. Called from the thread of the call.
   std::function<void(const absl::Status& reason)> on_wait = nullptr;
 
+  // Asked by a call that waits, ten times a second and on its thread, whether it is to end, CANCELLED: for Ctrl-C. A
+  // call that moves no tensors asks between its attempts. Whether a step that ends so was applied is not known, as
+  // after DEADLINE_EXCEEDED. Empty: none is to.
+  std::function<bool()> interrupted = nullptr;
+
   // For tests: what waits between attempts, what tells the time (since some fixed moment, never going back), and what
   // names a step or write (1 to 64 printable ASCII characters, never the same twice). Empty: the real ones, and 128
   // random bits. All are called from any thread.
