@@ -54,8 +54,10 @@ def test_steps_that_need_several_messages_go_through_the_library(
     # Of 16 bits: by hand-framed messages.
     stream.step({key: value.astype(np.float16) for key, value in gradients.items()})
     assert len(steps) == 1
-    np.testing.assert_array_equal(client.read(name)["large"][:3], [-2, -2, -2])
-    np.testing.assert_array_equal(client.read(name)["small"], [-3, -3, -3])
+    state = client.read(name)
+    assert state is not None
+    np.testing.assert_array_equal(state.parameters["large"][:3], [-2, -2, -2])
+    np.testing.assert_array_equal(state.parameters["small"], [-3, -3, -3])
 
 
 @pytest.mark.skipif(not LIBRARY, reason="$ADAMANT_C_LIBRARY names no libadamant_c.so")
