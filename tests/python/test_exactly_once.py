@@ -200,7 +200,7 @@ def test_a_deadline_leaves_a_step_pending(network, client, name, size):
         one = [np.ones(size, np.float32)]
         steps.step(one)
         release = network.hold("down")
-        with pytest.raises(adamant.DeadlineExceededError, match="no answer within 1 s"):
+        with pytest.raises(adamant.DeadlineExceededError, match=r"no answer within 1 ?s"):
             steps.step(one)
         assert steps.pending is not None
         with pytest.raises(RuntimeError, match="refresh"):

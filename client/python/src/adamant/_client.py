@@ -10,7 +10,7 @@ from typing import Any, Callable, overload
 
 import numpy as np
 
-from adamant import _fork, _framing, v1
+from adamant import _fork, _framing, _native, v1
 from adamant._arrays import Array, Arrays, by_index, check, wire_dtype
 from adamant._connection import EventStream, ReadCall, RetryingConnection, WriteCall, new_request_id
 from adamant._optimizers import Adam, Group, Optimizer
@@ -131,7 +131,8 @@ class Client:
         target: host:port, unix:path, or any name that gRPC resolves. None: what $ADAMANT_TARGET says.
         message_bytes: how large messages with tensors are made, in [1 KiB, 4 MiB]. A step that fits into one is sent
             whole; a larger one sends its header ahead.
-        channel_options: options of gRPC's channel; they hold over what the library would set.
+        channel_options: options of gRPC's channel; they hold over what the library would set, and have all calls go
+            through grpcio.
         on_wait: called when a call begins to wait, with the reason: once each time that there is no connection, and
             before each attempt after the first. For a line in a log.
         """
@@ -148,7 +149,15 @@ class Client:
         self._message_bytes = message_bytes
         self._timeouts = timeouts or Timeouts()
         transport = GrpcTransport(target, channel_options)
-        self._connection = RetryingConnection(transport, retry or RetryPolicy(), self._timeouts, message_bytes, on_wait)
+        policy = retry or RetryPolicy()
+        # Options of a channel are for grpcio's.
+        library = None if channel_options else _native.find_library()
+        if library is None:
+            self._connection = RetryingConnection(transport, policy, self._timeouts, message_bytes, on_wait)
+        else:
+            self._connection = _native.NativeConnection(
+                library, transport, policy, self._timeouts, message_bytes, on_wait
+            )
 
     @property
     def target(self) -> str:

@@ -1,0 +1,381 @@
+"""Large steps, reads and writes by the C++ client, through its C ABI: libadamant_c.so, where it is found.
+
+It sends from the caller's memory and receives into it, without a copy in between and without the interpreter's lock.
+What fits into one message is as fast by grpcio, and what is converted on the way is left to `_framing`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import ctypes
+import ctypes.util
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from adamant import _fork, v1
+from adamant._arrays import FLOAT32, Array, wire_dtype
+from adamant._connection import ReadCall, RetryingConnection, StepCall, WriteCall
+from adamant._framing import Source
+from adamant._options import RetryPolicy, Timeouts
+from adamant._transport import Transport
+from adamant.errors import AdamantError, CancelledError, from_status
+
+# adamant_c.h's ADAMANT_ABI_VERSION.
+_ABI_VERSION = 1
+_LIBRARY = "ADAMANT_C_LIBRARY"
+
+
+class _Bytes(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+    def value(self) -> bytes:
+        return ctypes.string_at(self.data, self.size) if self.size else b""
+
+
+class _Status(ctypes.Structure):
+    _fields_ = (("code", ctypes.c_int32), ("message", _Bytes), ("details", _Bytes))
+
+    def error(self) -> AdamantError:
+        return from_status(self.code, self.message.value().decode("utf-8", "replace"), self.details.value())
+
+
+_OnWait = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(_Status))
+_Interrupted = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
+
+
+class _Options(ctypes.Structure):
+    _fields_ = (
+        ("max_attempts", ctypes.c_int32),
+        *(
+            (name, ctypes.c_double)
+            for name in (
+                "total_timeout",
+                "initial_backoff",
+                "max_backoff",
+                "multiplier",
+                "jitter",
+                "connect_timeout",
+                "unary_timeout",
+                "step_timeout",
+                "transfer_timeout",
+            )
+        ),
+        ("message_bytes", ctypes.c_int64),
+        ("on_wait", _OnWait),
+        ("interrupted", _Interrupted),
+        ("context", ctypes.c_void_p),
+    )
+
+
+class _Tensor(ctypes.Structure):
+    """adamant_source and adamant_target."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("count", ctypes.c_int64))
+
+
+class _StepCall(ctypes.Structure):
+    _fields_ = (
+        ("header", ctypes.c_char_p),
+        ("header_size", ctypes.c_size_t),
+        ("gradient_dtype", ctypes.c_int32),
+        ("tensor_count", ctypes.c_int64),
+        ("gradients", ctypes.c_void_p),
+        ("parameters", ctypes.c_void_p),
+        ("row_count", ctypes.c_int64),
+        ("rows", ctypes.c_void_p),
+        ("round_timeout", ctypes.c_double),
+    )
+
+
+class _Slot(ctypes.Structure):
+    """adamant_source_slot and adamant_target_slot."""
+
+    _fields_ = (("slot", ctypes.c_int32), ("tensor_count", ctypes.c_int64), ("tensors", ctypes.c_void_p))
+
+
+class Library:
+    """libadamant_c.so."""
+
+    def __init__(self, path: str) -> None:
+        """OSError where there is none at `path`, or one of another version."""
+        self._library = ctypes.CDLL(path)
+        try:
+            version = self._library.adamant_abi_version()
+        except AttributeError:
+            raise OSError(f"{path}: expected libadamant_c.so, got another library") from None
+        if version != _ABI_VERSION:
+            raise OSError(f"{path}: expected version {_ABI_VERSION} of the C ABI, got {version}")
+        signatures: dict[str, tuple[Any, ...]] = {
+            "adamant_connect": (
+                ctypes.c_char_p,
+                ctypes.POINTER(_Options),
+                ctypes.POINTER(ctypes.c_void_p),
+                ctypes.POINTER(_Status),
+            ),
+            "adamant_step": (
+                ctypes.c_void_p,
+                ctypes.POINTER(_StepCall),
+                ctypes.POINTER(_Bytes),
+                ctypes.POINTER(_Status),
+            ),
+        }
+        for name in ("adamant_write", "adamant_read"):
+            signatures[name] = (
+                ctypes.c_void_p,
+                ctypes.c_char_p,
+                ctypes.c_size_t,
+                ctypes.c_void_p,
+                ctypes.c_int64,
+                ctypes.POINTER(_Bytes),
+                ctypes.POINTER(_Status),
+            )
+        for name, arguments in signatures.items():
+            function = getattr(self._library, name)
+            function.argtypes = arguments
+            function.restype = ctypes.c_int32
+        self.connect = self._library.adamant_connect
+        self.step = self._library.adamant_step
+        self.write = self._library.adamant_write
+        self.read = self._library.adamant_read
+        self._library.adamant_disconnect.argtypes = (ctypes.c_void_p,)
+        self._library.adamant_disconnect.restype = None
+        self.disconnect = self._library.adamant_disconnect
+        self._library.adamant_bytes_free.argtypes = (ctypes.POINTER(_Bytes),)
+        self._library.adamant_bytes_free.restype = None
+        self._library.adamant_status_free.argtypes = (ctypes.POINTER(_Status),)
+        self._library.adamant_status_free.restype = None
+
+    def call(self, function: Callable[..., int], *arguments: Any) -> bytes:
+        """The message that `function` makes; raises what it says instead."""
+        made = _Bytes()
+        status = _Status()
+        code = function(*arguments, ctypes.byref(made), ctypes.byref(status))
+        try:
+            if code:
+                raise status.error()
+            return made.value()
+        finally:
+            self._library.adamant_status_free(ctypes.byref(status))
+            self._library.adamant_bytes_free(ctypes.byref(made))
+
+    def make_connection(self, target: str, options: _Options) -> ctypes.c_void_p:
+        connection = ctypes.c_void_p()
+        status = _Status()
+        code = self.connect(target.encode(), ctypes.byref(options), ctypes.byref(connection), ctypes.byref(status))
+        try:
+            if code:
+                raise status.error()
+            return connection
+        finally:
+            self._library.adamant_status_free(ctypes.byref(status))
+
+
+_library: Library | None = None
+_found = False
+_lock = threading.Lock()
+
+
+def find_library() -> Library | None:
+    """The one that $ADAMANT_C_LIBRARY names, which must be there, or the one that the system finds, or None; an empty
+    name is None."""
+    global _library, _found
+    with _lock:
+        if not _found:
+            path = os.environ.get(_LIBRARY)
+            if path is None:
+                path = ctypes.util.find_library("adamant_c")
+                try:
+                    _library = Library(path) if path else None
+                except OSError:
+                    _library = None
+            else:
+                _library = Library(path) if path else None
+            _found = True
+        return _library
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _spans(count: int, tensors: Sequence[int], arrays: Sequence[Array]) -> Any:
+    """The arrays as the library takes them, by the index of their tensor; the others are none."""
+    spans = (_Tensor * count)()
+    for tensor, array in zip(tensors, arrays):
+        span = spans[tensor]
+        span.data = _address(array)
+        span.count = array.size
+    return spans
+
+
+def _all_fp32(arrays: Sequence[Array | None]) -> bool:
+    return all(array is not None and wire_dtype(array.dtype) == FLOAT32 for array in arrays)
+
+
+class NativeConnection(RetryingConnection):
+    """Connection by the C++ client, as far as that is faster, and by a Transport for the rest."""
+
+    def __init__(
+        self,
+        library: Library,
+        transport: Transport,
+        retry: RetryPolicy,
+        timeouts: Timeouts,
+        message_bytes: int,
+        on_wait: Callable[[AdamantError], None] | None = None,
+    ) -> None:
+        super().__init__(transport, retry, timeouts, message_bytes, on_wait)
+        self._library = library
+        # Threads whose call is to end.
+        self._interrupted: set[int] = set()
+        self._ended = False
+        self._condition = threading.Condition()
+        self._calls = 0
+        # The callbacks live as long as this.
+        me = weakref.ref(self)
+
+        def tell(_: object, reason: Any) -> None:
+            if on_wait is not None:
+                on_wait(reason.contents.error())
+
+        def is_interrupted(_: object) -> int:
+            connection = me()
+            return int(connection is None or connection._ended or threading.get_ident() in connection._interrupted)
+
+        options = _Options(
+            max_attempts=retry.max_attempts,
+            total_timeout=retry.total_timeout,
+            initial_backoff=retry.initial_backoff,
+            max_backoff=retry.max_backoff,
+            multiplier=retry.multiplier,
+            jitter=retry.jitter,
+            connect_timeout=timeouts.connect,
+            unary_timeout=timeouts.unary,
+            step_timeout=timeouts.step,
+            transfer_timeout=timeouts.transfer,
+            message_bytes=message_bytes,
+            on_wait=_OnWait(tell) if on_wait is not None else _OnWait(),
+            interrupted=_Interrupted(is_interrupted),
+        )
+        self._options = options
+        self._native = library.make_connection(transport.target, options)
+        # Signals are the main thread's: its calls are made by another, and Ctrl-C ends its wait for that.
+        self._worker: concurrent.futures.ThreadPoolExecutor | None = None
+        self._generation = _fork.generation
+
+    def step(self, call: StepCall) -> v1.StepResult:
+        parameters = call.parameters
+        (source,) = call.sources()
+        dtypes = set(source.dtypes)
+        if (
+            call.small is not None
+            or len(dtypes) != 1
+            or not _all_fp32(source.arrays)
+            or not _all_fp32([array for array in parameters or () if array is not None])
+        ):
+            return super().step(call)
+        count = len(parameters) if parameters is not None else max(source.tensors, default=-1) + 1
+        gradients = _spans(count, source.tensors, source.arrays)
+        header = call.header.SerializeToString()
+        native = _StepCall(
+            header=header,
+            header_size=len(header),
+            gradient_dtype=dtypes.pop(),
+            tensor_count=count,
+            gradients=ctypes.addressof(gradients),
+            round_timeout=call.round_timeout,
+        )
+        targets = None
+        if parameters is not None:
+            brought = [i for i, array in enumerate(parameters) if array is not None]
+            targets = _spans(count, brought, [parameters[i] for i in brought])  # type: ignore[misc]
+            native.parameters = ctypes.addressof(targets)
+        return v1.StepResult.FromString(self._call(self._library.step, ctypes.byref(native)))
+
+    def write(self, call: WriteCall) -> v1.WriteTensorsResponse:
+        if not all(set(source.dtypes) == {FLOAT32} and _all_fp32(source.arrays) for source in call.sources):
+            return super().write(call)
+        spans = [_write_spans(source) for source in call.sources]
+        slots = (_Slot * len(spans))()
+        for slot, source, span in zip(slots, call.sources, spans):
+            slot.slot, slot.tensor_count, slot.tensors = source.slot, len(span), ctypes.addressof(span)
+        header = call.header.SerializeToString()
+        made = self._call(self._library.write, header, len(header), ctypes.addressof(slots), len(spans))
+        return v1.WriteTensorsResponse.FromString(made)
+
+    def read(self, call: ReadCall) -> v1.ReadHeader:
+        if not all(_all_fp32(arrays) for arrays in call.targets.values()):
+            return super().read(call)
+        spans = [_spans(len(arrays), range(len(arrays)), arrays) for arrays in call.targets.values()]  # type: ignore[arg-type]
+        slots = (_Slot * len(spans))()
+        for slot, number, span in zip(slots, call.targets, spans):
+            slot.slot, slot.tensor_count, slot.tensors = number, len(span), ctypes.addressof(span)
+        request = call.request.SerializeToString()
+        made = self._call(self._library.read, request, len(request), ctypes.addressof(slots), len(spans))
+        return v1.ReadHeader.FromString(made)
+
+    def close(self) -> None:
+        super().close()
+        with self._condition:
+            if self._ended:
+                return
+            self._ended = True
+            self._condition.wait_for(lambda: self._calls == 0)
+        if self._worker is not None:
+            self._worker.shutdown()
+        self._library.disconnect(self._native)
+
+    def __del__(self) -> None:
+        # Nobody uses it any more. After a fork the connection is the parent's.
+        if getattr(self, "_native", None) is not None and not self._ended and self._generation == _fork.generation:
+            if self._worker is not None:
+                self._worker.shutdown(wait=False)
+            self._library.disconnect(self._native)
+
+    def _call(self, function: Callable[..., int], *arguments: Any) -> bytes:
+        with self._condition:
+            if self._ended:
+                raise from_status(1, "the client is closed", None)
+            self._calls += 1
+        try:
+            if threading.current_thread() is not threading.main_thread():
+                return self._library.call(function, self._native, *arguments)
+            return self._interruptibly(function, *arguments)
+        finally:
+            with self._condition:
+                self._calls -= 1
+                self._condition.notify_all()
+
+    def _interruptibly(self, function: Callable[..., int], *arguments: Any) -> bytes:
+        if self._worker is None:
+            self._worker = concurrent.futures.ThreadPoolExecutor(1, "adamant")
+        worker: list[int] = []
+
+        def work() -> bytes:
+            worker.append(threading.get_ident())
+            return self._library.call(function, self._native, *arguments)
+
+        future = self._worker.submit(work)
+        try:
+            return future.result()
+        except AdamantError:
+            raise
+        except BaseException:
+            # The call refers to the caller's memory until it has ended.
+            while not future.done():
+                self._interrupted.update(worker)
+                with contextlib.suppress(KeyboardInterrupt):
+                    concurrent.futures.wait([future], 0.05)
+            self._interrupted.difference_update(worker)
+            raise
+
+
+def _write_spans(source: Source) -> Any:
+    return _spans(max(source.tensors, default=-1) + 1, source.tensors, source.arrays)
+
+
+__all__ = ["CancelledError", "Library", "NativeConnection", "find_library"]

@@ -1,0 +1,70 @@
+"""Which library carries large steps. What it does is tested by the other tests, which run with it as well."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import adamant
+from adamant import _native
+
+LIBRARY = os.environ.get("ADAMANT_C_LIBRARY")
+
+
+def run(library: str) -> subprocess.CompletedProcess[str]:
+    code = "import adamant; print(type(adamant.Client('localhost:1')._connection).__name__)"
+    environment = {**os.environ, "ADAMANT_C_LIBRARY": library}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_an_empty_name_is_no_library() -> None:
+    assert run("").stdout == "RetryingConnection\n"
+
+
+def test_a_library_that_is_not_there_is_an_error_that_names_it() -> None:
+    assert "OSError: /no/such/library.so" in run("/no/such/library.so").stderr
+
+
+def test_another_library_is_an_error_that_names_it() -> None:
+    libc = "libc.so.6"
+    assert f"OSError: {libc}: expected libadamant_c.so, got another library" in run(libc).stderr
+
+
+@pytest.mark.skipif(not LIBRARY, reason="$ADAMANT_C_LIBRARY names no libadamant_c.so")
+def test_steps_that_need_several_messages_go_through_the_library(
+    client: adamant.Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"large": (1 << 20,), "small": (3,)}
+    client.create(name, sizes, adamant.SGD(lr=1.0))
+    library = _native.find_library()
+    assert library is not None
+    steps = []
+    step = library.step
+    monkeypatch.setattr(library, "step", lambda *arguments: steps.append(1) or step(*arguments))
+    stream = client.open_steps(name)
+    gradients = {key: np.ones(shape, np.float32) for key, shape in sizes.items()}
+    assert stream.step(gradients).parameters is not None
+    assert len(steps) == 1
+    stream.step({"small": gradients["small"]}, tensors=["small"])
+    assert len(steps) == 1
+    # Of 16 bits: by hand-framed messages.
+    stream.step({key: value.astype(np.float16) for key, value in gradients.items()})
+    assert len(steps) == 1
+    state = client.read(name)
+    assert state is not None
+    np.testing.assert_array_equal(state.parameters["large"][:3], [-2, -2, -2])
+    np.testing.assert_array_equal(state.parameters["small"], [-3, -3, -3])
+
+
+@pytest.mark.skipif(not LIBRARY, reason="$ADAMANT_C_LIBRARY names no libadamant_c.so")
+def test_a_closed_client_says_so(server: object, client: adamant.Client, name: str) -> None:
+    client.create(name, {"w": (1 << 20,)}, adamant.SGD(lr=1.0))
+    other = adamant.Client(client.target)
+    stream = other.open_steps(name)
+    other.close()
+    with pytest.raises(adamant.AdamantError, match="the client is closed"):
+        stream.step([np.ones(1 << 20, np.float32)])
