@@ -128,14 +128,18 @@ absl::Status ParseHeader(const wire::TensorMessage& message, google::protobuf::M
 absl::Status ReceiveStep(const StepCall& call, ByteStream* stream, v1::StepResult* result) {
   const ReadCall::Target target = {v1::SLOT_PARAMETER, call.parameters};
   TensorReceiver receiver(target, call.rows);
+  const int64_t sent = call.progress ? CountElements(call.gradients) : 0;
+  const int64_t expected = call.progress ? CountElements(call.parameters) : 0;
   while (true) {
     absl::StatusOr<std::optional<grpc::ByteBuffer>> buffer = stream->Read();
     if (!buffer.ok()) return buffer.status();
     if (!buffer->has_value()) return absl::UnavailableError("the server ended the call before it answered");
     absl::StatusOr<wire::TensorMessage> message = wire::TensorMessage::Decode(**buffer);
     if (!message.ok()) return Misunderstood(message.status());
+    const int64_t taken = receiver.taken();
     absl::Status status = receiver.Take(&*message);
     if (!status.ok()) return status;
+    if (call.progress && receiver.taken() > taken) call.progress(sent + receiver.taken(), sent + expected);
     if (!message->has_header()) continue;
     status = ParseHeader(*message, result);
     return status.ok() ? receiver.Finish(/*without_rows=*/call.header.omit_parameters() || result->replayed()) : status;
@@ -354,9 +358,15 @@ absl::StatusOr<v1::StepResult> RetryingConnection::ExchangeOn(std::unique_ptr<By
   stream->SetTimeout(attempts.Timeout(options_.step_timeout + call.round_timeout));
   const WriteCall::Source gradients = {v1::SLOT_UNSPECIFIED, call.gradients};
   v1::StepResult result;
-  const absl::Status status =
-      SendAndReceive(header, {&gradients, 1}, call.rows, call.gradient_dtype, options_.message_bytes, stream.get(),
-                     [&] { return ReceiveStep(call, stream.get(), &result); });
+  Progress send_progress;
+  if (call.progress) {
+    send_progress = [&call, expected = CountElements(call.parameters)](int64_t done, int64_t total) {
+      call.progress(done, total + expected);
+    };
+  }
+  const absl::Status status = SendAndReceive(
+      header, {&gradients, 1}, call.rows, call.gradient_dtype, options_.message_bytes, stream.get(),
+      [&] { return ReceiveStep(call, stream.get(), &result); }, send_progress);
   if (!status.ok()) return status;
   KeepStepStream(std::move(stream));
   // The answer to a request that was applied before has no rows.
@@ -417,9 +427,7 @@ absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call,
   if (!status.ok()) return status;
 
   int64_t total = 0;
-  for (const ReadCall::Target& target : call.targets) {
-    for (const absl::Span<float> tensor : target.tensors) total += static_cast<int64_t>(tensor.size());
-  }
+  for (const ReadCall::Target& target : call.targets) total += CountElements(target.tensors);
   TensorReceiver receiver(call.targets, call.pass_over_empty);
   std::optional<v1::ReadHeader> header;
   while (true) {

@@ -165,6 +165,7 @@ absl::StatusOr<v1::StepResult> StepStream::Send(ConstTensors gradients, MutableT
   call.rows = options.rows;
   call.parameters = parameters;
   call.gradient_dtype = options.gradient_dtype;
+  call.progress = options.progress;
   absl::StatusOr<v1::StepResult> result = connection_->Step(call);
   if (result.ok()) MoveOn(*result, options);
   return result;

@@ -85,8 +85,8 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
                          absl::Span<const RowsGradient> rows, v1::Dtype dtype, int64_t message_bytes,
                          std::shared_ptr<const void> hold, ByteStream* stream, const Progress& progress) {
   int64_t total = 0;
-  for (const WriteCall::Source& source : sources) {
-    for (absl::Span<const float> tensor : source.tensors) total += static_cast<int64_t>(tensor.size());
+  if (progress) {
+    for (const WriteCall::Source& source : sources) total += CountElements(source.tensors);
   }
   int64_t added = 0;
   const auto send = [&](TensorMessageBuilder* message) {

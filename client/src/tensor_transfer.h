@@ -27,6 +27,14 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
                          absl::Span<const RowsGradient> rows, v1::Dtype dtype, int64_t message_bytes,
                          std::shared_ptr<const void> hold, ByteStream* stream, const Progress& progress = nullptr);
 
+// How many elements there are in all.
+template <typename Element>
+int64_t CountElements(absl::Span<const absl::Span<Element>> tensors) {
+  int64_t count = 0;
+  for (const absl::Span<Element> tensor : tensors) count += static_cast<int64_t>(tensor.size());
+  return count;
+}
+
 // Takes the chunks of one reply into the caller's spans, and sees to it that every element comes exactly once.
 class TensorReceiver {
  public:

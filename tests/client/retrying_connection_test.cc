@@ -536,6 +536,24 @@ TEST_F(RetryingConnectionTest, WriteTellsHowFarItHasComeAndBeginsAnewWithAnAttem
   EXPECT_EQ(Told(told.begin(), told.begin() + 3), Told(told.begin() + 3, told.end()));
 }
 
+TEST_F(RetryingConnectionTest, StepTellsHowFarItHasComeUpAndDown) {
+  const std::vector<absl::Span<const float>> gradients = Const(gradients_);
+  StepCall call;
+  call.header.set_expected_step(0);
+  call.gradients = gradients;
+  call.parameters = parameter_spans_;
+  Told told;
+  call.progress = [&](int64_t done, int64_t total) { told.emplace_back(done, total); };
+
+  ASSERT_TRUE(connection_.Step(call).ok());
+
+  // The header has no elements.
+  ASSERT_EQ(told.size(), kRequestMessages - 1 + kReplyMessages);
+  EXPECT_TRUE(std::is_sorted(told.begin(), told.end()));
+  EXPECT_EQ(told[kRequestMessages - 2], std::pair(int64_t{603}, int64_t{1206}));
+  EXPECT_EQ(told.back(), std::pair(int64_t{1206}, int64_t{1206}));
+}
+
 TEST_F(RetryingConnectionTest, ReadTellsHowFarItHasComeAndDropsWhatHasNoSpanIfItMay) {
   set_.parameters = gradients_;
   parameter_spans_[0] = {};

@@ -521,7 +521,10 @@ TEST_F(CliTest, TransfersDrawABarOnATerminalAndNoneInAPipe) {
   const std::vector<std::string> import_command = Command({"import", "large", Path("large.safetensors")});
   EXPECT_THAT(OnATerminal(export_command), AllOf(HasSubstr("\r["), HasSubstr("100 % export 7.6 MiB of 7.6 MiB")));
   EXPECT_THAT(OnATerminal(import_command), AllOf(HasSubstr("\r["), HasSubstr("100 % import 7.6 MiB of 7.6 MiB")));
-  for (const std::vector<std::string>& command : {export_command, import_command}) {
+  const std::vector<std::string> step_command =
+      Command({"step", "large", Path("large.safetensors"), "-o", Path("after.safetensors")});
+  EXPECT_THAT(OnATerminal(step_command), AllOf(HasSubstr("\r["), HasSubstr("100 % step 15.3 MiB of 15.3 MiB")));
+  for (const std::vector<std::string>& command : {export_command, import_command, step_command}) {
     ChildProgram piped(command);
     EXPECT_EQ(piped.Wait(), 0);
     EXPECT_THAT(piped.standard_error().AwaitEnd(), IsEmpty());

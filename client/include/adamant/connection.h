@@ -54,6 +54,8 @@ struct StepCall {
   absl::Span<const RowsGradient> rows = {};
   // Of a contribution: how long it may wait for the others, beside the time of a step.
   absl::Duration round_timeout = absl::ZeroDuration();
+  // Empty: nobody is told. First the gradient goes, then the parameters come; rows do not count.
+  Progress progress = nullptr;
 };
 
 // One write: every tensor of each slot that header.mode() writes. The spans of tensors that it does not bring are

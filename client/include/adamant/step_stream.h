@@ -46,6 +46,8 @@ struct StepOptions {
   v1::Dtype reply_dtype = v1::DTYPE_FLOAT32;
   // Brings back no parameters: there need be no spans for them.
   bool omit_parameters = false;
+  // Is told how far the step has come, gradient and parameters together; rows do not count. Empty: nobody is.
+  Progress progress = nullptr;
 
   // In a set with workers, where it must be given: the step is one contribution to their round.
   struct Contribution {
