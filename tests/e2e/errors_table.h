@@ -20,7 +20,7 @@ std::vector<std::string> MessagesOf(const Call& call);
 // `step_once` as `StepOnce`.
 std::string CamelCase(absl::string_view snake_case);
 
-// The reasons as a table in Markdown, for the README.
+// The reasons as a table in Markdown, for docs/protocol.md.
 std::string MarkdownOf(const ErrorsTable& table);
 
 }  // namespace adamant::e2e

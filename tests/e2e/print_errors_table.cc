@@ -1,6 +1,6 @@
-// print_errors_table TABLE [README]
+// print_errors_table TABLE [DOCUMENT]
 //
-// Prints the reasons of tests/errors.textproto as the README shows them. With a README, compares: the table must stand
+// Prints the reasons of tests/errors.textproto as docs/protocol.md shows them. With a DOCUMENT, compares: the table must stand
 // there between its two markers, or the exit code is 1.
 #include <fstream>
 #include <iostream>
@@ -18,7 +18,7 @@ constexpr char kEnd[] = "<!-- errors:end -->";
 
 int main(int argc, char** argv) {
   if (argc < 2 || argc > 3) {
-    std::cerr << "usage: " << argv[0] << " TABLE [README]\n";
+    std::cerr << "usage: " << argv[0] << " TABLE [DOCUMENT]\n";
     return 1;
   }
   const std::string markdown = adamant::e2e::MarkdownOf(adamant::e2e::LoadErrorsTable(argv[1]));
