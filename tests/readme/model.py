@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the reader of the README's Python example supplies, `loss_and_gradients`, and what no reader sees: whether each
+"""What the reader of the documents' Python example supplies, `loss_and_gradients`, and what no reader sees: whether each
 gradient was computed from the parameters of the last reply. Adam runs here, too, in numpy and in double, over the same
 gradients, and tells.
 

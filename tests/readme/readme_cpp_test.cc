@@ -1,4 +1,4 @@
-// The README's C++ block, as it stands there, in readme_block.inc.
+// The documents' C++ block, as it stands there, in readme_block.inc.
 #include <adamant/client.h>
 #include <gtest/gtest.h>
 
