@@ -80,8 +80,18 @@ export class Client {
     return header;
   }
 
-  openSteps() {
-    return new StepStream(this.#stub.step());
+  // Calls `use` with a stream of steps, and ends that afterwards: an open one would keep the process from ending.
+  async withSteps(use) {
+    const call = this.#stub.step();
+    const steps = new StepStream(call);
+    try {
+      const result = await use(steps);
+      await steps.finish();
+      return result;
+    } catch (error) {
+      call.cancel();
+      throw error;
+    }
   }
 }
 
@@ -111,7 +121,7 @@ class StepStream {
   }
 
   // Ends the stream, and waits until the server has ended it, too.
-  async close() {
+  async finish() {
     this.#call.end();
     const { done } = await this.#responses.next();
     if (!done) throw new Error('the server sent what nobody had asked for');

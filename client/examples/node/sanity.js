@@ -15,19 +15,19 @@ async function train(client, name) {
   const gradient = zeros();
   const losses = [];
   const { incarnation } = await client.writeParameters(name, parameters);
-  const steps = client.openSteps();
-  for (let epoch = 1; epoch <= EPOCHS; ++epoch) {
-    const loss = lossAndGradient(parameters, [1, 2], 1, gradient).toFixed(6);
-    if (epoch % 5 === 0) {
-      console.log(`Epoch ${String(epoch).padStart(2, '0')}: loss = ${loss}`);
-      losses.push(loss);
+  await client.withSteps(async (steps) => {
+    for (let epoch = 1; epoch <= EPOCHS; ++epoch) {
+      const loss = lossAndGradient(parameters, [1, 2], 1, gradient).toFixed(6);
+      if (epoch % 5 === 0) {
+        console.log(`Epoch ${String(epoch).padStart(2, '0')}: loss = ${loss}`);
+        losses.push(loss);
+      }
+      // Exactly once: this step, from this state, whatever becomes of the connection.
+      const header = { set: name, incarnation, requestId: randomUUID(), expectedStep: epoch - 1 };
+      const { outcome } = await steps.step(header, toChunks(gradient), parameters);
+      if (outcome !== 'STEP_OUTCOME_APPLIED') throw new Error(`epoch ${epoch}: ${outcome}`);
     }
-    // Exactly once: this step, from this state, whatever becomes of the connection.
-    const header = { set: name, incarnation, requestId: randomUUID(), expectedStep: epoch - 1 };
-    const { outcome } = await steps.step(header, toChunks(gradient), parameters);
-    if (outcome !== 'STEP_OUTCOME_APPLIED') throw new Error(`epoch ${epoch}: ${outcome}`);
-  }
-  await steps.close();
+  });
   return losses;
 }
 

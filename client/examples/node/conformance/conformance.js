@@ -43,10 +43,15 @@ function errorOf(what, promise) {
   );
 }
 
-// A client of another service, by the .proto file that its package ships.
-function otherClient(target, file, find) {
+// Calls `use` with a client of another service, by the .proto file that its package ships.
+async function withOtherClient(target, file, find, use) {
   const definitions = loadSync(file, { longs: Number, enums: String, defaults: true, oneofs: true });
-  return new (find(grpc.loadPackageDefinition(definitions)))(target, grpc.credentials.createInsecure());
+  const client = new (find(grpc.loadPackageDefinition(definitions)))(target, grpc.credentials.createInsecure());
+  try {
+    await use(client);
+  } finally {
+    client.close();
+  }
 }
 
 const cases = {
@@ -57,14 +62,14 @@ const cases = {
       const local = new Adam(pseudoRandom(elements, 0));
       const parameters = new Float32Array(elements);
       await client.writeParameters(name, [local.p]);
-      const steps = client.openSteps();
-      for (let step = 0; step < 3; ++step) {
-        const gradient = pseudoRandom(elements, step + 1);
-        await steps.step(header(name, step), toChunks([gradient]), [parameters]);
-        local.update(gradient);
-        sameBits(`the reply of step ${step + 1}`, local.p, parameters);
-      }
-      await steps.close();
+      await client.withSteps(async (steps) => {
+        for (let step = 0; step < 3; ++step) {
+          const gradient = pseudoRandom(elements, step + 1);
+          await steps.step(header(name, step), toChunks([gradient]), [parameters]);
+          local.update(gradient);
+          sameBits(`the reply of step ${step + 1}`, local.p, parameters);
+        }
+      });
       parameters.fill(0);
       const read = await client.readParameters(name, [parameters]);
       same(read.step, 3);
@@ -81,9 +86,8 @@ const cases = {
       const results = [];
       for (let i = 0; i < 2; ++i) {
         const parameters = new Float32Array(2);
-        const steps = client.openSteps();
-        results.push(await steps.step(header(name, 0), toChunks([gradient]), [parameters]));
-        await steps.close();
+        const send = (steps) => steps.step(header(name, 0), toChunks([gradient]), [parameters]);
+        results.push(await client.withSteps(send));
         sameBits('the reply', local.p, parameters);
       }
       same(results[1], { ...results[0], replayed: true });
@@ -97,7 +101,8 @@ const cases = {
   async error(client) {
     await withTensor(client, [4], 'INITIALIZATION_ZEROS', async (name) => {
       const gap = { tensor: 0, offset: 1, values: [1, 1, 1] };
-      const error = await errorOf('a gap', client.openSteps().step(header(name, 0), [gap], [new Float32Array(4)]));
+      const send = (steps) => steps.step(header(name, 0), [gap], [new Float32Array(4)]);
+      const error = await errorOf('a gap', client.withSteps(send));
       same(error.code, grpc.status.INVALID_ARGUMENT, error);
       // What is zero is there, and not absent. Whether the detail says where the set stands is not looked at.
       const { incarnation, step, ...detail } = errorDetail(error);
@@ -113,14 +118,19 @@ const cases = {
   },
 
   async health(_, target) {
-    const client = otherClient(target, healthProto, (packages) => packages.grpc.health.v1.Health);
-    const check = (service) =>
-      promisify(client.check).call(client, { service }, new grpc.Metadata(), { deadline: Date.now() + TIMEOUT });
-    same(await check(''), { status: 'SERVING' });
-    same(await check(SERVICE), { status: 'SERVING' });
-    const error = await errorOf('the health of nobody', check('nobody'));
-    same(error.code, grpc.status.NOT_FOUND, error);
-    client.close();
+    await withOtherClient(
+      target,
+      healthProto,
+      (packages) => packages.grpc.health.v1.Health,
+      async (client) => {
+        const check = (service) =>
+          promisify(client.check).call(client, { service }, new grpc.Metadata(), { deadline: Date.now() + TIMEOUT });
+        same(await check(''), { status: 'SERVING' });
+        same(await check(SERVICE), { status: 'SERVING' });
+        const error = await errorOf('the health of nobody', check('nobody'));
+        same(error.code, grpc.status.NOT_FOUND, error);
+      },
+    );
   },
 
   async reflection(_, target) {
@@ -128,25 +138,24 @@ const cases = {
       dirname(createRequire(import.meta.url).resolve('@grpc/reflection')),
       '../proto/grpc/reflection/v1/reflection.proto',
     );
-    const client = otherClient(target, file, (packages) => packages.grpc.reflection.v1.ServerReflection);
-    const call = client.serverReflectionInfo();
-    const responses = call[Symbol.asyncIterator]();
-    const ask = async (request) => {
-      const response = responses.next();
-      call.write(request);
-      return (await response).value;
-    };
-    const { listServicesResponse } = await ask({ listServices: '' });
-    same(listServicesResponse.service.filter(({ name }) => name === SERVICE).length, 1);
-    const { fileDescriptorResponse } = await ask({ fileContainingSymbol: SERVICE });
-    const [step] = fileDescriptorResponse.fileDescriptorProto
-      .flatMap((bytes) => descriptor.FileDescriptorProto.decode(bytes).service)
-      .flatMap(({ method }) => method)
-      .filter(({ name }) => name === 'Step');
-    same([step.clientStreaming, step.serverStreaming], [true, true]);
-    call.end();
-    same((await responses.next()).done, true);
-    client.close();
+    await withOtherClient(
+      target,
+      file,
+      (packages) => packages.grpc.reflection.v1.ServerReflection,
+      async (client) => {
+        const call = client.serverReflectionInfo();
+        call.write({ listServices: '' });
+        call.write({ fileContainingSymbol: SERVICE });
+        call.end();
+        const [services, files] = await call.toArray();
+        same(services.listServicesResponse.service.filter(({ name }) => name === SERVICE).length, 1);
+        const [step] = files.fileDescriptorResponse.fileDescriptorProto
+          .flatMap((bytes) => descriptor.FileDescriptorProto.decode(bytes).service)
+          .flatMap(({ method }) => method)
+          .filter(({ name }) => name === 'Step');
+        same([step.clientStreaming, step.serverStreaming], [true, true]);
+      },
+    );
   },
 
   // Gradients in 16 bits are widened exactly, and a reply in 16 bits is rounded to the nearest.
@@ -154,25 +163,25 @@ const cases = {
     const elements = 4096;
     await withTensor(client, [elements], 'INITIALIZATION_ZEROS', async (name) => {
       const local = new Adam(new Float32Array(elements));
-      const steps = client.openSteps();
-      for (const [step, replyDtype] of ['DTYPE_FLOAT32', 'DTYPE_BFLOAT16'].entries()) {
-        const gradient = pseudoRandom(elements, step + 1);
-        // The upper half of a float is the bf16 below it.
-        const bits = new Uint32Array(gradient.buffer);
-        const upper = Uint16Array.from(bits, (value) => value >>> 16);
-        upper.forEach((value, i) => (bits[i] = value << 16));
-        const parameters = new Float32Array(elements);
-        const chunk = { dtype: 'DTYPE_BFLOAT16', data: Buffer.from(upper.buffer) };
-        await steps.step({ ...header(name, step), replyDtype }, [chunk], [parameters]);
-        local.update(gradient);
-        const expected = local.p.slice();
-        if (replyDtype === 'DTYPE_BFLOAT16') {
-          const rounded = new Uint32Array(expected.buffer);
-          rounded.forEach((value, i) => (rounded[i] = (value + 0x7fff + ((value >>> 16) & 1)) & 0xffff0000));
+      await client.withSteps(async (steps) => {
+        for (const [step, replyDtype] of ['DTYPE_FLOAT32', 'DTYPE_BFLOAT16'].entries()) {
+          const gradient = pseudoRandom(elements, step + 1);
+          // The upper half of a float is the bf16 below it.
+          const bits = new Uint32Array(gradient.buffer);
+          const upper = Uint16Array.from(bits, (value) => value >>> 16);
+          upper.forEach((value, i) => (bits[i] = value << 16));
+          const parameters = new Float32Array(elements);
+          const chunk = { dtype: 'DTYPE_BFLOAT16', data: Buffer.from(upper.buffer) };
+          await steps.step({ ...header(name, step), replyDtype }, [chunk], [parameters]);
+          local.update(gradient);
+          const expected = local.p.slice();
+          if (replyDtype === 'DTYPE_BFLOAT16') {
+            const rounded = new Uint32Array(expected.buffer);
+            rounded.forEach((value, i) => (rounded[i] = (value + 0x7fff + ((value >>> 16) & 1)) & 0xffff0000));
+          }
+          sameBits(`the reply in ${replyDtype}`, expected, parameters);
         }
-        sameBits(`the reply in ${replyDtype}`, expected, parameters);
-      }
-      await steps.close();
+      });
     });
   },
 };
