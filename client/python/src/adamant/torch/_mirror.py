@@ -171,7 +171,8 @@ def _total_on_device(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def totals(mirrors: Sequence[Mirror]) -> list[int]:
-    """A weighted sum of each one's bits: whatever changes one element changes it."""
+    """A weighted sum of each one's bits: whatever changes one element changes it. It stays where parts of a large one
+    trade places that are 4 KiB apart, or a multiple: that a parameter's version and address tell."""
     result = [0] * len(mirrors)
     elsewhere = []
     for i, mirror in enumerate(mirrors):

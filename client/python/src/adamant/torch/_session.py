@@ -130,18 +130,25 @@ class Session:
         if not is_own:
             with contextlib.suppress(errors.SetNotFoundError):
                 described = self.client.get(self.name)
-        is_new = False
-        if described is None or described.state == v1.PARAMETER_SET_STATE_UNINITIALIZED:
+        is_ours = False
+        if described is None:
             try:
-                described = self._create(groups, described, max_grad_norm, on_non_finite, workers)
-                is_new = True
+                described = self._create(groups, max_grad_norm, on_non_finite, workers)
+                is_ours = True
             except errors.SetExistsError:
                 # Another worker was faster.
                 described = self.client.get(self.name)
+        if described.state == v1.PARAMETER_SET_STATE_UNINITIALIZED:
+            # But has not written yet, or never will.
+            described = self._create(groups, max_grad_norm, on_non_finite, workers, exist_ok=True)
         self._learn(described, groups)
-        if is_new:
+        if is_own:
             self._remember(self.mirrors)
             self._reload_counts()
+            return
+        if is_ours:
+            # Of several who come at once, any may have been the first to write.
+            self.pull()
             return
         self._check_attached(described, groups, max_grad_norm, on_non_finite, workers)
         if attach == "error" and described.step > 0:
@@ -185,17 +192,16 @@ class Session:
     def _create(
         self,
         groups: Sequence[ParamGroup],
-        existing: v1.ParameterSet | None,
         max_grad_norm: float | None,
         on_non_finite: str | None,
         workers: int,
+        exist_ok: bool = False,
     ) -> v1.ParameterSet:
         return self.client.create(
             self.name,
             {mirror.name: mirror.source() for mirror in self.mirrors},
             groups=self._groups(groups, self.mirrors),
-            # One whose creator was cut off before it had written.
-            exist_ok=existing is not None,
+            exist_ok=exist_ok,
             max_grad_norm=max_grad_norm,
             on_non_finite=on_non_finite or "skip",
             workers=v1.Workers(count=workers) if workers > 1 else None,
@@ -253,7 +259,7 @@ class Session:
             if wanted != fixed:
                 raise ValueError(f"group {name!r} of the set {self.name!r}: expected {wanted}, got {fixed}")
         bound = described.clipping.max_norm if described.clipping.WhichOneof("bound") == "max_norm" else None
-        if max_grad_norm is not None and max_grad_norm != bound:
+        if max_grad_norm is not None and (bound is None or np.float32(max_grad_norm) != np.float32(bound)):
             raise ValueError(f"max_grad_norm of the set {self.name!r}: expected {max_grad_norm}, got {bound}")
         policy = "reject" if described.non_finite_policy == v1.NON_FINITE_POLICY_REJECT else "skip"
         if on_non_finite is not None and on_non_finite != policy:
