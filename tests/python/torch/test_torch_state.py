@@ -487,6 +487,49 @@ def test_rows_of_4_kib_that_trade_places_are_noticed(adam, write):
         optimizer.step()
 
 
+def test_a_matrix_that_is_turned_where_it_lies_is_noticed(adam):
+    ours, theirs = parameters((3, 3)), parameters((3, 3))
+    mine, torchs = adam(ours, lr=0.1), torch.optim.Adam(theirs, lr=0.1)
+    for params, optimizer in ((ours, mine), (theirs, torchs)):
+        train(optimizer, params, range(2))
+        address = params[0].data_ptr()
+        params[0].data = params[0].data.t()
+        assert params[0].data_ptr() == address
+        train(optimizer, params, range(2, 4))
+    assert_near(ours, theirs)
+
+
+def test_a_parameter_that_becomes_another_type_goes_on(adam):
+    params = parameters((30,), (40,))
+    optimizer = adam(params, lr=1e-4)
+    train(optimizer, params, range(2))
+    params[0].data = params[0].data.bfloat16()
+    for i in range(2, 5):
+        train(optimizer, params, [i])
+    assert params[0].dtype == torch.bfloat16
+    kept = torch.from_numpy(state_of(optimizer).parameters["0"])
+    assert torch.equal(kept.bfloat16(), params[0].detach())
+    assert not torch.equal(kept.bfloat16().float(), kept)
+    params[1].data = params[1].data.t().clone()
+    train(optimizer, params, [5])
+    assert optimizer.last_result.step == 6
+
+
+def test_many_parameters_of_which_some_are_written(adam):
+    """Small ones and large ones, of which more than one place keeps what they were."""
+    shapes = [(5000,) if i % 7 == 3 else (i % 5, 3) for i in range(40)]
+    ours, theirs = parameters(*shapes), parameters(*shapes)
+    mine, torchs = adam(ours, lr=0.1), torch.optim.Adam(theirs, lr=0.1)
+    for params, optimizer in ((ours, mine), (theirs, torchs)):
+        train(optimizer, params, range(2), without=[3, 6, 11])
+        for i in (3, 6, 17, 19):
+            params[i].data.mul_(2)
+        train(optimizer, params, range(2, 4), without=[4, 17, 6])
+        params[8].data.mul_(2)
+        train(optimizer, params, range(4, 6))
+    assert_near(ours, theirs)
+
+
 def test_what_is_written_as_it_was_is_not_sent(adam):
     params = parameters((50,), (3,))
     optimizer = adam(params)
