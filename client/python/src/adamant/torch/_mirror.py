@@ -84,7 +84,7 @@ class Mirror:
         self._array = as_array(self._buffer)
         self.words = _Words(self._array) if self._is_direct else None
         is_small = self.words is not None and real.element_size() == 4 and real.numel() <= _SMALL
-        self.small = bits_of(real).view(-1) if is_small else None
+        self.small = self._array.reshape(-1).view(np.int32) if is_small else None
 
     def target(self) -> Array:
         """Where to put its elements; `arrived` follows."""
@@ -177,19 +177,19 @@ class Memory:
         self._mirrors: list[Mirror] = []
         # Of small ones, by index: where in `_kept` their bits are.
         self._places: dict[int, slice] = {}
-        self._kept = torch.zeros(0, dtype=torch.int32)
+        self._kept = np.zeros(0, np.int32)
         # Of the others, by index: address, type, version and sum; of small ones, whether it is known. Not there: not.
         self._known: dict[int, tuple[int, torch.dtype, int, int] | None] = {}
 
     def add(self, mirrors: Sequence[Mirror]) -> None:
         """There are more, of which nothing is known yet."""
-        end = self._kept.numel()
+        end = self._kept.size
         for mirror in mirrors:
-            if mirror.small is not None and end + mirror.small.numel() <= _SMALL_IN_ALL:
-                self._places[len(self._mirrors)] = slice(end, end + mirror.small.numel())
-                end += mirror.small.numel()
+            if mirror.small is not None and end + mirror.small.size <= _SMALL_IN_ALL:
+                self._places[len(self._mirrors)] = slice(end, end + mirror.small.size)
+                end += mirror.small.size
             self._mirrors.append(mirror)
-        self._kept = torch.cat([self._kept, torch.zeros(end - self._kept.numel(), dtype=torch.int32)])
+        self._kept = np.concatenate([self._kept, np.zeros(end - self._kept.size, np.int32)])
 
     def remember(self, indices: Sequence[int]) -> None:
         """These are the server's as they are."""
@@ -198,7 +198,7 @@ class Memory:
         small = [i for i in indices if i in self._places and self._mirrors[i].small is not None]
         if len(small) == len(self._places):
             if small:
-                torch.cat(self._bits(small), out=self._kept)
+                np.concatenate(self._bits(small), out=self._kept)
         else:
             for i, bits in zip(small, self._bits(small)):
                 self._kept[self._places[i]] = bits
@@ -223,9 +223,10 @@ class Memory:
         lost = [i for i in small if self._mirrors[i].small is None]
         unsure += lost
         is_whole = small and not lost and len(small) == len(self._places)
-        if not is_whole or not torch.equal(torch.cat(self._bits(small)), self._kept):
+        # Not by torch, whose threads take longer to wake than this takes.
+        if not is_whole or not np.array_equal(np.concatenate(self._bits(small)), self._kept):
             for i in set(small) - set(lost):
-                if not torch.equal(self._bits([i])[0], self._kept[self._places[i]]):
+                if not np.array_equal(self._bits([i])[0], self._kept[self._places[i]]):
                     changed.append(i)
         others = [i for i in self._known if i not in self._places]
         for i, total in zip(others, _totals([self._mirrors[i] for i in others])):
@@ -239,5 +240,5 @@ class Memory:
                 unsure.append(i)
         return sorted(changed), sorted(unsure)
 
-    def _bits(self, indices: Sequence[int]) -> list[torch.Tensor]:
+    def _bits(self, indices: Sequence[int]) -> list[Array]:
         return [bits for i in indices if (bits := self._mirrors[i].small) is not None]
