@@ -146,17 +146,24 @@ def beside(
     return {"name": name, "size": size.name, "ratios": ratios, "bar": bar}
 
 
-def resident(client: adamant.Client, size: Size, steps: int) -> dict[str, Any]:
-    """How far steps raise the process's peak above gradients and parameters that are there."""
-    measured = Python(client, size)
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")
-    before = status("VmRSS")
-    measured.time(steps)
-    most = status("VmHWM") - before
-    measured.close()
-    print(f"{'memory':>22} | at {size.name} parameters | {most / 1024:.1f} MiB | 16", flush=True)
-    return {"name": "memory", "size": size.name, "mebibytes": most / 1024}
+def memory(target: str, size: Size, steps: int) -> None:
+    """In a process of its own: prints how far steps raise its peak above gradients and parameters, in KiB."""
+    with adamant.Client(target) as client:
+        measured = Python(client, size)
+        # What the peak is since.
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        before = status("VmRSS")
+        measured.time(steps)
+        print(status("VmHWM") - before)
+        measured.close()
+
+
+def compare_memory(target: str, size: Size, arguments: list[str]) -> dict[str, Any]:
+    command = [sys.executable, __file__, *arguments, f"--memory-at={target}"]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    mebibytes = int(said) / 1024
+    print(f"{'memory':>22} | at {size.name} parameters | {mebibytes:.1f} MiB | 16", flush=True)
+    return {"name": "memory", "size": size.name, "mebibytes": mebibytes, "bar": 16}
 
 
 def status(field: str) -> int:
@@ -175,6 +182,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="few steps: to see that it works")
     parser.add_argument("--tune", action="store_true", help="raise glibc's thresholds first")
     parser.add_argument("--json", action="store_true", help="print all samples at the end")
+    parser.add_argument("--memory-at", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     pairs = 2 if arguments.small else arguments.pairs
     if arguments.tune and not adamant.tune_malloc():
@@ -183,6 +191,10 @@ def main() -> None:
     def steps(size: Size) -> int:
         return size.small_steps if arguments.small else size.steps
 
+    large = SIZES[3]
+    if arguments.memory_at:
+        memory(arguments.memory_at, large, steps(large))
+        return
     command = [arguments.server, "--listen=127.0.0.1:0", "--log_level=error"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -191,13 +203,12 @@ def main() -> None:
             with adamant.Client(target, retry=adamant.RetryPolicy(max_attempts=1)) as client:
                 print("parameters | Python | C++ | Python / C++, median of pairs (spread) | bar")
                 found = [compare(client, size, steps(size), pairs, arguments.bench) for size in SIZES]
-                large = SIZES[3]
                 halves = {"gradient_dtype": "bfloat16", "reply_dtype": "bfloat16"}
                 found.append(beside(client, large, steps(large), pairs, "bfloat16 / float32", 0.6, halves))
                 scheduled = {"overrides": {"default": {"learning_rate": 1e-3}}}
                 for size in (SIZES[0], SIZES[2]):
                     found.append(beside(client, size, steps(size), pairs, "override / none", 1.02, scheduled))
-                found.append(resident(client, large, steps(large)))
+                found.append(compare_memory(target, large, ["--small"] if arguments.small else []))
         finally:
             server.terminate()
     if arguments.json:

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import os
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -164,6 +165,8 @@ class Network:
 
     def close(self) -> None:
         self._hooks.clear()
+        # Which wakes who waits for a connection.
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
 
@@ -201,8 +204,17 @@ class Network:
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._connections.append((down, up))
-            threading.Thread(target=self._carry, args=(down, up, "up"), daemon=True).start()
-            threading.Thread(target=self._carry, args=(up, down, "down"), daemon=True).start()
+            threading.Thread(target=self._carry_both_ways, args=(down, up), daemon=True).start()
+
+    def _carry_both_ways(self, down: socket.socket, up: socket.socket) -> None:
+        upwards = threading.Thread(target=self._carry, args=(down, up, "up"), daemon=True)
+        upwards.start()
+        self._carry(up, down, "down")
+        upwards.join()
+        # A peer that has only been shut down would take what the other still sends into its buffer, and keep it there.
+        for each in (down, up):
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            each.close()
 
     def _carry(self, of: socket.socket, to: socket.socket, direction: str) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 
 import grpc
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import adamant
-from adamant import v1
+from adamant import _transport, v1
 
 pytestmark = pytest.mark.usefixtures("calls")
 
@@ -118,6 +119,20 @@ def test_nobody_answers(name):
     ):
         client.get(name)
     assert waits
+
+
+def test_a_server_that_is_slow_to_answer_is_there_and_one_that_is_silent_is_not(network):
+    transport = _transport.GrpcTransport(network.address)
+    transport.connect(10)
+    release = network.hold("down")
+    transport.connect(0.1)
+    release()
+    transport.close()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        transport = _transport.GrpcTransport(f"127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(adamant.UnavailableError, match="nobody has answered yet"):
+            transport.connect(0.1)
+        transport.close()
 
 
 def test_a_server_that_is_not_there_yet_is_waited_for(start_server, tmp_path):

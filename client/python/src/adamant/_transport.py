@@ -194,6 +194,11 @@ class GrpcTransport:
                 # Whatever has a reason comes from a server.
                 if error.reason or error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                     return
+                if error.code == grpc.StatusCode.DEADLINE_EXCEEDED:
+                    # A server that has much to do may be late with an answer. It is there all the same.
+                    if _is_connected(line.channel):
+                        return
+                    error = make_error(grpc.StatusCode.UNAVAILABLE, "nobody has answered yet")
                 # A channel that has failed may wait for minutes before it resolves a name again. A new one begins anew.
                 self._replace(line)
                 raise UnavailableError(grpc.StatusCode.UNAVAILABLE, f"{self.target}: {error.message}") from None
@@ -260,6 +265,19 @@ def _from_rpc_error(error: Any) -> AdamantError:
 
 
 _SIGINT = int(signal.SIGINT)
+# Within this time a channel says that it is connected, if it is.
+_STATE_TIMEOUT = 0.3
+
+
+def _is_connected(channel: grpc.Channel) -> bool:
+    ready = grpc.channel_ready_future(channel)
+    try:
+        ready.result(timeout=_STATE_TIMEOUT)
+        return True
+    except grpc.FutureTimeoutError:
+        return False
+    finally:
+        ready.cancel()
 
 
 class interruptible:
