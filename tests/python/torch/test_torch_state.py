@@ -10,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from torch import nn
 
 import adamant
 import adamant.torch as remote
+from adamant import v1
 
 KWARGS = {
     remote.RemoteAdam: {"lr": 0.1, "amsgrad": True},
@@ -298,6 +300,33 @@ def test_a_named_set_stays_and_is_found_again(adam, name):
     assert second.last_result.step == 4
 
 
+def test_whoever_comes_first_makes_the_set(adam, name):
+    models = [parameters((100_000,), seed=seed) for seed in range(8)]
+    firsts = [params[0].detach().clone() for params in models]
+    with ThreadPoolExecutor() as pool:
+        optimizers = list(pool.map(lambda params: adam(params, name=name, max_grad_norm=0.3), models))
+    assert sum(torch.equal(models[0][0], first) for first in firsts) == 1
+    assert all(torch.equal(params[0], models[0][0]) for params in models)
+    train(optimizers[5], models[5], [0])
+    assert optimizers[5].last_result.step == 1
+
+
+def test_a_set_whose_maker_has_never_written_is_written(adam, client, name):
+    params = parameters((3,))
+    groups = [adamant.Group("0", adamant.Adam(), ["0"])]
+    spec = v1.ParameterSetSpec(
+        name=name,
+        tensors=[v1.TensorSpec(name="0", shape=[3], group="0")],
+        groups=[group.to_proto() for group in groups],
+        initialization=v1.INITIALIZATION_WRITTEN,
+    )
+    client.create(spec)
+    before = params[0].detach().clone()
+    adam(params, name=name)
+    assert torch.equal(params[0], before)
+    assert (client.read(name).parameters["0"] == before.numpy()).all()
+
+
 def test_whose_parameters_win_is_said(adam, client, name):
     params = parameters((3,))
     first = adam(params, name=name)
@@ -442,6 +471,63 @@ def test_one_bit_of_any_element_is_noticed(adam, size, dtype, is_contiguous):
                 optimizer.step()
             params[0].data[i, element] = -params[0].data[i, element]
             optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [lambda p: p.detach().copy_(p.detach().flip(0)), lambda p: setattr(p, "data", p.detach().flip(0))],
+    ids=["in place", "elsewhere"],
+)
+def test_rows_of_4_kib_that_trade_places_are_noticed(adam, write):
+    params = parameters((4, 1024))
+    optimizer = adam(params, local_changes="raise")
+    write(params[0])
+    gradients(params, 0)
+    with pytest.raises(RuntimeError, match="somebody has written"):
+        optimizer.step()
+
+
+def test_a_matrix_that_is_turned_where_it_lies_is_noticed(adam):
+    ours, theirs = parameters((3, 3)), parameters((3, 3))
+    mine, torchs = adam(ours, lr=0.1), torch.optim.Adam(theirs, lr=0.1)
+    for params, optimizer in ((ours, mine), (theirs, torchs)):
+        train(optimizer, params, range(2))
+        address = params[0].data_ptr()
+        params[0].data = params[0].data.t()
+        assert params[0].data_ptr() == address
+        train(optimizer, params, range(2, 4))
+    assert_near(ours, theirs)
+
+
+def test_a_parameter_that_becomes_another_type_goes_on(adam):
+    params = parameters((30,), (40,))
+    optimizer = adam(params, lr=1e-4)
+    train(optimizer, params, range(2))
+    params[0].data = params[0].data.bfloat16()
+    for i in range(2, 5):
+        train(optimizer, params, [i])
+    assert params[0].dtype == torch.bfloat16
+    kept = torch.from_numpy(state_of(optimizer).parameters["0"])
+    assert torch.equal(kept.bfloat16(), params[0].detach())
+    assert not torch.equal(kept.bfloat16().float(), kept)
+    params[1].data = params[1].data.t().clone()
+    train(optimizer, params, [5])
+    assert optimizer.last_result.step == 6
+
+
+def test_many_parameters_of_which_some_are_written(adam):
+    """Small ones and large ones, of which more than one place keeps what they were."""
+    shapes = [(5000,) if i % 7 == 3 else (i % 5, 3) for i in range(40)]
+    ours, theirs = parameters(*shapes), parameters(*shapes)
+    mine, torchs = adam(ours, lr=0.1), torch.optim.Adam(theirs, lr=0.1)
+    for params, optimizer in ((ours, mine), (theirs, torchs)):
+        train(optimizer, params, range(2), without=[3, 6, 11])
+        for i in (3, 6, 17, 19):
+            params[i].data.mul_(2)
+        train(optimizer, params, range(2, 4), without=[4, 17, 6])
+        params[8].data.mul_(2)
+        train(optimizer, params, range(4, 6))
+    assert_near(ours, theirs)
 
 
 def test_what_is_written_as_it_was_is_not_sent(adam):
@@ -611,3 +697,36 @@ def test_ctrl_c_leaves_the_parameters_of_one_step(adam, network, client, size, d
     assert optimizer.last_result.step == described.step
     train(optimizer, params, [3])
     assert optimizer.last_result.step == described.step + 1
+
+
+def test_a_server_that_is_gone_is_no_reason_not_to_end(adam, start_server):
+    server = start_server()
+    params = parameters((3,))
+    optimizer = adam(params, target=server.address)
+    train(optimizer, params, range(2))
+    server.stop()
+    optimizer.close()
+    with pytest.raises(RuntimeError, match="the optimizer is closed"):
+        train(optimizer, params, [2])
+
+
+def test_sgd_without_momentum_has_no_buffer_to_save(sgd):
+    ours, theirs = parameters((3,), (4,)), parameters((3,), (4,))
+    mine, torchs = sgd(ours, lr=0.1), torch.optim.SGD(theirs, lr=0.1)
+    for params, optimizer in ((ours, mine), (theirs, torchs)):
+        train(optimizer, params, range(2))
+    saved = mine.state_dict()
+    assert saved["state"] == {0: {"step": 2.0}, 1: {"step": 2.0}}
+    mine.load_state_dict(torchs.state_dict())
+    torchs.load_state_dict(saved)
+    for params, optimizer in ((ours, mine), (theirs, torchs)):
+        train(optimizer, params, [2])
+    assert_near(ours, theirs)
+
+
+def test_momentum_does_not_come_out_of_nothing(sgd):
+    params = parameters((3,))
+    optimizer = sgd(params, lr=0.1)
+    optimizer.param_groups[0]["momentum"] = 0.9
+    with pytest.raises(adamant.InvalidFieldError, match="momentum"):
+        train(optimizer, params, [0])

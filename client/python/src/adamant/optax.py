@@ -6,6 +6,8 @@
     params = optax.apply_updates(params, updates)
 
 Under `jax.jit` as well: what is sent is sent by ordered `io_callback`s. On one device, and not under `vmap` or `grad`.
+An error is that of a callback: it comes when somebody waits for the result, and JAX may run no other ordered callback in
+the process after it.
 """
 
 from __future__ import annotations
@@ -59,6 +61,9 @@ class _Remote:
             # The state was made by another process.
             self._steps = self._client.open_steps(self._name)
         steps = self._steps
+        if steps.pending is not None:
+            # Of the last one nobody knows yet whether it was applied.
+            steps.refresh()
         if int(count) != steps.step_number:
             raise RuntimeError(
                 f"the state is not that of the set {self._name!r}: expected count {steps.step_number}, got {int(count)}"

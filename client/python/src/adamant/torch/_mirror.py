@@ -21,6 +21,11 @@ _WORDS = 512
 _WEIGHTS = np.random.default_rng(0).integers(2**63, size=_WORDS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
+# Up to so many elements a parameter is kept, which takes less time than a sum, and in all so many.
+_SMALL = 4096
+_SMALL_IN_ALL = 1 << 20
+
+
 def bits_of(tensor: torch.Tensor) -> torch.Tensor:
     """Its elements' bits, as integers."""
     return tensor.view(torch.int32 if tensor.element_size() == 4 else torch.int16)
@@ -58,18 +63,16 @@ class Mirror:
         self.name = name
         self.shape = tuple(as_real(parameter.detach()).shape)
         self._address = -1
-        self._dtype = parameter.dtype
-        # The parameter's place, type and version and the sum of its bits, as of `remember`; None: not known.
-        self._known: tuple[int, torch.dtype, int, int] | None = None
-        self._lay_out()
+        self._is_contiguous = False
+        self.lay_out()
 
-    def _lay_out(self) -> None:
-        """Finds the parameter's memory: again where it lies elsewhere than before (`p.data = ...`)."""
+    def lay_out(self) -> None:
+        """Finds the parameter's memory: again where it lies otherwise than before (`p.data = ...`)."""
         parameter = self.parameter
-        if parameter.data_ptr() == self._address and parameter.dtype == self._dtype:
+        if parameter.data_ptr() == self._address and parameter.is_contiguous() == self._is_contiguous:
             return
         self._address = parameter.data_ptr()
-        self._dtype = parameter.dtype
+        self._is_contiguous = parameter.is_contiguous()
         real = as_real(parameter.detach())
         if tuple(real.shape) != self.shape:
             raise RuntimeError(
@@ -79,11 +82,13 @@ class Mirror:
         self._is_direct = real.device.type == "cpu" and real.is_contiguous() and not parameter.is_conj()
         self._buffer = real if self._is_direct else torch.empty(self.shape, dtype=real.dtype)
         self._array = as_array(self._buffer)
-        self._words = _Words(self._array)
+        self.words = _Words(self._array) if self._is_direct else None
+        is_small = self.words is not None and real.element_size() == 4 and real.numel() <= _SMALL
+        self.small = self._array.reshape(-1).view(np.int32) if is_small else None
 
     def target(self) -> Array:
         """Where to put its elements; `arrived` follows."""
-        self._lay_out()
+        self.lay_out()
         return self._array
 
     def arrived(self) -> None:
@@ -93,7 +98,7 @@ class Mirror:
 
     def local(self) -> torch.Tensor:
         """Its elements as they are, real and contiguous, on the CPU."""
-        self._lay_out()
+        self.lay_out()
         if not self._is_direct:
             self._buffer.copy_(as_real(self.parameter.detach()))
         return self._buffer
@@ -108,34 +113,11 @@ class Mirror:
         gradient = self.parameter.grad
         assert gradient is not None
         if gradient.dtype is torch.float32 and gradient.is_cpu and gradient.is_contiguous() and not gradient.is_neg():
-            # Most are like this.
-            return gradient.detach().numpy()
+            # Most are like this. numpy does not take what has a history of its own.
+            return (gradient.detach() if gradient.requires_grad else gradient).numpy()
         if gradient.layout != torch.strided:
             gradient = gradient.to_dense()
         return as_array(as_real(gradient.detach()).to("cpu").contiguous())
-
-    def forget(self) -> None:
-        """What it last was is not what the server has."""
-        self._known = None
-
-    def remember(self, total: int) -> None:
-        """Its elements are the server's, and this is the sum of their bits (`totals`)."""
-        parameter = self.parameter
-        self._known = parameter.data_ptr(), parameter.dtype, parameter._version, total
-
-    def is_as_remembered(self, total: int) -> bool | None:
-        """Whether its elements are those of `remember`, as far as the sum of their bits tells. None if it does not: the
-        sum is the same, but somebody has written (as load_state_dict and DistributedDataParallel do); or it is not
-        known what they were."""
-        if self._known is None:
-            return None
-        address, dtype, version, known = self._known
-        parameter = self.parameter
-        if dtype == parameter.dtype and total != known:
-            return False
-        return (
-            True if (address, dtype, version) == (parameter.data_ptr(), parameter.dtype, parameter._version) else None
-        )
 
 
 class _Words:
@@ -170,14 +152,14 @@ def _total_on_device(tensor: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def totals(mirrors: Sequence[Mirror]) -> list[int]:
-    """A weighted sum of each one's bits: whatever changes one element changes it."""
+def _totals(mirrors: Sequence[Mirror]) -> list[int]:
+    """A weighted sum of each one's bits: whatever changes one element changes it. It stays where parts of a large one
+    trade places that are 4 KiB apart, or a multiple: that a parameter's version and address tell."""
     result = [0] * len(mirrors)
     elsewhere = []
     for i, mirror in enumerate(mirrors):
-        mirror._lay_out()
-        if mirror._is_direct:
-            result[i] = mirror._words.total()
+        if mirror.words is not None:
+            result[i] = mirror.words.total()
         else:
             elsewhere.append(i)
     if elsewhere:
@@ -186,3 +168,77 @@ def totals(mirrors: Sequence[Mirror]) -> list[int]:
         for i, total in zip(elsewhere, torch.stack(sums).tolist()):
             result[i] = total
     return result
+
+
+class Memory:
+    """What parameters were when they last were the server's: of small ones every bit, of others a sum."""
+
+    def __init__(self) -> None:
+        self._mirrors: list[Mirror] = []
+        # Of small ones, by index: where in `_kept` their bits are.
+        self._places: dict[int, slice] = {}
+        self._kept = np.zeros(0, np.int32)
+        # Of the others, by index: address, type, version and sum; of small ones, whether it is known. Not there: not.
+        self._known: dict[int, tuple[int, torch.dtype, int, int] | None] = {}
+
+    def add(self, mirrors: Sequence[Mirror]) -> None:
+        """There are more, of which nothing is known yet."""
+        end = self._kept.size
+        for mirror in mirrors:
+            if mirror.small is not None and end + mirror.small.size <= _SMALL_IN_ALL:
+                self._places[len(self._mirrors)] = slice(end, end + mirror.small.size)
+                end += mirror.small.size
+            self._mirrors.append(mirror)
+        self._kept = np.concatenate([self._kept, np.zeros(end - self._kept.size, np.int32)])
+
+    def remember(self, indices: Sequence[int]) -> None:
+        """These are the server's as they are."""
+        for i in indices:
+            self._mirrors[i].lay_out()
+        small = [i for i in indices if i in self._places and self._mirrors[i].small is not None]
+        if len(small) == len(self._places):
+            if small:
+                np.concatenate(self._bits(small), out=self._kept)
+        else:
+            for i, bits in zip(small, self._bits(small)):
+                self._kept[self._places[i]] = bits
+        self._known.update(dict.fromkeys(small))
+        others = [i for i in indices if i not in self._places]
+        for i, total in zip(others, _totals([self._mirrors[i] for i in others])):
+            parameter = self._mirrors[i].parameter
+            self._known[i] = parameter.data_ptr(), parameter.dtype, parameter._version, total
+
+    def forget(self, index: int) -> None:
+        """It may not be what the server has."""
+        self._known.pop(index, None)
+
+    def compare(self) -> tuple[list[int], list[int]]:
+        """Those that are something else now, and those of which that is not known: because it never was, or because
+        somebody has written (as load_state_dict and DistributedDataParallel do) and may have written the same."""
+        changed: list[int] = []
+        unsure = [i for i in range(len(self._mirrors)) if i not in self._known]
+        for mirror in self._mirrors:
+            mirror.lay_out()
+        small = [i for i in self._places if i in self._known]
+        lost = [i for i in small if self._mirrors[i].small is None]
+        unsure += lost
+        is_whole = small and not lost and len(small) == len(self._places)
+        # Not by torch, whose threads take longer to wake than this takes.
+        if not is_whole or not np.array_equal(np.concatenate(self._bits(small)), self._kept):
+            for i in set(small) - set(lost):
+                if not np.array_equal(self._bits([i])[0], self._kept[self._places[i]]):
+                    changed.append(i)
+        others = [i for i in self._known if i not in self._places]
+        for i, total in zip(others, _totals([self._mirrors[i] for i in others])):
+            known = self._known[i]
+            assert known is not None
+            address, dtype, version, known_total = known
+            parameter = self._mirrors[i].parameter
+            if dtype == parameter.dtype and total != known_total:
+                changed.append(i)
+            elif (address, dtype, version) != (parameter.data_ptr(), parameter.dtype, parameter._version):
+                unsure.append(i)
+        return sorted(changed), sorted(unsure)
+
+    def _bits(self, indices: Sequence[int]) -> list[Array]:
+        return [bits for i in indices if (bits := self._mirrors[i].small) is not None]

@@ -15,7 +15,7 @@ import torch
 import adamant
 from adamant import errors, v1
 from adamant._own_set import end
-from adamant.torch._mirror import Array, Mirror, as_array, bits_of, totals
+from adamant.torch._mirror import Array, Memory, Mirror, as_array, bits_of
 
 ParamGroup = Mapping[str, Any]
 
@@ -106,6 +106,7 @@ class Session:
         self._broken: str | None = None
         self._overrides: tuple[Any, list[v1.GroupOverride]] = ((), [])
         self.mirrors: list[Mirror] = []
+        self._memory = Memory()
         # At the latest when the program ends.
         self._end = weakref.finalize(self, end, client, os.getpid(), self.name if name is None else None)
         try:
@@ -126,22 +127,30 @@ class Session:
         workers: int,
     ) -> None:
         self.mirrors = self._mirrors(groups)
+        self._memory.add(self.mirrors)
         described = None
         if not is_own:
             with contextlib.suppress(errors.SetNotFoundError):
                 described = self.client.get(self.name)
-        is_new = False
-        if described is None or described.state == v1.PARAMETER_SET_STATE_UNINITIALIZED:
+        is_ours = False
+        if described is None:
             try:
-                described = self._create(groups, described, max_grad_norm, on_non_finite, workers)
-                is_new = True
+                described = self._create(groups, max_grad_norm, on_non_finite, workers)
+                is_ours = True
             except errors.SetExistsError:
                 # Another worker was faster.
                 described = self.client.get(self.name)
+        if described.state == v1.PARAMETER_SET_STATE_UNINITIALIZED:
+            # But has not written yet, or never will.
+            described = self._create(groups, max_grad_norm, on_non_finite, workers, exist_ok=True)
         self._learn(described, groups)
-        if is_new:
-            self._remember(self.mirrors)
+        if is_own:
+            self._remember()
             self._reload_counts()
+            return
+        if is_ours:
+            # Of several who come at once, any may have been the first to write.
+            self.pull()
             return
         self._check_attached(described, groups, max_grad_norm, on_non_finite, workers)
         if attach == "error" and described.step > 0:
@@ -185,17 +194,16 @@ class Session:
     def _create(
         self,
         groups: Sequence[ParamGroup],
-        existing: v1.ParameterSet | None,
         max_grad_norm: float | None,
         on_non_finite: str | None,
         workers: int,
+        exist_ok: bool = False,
     ) -> v1.ParameterSet:
         return self.client.create(
             self.name,
             {mirror.name: mirror.source() for mirror in self.mirrors},
             groups=self._groups(groups, self.mirrors),
-            # One whose creator was cut off before it had written.
-            exist_ok=existing is not None,
+            exist_ok=exist_ok,
             max_grad_norm=max_grad_norm,
             on_non_finite=on_non_finite or "skip",
             workers=v1.Workers(count=workers) if workers > 1 else None,
@@ -253,7 +261,7 @@ class Session:
             if wanted != fixed:
                 raise ValueError(f"group {name!r} of the set {self.name!r}: expected {wanted}, got {fixed}")
         bound = described.clipping.max_norm if described.clipping.WhichOneof("bound") == "max_norm" else None
-        if max_grad_norm is not None and max_grad_norm != bound:
+        if max_grad_norm is not None and (bound is None or np.float32(max_grad_norm) != np.float32(bound)):
             raise ValueError(f"max_grad_norm of the set {self.name!r}: expected {max_grad_norm}, got {bound}")
         policy = "reject" if described.non_finite_policy == v1.NON_FINITE_POLICY_REJECT else "skip"
         if on_non_finite is not None and on_non_finite != policy:
@@ -276,8 +284,9 @@ class Session:
             incarnation=self.stream.incarnation,
         )
         self.mirrors += added
+        self._memory.add(added)
         self._learn(described, groups)
-        self._remember(added)
+        self._remember(range(len(self.mirrors) - len(added), len(self.mirrors)))
         if self.stream.step_number != step:
             self._broken = "the set was stepped by somebody else while a group was added"
         self._reload_counts()
@@ -335,7 +344,7 @@ class Session:
             self._broken = f"the last step failed ({error})"
             raise
         self.last_result = result
-        self._arrived([mirrors[i] for i in carried])
+        self._arrived(carried)
         self._broken = None
         if result.applied and result.parameters_step == before + 1:
             if len(carried) == len(mirrors):
@@ -412,7 +421,7 @@ class Session:
         self.stream.refresh([mirror.target() for mirror in self.mirrors])
         if self.stream.last_result is not None:
             self.last_result = self.stream.last_result
-        self._arrived(self.mirrors)
+        self._arrived(range(len(self.mirrors)))
         self._reload_counts()
         self._broken = None
 
@@ -425,47 +434,43 @@ class Session:
             self.stream.refresh()
         response = self.client.write(self.name, sources)
         self.stream.move_to(response.incarnation, response.step)
-        self._remember(self.mirrors)
+        self._remember()
         self._reload_counts()
         self._broken = None
 
-    def _arrived(self, mirrors: Sequence[Mirror]) -> None:
+    def _arrived(self, indices: Sequence[int]) -> None:
+        mirrors = [self.mirrors[i] for i in indices]
         with torch.no_grad():
             for mirror in mirrors:
                 mirror.arrived()
         # Whoever has kept one for a backward pass is to be told.
         torch.autograd.graph.increment_version([mirror.parameter for mirror in mirrors])
-        self._remember(mirrors)
+        self._remember(indices)
 
-    def _remember(self, mirrors: Sequence[Mirror]) -> None:
-        if self._local_changes == "ignore":
-            return
-        for mirror, total in zip(mirrors, totals(mirrors)):
-            mirror.remember(total)
+    def _remember(self, indices: Sequence[int] | None = None) -> None:
+        if self._local_changes != "ignore":
+            self._memory.remember(range(len(self.mirrors)) if indices is None else indices)
 
     def _notice_local_changes(self) -> None:
         """Writes into the set what was written into parameters here: torch's own optimizers would go on from that."""
         if self._local_changes == "ignore":
             return
-        changed: dict[int, torch.Tensor] = {}
-        unsure = []
-        sums = totals(self.mirrors)
-        for i, (mirror, total) in enumerate(zip(self.mirrors, sums)):
-            same = mirror.is_as_remembered(total)
-            if same is False and self._precision(mirror) == torch.float32:
-                changed[i] = mirror.local()
-            elif not same:
-                unsure.append(i)
+        suspects, unsure = self._memory.compare()
+        # Those that are rounded here are looked at one element at a time.
+        unsure += [i for i in suspects if self._precision(self.mirrors[i]) != torch.float32]
+        changed = {i: self.mirrors[i].local() for i in suspects if i not in unsure}
         if unsure:
             state = self.client.read(self.name, incarnation=self.stream.incarnation)
             assert state is not None
+            same = []
             for i in unsure:
                 master = torch.from_numpy(state.parameters[self._tensor_names[i]])
                 elements = self._with_masters(self.mirrors[i], master)
                 if torch.equal(bits_of(elements), bits_of(master)):
-                    self.mirrors[i].remember(sums[i])
+                    same.append(i)
                 else:
                     changed[i] = elements
+            self._memory.remember(same)
         if not changed:
             return
         names = [self._tensor_names[i] for i in sorted(changed)]
@@ -483,8 +488,7 @@ class Session:
         )
         # If others have stepped, this one's step is refused, as it would have been without the write.
         self.stream.move_to(response.incarnation, before)
-        for i in changed:
-            self.mirrors[i].remember(sums[i])
+        self._memory.remember(sorted(changed))
 
     def _precision(self, mirror: Mirror) -> torch.dtype:
         """What a parameter is rounded to on its way here."""
@@ -580,11 +584,11 @@ class Session:
         response = self.client.write_state(self.name, state, incarnation=self.stream.incarnation)
         self.stream.move_to(response.incarnation, response.step)
         self._set_counts(counts)
-        self._remember(self.mirrors)
-        for mirror, entry in zip(self.mirrors, entries):
+        self._remember()
+        for i, entry in enumerate(entries):
             if entry.get(_MASTER) is not None:
                 # These may be other parameters than the ones here: whichever are, the next step finds out.
-                mirror.forget()
+                self._memory.forget(i)
 
     def _as_slot(self, mirror: Mirror, slot: str, value: torch.Tensor) -> Array:
         real = torch.view_as_real(value.detach()) if value.is_complex() else value.detach()
