@@ -58,9 +58,14 @@ def expect_same_bits(what: str, expected: Floats, got: Floats) -> None:
 
 
 def pseudo_random(count: int, seed: int) -> Floats:
-    """In [-1, 1), as every language here makes them: seed 0 are parameters, 1 and on gradients."""
+    """In [-1, 1), as every language here makes them: seed 0 are parameters, 1 and on gradients.
+
+    Every 16th is so small that Adam takes some of them for zero.
+    """
     bits = np.arange(count, dtype=np.uint32) * np.uint32(2654435761) + np.uint32(seed * 2246822519 % 2**32)
-    return (bits >> 8).astype(np.float32) * np.float32(2**-23) - 1
+    values = (bits >> 8).astype(np.float32) * np.float32(2**-23) - 1
+    values[::16] *= np.float32(2**-57)
+    return values
 
 
 def one_tensor(

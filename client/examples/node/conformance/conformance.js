@@ -21,10 +21,14 @@ function sameBits(what, expected, got) {
   if (i !== -1) throw new Error(`${what}: element ${i}: expected ${expected[i]}, got ${got[i]}`);
 }
 
-// In [-1, 1), as every language here makes them: seed 0 are parameters, 1 and on gradients.
+// In [-1, 1), as every language here makes them: seed 0 are parameters, 1 and on gradients. Every 16th is so small that
+// Adam takes some of them for zero.
 function pseudoRandom(count, seed) {
   const offset = Math.imul(seed, 2246822519);
-  return Float32Array.from({ length: count }, (_, i) => ((Math.imul(i, 2654435761) + offset) >>> 8) * 2 ** -23 - 1);
+  return Float32Array.from({ length: count }, (_, i) => {
+    const value = ((Math.imul(i, 2654435761) + offset) >>> 8) * 2 ** -23 - 1;
+    return i % 16 === 0 ? value * 2 ** -57 : value;
+  });
 }
 
 function withTensor(client, shape, initialization, use) {

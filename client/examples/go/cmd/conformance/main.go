@@ -72,10 +72,14 @@ func withSet(ctx context.Context, client *adamant.Client, init adamantv1.Initial
 }
 
 // pseudoRandom returns values in [-1, 1) that every language here makes alike: seed 0 are parameters, 1 and on gradients.
+// Every 16th is so small that Adam takes some of them for zero.
 func pseudoRandom(count int, seed uint32) []float32 {
 	values := make([]float32, count)
 	for i := range values {
 		values[i] = float32((uint32(i)*2654435761+seed*2246822519)>>8)*0x1p-23 - 1
+		if i%16 == 0 {
+			values[i] *= 0x1p-57
+		}
 	}
 	return values
 }

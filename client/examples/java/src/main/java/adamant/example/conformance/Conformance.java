@@ -82,12 +82,18 @@ public final class Conformance {
     }
   }
 
-  /** In [-1, 1), as every language here makes them: seed 0 are parameters, 1 and on gradients. */
+  /**
+   * In [-1, 1), as every language here makes them: seed 0 are parameters, 1 and on gradients. Every 16th is so small that
+   * Adam takes some of them for zero.
+   */
   private static float[] pseudoRandom(int count, int seed) {
     var values = new float[count];
     for (int i = 0; i < count; ++i) {
       // What overflows wraps, as it does where integers have no sign.
       values[i] = ((i * (int) 2654435761L + seed * (int) 2246822519L) >>> 8) * 0x1p-23f - 1;
+      if (i % 16 == 0) {
+        values[i] *= 0x1p-57f;
+      }
     }
     return values;
   }
