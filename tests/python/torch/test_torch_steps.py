@@ -73,6 +73,7 @@ def test_a_parameter_without_a_gradient_is_left_out_and_counts_for_itself(make, 
     ours, theirs = parameters((3,), (4,), (5,)), parameters((3,), (4,), (5,))
     mine, torchs = make(cls, ours, lr=0.1, **kwargs), PAIRS[cls](theirs, lr=0.1, **kwargs)
     left_out = [{1, 2}, {0}, set(), {1}]
+    first = mine.client.get(mine.set_name).incarnation
     for i, without in enumerate(left_out):
         for params, optimizer in ((ours, mine), (theirs, torchs)):
             gradients(params, i)
@@ -81,6 +82,8 @@ def test_a_parameter_without_a_gradient_is_left_out_and_counts_for_itself(make, 
             optimizer.step()
     assert_near(ours, theirs)
     assert [int(mine.state[p]["step"]) for p in ours] == [3, 2, 3]
+    # Nobody took what came back for a change of somebody else's.
+    assert mine.last_result.incarnation == first
 
 
 def test_without_any_gradient_nothing_is_sent(adam):
