@@ -542,8 +542,9 @@ def test_many_parameters_of_which_some_are_written(adam):
     assert_near(ours, theirs)
 
 
-def test_what_is_written_as_it_was_is_not_sent(adam):
-    params = parameters((50,), (3,))
+@pytest.mark.parametrize("size", [50, 5000])
+def test_what_is_written_as_it_was_is_not_sent(adam, size):
+    params = parameters((size,), (size,))
     optimizer = adam(params)
     train(optimizer, params, range(2))
     before = incarnation(optimizer)

@@ -230,6 +230,21 @@ def test_the_server_keeps_the_bits_for_which_16_have_no_room(adam, dtype):
     assert mine.last_result.step == 200
 
 
+def test_what_has_no_room_in_16_bits_is_counted(adam):
+    params = [nn.Parameter(torch.tensor([65504.0, 1.0], dtype=torch.float16))]
+    optimizer = adam(params, lr=100.0)
+    params[0].grad = torch.tensor([-1.0, -1.0], dtype=torch.float16)
+    optimizer.step()
+    # It came as float16.
+    assert optimizer.last_result.overflowed == 1
+    assert params[0].tolist() == [float("inf"), 101.0]
+    assert optimizer.client.read(optimizer.set_name).parameters["0"].tolist() == [65604.0, 101.0]
+    params[0].grad = torch.tensor([1.0, 0.0], dtype=torch.float16)
+    for _ in range(3):
+        optimizer.step()
+    assert optimizer.last_result.incarnation == optimizer.client.get(optimizer.set_name).incarnation
+
+
 def test_parameters_of_several_types(adam):
     wide, narrow = parameters((40,), (50,))
     half = nn.Parameter(narrow.detach().half())

@@ -323,6 +323,7 @@ class Session:
         for i in carried:
             gradients[i] = mirrors[i].gradient()
             targets[i] = mirrors[i].target()
+        overrides = self._make_overrides(groups)
         before = self.stream.step_number
         self._broken = "the last step was interrupted"
         try:
@@ -330,7 +331,7 @@ class Session:
                 gradients,
                 targets,
                 tensors=None if len(carried) == len(mirrors) else carried,
-                overrides=self._make_overrides(groups),
+                overrides=overrides,
                 grad_scale=grad_scale,
                 gradient_dtype=self._wire_dtype,
                 reply_dtype=self._reply_dtype(carried),
