@@ -468,6 +468,8 @@ def test_a_scaled_gradient_is_unscaled_by_the_server(make, at_inf):
         assert ours[0].grad.abs().max() > 1e4
         assert mine.last_result.grad_norm < 100
         assert int(mine.state_dict()["state"][0]["step"]) == (9 if at_inf else 10)
+        # What the scaler has found is not sent.
+        assert mine.client.get(mine.set_name).statistics.non_finite == 0
 
 
 def test_a_gradient_that_was_unscaled_before_is_not_unscaled_again(adam):
