@@ -164,7 +164,7 @@ def test_after_an_error_it_is_found_out_whether_the_step_was_applied(server, nam
         patched.setattr(_connection.RetryingConnection, "step", lose)
         remote.step(0, 1e-3, grads, params)
     if is_applied:
-        with pytest.raises(RuntimeError, match="the state is not that of the set .*: expected count 1, got 0"):
+        with pytest.raises(RuntimeError, match=r"the state is not that of the set .*: expected count 1, got 0"):
             remote.step(0, 1e-3, grads, params)
     count, _ = remote.step(1 if is_applied else 0, 1e-3, grads, params)
     assert count == (2 if is_applied else 1)

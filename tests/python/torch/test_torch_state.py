@@ -182,6 +182,32 @@ def test_a_checkpoint_of_16_bits_goes_on_with_all_32(adam):
                 assert (got.tensors[slot][name] == array).all(), (slot, name)
 
 
+def test_parameters_that_are_here_win_over_those_that_were_saved(adam):
+    params = [nn.Parameter(parameters((200,))[0].detach().bfloat16())]
+    optimizer = adam(params, lr=1e-4)
+    train(optimizer, params, range(3))
+    others = [nn.Parameter(parameters((200,), seed=9)[0].detach().bfloat16())]
+    mine = others[0].detach().float()
+    another = adam(others, lr=1e-4)
+    another.load_state_dict(optimizer.state_dict())
+    train(another, others, [3])
+    assert (torch.from_numpy(state_of(another).parameters["0"]) - mine).abs().max() < 2e-4
+
+
+def test_the_sets_step_is_saved_too(adam):
+    """It is more than any parameter's count where none has been in all steps."""
+    params = parameters((3,), (4,))
+    optimizer = adam(params)
+    for i in range(6):
+        train(optimizer, params, [i], without=[i % 2])
+    others = parameters((3,), (4,))
+    another = adam(others)
+    another.load_state_dict(optimizer.state_dict())
+    assert [int(another.state[p]["step"]) for p in others] == [3, 3]
+    train(another, others, [6])
+    assert another.last_result.step == 7
+
+
 def test_saved_with_weights_only(adam):
     params = parameters((3,))
     optimizer = adam(params)
@@ -311,6 +337,38 @@ def test_whoever_comes_first_makes_the_set(adam, name):
     assert optimizers[5].last_result.step == 1
 
 
+def test_whoever_writes_first_has_written_the_set(adam, client, name, monkeypatch):
+    theirs = parameters((3,), seed=9)[0].detach().numpy()
+    create = adamant.Client.create
+
+    def outrun(maker, *args, **kwargs):
+        created = create(maker, *args, **kwargs)
+        # As a worker does who comes between its creation and its first write.
+        client.write(name, [theirs])
+        return created
+
+    monkeypatch.setattr(adamant.Client, "create", outrun)
+    params = parameters((3,))
+    optimizer = adam(params, name=name)
+    assert (params[0].detach().numpy() == theirs).all()
+    train(optimizer, params, [0])
+    assert optimizer.last_result.step == 1
+
+
+def test_a_set_that_was_stepped_while_a_group_was_added_is_pulled(adam, name):
+    ours, theirs = parameters((3,), (4,)), parameters((3,), (4,))
+    first, second = adam(ours[:1], name=name), adam(theirs[:1], name=name)
+    train(second, theirs[:1], [0])
+    first.add_param_group({"params": ours[1:]})
+    gradients(ours, 1)
+    with pytest.raises(RuntimeError, match=r"stepped by somebody else while a group was added, .*: pull\(\)"):
+        first.step()
+    first.pull()
+    assert torch.equal(ours[0], theirs[0])
+    first.step()
+    assert first.last_result.step == 2
+
+
 def test_a_set_whose_maker_has_never_written_is_written(adam, client, name):
     params = parameters((3,))
     groups = [adamant.Group("0", adamant.Adam(), ["0"])]
@@ -385,6 +443,22 @@ def test_a_set_that_somebody_else_has_made_is_used(adam, client, name):
     assert optimizer.last_result.learning_rates == {"first": 0.25, "second": 0.25}
     with pytest.raises(ValueError, match="expected tensor 1 to be 'z', got 'y'"):
         adam(list(zip(["x", "z"], parameters((3,), (4,)))), name=name)
+
+
+def test_a_set_that_others_write_is_pushed_or_pulled(adam, client, name):
+    params = parameters((3,))
+    optimizer = adam(params, name=name)
+    train(optimizer, params, range(2))
+    for recover in (optimizer.pull, optimizer.push):
+        mine = params[0].detach().clone()
+        client.write(name, [parameters((3,), seed=9)[0].detach().numpy()])
+        with pytest.raises(adamant.IncarnationMismatchError):
+            train(optimizer, params, [2])
+        recover()
+        assert torch.equal(params[0], mine) == (recover == optimizer.push)
+        assert (client.read(name).parameters["0"] == params[0].detach().numpy()).all()
+        train(optimizer, params, [3])
+    assert optimizer.last_result.step == 4
 
 
 def test_named_parameters_name_the_tensors(adam):
@@ -479,7 +553,7 @@ def test_one_bit_of_any_element_is_noticed(adam, size, dtype, is_contiguous):
     ids=["in place", "elsewhere"],
 )
 def test_rows_of_4_kib_that_trade_places_are_noticed(adam, write):
-    params = parameters((4, 1024))
+    params = parameters((8, 1024))
     optimizer = adam(params, local_changes="raise")
     write(params[0])
     gradients(params, 0)
@@ -530,8 +604,9 @@ def test_many_parameters_of_which_some_are_written(adam):
     assert_near(ours, theirs)
 
 
-def test_what_is_written_as_it_was_is_not_sent(adam):
-    params = parameters((50,), (3,))
+@pytest.mark.parametrize("size", [50, 5000])
+def test_what_is_written_as_it_was_is_not_sent(adam, size):
+    params = parameters((size,), (size,))
     optimizer = adam(params)
     train(optimizer, params, range(2))
     before = incarnation(optimizer)
@@ -540,6 +615,52 @@ def test_what_is_written_as_it_was_is_not_sent(adam):
     params[1].data = params[1].data.clone()
     train(optimizer, params, [2])
     assert incarnation(optimizer) == before
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """What was read by optimizers to look closer."""
+    found = []
+    read = adamant.Client.read
+
+    def count(client, name, *args, **kwargs):
+        found.append(name)
+        return read(client, name, *args, **kwargs)
+
+    monkeypatch.setattr(adamant.Client, "read", count)
+    return found
+
+
+@pytest.mark.parametrize("size", [50, 5000])
+def test_what_is_written_into_a_parameter_without_a_gradient_is_sent_once(adam, reads, size):
+    params = parameters((3,), (size,), (size,))
+    optimizer = adam(params, lr=0.1)
+    train(optimizer, params, range(2))
+    params[1].data.mul_(2)
+    with torch.no_grad():
+        params[2].copy_(params[2].clone())
+    train(optimizer, params, [2], without=[1, 2])
+    once, looked = incarnation(optimizer), len(reads)
+    train(optimizer, params, [3, 4], without=[1, 2])
+    assert incarnation(optimizer) == once
+    assert len(reads) == looked == (1 if size == 5000 else 0)
+    assert (state_of(optimizer).parameters["1"] == params[1].detach().numpy()).all()
+
+
+@pytest.mark.parametrize("size", [50, 5000])
+def test_usually_nothing_has_to_be_looked_at(adam, reads, size):
+    params = parameters((3,), (size,))
+    optimizer = adam(params[:1])
+    train(optimizer, params[:1], range(2))
+    optimizer.add_param_group({"params": params[1:]})
+    train(optimizer, params, range(2))
+    optimizer.pull()
+    train(optimizer, params, range(2))
+    optimizer.push()
+    train(optimizer, params, range(2))
+    optimizer.load_state_dict(optimizer.state_dict())
+    train(optimizer, params, range(2))
+    assert reads == []
 
 
 @pytest.mark.parametrize("write", WRITES)

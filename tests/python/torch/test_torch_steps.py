@@ -73,6 +73,7 @@ def test_a_parameter_without_a_gradient_is_left_out_and_counts_for_itself(make, 
     ours, theirs = parameters((3,), (4,), (5,)), parameters((3,), (4,), (5,))
     mine, torchs = make(cls, ours, lr=0.1, **kwargs), PAIRS[cls](theirs, lr=0.1, **kwargs)
     left_out = [{1, 2}, {0}, set(), {1}]
+    first = mine.client.get(mine.set_name).incarnation
     for i, without in enumerate(left_out):
         for params, optimizer in ((ours, mine), (theirs, torchs)):
             gradients(params, i)
@@ -81,6 +82,8 @@ def test_a_parameter_without_a_gradient_is_left_out_and_counts_for_itself(make, 
             optimizer.step()
     assert_near(ours, theirs)
     assert [int(mine.state[p]["step"]) for p in ours] == [3, 2, 3]
+    # Nobody took what came back for a change of somebody else's.
+    assert mine.last_result.incarnation == first
 
 
 def test_without_any_gradient_nothing_is_sent(adam):
@@ -225,6 +228,21 @@ def test_the_server_keeps_the_bits_for_which_16_have_no_room(adam, dtype):
     masters = mine.state_dict()["state"][0]["master_param"]
     torch.testing.assert_close(masters, wide[0].detach(), rtol=1e-6, atol=1e-7)
     assert mine.last_result.step == 200
+
+
+def test_what_has_no_room_in_16_bits_is_counted(adam):
+    params = [nn.Parameter(torch.tensor([65504.0, 1.0], dtype=torch.float16))]
+    optimizer = adam(params, lr=100.0)
+    params[0].grad = torch.tensor([-1.0, -1.0], dtype=torch.float16)
+    optimizer.step()
+    # It came as float16.
+    assert optimizer.last_result.overflowed == 1
+    assert params[0].tolist() == [float("inf"), 101.0]
+    assert optimizer.client.read(optimizer.set_name).parameters["0"].tolist() == [65604.0, 101.0]
+    params[0].grad = torch.tensor([1.0, 0.0], dtype=torch.float16)
+    for _ in range(3):
+        optimizer.step()
+    assert optimizer.last_result.incarnation == optimizer.client.get(optimizer.set_name).incarnation
 
 
 def test_parameters_of_several_types(adam):
@@ -450,6 +468,8 @@ def test_a_scaled_gradient_is_unscaled_by_the_server(make, at_inf):
         assert ours[0].grad.abs().max() > 1e4
         assert mine.last_result.grad_norm < 100
         assert int(mine.state_dict()["state"][0]["step"]) == (9 if at_inf else 10)
+        # What the scaler has found is not sent.
+        assert mine.client.get(mine.set_name).statistics.non_finite == 0
 
 
 def test_a_gradient_that_was_unscaled_before_is_not_unscaled_again(adam):

@@ -6,8 +6,8 @@
     params = optax.apply_updates(params, updates)
 
 Under `jax.jit` as well: what is sent is sent by ordered `io_callback`s. On one device, and not under `vmap` or `grad`.
-An error is that of a callback: it comes when somebody waits for the result, and JAX may run no other ordered callback in
-the process after it.
+An error is that of a callback: it comes when somebody waits for the result, and JAX may run no other ordered callback
+in the process after it.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def as_real(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def as_array(tensor: torch.Tensor) -> Array:
-    """The memory of a tensor that is on the CPU and contiguous. numpy has no bfloat16: these are its bits."""
+    """The memory of a tensor that is on the CPU. numpy has no bfloat16: these are its bits."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)
     return tensor.numpy()
@@ -109,15 +109,15 @@ class Mirror:
         return self._array
 
     def gradient(self) -> Array:
-        """The gradient, to be sent: where it lies, if it is on the CPU and contiguous, otherwise a copy."""
+        """The gradient, to be sent: where it lies, if it is dense and on the CPU, otherwise a copy."""
         gradient = self.parameter.grad
         assert gradient is not None
-        if gradient.dtype is torch.float32 and gradient.is_cpu and gradient.is_contiguous() and not gradient.is_neg():
+        if gradient.layout is not torch.strided:
+            gradient = gradient.to_dense()
+        if gradient.dtype is torch.float32 and gradient.is_cpu and not gradient.is_neg():
             # Most are like this. numpy does not take what has a history of its own.
             return (gradient.detach() if gradient.requires_grad else gradient).numpy()
-        if gradient.layout != torch.strided:
-            gradient = gradient.to_dense()
-        return as_array(as_real(gradient.detach()).to("cpu").contiguous())
+        return as_array(as_real(gradient.detach()).to("cpu"))
 
 
 class _Words:

@@ -132,11 +132,9 @@ class Session:
         if not is_own:
             with contextlib.suppress(errors.SetNotFoundError):
                 described = self.client.get(self.name)
-        is_ours = False
         if described is None:
             try:
                 described = self._create(groups, max_grad_norm, on_non_finite, workers)
-                is_ours = True
             except errors.SetExistsError:
                 # Another worker was faster.
                 described = self.client.get(self.name)
@@ -148,10 +146,7 @@ class Session:
             self._remember()
             self._reload_counts()
             return
-        if is_ours:
-            # Of several who come at once, any may have been the first to write.
-            self.pull()
-            return
+        # Also where it was made just now: of several who come at once, any may have been the first to write.
         self._check_attached(described, groups, max_grad_norm, on_non_finite, workers)
         if attach == "error" and described.step > 0:
             raise RuntimeError(
@@ -323,6 +318,7 @@ class Session:
         for i in carried:
             gradients[i] = mirrors[i].gradient()
             targets[i] = mirrors[i].target()
+        overrides = self._make_overrides(groups)
         before = self.stream.step_number
         self._broken = "the last step was interrupted"
         try:
@@ -330,7 +326,7 @@ class Session:
                 gradients,
                 targets,
                 tensors=None if len(carried) == len(mirrors) else carried,
-                overrides=self._make_overrides(groups),
+                overrides=overrides,
                 grad_scale=grad_scale,
                 gradient_dtype=self._wire_dtype,
                 reply_dtype=self._reply_dtype(carried),
@@ -430,8 +426,7 @@ class Session:
         if not self._end.alive:
             raise RuntimeError("the optimizer is closed")
         sources = [mirror.source() for mirror in self.mirrors]
-        if self.stream.pending is not None:
-            self.stream.refresh()
+        # What became of a step that is pending is of no account any more.
         response = self.client.write(self.name, sources)
         self.stream.move_to(response.incarnation, response.step)
         self._remember()
