@@ -1,7 +1,7 @@
 // print_errors_table TABLE [DOCUMENT]
 //
-// Prints the reasons of tests/errors.textproto as docs/protocol.md shows them. With a DOCUMENT, compares: the table must stand
-// there between its two markers, or the exit code is 1.
+// Prints the reasons of tests/errors.textproto as docs/protocol.md shows them. With a DOCUMENT, compares: the table
+// must stand there between its two markers, or the exit code is 1.
 #include <fstream>
 #include <iostream>
 #include <iterator>
