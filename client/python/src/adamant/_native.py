@@ -269,7 +269,7 @@ class NativeConnection(RetryingConnection):
 
     def step(self, call: StepCall) -> v1.StepResult:
         parameters = call.parameters
-        (source,) = call.sources()
+        (source,) = call.sources
         dtypes = set(source.dtypes)
         if (
             call.small is not None
