@@ -15,6 +15,7 @@ from torch.optim import lr_scheduler
 
 import adamant
 import adamant.torch as remote
+from adamant import v1
 
 VARIANTS = [
     (remote.RemoteAdam, {}),
@@ -268,6 +269,15 @@ def test_wire_dtype_is_how_they_travel_and_not_what_is_kept(adam):
     kept = torch.from_numpy(optimizer.client.read(optimizer.set_name).parameters["0"])
     assert not torch.equal(kept.bfloat16().float(), kept)
     assert torch.equal(kept.bfloat16().float(), params[0].detach())
+
+
+def test_wire_dtype_is_how_gradients_travel(sgd):
+    params = [nn.Parameter(torch.zeros(2))]
+    optimizer = sgd(params, lr=1.0, wire_dtype="bfloat16")
+    # The second has more bits than there is room for.
+    params[0].grad = torch.tensor([-1.5, -1.0 - 2.0**-10])
+    optimizer.step()
+    assert optimizer.client.read(optimizer.set_name).parameters["0"].tolist() == [1.5, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -564,6 +574,25 @@ def test_workers_step_together(make, name):
     assert torch.equal(workers[0][0], workers[1][0])
     assert torch.equal(workers[0][0], workers[2][0])
     assert_near(workers[0], theirs)
+
+
+def test_who_comes_too_late_for_a_round_gets_its_parameters(make, client, name):
+    workers = v1.Workers(count=2, quorum=1, round_timeout_seconds=0.05)
+    client.create(name, {"0": (3,)}, adamant.Adam(), workers=workers)
+    ours, late = parameters((3,)), parameters((3,))
+    first, second = (
+        make(remote.RemoteAdam, params, name=name, workers=2, rank=rank) for rank, params in enumerate((ours, late))
+    )
+    gradients(ours, 0)
+    first.step()
+    assert first.last_result.contributions == 1
+    gradients(late, 1)
+    second.step()
+    assert second.last_result.outcome == adamant.StepOutcome.REFUSED_LATE
+    assert torch.equal(late[0], ours[0])
+    assert int(second.state[late[0]]["step"]) == 1
+    second.step()
+    assert second.last_result.step == 2
 
 
 def test_a_model_learns_what_it_learns_with_torch(make):
