@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -19,6 +20,11 @@ import pytest
 
 import adamant
 from adamant import _client, _transport
+
+
+def pytest_configure() -> None:
+    # What is started in the background of a shell ignores it, and Python then leaves it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
