@@ -5,12 +5,12 @@
 // their .proto files and in adamant/connection.h, whose functions these are: attempts are repeated as the options say,
 // and nothing is stepped or written twice.
 //
-// Thread-safe, but for a watch's Next, which is for one thread at a time, and for the functions that end an object, of
-// which nothing may be in use any more. Every function blocks until its call is over; memory that it was given is not
+// Thread-safe, but for adamant_watch_next, which is for one thread at a time, and for the functions that end an object:
+// by then no other call may use it. Every function blocks until its call is over; memory that it was given is not
 // referred to after that. A forked child must not use what its parent has made.
 //
 // Functions return ADAMANT_OK or gRPC's code of what went wrong, which they then describe in `*status`. `status` may be
-// NULL. Where a function fails it makes nothing else.
+// NULL. A function that fails makes nothing but the status.
 #ifndef ADAMANT_C_H_
 #define ADAMANT_C_H_
 
@@ -21,7 +21,8 @@
 extern "C" {
 #endif
 
-// What a shared library of another version has, it may have in another way: compare adamant_abi_version() with this.
+// A shared library of another version may lay out these structs otherwise: compare adamant_abi_version() with this
+// before anything else.
 #define ADAMANT_ABI_VERSION 1
 #define ADAMANT_OK 0
 
@@ -46,8 +47,8 @@ typedef struct adamant_status {
 
 void adamant_status_free(adamant_status* status);
 
-// adamant/options.h says what each of them is; times are in seconds. For those of `adamant_options_default` that are
-// not to be another, change a copy of it.
+// adamant/options.h says what each of them is; times are in seconds. Begin with what adamant_options_default returns,
+// and change in it what is to be another.
 typedef struct adamant_options {
   int32_t max_attempts;
   double total_timeout;
@@ -152,7 +153,7 @@ int32_t adamant_watch_begin(adamant_connection* connection, const void* request,
 // Waits for the next event, a WatchParameterSetResponse. ADAMANT_OK with `*ended` not 0 once the set has been deleted;
 // no event follows that, nor an error.
 int32_t adamant_watch_next(adamant_watch* watch, adamant_bytes* event, int32_t* ended, adamant_status* status);
-// Ends the watch, and a Next that waits, which is CANCELLED. From any thread.
+// Ends the watch, and an adamant_watch_next that waits, which is CANCELLED. From any thread.
 void adamant_watch_cancel(adamant_watch* watch);
 void adamant_watch_end(adamant_watch* watch);
 
