@@ -262,6 +262,7 @@ void AddConfigureCommands(CLI::App* app, Shell* shell, Command* chosen) {
   update->add_option("-g,--group", changes->group_name,
                      "The group whose optimizer changes. May be left out where there is one.");
   update->add_option("--frozen", changes->frozen, "Whether the group's tensors take no part in steps: true or false.")
+      ->type_name("BOOL")
       ->check(CLI::IsMember({"true", "false"}));
   changes->group.AddTo(update, /*creates=*/false);
   changes->set.AddTo(update);

@@ -182,11 +182,14 @@ void SetFlags::AddTo(CLI::App* app) {
   constexpr char kGroup[] = "Set";
   CLI::Option* const norm =
       app->add_option("--clip-norm", clip_norm, "Scales a gradient whose norm is larger down to it; none: does not.")
+          ->type_name("X|none")
           ->group(kGroup);
   app->add_option("--clip-value", clip_value, "Draws larger elements of a gradient to it; none: does not.")
+      ->type_name("X|none")
       ->group(kGroup)
       ->excludes(norm);
   app->add_option("--non-finite", non_finite, "What becomes of a step whose gradient is not finite: skip or reject.")
+      ->type_name("POLICY")
       ->group(kGroup);
   app->add_option("--max-staleness", max_staleness, "How many steps a gradient may be behind.")->group(kGroup);
   app->add_option("--workers", workers, "How many workers make each step together; 0: each steps for itself.")
