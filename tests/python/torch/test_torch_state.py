@@ -896,3 +896,24 @@ def test_ctrl_c_while_local_changes_are_sent(adam, monkeypatch, written):
     assert (state_of(optimizer).parameters["0"] == clamped.numpy()).all()
     train(optimizer, params, [2])
     assert optimizer.last_result.step == 3
+
+
+def test_ctrl_c_while_the_parameters_are_put_in_place(adam, monkeypatch):
+    params = parameters((8,))
+    optimizer = adam(params)
+    train(optimizer, params, range(2))
+    arrived = optimizer._session._arrived
+
+    def interrupted(indices):
+        monkeypatch.undo()
+        interrupt()
+        arrived(indices)
+
+    monkeypatch.setattr(optimizer._session, "_arrived", interrupted)
+    gradients(params, 2)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    assert optimizer.last_result.step == int(optimizer.state[params[0]]["step"]) == 3
+    assert (state_of(optimizer).parameters["0"] == params[0].detach().numpy()).all()
+    train(optimizer, params, [3])
+    assert optimizer.last_result.step == 4

@@ -332,6 +332,17 @@ class Session:
                 reply_dtype=self._reply_dtype(carried),
                 contribution=self._contribution,
             )
+            self.last_result = result
+            self._arrived(carried)
+            if result.applied and result.parameters_step == before + 1:
+                if len(carried) == len(mirrors):
+                    self._counts += 1
+                else:
+                    self._counts[carried] += 1
+            elif result.parameters_step != before:
+                # Others have stepped as well.
+                self._reload_counts()
+            self._broken = None
         except KeyboardInterrupt:
             # The set's parameters, with the step or without it.
             self.pull()
@@ -339,17 +350,6 @@ class Session:
         except Exception as error:
             self._broken = f"the last step failed ({error})"
             raise
-        self.last_result = result
-        self._arrived(carried)
-        self._broken = None
-        if result.applied and result.parameters_step == before + 1:
-            if len(carried) == len(mirrors):
-                self._counts += 1
-            else:
-                self._counts[carried] += 1
-        elif result.parameters_step != before:
-            # Others have stepped as well.
-            self._reload_counts()
 
     def _reply_dtype(self, carried: Sequence[int]) -> str:
         if self._wire_dtype is not None:
