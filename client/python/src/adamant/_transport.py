@@ -170,6 +170,8 @@ class GrpcTransport:
         self._generation = _fork.generation
         self._lock = threading.Lock()
         self._watchdog = _Watchdog()
+        # Its thread is not to outlive a client that nobody has closed.
+        weakref.finalize(self, _stop, self._watchdog, self._generation).atexit = False
         # None once closed.
         self._line: _Line | None = self._make_line()
 
@@ -379,6 +381,12 @@ class _Watchdog:
                 )
             for stream in late:
                 stream.expire()
+
+
+def _stop(watchdog: _Watchdog, generation: int) -> None:
+    # In a forked child there is no thread, and its lock may be locked for good.
+    if generation == _fork.generation:
+        watchdog.stop()
 
 
 class _TimedStream:
