@@ -152,6 +152,19 @@ def test_loading_what_was_there_and_was_changed_is_that(make, cls, emptied):
     assert_near(ours, theirs)
 
 
+def test_loading_what_was_there_undoes_no_step_of_another_client(make, name):
+    ours, theirs = parameters((3,)), parameters((3,))
+    mine, other = (make(remote.RemoteAdam, params, name=name) for params in (ours, theirs))
+    train(mine, ours, [0])
+    saved = mine.state_dict()
+    other.pull()
+    train(other, theirs, [1])
+    mine.load_state_dict(saved)
+    assert state_of(other).step == 2
+    with pytest.raises(adamant.StepMismatchError):
+        train(mine, ours, [2])
+
+
 @EVERY
 def test_loading_an_earlier_state_goes_back_to_it(make, cls):
     params = parameters((3,), (4,))

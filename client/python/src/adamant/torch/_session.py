@@ -568,11 +568,8 @@ class Session:
         """Makes the set's state what `entries` say of each parameter, unless it is that state (`origin`) already.
         Parameters are those that are here."""
         self._check()
-        if (
-            origin is not None
-            and dict(origin) == self.origin(self.stream.step_number)
-            and self._is_state(entries, groups)
-        ):
+        is_here = origin is not None and dict(origin) == self.origin(self.stream.step_number)
+        if is_here and self._is_state(entries, groups):
             return
         self._change_groups(groups)
         tensors: dict[str, dict[str, Array]] = {slot: {} for slot in ["parameter", *self._slots]}
@@ -601,7 +598,10 @@ class Session:
 
     def _is_state(self, entries: Sequence[Mapping[str, Any]], groups: Sequence[ParamGroup]) -> bool:
         """Whether they are what the server has: somebody may have changed them since they were fetched."""
-        current, _ = self.read_state(groups)
+        current, origin = self.read_state(groups)
+        if origin["step"] != self.stream.step_number:
+            # Another client has stepped the set just now. That is not undone: the next step here is refused.
+            return True
         for ours, theirs in zip(entries, current):
             if {key for key, value in ours.items() if value is not None and key in STATE_KEYS} != theirs.keys():
                 return False
