@@ -186,8 +186,9 @@ class Network:
             if count <= after:
                 return True
             self._hooks.pop(direction, None)
-            self.cut()
+            # First, since the client may be through with its next attempt before this thread goes on.
             done.set()
+            self.cut()
             return False
 
         self._hooks[direction] = hook

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -68,3 +70,36 @@ def test_a_closed_client_says_so(server: object, client: adamant.Client, name: s
     other.close()
     with pytest.raises(adamant.AdamantError, match="the client is closed"):
         stream.step([np.ones(1 << 20, np.float32)])
+
+
+@pytest.mark.skipif(not LIBRARY, reason="$ADAMANT_C_LIBRARY names no libadamant_c.so")
+def test_however_often_ctrl_c_is_pressed_the_call_ends_first(
+    client: adamant.Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refers to the memory of arrays that may be gone after that."""
+    client.create(name, {"w": (1 << 20,)}, adamant.SGD(lr=1.0))
+    library = _native.find_library()
+    assert library is not None
+    stream = client.open_steps(name)
+    step = library.step
+    main = threading.main_thread().ident
+    assert main is not None
+    ended = []
+
+    def step_and_interrupt(*arguments: object) -> int:
+        for _ in range(300):
+            signal.pthread_kill(main, signal.SIGINT)
+            # The other thread is to see it.
+            os.sched_yield()
+        code: int = step(*arguments)
+        ended.append(code)
+        return code
+
+    monkeypatch.setattr(library, "step", step_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stream.step([np.ones(1 << 20, np.float32)])
+    assert ended
+    monkeypatch.undo()
+    parameters = stream.refresh()
+    assert parameters is not None
+    np.testing.assert_array_equal(parameters["w"], np.full(1 << 20, -stream.step_number))

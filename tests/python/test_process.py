@@ -104,6 +104,18 @@ def test_what_nobody_holds_any_more_ends(server, name):
         assert ended() is None
 
 
+def test_a_client_that_nobody_holds_any_more_leaves_no_thread(server, name):
+    client = adamant.Client(server.address)
+    client.create(name, {"w": (3,)})
+    client.open_steps(name).step([np.ones(3, np.float32)])
+    thread = client._connection._transport._watchdog._thread
+    assert thread.is_alive()
+    del client
+    gc.collect()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+
+
 def test_gradients_are_not_kept(server, name):
     with adamant.Client(server.address) as client:
         for size in (10, 500_000):

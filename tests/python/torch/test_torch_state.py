@@ -133,6 +133,39 @@ def test_loading_what_is_there_is_nothing(make, cls):
 
 
 @EVERY
+@pytest.mark.parametrize("emptied", [True, False])
+def test_loading_what_was_there_and_was_changed_is_that(make, cls, emptied):
+    """As those do who reset an optimizer's moments."""
+    ours, theirs = parameters((3,), (4,)), parameters((3,), (4,))
+    mine, torchs = make(cls, ours, **KWARGS[cls]), PAIRS[cls](theirs, **KWARGS[cls])
+    for optimizer, params in ((mine, ours), (torchs, theirs)):
+        train(optimizer, params, range(3))
+        saved = copy.deepcopy(optimizer.state_dict())
+        if emptied:
+            saved["state"] = {}
+        else:
+            for entry in saved["state"].values():
+                for value in entry.values():
+                    value.mul_(0.25) if value.dim() else value.fill_(2)
+        optimizer.load_state_dict(saved)
+        train(optimizer, params, range(3, 5))
+    assert_near(ours, theirs)
+
+
+def test_loading_what_was_there_undoes_no_step_of_another_client(make, name):
+    ours, theirs = parameters((3,)), parameters((3,))
+    mine, other = (make(remote.RemoteAdam, params, name=name) for params in (ours, theirs))
+    train(mine, ours, [0])
+    saved = mine.state_dict()
+    other.pull()
+    train(other, theirs, [1])
+    mine.load_state_dict(saved)
+    assert state_of(other).step == 2
+    with pytest.raises(adamant.StepMismatchError):
+        train(mine, ours, [2])
+
+
+@EVERY
 def test_loading_an_earlier_state_goes_back_to_it(make, cls):
     params = parameters((3,), (4,))
     optimizer = make(cls, params, **KWARGS[cls])
@@ -851,3 +884,49 @@ def test_momentum_does_not_come_out_of_nothing(sgd):
     optimizer.param_groups[0]["momentum"] = 0.9
     with pytest.raises(adamant.InvalidFieldError, match="momentum"):
         train(optimizer, params, [0])
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_ctrl_c_while_local_changes_are_sent(adam, monkeypatch, written):
+    params = parameters((8,))
+    optimizer = adam(params)
+    train(optimizer, params, range(2))
+    params[0].data.clamp_(-0.1, 0.1)
+    clamped = params[0].detach().clone()
+    write = optimizer.client.write
+
+    def write_and_interrupt(*args, **kwargs):
+        monkeypatch.undo()
+        result = write(*args, **kwargs) if written else None
+        interrupt()
+        return result
+
+    monkeypatch.setattr(optimizer.client, "write", write_and_interrupt)
+    gradients(params, 2)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    assert torch.equal(params[0], clamped)
+    assert (state_of(optimizer).parameters["0"] == clamped.numpy()).all()
+    train(optimizer, params, [2])
+    assert optimizer.last_result.step == 3
+
+
+def test_ctrl_c_while_the_parameters_are_put_in_place(adam, monkeypatch):
+    params = parameters((8,))
+    optimizer = adam(params)
+    train(optimizer, params, range(2))
+    arrived = optimizer._session._arrived
+
+    def interrupted(indices):
+        monkeypatch.undo()
+        interrupt()
+        arrived(indices)
+
+    monkeypatch.setattr(optimizer._session, "_arrived", interrupted)
+    gradients(params, 2)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    assert optimizer.last_result.step == int(optimizer.state[params[0]]["step"]) == 3
+    assert (state_of(optimizer).parameters["0"] == params[0].detach().numpy()).all()
+    train(optimizer, params, [3])
+    assert optimizer.last_result.step == 4

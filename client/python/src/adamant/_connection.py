@@ -6,6 +6,7 @@ a C ABI over the C++ client, would implement `Connection`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -277,31 +278,40 @@ class RetryingConnection:
     def _exchange(
         self, call: StepCall, header: v1.StepHeader, attempts: Attempts, *, without_gradient: bool = False
     ) -> v1.StepResult:
-        stream = self._take_idle()
-        if stream is not None:
-            try:
-                return self._exchange_on(stream, call, header, attempts, without_gradient)
-            except (StalledError, TooManyStreamsError, DrainingError, UnavailableError):
-                # A server, or a network, that ends an idle call says so too late for a step that is on its way.
-                call.check_again()
-        return self._exchange_on(self._transport.open("Step"), call, header, attempts, without_gradient)
+        # Of all of it, so that no Ctrl-C strikes where a call begins, or ends.
+        with interruptible() as interrupt:
+            stream = self._take_idle()
+            if stream is not None:
+                try:
+                    return self._exchange_on(stream, interrupt, call, header, attempts, without_gradient)
+                except (StalledError, TooManyStreamsError, DrainingError, UnavailableError):
+                    # A server, or a network, that ends an idle call says so too late for a step that is on its way.
+                    call.check_again()
+            stream = self._transport.open("Step")
+            return self._exchange_on(stream, interrupt, call, header, attempts, without_gradient)
 
     def _exchange_on(
-        self, stream: ByteStream, call: StepCall, header: v1.StepHeader, attempts: Attempts, without_gradient: bool
+        self,
+        stream: ByteStream,
+        interrupt: interruptible,
+        call: StepCall,
+        header: v1.StepHeader,
+        attempts: Attempts,
+        without_gradient: bool,
     ) -> v1.StepResult:
         try:
-            with interruptible(stream):
-                stream.set_timeout(attempts.timeout(self._timeouts.step + call.round_timeout))
-                header_bytes = header.SerializeToString()
-                small = call.small is not None and not without_gradient
-                if small:
-                    stream.write(call.small(header_bytes), last=True)  # type: ignore[misc]
-                else:
-                    sources = () if without_gradient else call.sources
-                    for message, last in _framing.messages(header_bytes, sources, self._message_bytes):
-                        stream.write(message, last=last)
-                result = self._receive_step(stream, call, ahead=not small)
-                stream.set_timeout(None)
+            interrupt.attach(stream)
+            stream.set_timeout(attempts.timeout(self._timeouts.step + call.round_timeout))
+            header_bytes = header.SerializeToString()
+            small = call.small is not None and not without_gradient
+            if small:
+                stream.write(call.small(header_bytes), last=True)  # type: ignore[misc]
+            else:
+                sources = () if without_gradient else call.sources
+                for message, last in _framing.messages(header_bytes, sources, self._message_bytes):
+                    stream.write(message, last=last)
+            result = self._receive_step(stream, call, ahead=not small)
+            stream.set_timeout(None)
         except _framing.MalformedMessage as error:
             stream.close()
             raise _misunderstood(error) from error
@@ -309,7 +319,12 @@ class RetryingConnection:
             # Ctrl-C among them: a call that is half way through a step is of no use for the next.
             stream.close()
             raise
-        self._keep_idle(stream)
+        finally:
+            interrupt.detach()
+        if interrupt.signalled:
+            stream.close()
+        else:
+            self._keep_idle(stream)
         return result
 
     def _receive_step(self, stream: ByteStream, call: StepCall, *, ahead: bool) -> v1.StepResult:
@@ -342,21 +357,18 @@ class RetryingConnection:
         return result
 
     def _try_write(self, call: WriteCall, attempts: Attempts) -> v1.WriteTensorsResponse:
-        stream = self._transport.open("WriteTensors")
-        try:
-            with interruptible(stream):
-                stream.set_timeout(attempts.timeout(self._timeouts.transfer))
-                header = call.header.SerializeToString()
-                for message, _ in _framing.messages(header, call.sources, self._message_bytes):
-                    stream.write(message)
-                stream.done_writing()
-                reply = stream.read()
-                if reply is None:
-                    raise make_error(grpc.StatusCode.INTERNAL, "the server did not answer")
-                stream.read()
-                return v1.WriteTensorsResponse.FromString(reply)
-        finally:
-            stream.close()
+        with interruptible() as interrupt, contextlib.closing(self._transport.open("WriteTensors")) as stream:
+            interrupt.attach(stream)
+            stream.set_timeout(attempts.timeout(self._timeouts.transfer))
+            header = call.header.SerializeToString()
+            for message, _ in _framing.messages(header, call.sources, self._message_bytes):
+                stream.write(message)
+            stream.done_writing()
+            reply = stream.read()
+            if reply is None:
+                raise make_error(grpc.StatusCode.INTERNAL, "the server did not answer")
+            stream.read()
+            return v1.WriteTensorsResponse.FromString(reply)
 
     def _try_read(self, call: ReadCall, attempts: Attempts, *, pass_over: bool = False) -> v1.ReadHeader:
         request = v1.ReadTensorsRequest()
@@ -364,9 +376,9 @@ class RetryingConnection:
         request.slots.extend(call.targets)
         receiver = _framing.Receiver(call.targets, pass_over=pass_over)
         header = None
-        stream = self._transport.open("ReadTensors")
         try:
-            with interruptible(stream):
+            with interruptible() as interrupt, contextlib.closing(self._transport.open("ReadTensors")) as stream:
+                interrupt.attach(stream)
                 stream.set_timeout(attempts.timeout(self._timeouts.transfer))
                 stream.write(request.SerializeToString())
                 stream.done_writing()
@@ -381,8 +393,6 @@ class RetryingConnection:
             return header
         except _framing.MalformedMessage as error:
             raise _misunderstood(error) from error
-        finally:
-            stream.close()
 
     def _try_watch(self, request: v1.WatchParameterSetRequest, attempts: Attempts) -> EventStream:
         stream = self._transport.open("WatchParameterSet")

@@ -21,7 +21,7 @@ from adamant._arrays import FLOAT32, Array, wire_dtype
 from adamant._connection import ReadCall, RetryingConnection, StepCall, WriteCall
 from adamant._framing import Source
 from adamant._options import RetryPolicy, Timeouts
-from adamant._transport import Transport
+from adamant._transport import Transport, interruptible
 from adamant.errors import AdamantError, CancelledError, from_status
 
 # adamant_c.h's ADAMANT_ABI_VERSION.
@@ -230,8 +230,8 @@ class NativeConnection(RetryingConnection):
     ) -> None:
         super().__init__(transport, retry, timeouts, message_bytes, on_wait)
         self._library = library
-        # Threads whose call is to end.
-        self._interrupted: set[int] = set()
+        # By thread, the call that Ctrl-C ends.
+        self._cancellable: dict[int, _Call] = {}
         self._ended = False
         self._condition = threading.Condition()
         self._calls = 0
@@ -244,7 +244,10 @@ class NativeConnection(RetryingConnection):
 
         def is_interrupted(_: object) -> int:
             connection = me()
-            return int(connection is None or connection._ended or threading.get_ident() in connection._interrupted)
+            if connection is None or connection._ended:
+                return 1
+            call = connection._cancellable.get(threading.get_ident())
+            return int(call is not None and call.is_cancelled)
 
         options = _Options(
             max_attempts=retry.max_attempts,
@@ -353,25 +356,35 @@ class NativeConnection(RetryingConnection):
     def _interruptibly(self, function: Callable[..., int], *arguments: Any) -> bytes:
         if self._worker is None:
             self._worker = concurrent.futures.ThreadPoolExecutor(1, "adamant")
-        worker: list[int] = []
+        call = _Call()
 
         def work() -> bytes:
-            worker.append(threading.get_ident())
+            self._cancellable[threading.get_ident()] = call
             return self._library.call(function, self._native, *arguments)
 
-        future = self._worker.submit(work)
-        try:
-            return future.result()
-        except AdamantError:
-            raise
-        except BaseException:
-            # The call refers to the caller's memory until it has ended.
-            while not future.done():
-                self._interrupted.update(worker)
-                with contextlib.suppress(KeyboardInterrupt):
-                    concurrent.futures.wait([future], 0.05)
-            self._interrupted.difference_update(worker)
-            raise
+        # The call refers to the caller's memory until it has ended. So Ctrl-C, however often, raises nothing before.
+        with interruptible(call):
+            future = self._worker.submit(work)
+            try:
+                return future.result()
+            except AdamantError:
+                raise
+            except BaseException:
+                # By a handler of the program's own.
+                while not future.done():
+                    call.cancel()
+                    with contextlib.suppress(KeyboardInterrupt):
+                        concurrent.futures.wait([future], 0.05)
+                raise
+
+
+class _Call:
+    """What a thread of the connection's is at."""
+
+    is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
 
 
 def _write_spans(source: Source) -> Any:

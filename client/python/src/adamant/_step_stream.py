@@ -145,7 +145,8 @@ class StepStream:
     ) -> None:
         self._connection = connection
         self._generation = _fork.generation
-        self._busy = threading.Lock()
+        # Of the thread's own, so that one whose Ctrl-C struck just before or behind a step is not shut out itself.
+        self._busy = threading.RLock()
         self._message_bytes = message_bytes
         self._set = described.name
         self._fingerprint = described.schema_fingerprint

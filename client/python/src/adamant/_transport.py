@@ -41,6 +41,13 @@ MAX_MESSAGE_BYTES = 4 << 20
 _HEADROOM_BYTES = 64 << 10
 
 
+class Cancellable(Protocol):
+    """What `interruptible` ends."""
+
+    def cancel(self) -> None:
+        """From any thread."""
+
+
 class ByteStream(Protocol):
     """One call with any number of messages either way. For one thread at a time, but for `cancel`."""
 
@@ -163,6 +170,8 @@ class GrpcTransport:
         self._generation = _fork.generation
         self._lock = threading.Lock()
         self._watchdog = _Watchdog()
+        # Its thread is not to outlive a client that nobody has closed.
+        weakref.finalize(self, _stop, self._watchdog, self._generation).atexit = False
         # None once closed.
         self._line: _Line | None = self._make_line()
 
@@ -287,25 +296,38 @@ class interruptible:
     (seen in one of a hundred). So nothing is raised there. A handler of the program's own is left alone.
     """
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, stream: Cancellable | None = None) -> None:
+        """Without a stream: that is begun meanwhile, and then `attach`ed."""
         self._stream = stream
         self._installed = False
-        self._signalled = False
+        self.signalled = False
 
-    def __enter__(self) -> None:
+    def attach(self, stream: Cancellable) -> None:
+        self._stream = stream
+        if self.signalled:
+            stream.cancel()
+
+    def detach(self) -> None:
+        """The call is over: from now on Ctrl-C waits for the end, and cancels nothing."""
+        self._stream = None
+
+    def __enter__(self) -> interruptible:
         in_main = threading.get_ident() == threading.main_thread().ident
         if in_main and _signal.getsignal(_SIGINT) is signal.default_int_handler:
             self._installed = True
             _signal.signal(_SIGINT, self._handle)
+        return self
 
     def __exit__(self, *_: object) -> None:
         if self._installed:
             _signal.signal(_SIGINT, signal.default_int_handler)
-            if self._signalled:
+            if self.signalled:
                 raise KeyboardInterrupt
 
     def _handle(self, *_: object) -> None:
-        self._signalled = True
+        self.signalled = True
+        if self._stream is None:
+            return
         # Not from here: this may be inside of a function of gRPC's.
         threading.Thread(target=self._stream.cancel, name="adamant-cancel", daemon=True).start()
 
@@ -359,6 +381,12 @@ class _Watchdog:
                 )
             for stream in late:
                 stream.expire()
+
+
+def _stop(watchdog: _Watchdog, generation: int) -> None:
+    # In a forked child there is no thread, and its lock may be locked for good.
+    if generation == _fork.generation:
+        watchdog.stop()
 
 
 class _TimedStream:

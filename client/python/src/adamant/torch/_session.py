@@ -332,6 +332,17 @@ class Session:
                 reply_dtype=self._reply_dtype(carried),
                 contribution=self._contribution,
             )
+            self.last_result = result
+            self._arrived(carried)
+            if result.applied and result.parameters_step == before + 1:
+                if len(carried) == len(mirrors):
+                    self._counts += 1
+                else:
+                    self._counts[carried] += 1
+            elif result.parameters_step != before:
+                # Others have stepped as well.
+                self._reload_counts()
+            self._broken = None
         except KeyboardInterrupt:
             # The set's parameters, with the step or without it.
             self.pull()
@@ -339,17 +350,6 @@ class Session:
         except Exception as error:
             self._broken = f"the last step failed ({error})"
             raise
-        self.last_result = result
-        self._arrived(carried)
-        self._broken = None
-        if result.applied and result.parameters_step == before + 1:
-            if len(carried) == len(mirrors):
-                self._counts += 1
-            else:
-                self._counts[carried] += 1
-        elif result.parameters_step != before:
-            # Others have stepped as well.
-            self._reload_counts()
 
     def _reply_dtype(self, carried: Sequence[int]) -> str:
         if self._wire_dtype is not None:
@@ -475,12 +475,22 @@ class Session:
                 f"{names[0]!r} first, since the last step: push() or pull()"
             )
         before = self.stream.step_number
-        response = self.client.write(
-            self.name,
-            {self._tensor_names[i]: as_array(elements) for i, elements in changed.items()},
-            tensors=names,
-            incarnation=self.stream.incarnation,
-        )
+        arrays = {self._tensor_names[i]: as_array(elements) for i, elements in changed.items()}
+        # So that it may be repeated.
+        request_id = uuid.uuid4().hex
+
+        def write() -> v1.WriteTensorsResponse:
+            return self.client.write(
+                self.name, arrays, tensors=names, incarnation=self.stream.incarnation, request_id=request_id
+            )
+
+        try:
+            response = write()
+        except KeyboardInterrupt:
+            # Written or not, which decides where the next step begins: now it is.
+            self.stream.move_to(write().incarnation, before)
+            self._memory.remember(sorted(changed))
+            raise
         # If others have stepped, this one's step is refused, as it would have been without the write.
         self.stream.move_to(response.incarnation, before)
         self._memory.remember(sorted(changed))
@@ -558,7 +568,8 @@ class Session:
         """Makes the set's state what `entries` say of each parameter, unless it is that state (`origin`) already.
         Parameters are those that are here."""
         self._check()
-        if origin is not None and dict(origin) == self.origin(self.stream.step_number):
+        is_here = origin is not None and dict(origin) == self.origin(self.stream.step_number)
+        if is_here and self._is_state(entries, groups):
             return
         self._change_groups(groups)
         tensors: dict[str, dict[str, Array]] = {slot: {} for slot in ["parameter", *self._slots]}
@@ -584,6 +595,21 @@ class Session:
             if entry.get(_MASTER) is not None:
                 # These may be other parameters than the ones here: whichever are, the next step finds out.
                 self._memory.forget(i)
+
+    def _is_state(self, entries: Sequence[Mapping[str, Any]], groups: Sequence[ParamGroup]) -> bool:
+        """Whether they are what the server has: somebody may have changed them since they were fetched."""
+        current, origin = self.read_state(groups)
+        if origin["step"] != self.stream.step_number:
+            # Another client has stepped the set just now. That is not undone: the next step here is refused.
+            return True
+        for ours, theirs in zip(entries, current):
+            if {key for key, value in ours.items() if value is not None and key in STATE_KEYS} != theirs.keys():
+                return False
+            for key, value in theirs.items():
+                given = torch.as_tensor(ours[key], dtype=value.dtype, device=value.device)
+                if not torch.equal(given, value):
+                    return False
+        return True
 
     def _as_slot(self, mirror: Mirror, slot: str, value: torch.Tensor) -> Array:
         real = torch.view_as_real(value.detach()) if value.is_complex() else value.detach()
