@@ -8,6 +8,7 @@
 
 #include <bit>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <optional>
@@ -245,6 +246,9 @@ struct TensorFileWriter::Rep {
   ~Rep() {
     if (!temporary_path.empty()) unlink(temporary_path.c_str());
   }
+  // Looks at what is at `path`: a file is replaced where a link leads, and keeps its permissions; anything else, such
+  // as a pipe, is written to.
+  absl::Status LookAtPath();
   // Makes the file, under no name: then it goes with the program, however that ends. Some file systems cannot do that,
   // and it gets a name that shows that it is incomplete.
   absl::Status MakeFile();
@@ -254,7 +258,10 @@ struct TensorFileWriter::Rep {
   std::string path;
   // None for standard output, for a file that has none, and for one that is complete.
   std::string temporary_path = {};
+  // Null where what is made goes to `stream`, or to standard output.
   std::unique_ptr<Descriptor> file = nullptr;
+  std::unique_ptr<Descriptor> stream = nullptr;
+  mode_t mode = 0;  // of the file that there is; 0: there is none
   std::optional<Mapping> mapping = std::nullopt;
   // Of a .safetensors file: its tensors, and how long its header is.
   std::vector<SafetensorsTensor> entries = {};
@@ -262,6 +269,20 @@ struct TensorFileWriter::Rep {
   std::vector<int64_t> offsets = {};
   std::vector<int64_t> counts = {};
 };
+
+absl::Status TensorFileWriter::Rep::LookAtPath() {
+  struct stat there;
+  if (stat(path.c_str(), &there) != 0) return absl::OkStatus();  // Who makes the file tells what is wrong.
+  if (!S_ISREG(there.st_mode)) {
+    stream = std::make_unique<Descriptor>(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    return stream->get() >= 0 ? absl::OkStatus() : SystemError(path);
+  }
+  mode = there.st_mode & 07777;
+  const std::unique_ptr<char, decltype(&std::free)> real(realpath(path.c_str(), nullptr), &std::free);
+  if (real == nullptr) return SystemError(path);
+  path = real.get();
+  return absl::OkStatus();
+}
 
 absl::Status TensorFileWriter::Rep::MakeFile() {
   constexpr mode_t kMode = 0666;
@@ -322,11 +343,16 @@ absl::StatusOr<TensorFileWriter> TensorFileWriter::Create(const std::string& pat
     rep->counts.push_back(*count);
   }
 
-  if (path == kStandardOutput) {
+  if (path != kStandardOutput) {
+    const absl::Status looked = rep->LookAtPath();
+    if (!looked.ok()) return looked;
+  }
+  if (path == kStandardOutput || rep->stream != nullptr) {
     rep->mapping = Mapping::Map(-1, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
   } else {
     const absl::Status made = rep->MakeFile();
     if (!made.ok()) return made;
+    if (rep->mode != 0 && fchmod(rep->file->get(), rep->mode) != 0) return SystemError(path);
     // A disk that is full is met here, and not as a signal while the pages are written.
     if (size > 0) {
       errno = posix_fallocate(rep->file->get(), 0, size);
@@ -362,9 +388,10 @@ absl::Status TensorFileWriter::Commit() {
   if (rep_->file == nullptr) {
     absl::string_view left = rep_->mapping->view();
     while (!left.empty()) {
-      const ssize_t written = write(STDOUT_FILENO, left.data(), left.size());
+      const ssize_t written =
+          write(rep_->stream != nullptr ? rep_->stream->get() : STDOUT_FILENO, left.data(), left.size());
       if (written < 0 && errno == EINTR) continue;
-      if (written < 0) return SystemError("standard output");
+      if (written < 0) return SystemError(rep_->stream != nullptr ? rep_->path : "standard output");
       left.remove_prefix(written);
     }
     return absl::OkStatus();

@@ -66,8 +66,9 @@ class TensorFile {
 // and an older one stays until then. Thread-compatible.
 class TensorFileWriter {
  public:
-  // Makes room for the tensors, of which `name` and `shape` are of account, at `path`; `-` is standard output, and
-  // takes memory until Commit. A .npy file has one tensor; a raw file has one behind the other, and no names.
+  // Makes room for the tensors, of which `name` and `shape` are of account, at `path`; `-` is standard output, which,
+  // like a pipe or a device at `path`, takes memory until Commit. A file that is there is replaced, where a link leads,
+  // and keeps its permissions. A .npy file has one tensor; a raw file has one behind the other, and no names.
   // INVALID_ARGUMENT if the tensors do not make a file of the format; an error of the system's if there is no room, or
   // no right to write.
   static absl::StatusOr<TensorFileWriter> Create(const std::string& path, FileFormat format,
@@ -85,7 +86,7 @@ class TensorFileWriter {
   // Where the elements of the tensor go; zero before.
   absl::Span<float> Elements(size_t index);
   // Once, when all elements are there: on OK the file is on disk under its name, or everything has been written to
-  // standard output. On error there is nothing of it but what standard output has taken.
+  // what is no file. On error there is nothing of it but what that has taken.
   absl::Status Commit();
 
  private:

@@ -11,7 +11,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -238,6 +240,46 @@ TEST(TensorFileWriterTest, NobodyMeetsAFileThatIsNotComplete) {
   const mode_t mask = umask(0);
   umask(mask);
   EXPECT_EQ(status.st_mode & 0777, 0666 & ~mask);
+}
+
+// Two elements, 1 and 2, written to `path`.
+void WriteTwo(const std::string& path) {
+  absl::StatusOr<TensorFileWriter> writer = TensorFileWriter::Create(path, FileFormat::kRaw, {{.shape = {2}}});
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  writer->Elements(0)[0] = 1;
+  writer->Elements(0)[1] = 2;
+  const absl::Status status = writer->Commit();
+  ASSERT_TRUE(status.ok()) << status;
+}
+
+TEST(TensorFileWriterTest, FileBehindALinkIsReplacedAndKeepsItsPermissions) {
+  const std::string folder = ::testing::TempDir() + "/behind_a_link";
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directories(folder);
+  const std::string file = folder + "/file.raw";
+  const std::string link = folder + "/link.raw";
+  std::ofstream(file) << "old";
+  ASSERT_EQ(chmod(file.c_str(), 0600), 0);
+  ASSERT_EQ(symlink("file.raw", link.c_str()), 0);
+  WriteTwo(link);
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+  EXPECT_EQ(std::filesystem::file_size(file), 8u);
+  EXPECT_EQ(std::filesystem::status(file).permissions(), std::filesystem::perms(0600));
+}
+
+TEST(TensorFileWriterTest, PipeIsWrittenToAndNotReplaced) {
+  const std::string path = ::testing::TempDir() + "/a_pipe";
+  unlink(path.c_str());
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  std::string received;
+  std::thread reader([&] {
+    std::ifstream file(path, std::ios::binary);
+    received.assign(std::istreambuf_iterator<char>(file), {});
+  });
+  WriteTwo(path);
+  reader.join();
+  EXPECT_EQ(received, std::string("\0\0\x80\x3f\0\0\0\x40", 8));
+  EXPECT_TRUE(std::filesystem::is_fifo(path));
 }
 
 TEST(TensorFileWriterTest, MetadataMayBeKnownLateIfThereIsRoomForThem) {
