@@ -36,21 +36,8 @@ constexpr char kUpdateCountsKey[] = "adamant.update_counts";
 constexpr char kSpecKey[] = "adamant.spec";
 
 // The place of a slot in a state.
-MutableTensors& SlotOf(v1::Slot slot, MutableState* state) {
-  switch (slot) {
-    case v1::SLOT_EXP_AVG:
-      return state->exp_avg;
-    case v1::SLOT_EXP_AVG_SQ:
-      return state->exp_avg_sq;
-    case v1::SLOT_MAX_EXP_AVG_SQ:
-      return state->max_exp_avg_sq;
-    case v1::SLOT_MOMENTUM_BUFFER:
-      return state->momentum_buffer;
-    default:
-      return state->parameters;
-  }
-}
-ConstTensors& SlotOf(v1::Slot slot, ConstState* state) {
+template <typename State>
+auto& SlotOf(v1::Slot slot, State* state) {
   switch (slot) {
     case v1::SLOT_EXP_AVG:
       return state->exp_avg;
