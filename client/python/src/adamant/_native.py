@@ -342,7 +342,7 @@ class NativeConnection(RetryingConnection):
     def _call(self, function: Callable[..., int], *arguments: Any) -> bytes:
         with self._condition:
             if self._ended:
-                raise from_status(1, "the client is closed", None)
+                raise RuntimeError("this adamant.Client is closed")
             self._calls += 1
         try:
             if threading.current_thread() is not threading.main_thread():
