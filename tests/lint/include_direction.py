@@ -46,6 +46,17 @@ RULES = {
     "server/core/set": [core("(base|memory|spec|backend|set)", but="set/parameter_set"), *DOMAIN],
     "server/core/set/parameter_set.cc": [core("(base|memory|spec|backend|set)"), *DOMAIN],
     "server": [r"server/(?!core/set/set_rep\.h)", KERNELS, COMMAND_LINE, *WIRE],
+    # Makes sets outlive the process. The domain knows no files; this knows no calls.
+    "server/store": [
+        r"server/store/",
+        core("(base|memory|spec|backend|set)", but="set/set_rep"),
+        r"server/core/(journal|registry)\.h",
+        TENSOR_FILE_HEADERS,
+        r"isa-l/",
+        r"nlohmann/",
+        r"sqlite3\.h",
+        *DOMAIN,
+    ],
     "client": [r"client/", PUBLIC_CLIENT, *WIRE],
     "client/c": [r"client/c/", PUBLIC_CLIENT, r"proto/wire/status\.h", MESSAGES, r"absl/", r"google/protobuf/"],
     "client/command_line": [COMMAND_LINE, r"absl/"],
