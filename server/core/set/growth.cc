@@ -10,9 +10,15 @@
 namespace adamant::core {
 
 void Growth::Begin(std::shared_ptr<SetRep> set, const v1::AddTensorsRequest& request, Done done) {
+  BeginAgain(std::move(set), request, /*incarnation=*/0, std::move(done));
+}
+
+void Growth::BeginAgain(std::shared_ptr<SetRep> set, const v1::AddTensorsRequest& request, uint64_t incarnation,
+                        Done done) {
   TurnQueue* const turns = set->turns.get();
   // Not std::make_shared: the constructor is private.
   const std::shared_ptr<Growth> growth(new Growth(std::move(set), request));
+  growth->incarnation_ = incarnation;
   if (absl::Status status = growth->Prepare(); !status.ok()) {
     done(std::move(status));
     return;
@@ -80,17 +86,41 @@ void Growth::Grow(TurnQueue::Turn turn, Done done) {
     status = CheckDemands();
     // So neither the schema nor the groups have come to be others, but for what each of these says.
     if (status.ok() && set_->schema != before_) status = set_->lifecycle.Rewritten();
+    if (incarnation_ == 0) incarnation_ = DrawIncarnation(&set_->random);
   }
   if (!status.ok()) {
     turn.EndAtOnce();
     done(std::move(status));
     return;
   }
+  if (set_->journal == nullptr) {
+    GrowArrays(std::move(turn), std::move(done));
+    return;
+  }
+  set_->journal->CommitGrowth({request_, incarnation_}, *schema_,
+                              [growth = shared_from_this(), turn = std::move(turn),
+                               done = std::move(done)](const absl::Status& recorded) mutable {
+                                if (recorded.ok()) {
+                                  growth->GrowArrays(std::move(turn), std::move(done));
+                                } else {
+                                  turn.EndAtOnce();
+                                  done(Unshared(recorded));
+                                }
+                              });
+}
+
+void Growth::GrowArrays(TurnQueue::Turn turn, Done done) {
   set_->arrays->Grow(
       schema_, std::move(slots_),
       [growth = shared_from_this(), turn = std::move(turn), done = std::move(done)](const absl::Status& grown) mutable {
         v1::ParameterSet set;
-        if (grown.ok()) set = growth->Publish();
+        if (grown.ok()) {
+          set = growth->Publish();
+        } else if (growth->set_->journal != nullptr) {
+          // What was put down cannot be taken back: the set is not what the journal says any more.
+          MutexLock lock(&growth->set_->mutex);
+          growth->set_->lifecycle.Poison();
+        }
         turn.EndAtOnce();
         if (grown.ok()) {
           done(std::move(set));
@@ -120,10 +150,9 @@ v1::ParameterSet Growth::Publish() {
     set_->grants.push_back(std::move(grant_));
     BlockList parameters = set_->snapshot->blocks();
     AppendTail(std::move(parameters_), &parameters);
-    const uint64_t incarnation = DrawIncarnation(&set_->random);
-    set_->lifecycle.Grow(incarnation, schema_->fingerprint());
+    set_->lifecycle.Grow(incarnation_, schema_->fingerprint());
     before = std::exchange(
-        set_->snapshot, std::make_shared<const Snapshot>(incarnation, set_->lifecycle.step(), std::move(parameters)));
+        set_->snapshot, std::make_shared<const Snapshot>(incarnation_, set_->lifecycle.step(), std::move(parameters)));
     set_->requests.Forget();
     rewritten = set_->lifecycle.Rewritten();
     outdated = set_->requests.FindOutdated();

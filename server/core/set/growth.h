@@ -26,6 +26,9 @@ class Growth : public std::enable_shared_from_this<Growth> {
 
   // See ParameterSet::AddTensors.
   static void Begin(std::shared_ptr<SetRep> set, const v1::AddTensorsRequest& request, Done done);
+  // The same for an addition that is made again, and makes `incarnation` again.
+  static void BeginAgain(std::shared_ptr<SetRep> set, const v1::AddTensorsRequest& request, uint64_t incarnation,
+                         Done done);
 
  private:
   Growth(std::shared_ptr<SetRep> set, const v1::AddTensorsRequest& request) : set_(std::move(set)), request_(request) {}
@@ -34,13 +37,16 @@ class Growth : public std::enable_shared_from_this<Growth> {
   absl::Status Prepare();
   // Whether the set is what the request is for, and what it would be with the new groups and tensors.
   absl::Status CheckDemands() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
+  // Has the addition put down, if the set has a journal.
   void Grow(TurnQueue::Turn turn, Done done);
+  void GrowArrays(TurnQueue::Turn turn, Done done);
   // Makes the tensors the set's.
   v1::ParameterSet Publish();
 
   const std::shared_ptr<SetRep> set_;
   const v1::AddTensorsRequest request_;
 
+  uint64_t incarnation_ = 0;  // that it makes; drawn in the turn, if it was not given
   std::shared_ptr<const Schema> before_;
   std::shared_ptr<const Schema> schema_;
   Grant grant_;  // before what it pays for, which comes back first

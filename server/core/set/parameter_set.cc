@@ -25,6 +25,31 @@ absl::Status ValidateInitialization(v1::Initialization initialization) {
                       EnumName(initialization));
 }
 
+// What the set is promised.
+absl::StatusOr<v1::Durability> ResolveDurability(const Resources& resources, const v1::ParameterSetSpec& spec) {
+  if (resources.journal != nullptr) {
+    return resources.journal->Resolve(spec.has_durability() ? &spec.durability() : nullptr);
+  }
+  if (spec.has_durability() && !spec.durability().has_nothing()) {
+    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_NO_DATA_DIRECTORY,
+                 "the server was started without a data directory, and keeps nothing", "spec.durability");
+  }
+  v1::Durability nothing;
+  nothing.mutable_nothing();
+  return nothing;
+}
+
+// Whether the whole of such a set can be read, as a checkpoint does.
+absl::Status CheckCanBeRead(const Schema& schema, size_t slots, const Resources& resources, absl::string_view field) {
+  const int64_t bytes = ArrayBytes(schema) * static_cast<int64_t>(1 + slots);
+  if (bytes <= resources.read->capacity()) return absl::OkStatus();
+  return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
+               ExpectedGot(absl::StrCat("a set whose state, which checkpoints read, takes at most ",
+                                        resources.read->capacity(), " bytes, the budget for reads"),
+                           absl::StrCat(bytes)),
+               field);
+}
+
 // Whether a request that demands them is meant for the set as it is.
 template <typename Request>
 absl::Status CheckUpdatable(const SetRep& set, const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex) {
@@ -56,47 +81,76 @@ absl::Status CheckWorkers(const SetRep& set, const v1::UpdateParameterSetRequest
   return CheckCanContribute(TensorSelection(set.schema), changed.workers(), set.resources, "spec.workers");
 }
 
-// Changes the configuration as `request` says, and returns the set as it is then.
-template <typename Request>
-absl::StatusOr<v1::ParameterSet> ChangeConfiguration(SetRep* set, const Request& request) {
-  // What was there before goes without the mutex.
+// A configuration that is to become the set's, and what it takes beyond what the set has paid for.
+struct NewConfiguration {
   std::shared_ptr<const Configuration> configuration;
   Grant grant;
-  MutexLock lock(&set->mutex);
-  if (absl::Status status = CheckUpdatable(*set, request); !status.ok()) return status;
-  absl::StatusOr<std::shared_ptr<const Configuration>> changed = set->configuration->Change(request);
+};
+
+// What `request` makes of the set's configuration.
+template <typename Request>
+absl::StatusOr<NewConfiguration> ChangeConfiguration(const SetRep& set, const Request& request) {
+  MutexLock lock(&set.mutex);
+  if (absl::Status status = CheckUpdatable(set, request); !status.ok()) return status;
+  absl::StatusOr<std::shared_ptr<const Configuration>> changed = set.configuration->Change(request);
   if (!changed.ok()) return changed.status();
-  if (absl::Status status = CheckWorkers(*set, request, **changed); !status.ok()) return status;
-  const int64_t more = ConfigurationBytes(**changed) - ConfigurationBytes(*set->configuration);
-  const int64_t bytes = std::max<int64_t>(0, set->configuration_grant.bytes() + more);
-  absl::StatusOr<Grant> reserved = set->resources.state->TryReserve(bytes);
+  if (absl::Status status = CheckWorkers(set, request, **changed); !status.ok()) return status;
+  const int64_t more = ConfigurationBytes(**changed) - ConfigurationBytes(*set.configuration);
+  const int64_t bytes = std::max<int64_t>(0, set.configuration_grant.bytes() + more);
+  absl::StatusOr<Grant> reserved = set.resources.state->TryReserve(bytes);
   if (!reserved.ok()) return reserved.status();
-  grant = std::exchange(set->configuration_grant, *std::move(reserved));
-  configuration = std::exchange(set->configuration, *std::move(changed));
-  auto trainable = SelectTrainable(set->schema, *set->configuration);
-  // The same if it is the same, and with it the last step's work.
-  if (*trainable != *set->trainable) set->trainable = std::move(trainable);
-  return DescribeSet(*set);
+  return NewConfiguration{*std::move(changed), *std::move(reserved)};
+}
+
+// Makes it the set's, tells those who watch, and returns the set as it is then.
+v1::ParameterSet PublishConfiguration(SetRep* set, NewConfiguration changed) {
+  // What was there before goes without the mutex.
+  std::shared_ptr<const Watches> watches;
+  v1::WatchParameterSetResponse event;
+  {
+    MutexLock lock(&set->mutex);
+    std::swap(set->configuration_grant, changed.grant);
+    std::swap(set->configuration, changed.configuration);
+    auto trainable = SelectTrainable(set->schema, *set->configuration);
+    // The same if it is the same, and with it the last step's work.
+    if (*trainable != *set->trainable) set->trainable = std::move(trainable);
+    watches = set->watches;
+    event = EventNow(*set);
+    *event.mutable_config_changed() = DescribeSet(*set);
+  }
+  v1::ParameterSet description = event.config_changed();
+  if (!watches->empty()) Tell(*watches, std::move(event));
+  return description;
 }
 
 template <typename Request>
 void UpdateInTurn(std::shared_ptr<SetRep> set, const Request& request, Then<absl::StatusOr<v1::ParameterSet>> done) {
   TurnQueue* const turns = set->turns.get();
   turns->Enqueue([set = std::move(set), request, done = std::move(done)](TurnQueue::Turn turn) mutable {
-    absl::StatusOr<v1::ParameterSet> changed = ChangeConfiguration(set.get(), request);
-    if (changed.ok()) {
-      std::shared_ptr<const Watches> watches;
-      v1::WatchParameterSetResponse event;
-      {
-        MutexLock lock(&set->mutex);
-        watches = set->watches;
-        event = EventNow(*set);
-      }
-      *event.mutable_config_changed() = *changed;
-      if (!watches->empty()) Tell(*watches, std::move(event));
+    absl::StatusOr<NewConfiguration> changed = ChangeConfiguration(*set, request);
+    if (!changed.ok()) {
+      turn.EndAtOnce();
+      done(std::move(changed).status());
+      return;
     }
-    turn.EndAtOnce();
-    done(std::move(changed));
+    v1::ParameterSet description;
+    DescribeConfiguration(*changed->configuration, &description);
+    Then<absl::Status> publish = [set, changed = *std::move(changed), done = std::move(done),
+                                  turn = std::move(turn)](const absl::Status& recorded) mutable {
+      if (recorded.ok()) {
+        v1::ParameterSet published = PublishConfiguration(set.get(), std::move(changed));
+        turn.EndAtOnce();
+        done(std::move(published));
+      } else {
+        turn.EndAtOnce();
+        done(Unshared(recorded));
+      }
+    };
+    if (set->journal != nullptr) {
+      set->journal->CommitConfiguration(description, std::move(publish));
+    } else {
+      publish(absl::OkStatus());
+    }
   });
 }
 
@@ -120,6 +174,12 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
           CheckCanContribute(TensorSelection(*schema), (*configuration)->workers(), resources, "spec.workers");
       !status.ok()) {
     return status;
+  }
+  absl::StatusOr<v1::Durability> durability = ResolveDurability(resources, spec);
+  if (!durability.ok()) return durability.status();
+  if (!durability->has_nothing()) {
+    absl::Status status = CheckCanBeRead(**schema, slots.size(), resources, "spec.durability");
+    if (!status.ok()) return status;
   }
   const int64_t slots_on_host = resources.backend->on_host() ? static_cast<int64_t>(slots.size()) : 0;
   const int64_t arrays_bytes = ArrayBytes(**schema) * (1 + slots_on_host);
@@ -145,6 +205,22 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
     } else {
       rep->unpublished = *std::move(parameters);
     }
+  }
+  if (!durability->has_nothing()) {
+    v1::ParameterSetSpec stored = spec;
+    *stored.mutable_durability() = *durability;
+    stored.set_device(resources.backend->name());
+    v1::ParameterSet description;
+    std::shared_ptr<const Schema> stored_schema;
+    {
+      MutexLock lock(&rep->mutex);
+      description = DescribeSet(*rep);
+      stored_schema = rep->schema;
+    }
+    absl::StatusOr<std::unique_ptr<SetJournal>> journal =
+        resources.journal->CreateSet(stored, *stored_schema, description);
+    if (!journal.ok()) return journal.status();
+    rep->journal = *std::move(journal);
   }
   // Not std::make_shared: the constructor is private.
   return std::shared_ptr<ParameterSet>(new ParameterSet(std::move(rep)));
@@ -229,41 +305,57 @@ void ParameterSet::BeginRead(const v1::ReadTensorsRequest& request, Reading::Don
   Reading::Begin(rep_, request, std::move(done));
 }
 
+namespace {
+
+// Deletes the set, which is gone from the journal, if it had one.
+void DeleteNow(const std::shared_ptr<SetRep>& set, absl::AnyInvocable<void()> forget) {
+  std::vector<std::shared_ptr<StepAttempt>> steps;
+  std::shared_ptr<Round> round;
+  WriteLane::Attempts writes;
+  std::shared_ptr<const Watches> watches;
+  v1::WatchParameterSetResponse event;
+  absl::Status gone;
+  {
+    MutexLock lock(&set->mutex);
+    watches = set->watches;
+    event = EventNow(*set);
+    event.mutable_deleted();
+    set->lifecycle.Delete();
+    gone = set->lifecycle.CheckExists();
+    steps = set->requests.FindOutdated();
+    round = TakeRound(set.get());
+    writes = set->writes.All();
+  }
+  forget();
+  AbandonRound(set, round, gone);
+  // What is complete comes to its turn.
+  for (const std::shared_ptr<StepAttempt>& step : steps) step->EndUnlessComplete(gone);
+  for (const std::shared_ptr<WriteAttempt>& write : writes) write->EndUnlessComplete(gone);
+  if (!watches->empty()) Tell(*watches, std::move(event));
+}
+
+}  // namespace
+
 void ParameterSet::Delete(std::optional<uint64_t> incarnation, absl::AnyInvocable<void()> forget,
                           Then<absl::Status> done) {
   rep_->turns->Enqueue([rep = rep_, incarnation, forget = std::move(forget),
-                        done = std::move(done)](const TurnQueue::Turn& /*turn*/) mutable {
+                        done = std::move(done)](TurnQueue::Turn turn) mutable {
     absl::Status status;
-    absl::Status gone;
-    std::vector<std::shared_ptr<StepAttempt>> steps;
-    std::shared_ptr<Round> round;
-    WriteLane::Attempts writes;
-    std::shared_ptr<const Watches> watches;
-    v1::WatchParameterSetResponse event;
     {
       MutexLock lock(&rep->mutex);
-      watches = rep->watches;
-      event = EventNow(*rep);
-      event.mutable_deleted();
       status = rep->lifecycle.CheckExists();
       if (status.ok() && incarnation.has_value()) status = rep->lifecycle.CheckIncarnation(*incarnation, "incarnation");
-      if (status.ok()) {
-        rep->lifecycle.Delete();
-        gone = rep->lifecycle.CheckExists();
-        steps = rep->requests.FindOutdated();
-        round = TakeRound(rep.get());
-        writes = rep->writes.All();
-      }
     }
-    if (status.ok()) {
-      forget();
-      AbandonRound(rep, round, gone);
-      // What is complete comes to its turn.
-      for (const std::shared_ptr<StepAttempt>& step : steps) step->EndUnlessComplete(gone);
-      for (const std::shared_ptr<WriteAttempt>& write : writes) write->EndUnlessComplete(gone);
-      if (!watches->empty()) Tell(*watches, std::move(event));
+    if (!status.ok() || rep->journal == nullptr) {
+      if (status.ok()) DeleteNow(rep, std::move(forget));
+      done(status);
+      return;
     }
-    done(status);
+    rep->journal->CommitDelete([rep, forget = std::move(forget), done = std::move(done),
+                                turn = std::move(turn)](const absl::Status& recorded) mutable {
+      if (recorded.ok()) DeleteNow(rep, std::move(forget));
+      done(Unshared(recorded));
+    });
   });
 }
 

@@ -64,7 +64,23 @@ void Reading::Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& r
   if (status.ok() && (of_optimizer || reading->awaits_publish_) && !reading->header_.not_modified()) {
     // What is published by the turn is read, and not what is now.
     reading->snapshot_.reset();
-    BorrowSpares(std::move(reading), request, std::move(done));
+    BorrowSpares(std::move(reading), request, /*has_turn=*/false, std::move(done));
+  } else {
+    Answer(std::move(reading), std::move(status), std::move(done));
+  }
+}
+
+void Reading::BeginInTurn(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, Done done) {
+  absl::StatusOr<std::vector<v1::Slot>> slots = RequestedSlots(request, set->slots);
+  if (!slots.ok()) {
+    done(slots.status());
+    return;
+  }
+  // Not std::make_unique: the constructor is private.
+  std::unique_ptr<Reading> reading(new Reading(std::move(set), *std::move(slots)));
+  absl::Status status = reading->Refer(request, /*reserve=*/true);
+  if (status.ok()) {
+    BorrowSpares(std::move(reading), request, /*has_turn=*/true, std::move(done));
   } else {
     Answer(std::move(reading), std::move(status), std::move(done));
   }
@@ -108,11 +124,16 @@ absl::Status Reading::Refer(const v1::ReadTensorsRequest& request, bool reserve)
   return absl::OkStatus();
 }
 
-void Reading::BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, Done done) {
+void Reading::BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, bool has_turn,
+                           Done done) {
   // One list for each slot that is paid for, the parameters too: a step that runs beside the read keeps one array more
   // from coming back, and finds that one idle.
   const bool of_optimizer = !OptimizerSlotsOf(reading->slots_).empty();
   if (!reading->holds_ || !of_optimizer || reading->spares_.size() == reading->slots_.size()) {
+    if (has_turn) {
+      View(std::move(reading), request, std::nullopt, std::move(done));
+      return;
+    }
     const std::shared_ptr<SetRep> set = reading->set_;
     set->turns->Enqueue([reading = std::move(reading), request, done = std::move(done)](TurnQueue::Turn turn) mutable {
       View(std::move(reading), request, std::move(turn), std::move(done));
@@ -123,23 +144,24 @@ void Reading::BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTenso
   const int64_t elements = reading->schema_->flat_size();
   lender->Borrow(
       /*budget=*/nullptr, 0, elements, absl::InfiniteDuration(),
-      [reading = std::move(reading), request, done = std::move(done)](absl::StatusOr<Lender::Loan> loan) mutable {
+      [reading = std::move(reading), request, has_turn,
+       done = std::move(done)](absl::StatusOr<Lender::Loan> loan) mutable {
         if (!loan.ok()) {
           done(std::move(loan).status());
           return;
         }
         reading->spares_.push_back(std::move(loan->blocks));
-        BorrowSpares(std::move(reading), request, std::move(done));
+        BorrowSpares(std::move(reading), request, has_turn, std::move(done));
       });
 }
 
-void Reading::View(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, TurnQueue::Turn turn,
-                   Done done) {
+void Reading::View(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request,
+                   std::optional<TurnQueue::Turn> turn, Done done) {
   absl::Status status = reading->Refer(request, /*reserve=*/false);
   const std::vector<v1::Slot> slots = OptimizerSlotsOf(reading->slots_);
   std::vector<BlockList> spares = std::move(reading->spares_);
   if (!status.ok() || !reading->holds_ || slots.empty()) {
-    turn.EndAtOnce();
+    if (turn.has_value()) turn->EndAtOnce();
     Answer(std::move(reading), std::move(status), std::move(done));
     return;
   }
@@ -151,7 +173,7 @@ void Reading::View(std::unique_ptr<Reading> reading, const v1::ReadTensorsReques
                 turn = std::move(turn)](absl::StatusOr<SlotView> view) mutable {
                  absl::Status viewed = view.status();
                  if (viewed.ok()) reading->view_ = *std::move(view);
-                 turn.EndAtOnce();
+                 if (turn.has_value()) turn->EndAtOnce();
                  Answer(std::move(reading), std::move(viewed), std::move(done));
                });
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -30,6 +31,8 @@ class Reading {
 
   // Begins the read that `request` asks for, of `set`; see ParameterSet::BeginRead.
   static void Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, Done done);
+  // The same for whoever has the set's turn, and keeps it, while no step is being applied.
+  static void BeginInTurn(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, Done done);
 
   Reading(const Reading&) = delete;
   Reading& operator=(const Reading&) = delete;
@@ -52,12 +55,13 @@ class Reading {
  private:
   Reading(std::shared_ptr<SetRep> set, std::vector<v1::Slot> slots) : set_(std::move(set)), slots_(std::move(slots)) {}
 
-  // Has blocks mapped that a step can use in place of those that are read, and takes a turn to view the optimizer's
-  // slots.
-  static void BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, Done done);
-  // Views the slots, and ends the turn.
-  static void View(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, TurnQueue::Turn turn,
-                   Done done);
+  // Has blocks mapped that a step can use in place of those that are read, and takes a turn, unless the caller has it,
+  // to view the optimizer's slots.
+  static void BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, bool has_turn,
+                           Done done);
+  // Views the slots, and ends the turn, if it is given one.
+  static void View(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request,
+                   std::optional<TurnQueue::Turn> turn, Done done);
   // Calls `done` with the reading, or with the error that there is.
   static void Answer(std::unique_ptr<Reading> reading, absl::Status status, Done done);
   // Makes this a read of the state that is published now: charges for it if it is to `reserve`, and refers to the

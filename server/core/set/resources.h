@@ -6,6 +6,7 @@
 #include "server/core/backend/backend.h"
 #include "server/core/base/clock.h"
 #include "server/core/base/compute_pool.h"
+#include "server/core/journal.h"
 #include "server/core/memory/budget.h"
 #include "server/core/memory/lender.h"
 
@@ -21,6 +22,7 @@ struct Resources {
   ComputePool* compute;  // kernels, and whatever goes on after it had to wait
   Backend* backend;
   absl::Duration admission_wait;  // how long a step or write may wait for room in `inflight`
+  Journal* journal = nullptr;     // null: nothing of a set can be kept
 };
 
 }  // namespace adamant::core

@@ -56,6 +56,16 @@ absl::Status CheckCanBeWritten(const TensorSelection& all, size_t slots, const R
   return CheckFits(arrays * StagingBytes(all), resources, field);
 }
 
+void DescribeConfiguration(const Configuration& configuration, v1::ParameterSet* description) {
+  for (const v1::ParameterGroup& group : configuration.groups()) *description->add_groups() = group;
+  *description->mutable_labels() = configuration.labels();
+  description->set_config_revision(configuration.revision());
+  *description->mutable_clipping() = configuration.clipping();
+  description->set_non_finite_policy(configuration.non_finite_policy());
+  description->set_max_staleness(configuration.max_staleness());
+  if (configuration.workers() != nullptr) *description->mutable_workers() = *configuration.workers();
+}
+
 v1::ParameterSet DescribeSet(const SetRep& set) {
   int64_t state_bytes = set.configuration_grant.bytes();
   for (const Grant& grant : set.grants) state_bytes += grant.bytes();
@@ -71,17 +81,14 @@ v1::ParameterSet DescribeSet(const SetRep& set) {
   description.set_incarnation(set.lifecycle.incarnation());
   description.set_step(set.lifecycle.step());
   description.set_state(set.lifecycle.state());
-  for (const v1::ParameterGroup& group : set.configuration->groups()) *description.add_groups() = group;
-  *description.mutable_labels() = set.configuration->labels();
-  description.set_config_revision(set.configuration->revision());
-  *description.mutable_clipping() = set.configuration->clipping();
-  description.set_non_finite_policy(set.configuration->non_finite_policy());
-  description.set_max_staleness(set.configuration->max_staleness());
-  if (set.configuration->workers() != nullptr) {
-    *description.mutable_workers() = *set.configuration->workers();
-    description.set_round(set.round_number);
-  }
+  DescribeConfiguration(*set.configuration, &description);
+  if (set.configuration->workers() != nullptr) description.set_round(set.round_number);
   *description.mutable_statistics() = set.statistics;
+  if (set.journal != nullptr) {
+    set.journal->Describe(&description);
+  } else {
+    description.mutable_durability()->mutable_nothing();
+  }
   return description;
 }
 

@@ -13,6 +13,7 @@
 #include "adamant/v1/parameter_set.pb.h"
 #include "server/core/backend/slot_arrays.h"
 #include "server/core/base/mutex.h"
+#include "server/core/journal.h"
 #include "server/core/memory/block.h"
 #include "server/core/memory/budget.h"
 #include "server/core/memory/snapshot.h"
@@ -65,6 +66,8 @@ struct SetRep {
 
   const std::shared_ptr<TurnQueue> turns;
   const std::unique_ptr<SlotArrays> arrays;
+  // Null where nothing of the set is kept. Constant once anybody but its maker knows of the set.
+  std::unique_ptr<SetJournal> journal;
 
   mutable Mutex mutex;
   std::shared_ptr<const Schema> schema ABSL_GUARDED_BY(mutex);
@@ -87,6 +90,8 @@ struct SetRep {
   std::shared_ptr<const StepWork> work ABSL_GUARDED_BY(mutex);
   // Whether a step is being applied: the optimizer's slots are not those of `lifecycle`'s step then.
   bool applying ABSL_GUARDED_BY(mutex) = false;
+  // Whether the state is being read for a checkpoint that the journal wants.
+  bool checkpoint_begun ABSL_GUARDED_BY(mutex) = false;
   Requests requests ABSL_GUARDED_BY(mutex);
   // Of a set with workers: the round that is open, and its number, or that of the next one.
   std::shared_ptr<Round> round ABSL_GUARDED_BY(mutex);
@@ -116,6 +121,8 @@ absl::Status CheckCanBeWritten(const TensorSelection& all, size_t slots, const R
 absl::Status CheckCanContribute(const TensorSelection& all, const v1::Workers* workers, const Resources& resources,
                                 absl::string_view field);
 
+// Adds a configuration to what GetParameterSet shows.
+void DescribeConfiguration(const Configuration& configuration, v1::ParameterSet* description);
 // The set as GetParameterSet shows it, and an event of it as it is.
 v1::ParameterSet DescribeSet(const SetRep& set) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex);
 v1::WatchParameterSetResponse EventNow(const SetRep& set) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex);

@@ -8,6 +8,7 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
+#include "server/core/set/checkpointing.h"
 #include "server/core/set/step_header.h"
 
 namespace adamant::core {
@@ -27,9 +28,7 @@ constexpr int64_t kToldBlocks = 4;
 void StepCommit::Run(std::shared_ptr<SetRep> set, Input input, TurnQueue::Turn turn) {
   // Not std::make_shared: the constructor is private.
   const std::shared_ptr<StepCommit> commit(new StepCommit(std::move(set), std::move(input), std::move(turn)));
-  commit->Measure();
-  commit->Decide();
-  if (!commit->contributors_.empty()) commit->BorrowCopies();
+  commit->TakeRoom();
 }
 
 StepCommit::StepCommit(std::shared_ptr<SetRep> set, Input input, TurnQueue::Turn turn)
@@ -37,6 +36,33 @@ StepCommit::StepCommit(std::shared_ptr<SetRep> set, Input input, TurnQueue::Turn
       turn_(std::move(turn)),
       input_(std::move(input)),
       failed_(input_.round.has_value() && !gradient().has_value() && !input_.non_finite.has_value()) {}
+
+void StepCommit::TakeRoom() {
+  SetJournal* const journal = set_->journal.get();
+  if (journal == nullptr || !journal->keeps_steps() || !gradient().has_value()) {
+    Go();
+    return;
+  }
+  room_ = journal->TakeRoom();
+  if (room_ != nullptr) {
+    Go();
+    return;
+  }
+  MakeRoom(set_, [commit = shared_from_this()](absl::StatusOr<std::unique_ptr<SetJournal::Room>> room) {
+    if (room.ok()) {
+      commit->room_ = *std::move(room);
+    } else {
+      commit->no_room_ = std::move(room).status();
+    }
+    commit->Go();
+  });
+}
+
+void StepCommit::Go() {
+  Measure();
+  Decide();
+  if (!contributors_.empty()) BorrowCopies();
+}
 
 void StepCommit::Measure() {
   if (input_.non_finite.has_value()) {
@@ -161,7 +187,10 @@ StepCommit::Decision StepCommit::DecideOn(const StepAttempt& attempt) {
     set_->statistics.set_refused(set_->statistics.refused() + 1);
     return Unapplied(attempt, v1::STEP_OUTCOME_REFUSED_STALE);
   }
-  if (!finding_.non_finite.has_value()) return Part();
+  if (!finding_.non_finite.has_value()) {
+    if (!no_room_.ok()) return Unshared(no_room_);
+    return Part();
+  }
   skipped_ = true;
   const auto& [tensor, offset] = *finding_.non_finite;
   if (set_->configuration->non_finite_policy() == v1::NON_FINITE_POLICY_REJECT) {
@@ -317,7 +346,7 @@ BlockList StepCommit::PlanRows(const std::vector<v1::ParameterGroup>& groups, co
 
 void StepCommit::BorrowCopies() {
   if (plan_.copies.empty()) {
-    Apply();
+    Record();
     return;
   }
   int64_t elements = 0;
@@ -337,20 +366,46 @@ void StepCommit::BorrowCopies() {
         const v1::StepResult& result = commit->contributors_.front().reply.result;
         commit->plan_.after =
             std::make_shared<const Snapshot>(result.incarnation(), result.step(), std::move(commit->after_));
-        commit->Apply();
+        commit->Record();
       });
 }
 
+void StepCommit::Record() {
+  if (room_ == nullptr) {
+    Apply();
+    return;
+  }
+  for (const Contributor& contributor : contributors_) record_.headers.push_back(contributor.attempt->header());
+  if (input_.round.has_value()) record_.divisor = input_.divisor;
+  record_.result = remembrance_.front().result;
+  const BroughtElements brought = {&plan_.after->blocks(), plan_.work->selection().blocks(), plan_.rows.get()};
+  set_->journal->CommitStep(std::move(room_), record_, brought,
+                            [commit = shared_from_this()](const absl::Status& recorded) {
+                              if (recorded.ok()) {
+                                commit->Apply();
+                              } else {
+                                commit->Withdraw(recorded);
+                              }
+                            });
+}
+
 void StepCommit::Withdraw(const absl::Status& status) {
-  // What was to take the place of its blocks is the step's, and pays for itself no longer than the step does.
-  for (const int64_t block : plan_.work->selection().blocks()) after_[block] = plan_.before->blocks()[block];
-  {
+  if (plan_.rows != nullptr) {
+    // It has taken the set's own blocks. What was to take the place of some of them is the step's, and pays for itself
+    // no longer than the step does.
+    BlockList blocks = plan_.after != nullptr ? plan_.after->blocks() : std::move(after_);
+    for (const int64_t block : plan_.work->selection().blocks()) blocks[block] = plan_.before->blocks()[block];
+    for (const StepPlan::Copy& copy : plan_.copies) blocks[copy.block] = copy.from;
     MutexLock lock(&set_->mutex);
     set_->applying = false;
     set_->snapshot =
-        std::make_shared<const Snapshot>(set_->lifecycle.incarnation(), set_->lifecycle.step(), std::move(after_));
+        std::make_shared<const Snapshot>(set_->lifecycle.incarnation(), set_->lifecycle.step(), std::move(blocks));
+  } else {
+    MutexLock lock(&set_->mutex);
+    set_->applying = false;
   }
   plan_ = StepPlan();
+  after_.clear();
   for (Contributor& contributor : contributors_) {
     contributor.reply.parameters.reset();
     contributor.attempt->End(Unshared(status));
@@ -464,6 +519,7 @@ void StepCommit::Publish(const absl::Status& applied) {
     }
   }
   if (is_watched) Tell(*watches, std::move(event));
+  if (applied.ok()) CheckpointInTime(set_);
   const TurnQueue::Turn ending = std::move(turn_);
 }
 

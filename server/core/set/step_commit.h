@@ -12,6 +12,7 @@
 #include "adamant/v1/step.pb.h"
 #include "server/core/backend/slot_arrays.h"
 #include "server/core/base/mutex.h"
+#include "server/core/journal.h"
 #include "server/core/set/requests.h"
 #include "server/core/set/set_rep.h"
 #include "server/core/set/staging.h"
@@ -20,8 +21,9 @@
 
 namespace adamant::core {
 
-// Four phases, and between the last two of them, where rows are to be changed in blocks that somebody holds, a loan of
-// others in their place. Each is followed by the next one on the thread on which it ended: the last of them, Publish,
+// Phases, some of which are there in some steps only: the set's journal, where it keeps steps, has room made before the
+// others, and the step put down before Apply; and where rows are to be changed in blocks that somebody holds, others are
+// borrowed in their place. Each is followed by the next one on the thread on which it ended: the last of them, Publish,
 // on one of the device's where that computes on threads of its own. What Publish needs is made ready by Decide, so that
 // nothing fails, and nothing is allocated but by listeners that hear of the progress, between the first byte that
 // changes and then.
@@ -67,6 +69,10 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
 
   StepCommit(std::shared_ptr<SetRep> set, Input input, TurnQueue::Turn turn);
 
+  // Has room for the step in the journal, where that keeps steps.
+  void TakeRoom();
+  // All that follows.
+  void Go();
   // Finds out what there is to know of the gradient.
   void Measure();
   // Whether it is a round that has too few contributions.
@@ -87,8 +93,11 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   // where they are to be copied.
   BlockList PlanRows(const std::vector<v1::ParameterGroup>& groups, const v1::StepResult& result, BlockList brought)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
-  // Has the blocks that are to be copied; applies the plan then. If there is no memory for them the set stays as it is.
+  // Has the blocks that are to be copied; goes on with Record then. If there is no memory for them the set stays as it
+  // is.
   void BorrowCopies();
+  // Has the step put down, where the journal keeps steps; applies the plan then. If it is not the set stays as it is.
+  void Record();
   void Withdraw(const absl::Status& status);
   StepReply MakeReply(StepAttempt* attempt, v1::StepResult result, const std::shared_ptr<const Snapshot>& snapshot,
                       std::shared_ptr<const RowWork> rows = nullptr) const;
@@ -111,12 +120,15 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   // Of the phase that is under way.
   Input input_;
   const bool failed_;
+  std::unique_ptr<SetJournal::Room> room_;
+  absl::Status no_room_;  // why there is none, where there has to be
   Finding finding_;
   bool skipped_ = false;  // because it is not finite
   std::vector<Contributor> contributors_;
   StepPlan plan_;
   BlockList after_;  // what will be `plan_.after`, as long as copies are missing in it
   Requests::Remembrance remembrance_;
+  StepRecord record_;
   UpdateCounts update_counts_;  // after the step
   v1::SetStatistics metrics_;   // the step's, and nothing else
 

@@ -8,6 +8,7 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
+#include "server/core/set/checkpointing.h"
 #include "server/core/set/requests.h"
 #include "server/core/set/round_turn.h"
 #include "server/core/set/set_rep.h"
@@ -375,23 +376,89 @@ void WriteAttempt::Commit(TurnQueue::Turn turn) {
     LetNextBegin();
     End(std::move(response));
   } else {
-    Load(std::move(turn));
+    std::vector<BlockList> blocks;
+    for (Arrival& arrival : arrivals_) blocks.push_back(arrival.elements.TakeBlocks());
+    arrivals_.clear();
+    int64_t step = header_.step();
+    {
+      MutexLock lock(&set_->mutex);
+      if (incarnation_ == 0) incarnation_ = DrawIncarnation(&set_->random);
+      if (!full()) step = set_->lifecycle.step();
+    }
+    auto parameters = std::make_shared<const Snapshot>(incarnation_, step, Merge(std::move(blocks.front())));
+    blocks.erase(blocks.begin());
+    Record(std::move(parameters), std::move(blocks), std::move(turn));
   }
 }
 
-void WriteAttempt::Load(TurnQueue::Turn turn) {
-  uint64_t incarnation;
-  int64_t step;
-  {
-    MutexLock lock(&set_->mutex);
-    incarnation = DrawIncarnation(&set_->random);
-    step = full() ? header_.step() : set_->lifecycle.step();
+void WriteAttempt::Record(std::shared_ptr<const Snapshot> parameters, std::vector<BlockList> blocks,
+                          TurnQueue::Turn turn) {
+  SetJournal* const journal = set_->journal.get();
+  if (journal == nullptr || !journal->keeps_steps()) {
+    Load(std::move(parameters), std::move(blocks), std::move(turn));
+    return;
   }
-  std::vector<BlockList> blocks;
-  for (Arrival& arrival : arrivals_) blocks.push_back(arrival.elements.TakeBlocks());
-  arrivals_.clear();
-  auto parameters = std::make_shared<const Snapshot>(incarnation, step, Merge(std::move(blocks.front())));
-  blocks.erase(blocks.begin());
+  struct Recording {
+    std::shared_ptr<const Snapshot> parameters;
+    std::vector<BlockList> blocks;
+    TurnQueue::Turn turn;
+  };
+  auto recording =
+      std::make_shared<Recording>(Recording{std::move(parameters), std::move(blocks), std::move(turn)});
+  Then<absl::Status> recorded = [self = shared_from_this(), recording](const absl::Status& status) {
+    if (status.ok()) {
+      self->Load(std::move(recording->parameters), std::move(recording->blocks), std::move(recording->turn));
+    } else {
+      self->GiveBack(std::move(recording->parameters), std::move(recording->blocks), status);
+    }
+  };
+  if (full()) {
+    v1::ParameterSet description;
+    {
+      MutexLock lock(&set_->mutex);
+      description = DescribeSet(*set_);
+    }
+    description.set_incarnation(incarnation_);
+    description.set_step(header_.step());
+    description.set_state(v1::PARAMETER_SET_STATE_READY);
+    journal->CommitBase({incarnation_, header_.step(), header_}, recording->parameters->blocks(), recording->blocks,
+                        description, std::move(recorded));
+    return;
+  }
+  const auto commit = [self = shared_from_this(), recording](std::unique_ptr<SetJournal::Room> room,
+                                                             Then<absl::Status> done) {
+    const BroughtElements brought = {&recording->parameters->blocks(), self->selection_->blocks()};
+    self->set_->journal->CommitWrite(std::move(room), {self->header_, self->incarnation_}, brought, std::move(done));
+  };
+  if (std::unique_ptr<SetJournal::Room> room = journal->TakeRoom(); room != nullptr) {
+    commit(std::move(room), std::move(recorded));
+    return;
+  }
+  MakeRoom(set_, [commit, recorded = std::move(recorded)](
+                     absl::StatusOr<std::unique_ptr<SetJournal::Room>> room) mutable {
+    if (room.ok()) {
+      commit(*std::move(room), std::move(recorded));
+    } else {
+      recorded(std::move(room).status());
+    }
+  });
+}
+
+void WriteAttempt::GiveBack(std::shared_ptr<const Snapshot> parameters, std::vector<BlockList> blocks,
+                            const absl::Status& status) {
+  if (kind_ == WriteKind::kDirect) {
+    // It has the set's own, which LetNextBegin gives back.
+    blocks.insert(blocks.begin(), Snapshot::Release(std::move(parameters)));
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      const v1::Slot slot = i == 0 ? v1::SLOT_PARAMETER : set_->slots[i - 1];
+      arrivals_.push_back({slot, Staging(selection_, std::move(blocks[i]), nullptr)});
+    }
+  }
+  Fail(Unshared(status));
+}
+
+void WriteAttempt::Load(std::shared_ptr<const Snapshot> parameters, std::vector<BlockList> blocks,
+                        TurnQueue::Turn turn) {
   const Snapshot& loaded = *parameters;
   set_->arrays->Load(loaded, std::move(blocks),
                      [self = shared_from_this(), parameters = std::move(parameters), turn = std::move(turn)](
@@ -468,6 +535,7 @@ void WriteAttempt::Publish(const absl::Status& loaded, std::shared_ptr<const Sna
     event.mutable_written()->set_mode(header_.mode());
     Tell(*watches, std::move(event));
   }
+  CheckpointInTime(set_);
   End(std::move(response));
 }
 

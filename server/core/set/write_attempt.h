@@ -65,6 +65,9 @@ class WriteAttempt final : public Attempt<WriteListener>, public std::enable_sha
   // returns. Error: INCOMPLETE; the attempt is over.
   absl::Status Complete();
 
+  // Before Start: the write is made again, and makes this incarnation again.
+  void MakeAgain(uint64_t incarnation) { incarnation_ = incarnation; }
+
   // What turns chunks of 16 bits into floats.
   const kernels::KernelTable& host_kernels() const;
 
@@ -91,7 +94,13 @@ class WriteAttempt final : public Attempt<WriteListener>, public std::enable_sha
   void Commit(TurnQueue::Turn turn);
   // The parameters that a staged write leaves: what it brought, and the rest as it is.
   BlockList Merge(BlockList brought) const;
-  void Load(TurnQueue::Turn turn);
+  // Has the write put down, where the set's journal does that before writes are answered. `blocks` has a list for each
+  // slot of the optimizers, if the write is full.
+  void Record(std::shared_ptr<const Snapshot> parameters, std::vector<BlockList> blocks, TurnQueue::Turn turn);
+  // What becomes of one that was not put down.
+  void GiveBack(std::shared_ptr<const Snapshot> parameters, std::vector<BlockList> blocks, const absl::Status& status);
+  // Makes what it brought the set's.
+  void Load(std::shared_ptr<const Snapshot> parameters, std::vector<BlockList> blocks, TurnQueue::Turn turn);
   void Publish(const absl::Status& loaded, std::shared_ptr<const Snapshot> parameters);
 
   // Ends the write because of what it brought, and returns `status`.
@@ -106,6 +115,8 @@ class WriteAttempt final : public Attempt<WriteListener>, public std::enable_sha
 
   const std::shared_ptr<SetRep> set_;
   const v1::WriteHeader header_;
+
+  uint64_t incarnation_ = 0;  // that it makes; drawn in the turn, if it was not given
 
   // Of the thread that delivers, and after Complete of the turn.
   Grant grant_;  // before what it pays for, which comes back first

@@ -1,0 +1,134 @@
+// What makes sets outlive the process, as the domain sees it: where a set's changes are put down before they are made,
+// so that they can be made again. The domain knows neither files nor how that is done.
+#ifndef ADAMANT_SERVER_CORE_JOURNAL_H_
+#define ADAMANT_SERVER_CORE_JOURNAL_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "adamant/v1/parameter_set.pb.h"
+#include "adamant/v1/service.pb.h"
+#include "adamant/v1/step.pb.h"
+#include "server/core/backend/row_work.h"
+#include "server/core/base/then.h"
+#include "server/core/memory/block.h"
+
+namespace adamant::core {
+
+class Reading;
+class Schema;
+
+// Elements that a change brings: blocks of the set's flat space, of those that `selected` names, and rows.
+struct BroughtElements {
+  const BlockList* blocks;            // of the whole set
+  absl::Span<const int64_t> selected;  // ascending
+  const RowWork* rows = nullptr;       // null: there are none
+};
+
+// A step that is to be applied: with its gradient, as it was staged, all that it takes to come to the same bits again.
+struct StepRecord {
+  std::vector<v1::StepHeader> headers;  // of the attempts that became the step, by rank; at least one
+  std::optional<double> divisor;        // of a round: what its sum is divided by
+  v1::StepResult result;                // as it will be remembered
+};
+
+// A write of parameters that is to be published.
+struct WriteRecord {
+  v1::WriteHeader header;
+  uint64_t incarnation;  // that it makes
+};
+
+// An addition of tensors that is to be published.
+struct GrowthRecord {
+  v1::AddTensorsRequest request;
+  uint64_t incarnation;  // that it makes
+};
+
+// A state that nothing before it is needed for.
+struct BaseRecord {
+  uint64_t incarnation;
+  int64_t step;
+  // The write that made the incarnation; without an id if it had none, or if no write has made it.
+  v1::WriteHeader header;
+};
+
+// What is on disk of one set. Those that are marked [turn] are for whoever has the set's turn, which goes on until the
+// outcome: so changes are put down in the order in which they are made. What they are given by pointer or reference
+// lives until then. Thread-safe otherwise.
+//
+// An outcome that is OK says that the change is on disk. RESOURCE_EXHAUSTED (DISK_EXHAUSTED) says that it is not, and
+// that the journal goes on; UNAVAILABLE (STORE_FAILED) that nobody knows, and that nothing is put down any more until the
+// process is restarted. In either case the change is not to be made.
+class SetJournal {
+ public:
+  // Room for one step or write. Destroying it gives the room back, if nothing was committed with it.
+  class Room {
+   public:
+    virtual ~Room() = default;
+  };
+
+  virtual ~SetJournal() = default;
+
+  // Whether steps are put down, and writes before they are answered. Otherwise CommitStep and CommitWrite are not
+  // called, and TakeRoom is not, either.
+  virtual bool keeps_steps() const = 0;
+
+  // [turn] Room for a step or a write of parameters; null where what is put down already has to be replaced by a
+  // checkpoint first.
+  virtual std::unique_ptr<Room> TakeRoom() = 0;
+  // [turn] Waits for the checkpoint that is under way, if one is.
+  virtual void AwaitCheckpoint(Then<absl::Status> done) = 0;
+
+  virtual void CommitStep(std::unique_ptr<Room> room, const StepRecord& record, const BroughtElements& gradient,
+                          Then<absl::Status> done) = 0;                                                     // [turn]
+  virtual void CommitWrite(std::unique_ptr<Room> room, const WriteRecord& record, const BroughtElements& parameters,
+                           Then<absl::Status> done) = 0;                                                    // [turn]
+  // [turn] `set` has the new configuration, as DescribeSet shows it.
+  virtual void CommitConfiguration(const v1::ParameterSet& set, Then<absl::Status> done) = 0;
+  virtual void CommitGrowth(const GrowthRecord& record, const Schema& schema, Then<absl::Status> done) = 0;  // [turn]
+  // [turn] The whole state: parameters, and as many lists as the set has slots of optimizers, in their order.
+  virtual void CommitBase(const BaseRecord& record, const BlockList& parameters, absl::Span<const BlockList> slots,
+                          const v1::ParameterSet& set, Then<absl::Status> done) = 0;
+  // [turn] The set is deleted: nothing of it will be there.
+  virtual void CommitDelete(Then<absl::Status> done) = 0;
+
+  // Whether it is time for a checkpoint of a set that is in this state, and none is under way.
+  virtual bool WantsCheckpoint(uint64_t incarnation, int64_t step) const = 0;
+  // Makes a checkpoint of `state`, a reading of all slots, and lets go of it; `set` is the set at that time. If one is
+  // under way already, `done` is called when that has ended, with its outcome.
+  virtual void Checkpoint(std::unique_ptr<Reading> state, const v1::ParameterSet& set, Then<absl::Status> done) = 0;
+
+  // The last step that is sure to be there after a crash, of this incarnation; nothing if there is none.
+  virtual std::optional<int64_t> durable_step() const = 0;
+  // Adds what the journal knows of the set: durability, last_checkpoint, restored_from.
+  virtual void Describe(v1::ParameterSet* set) const = 0;
+};
+
+// Thread-safe. Outlives the journals of sets.
+class Journal {
+ public:
+  virtual ~Journal() = default;
+
+  // What a set is promised whose specification says `durability`, or nothing. Errors: INVALID_ARGUMENT naming the field;
+  // FAILED_PRECONDITION (NO_DATA_DIRECTORY).
+  virtual absl::StatusOr<v1::Durability> Resolve(const v1::Durability* durability) const = 0;
+
+  // Puts a new set down, which is on disk when this returns; null if it is promised nothing. May take long. `spec` has
+  // every default resolved that makes a difference; `slots` are those of its optimizers. Errors: RESOURCE_EXHAUSTED
+  // (DISK_EXHAUSTED), UNAVAILABLE (STORE_FAILED).
+  virtual absl::StatusOr<std::unique_ptr<SetJournal>> CreateSet(const v1::ParameterSetSpec& spec, const Schema& schema,
+                                                                const v1::ParameterSet& set) = 0;
+
+  // OK, or UNAVAILABLE (STORE_FAILED), and stays so.
+  virtual absl::Status CheckWorking() const = 0;
+};
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_JOURNAL_H_
