@@ -26,7 +26,7 @@ class Schema;
 
 // Elements that a change brings: blocks of the set's flat space, of those that `selected` names, and rows.
 struct BroughtElements {
-  const BlockList* blocks;            // of the whole set
+  const BlockList* blocks;             // of the whole set
   absl::Span<const int64_t> selected;  // ascending
   const RowWork* rows = nullptr;       // null: there are none
 };
@@ -63,8 +63,8 @@ struct BaseRecord {
 // lives until then. Thread-safe otherwise.
 //
 // An outcome that is OK says that the change is on disk. RESOURCE_EXHAUSTED (DISK_EXHAUSTED) says that it is not, and
-// that the journal goes on; UNAVAILABLE (STORE_FAILED) that nobody knows, and that nothing is put down any more until the
-// process is restarted. In either case the change is not to be made.
+// that the journal goes on; UNAVAILABLE (STORE_FAILED) that nobody knows, and that nothing is put down any more until
+// the process is restarted. In either case the change is not to be made.
 class SetJournal {
  public:
   // Room for one step or write. Destroying it gives the room back, if nothing was committed with it.
@@ -86,9 +86,9 @@ class SetJournal {
   virtual void AwaitCheckpoint(Then<absl::Status> done) = 0;
 
   virtual void CommitStep(std::unique_ptr<Room> room, const StepRecord& record, const BroughtElements& gradient,
-                          Then<absl::Status> done) = 0;                                                     // [turn]
+                          Then<absl::Status> done) = 0;  // [turn]
   virtual void CommitWrite(std::unique_ptr<Room> room, const WriteRecord& record, const BroughtElements& parameters,
-                           Then<absl::Status> done) = 0;                                                    // [turn]
+                           Then<absl::Status> done) = 0;  // [turn]
   // [turn] `set` has the new configuration, as DescribeSet shows it.
   virtual void CommitConfiguration(const v1::ParameterSet& set, Then<absl::Status> done) = 0;
   virtual void CommitGrowth(const GrowthRecord& record, const Schema& schema, Then<absl::Status> done) = 0;  // [turn]
@@ -115,8 +115,8 @@ class Journal {
  public:
   virtual ~Journal() = default;
 
-  // What a set is promised whose specification says `durability`, or nothing. Errors: INVALID_ARGUMENT naming the field;
-  // FAILED_PRECONDITION (NO_DATA_DIRECTORY).
+  // What a set is promised whose specification says `durability`, or nothing. Errors: INVALID_ARGUMENT naming the
+  // field; FAILED_PRECONDITION (NO_DATA_DIRECTORY).
   virtual absl::StatusOr<v1::Durability> Resolve(const v1::Durability* durability) const = 0;
 
   // Puts a new set down, which is on disk when this returns; null if it is promised nothing. May take long. `spec` has

@@ -76,6 +76,12 @@ absl::StatusOr<v1::CreateParameterSetResponse> Registry::Create(const v1::Create
   return response;
 }
 
+void Registry::Add(std::shared_ptr<ParameterSet> set) {
+  std::string name = set->name();
+  MutexLock lock(&mutex_);
+  sets_.emplace(std::move(name), std::move(set));
+}
+
 absl::StatusOr<const Resources*> Registry::FindDevice(absl::string_view name) const {
   if (name.empty()) return &devices_[default_device_];
   std::vector<std::string> known;

@@ -37,6 +37,10 @@ class Registry {
   absl::StatusOr<v1::CreateParameterSetResponse> Create(const v1::CreateParameterSetRequest& request)
       ABSL_LOCKS_EXCLUDED(create_mutex_, mutex_);
 
+  // Adds a set that has come back, whose name no other has: for whoever does that before anybody else knows of the
+  // registry.
+  void Add(std::shared_ptr<ParameterSet> set);
+
   // NOT_FOUND if there is none of that name; INVALID_ARGUMENT naming `field`, where the request has it, if there could
   // be none.
   absl::StatusOr<std::shared_ptr<ParameterSet>> Find(absl::string_view name, absl::string_view field = "name") const;

@@ -36,21 +36,22 @@ RULES = {
     "proto": [r"proto/", MESSAGES, r"absl/", r"google/protobuf/", r"grpc/", r"grpcpp/"],
     "proto/error": [r"proto/error/", MESSAGES, r"absl/", r"google/protobuf/"],
     # Messages are plain data to it; it knows no service, no stub, and no call.
-    "server/core": [core("(base|memory|spec|backend|set)", but="set/set_rep"), r"server/core/registry\.h", *DOMAIN],
+    "server/core": [core("(base|memory|spec|backend|set)", but="set/set_rep"), r"server/core/(journal|registry|restoration)\.h", *DOMAIN],
+    "server/core/restoration.cc": [core("(base|memory|spec|backend|set)"), r"server/core/(journal|restoration)\.h", *DOMAIN],
     "server/core/base": [core("base"), *DOMAIN],
     "server/core/memory": [core("(base|memory)"), *DOMAIN],
     "server/core/spec": [core("(base|memory|spec)"), *DOMAIN],
     "server/core/backend": [core("(base|memory|spec|backend)"), *DOMAIN],
     "server/core/backend/cuda_backend.cc": [core("(base|memory|spec|backend)"), r"kernels/cuda_update\.h", *DOMAIN],
     # The door to a set knows its rooms, and none of them the door.
-    "server/core/set": [core("(base|memory|spec|backend|set)", but="set/parameter_set"), *DOMAIN],
-    "server/core/set/parameter_set.cc": [core("(base|memory|spec|backend|set)"), *DOMAIN],
+    "server/core/set": [core("(base|memory|spec|backend|set)", but="set/parameter_set"), r"server/core/journal\.h", *DOMAIN],
+    "server/core/set/parameter_set.cc": [core("(base|memory|spec|backend|set)"), r"server/core/journal\.h", *DOMAIN],
     "server": [r"server/(?!core/set/set_rep\.h)", KERNELS, COMMAND_LINE, *WIRE],
     # Makes sets outlive the process. The domain knows no files; this knows no calls.
     "server/store": [
         r"server/store/",
         core("(base|memory|spec|backend|set)", but="set/set_rep"),
-        r"server/core/(journal|registry)\.h",
+        r"server/core/(journal|registry|restoration)\.h",
         TENSOR_FILE_HEADERS,
         r"isa-l/",
         r"nlohmann/",

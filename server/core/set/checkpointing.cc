@@ -38,7 +38,8 @@ void CheckpointInTime(const std::shared_ptr<SetRep>& set) {
   if (set->journal == nullptr) return;
   {
     MutexLock lock(&set->mutex);
-    if (set->checkpoint_begun || !set->journal->WantsCheckpoint(set->lifecycle.incarnation(), set->lifecycle.step())) return;
+    if (set->checkpoint_begun || !set->journal->WantsCheckpoint(set->lifecycle.incarnation(), set->lifecycle.step()))
+      return;
     set->checkpoint_begun = true;
   }
   Reading::Begin(set, WholeState(*set), [set](absl::StatusOr<std::unique_ptr<Reading>> state) {

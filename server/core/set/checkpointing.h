@@ -18,8 +18,8 @@ struct SetRep;
 // Begins a checkpoint of the set if its journal wants one. Returns at once: it reads the state in a turn of its own.
 void CheckpointInTime(const std::shared_ptr<SetRep>& set);
 
-// Makes a checkpoint of the set, as it is in a turn that is taken for that, and tells `done` when it is on disk. Errors:
-// what stands against a read of the whole set, and what the journal says. Requires: the set has a journal.
+// Makes a checkpoint of the set, as it is in a turn that is taken for that, and tells `done` when it is on disk.
+// Errors: what stands against a read of the whole set, and what the journal says. Requires: the set has a journal.
 void BeginCheckpoint(std::shared_ptr<SetRep> set, Then<absl::Status> done);
 
 // For whoever has the set's turn, and keeps it: room in the journal, which had none, once a checkpoint has taken the

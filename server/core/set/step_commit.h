@@ -22,11 +22,11 @@
 namespace adamant::core {
 
 // Phases, some of which are there in some steps only: the set's journal, where it keeps steps, has room made before the
-// others, and the step put down before Apply; and where rows are to be changed in blocks that somebody holds, others are
-// borrowed in their place. Each is followed by the next one on the thread on which it ended: the last of them, Publish,
-// on one of the device's where that computes on threads of its own. What Publish needs is made ready by Decide, so that
-// nothing fails, and nothing is allocated but by listeners that hear of the progress, between the first byte that
-// changes and then.
+// others, and the step put down before Apply; and where rows are to be changed in blocks that somebody holds, others
+// are borrowed in their place. Each is followed by the next one on the thread on which it ended: the last of them,
+// Publish, on one of the device's where that computes on threads of its own. What Publish needs is made ready by
+// Decide, so that nothing fails, and nothing is allocated but by listeners that hear of the progress, between the first
+// byte that changes and then.
 //
 // Not thread-safe, but for Computed: one phase is under way at a time.
 class StepCommit : public std::enable_shared_from_this<StepCommit> {

@@ -403,8 +403,7 @@ void WriteAttempt::Record(std::shared_ptr<const Snapshot> parameters, std::vecto
     std::vector<BlockList> blocks;
     TurnQueue::Turn turn;
   };
-  auto recording =
-      std::make_shared<Recording>(Recording{std::move(parameters), std::move(blocks), std::move(turn)});
+  auto recording = std::make_shared<Recording>(Recording{std::move(parameters), std::move(blocks), std::move(turn)});
   Then<absl::Status> recorded = [self = shared_from_this(), recording](const absl::Status& status) {
     if (status.ok()) {
       self->Load(std::move(recording->parameters), std::move(recording->blocks), std::move(recording->turn));
@@ -434,14 +433,14 @@ void WriteAttempt::Record(std::shared_ptr<const Snapshot> parameters, std::vecto
     commit(std::move(room), std::move(recorded));
     return;
   }
-  MakeRoom(set_, [commit, recorded = std::move(recorded)](
-                     absl::StatusOr<std::unique_ptr<SetJournal::Room>> room) mutable {
-    if (room.ok()) {
-      commit(*std::move(room), std::move(recorded));
-    } else {
-      recorded(std::move(room).status());
-    }
-  });
+  MakeRoom(set_,
+           [commit, recorded = std::move(recorded)](absl::StatusOr<std::unique_ptr<SetJournal::Room>> room) mutable {
+             if (room.ok()) {
+               commit(*std::move(room), std::move(recorded));
+             } else {
+               recorded(std::move(room).status());
+             }
+           });
 }
 
 void WriteAttempt::GiveBack(std::shared_ptr<const Snapshot> parameters, std::vector<BlockList> blocks,

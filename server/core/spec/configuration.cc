@@ -80,6 +80,23 @@ absl::StatusOr<std::shared_ptr<const Configuration>> Configuration::Create(const
   return configuration;
 }
 
+absl::StatusOr<std::shared_ptr<const Configuration>> Configuration::Restore(const v1::ParameterSet& set) {
+  v1::ParameterSetSpec spec;
+  *spec.mutable_groups() = set.groups();
+  *spec.mutable_labels() = set.labels();
+  if (set.has_clipping()) *spec.mutable_clipping() = set.clipping();
+  spec.set_non_finite_policy(set.non_finite_policy());
+  spec.set_max_staleness(set.max_staleness());
+  if (set.has_workers()) *spec.mutable_workers() = set.workers();
+  absl::StatusOr<std::vector<v1::ParameterGroup>> groups = ResolveGroups(spec.groups(), "spec.groups");
+  if (!groups.ok()) return groups.status();
+  std::shared_ptr<Configuration> configuration(new Configuration());
+  configuration->groups_ = *std::move(groups);
+  configuration->revision_ = set.config_revision();
+  if (absl::Status status = configuration->SetAll(spec); !status.ok()) return status;
+  return configuration;
+}
+
 absl::StatusOr<std::shared_ptr<const Configuration>> Configuration::Change(
     const v1::UpdateParameterGroupRequest& request) const {
   const absl::StatusOr<int> index = FindGroup(groups_, request.group().name(), "group.name");

@@ -30,6 +30,10 @@ class Configuration {
   // `spec.groups[0].adam.beta1`.
   static absl::StatusOr<std::shared_ptr<const Configuration>> Create(const v1::ParameterSetSpec& spec);
 
+  // What `set` shows of a configuration: every default is resolved there, and the revision is its own. Errors: the
+  // same.
+  static absl::StatusOr<std::shared_ptr<const Configuration>> Restore(const v1::ParameterSet& set);
+
   // The next revision: this one with what `request` changes. Errors: INVALID_ARGUMENT (INVALID_FIELD) with a field such
   // as `group.adam.beta1`.
   absl::StatusOr<std::shared_ptr<const Configuration>> Change(const v1::UpdateParameterGroupRequest& request) const;

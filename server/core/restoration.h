@@ -1,0 +1,91 @@
+// A set that comes back: from the state that a journal has of it, and the changes that were put down after that, which
+// are made again by the code that made them first.
+#ifndef ADAMANT_SERVER_CORE_RESTORATION_H_
+#define ADAMANT_SERVER_CORE_RESTORATION_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "adamant/v1/parameter_set.pb.h"
+#include "adamant/v1/service.pb.h"
+#include "adamant/v1/step.pb.h"
+#include "server/core/backend/row_work.h"
+#include "server/core/journal.h"
+#include "server/core/set/parameter_set.h"
+#include "server/core/set/resources.h"
+#include "server/core/spec/schema.h"
+
+namespace adamant::core {
+
+// What a set is made of before anything is done again.
+struct RestoredState {
+  uint64_t incarnation;
+  int64_t step = 0;
+  bool uninitialized = false;          // it awaits its first write
+  std::vector<int64_t> update_counts;  // by tensor; empty: each has had `step`
+  v1::ParameterSet configuration;      // as DescribeConfiguration says it
+  v1::WriteHeader write;               // that made the incarnation; without an id if it had none
+  v1::SetStatistics statistics;
+  int64_t round = 1;
+  absl::Time create_time;
+};
+
+// Which rows a step brought, of each tensor that its header announces rows of; and where they lie among the values.
+struct RestoredRows {
+  std::vector<int64_t> counts;  // by such tensor
+  std::vector<RowWork::Row> rows;
+};
+
+// Not thread-safe, and not for a thread that others wait for. After an error the set is of no use. Errors: DATA_LOSS
+// (DAMAGED) where what is to be done cannot be, or does not lead to what it led to; RESOURCE_EXHAUSTED where the memory
+// budgets have no room for the set.
+class Restoration {
+ public:
+  // Puts elements where they belong: of one tensor of a slot ascending, and in the end all of them.
+  using Put = absl::FunctionRef<absl::Status(v1::Slot slot, int tensor, int64_t offset, absl::Span<const float>)>;
+  // Reads what is put down of a change into the blocks, which are nobody else's.
+  using ReadElements = absl::FunctionRef<absl::Status(const BroughtElements& to)>;
+
+  // Makes a set as `spec` says, with the tensors and groups that it has by now, in this state. `load` has Put called
+  // for all slots of the set; null: they are zero.
+  static absl::StatusOr<std::unique_ptr<Restoration>> Begin(const Resources& resources,
+                                                            const v1::ParameterSetSpec& spec, RestoredState state,
+                                                            absl::AnyInvocable<absl::Status(Put put)> load);
+  Restoration(const Restoration&) = delete;
+  Restoration& operator=(const Restoration&) = delete;
+
+  const Schema& schema() const;
+  // The slots of the set's optimizers.
+  const std::vector<v1::Slot>& slots() const;
+
+  // A step that is part of the state: it is remembered, and no more.
+  void Remember(const std::vector<v1::StepHeader>& headers, const v1::StepResult& result);
+  // Change the set again. Steps come to the same result, or are DATA_LOSS.
+  absl::Status StepAgain(const StepRecord& record, const RestoredRows& rows, ReadElements read);
+  absl::Status WriteAgain(const WriteRecord& record, ReadElements read);
+  absl::Status ConfigureAgain(const v1::ParameterSet& configuration);
+  absl::Status GrowAgain(const GrowthRecord& record);
+  // From here on the set is of another incarnation, which no request has made: what was lost could have had its name.
+  void RollBack();
+
+  // The set, which goes on with this journal. Once, and nothing after it.
+  std::shared_ptr<ParameterSet> Finish(std::unique_ptr<SetJournal> journal);
+  // As GetParameterSet would show it.
+  v1::ParameterSet Describe() const;
+
+ private:
+  explicit Restoration(std::shared_ptr<SetRep> set) : set_(std::move(set)) {}
+
+  const std::shared_ptr<SetRep> set_;
+};
+
+}  // namespace adamant::core
+
+#endif  // ADAMANT_SERVER_CORE_RESTORATION_H_
