@@ -1,9 +1,9 @@
 // What the server has promised to keep, but for the bulk of it: sets, and the records of their changes, in SQLite.
 //
-// One connection, which keeps others out; a write-ahead log, synced at each commit. SQLite opens a log of which something
-// in the middle was damaged, without a word, and leaves out what came behind that. So each row has a checksum, records
-// are numbered without gaps, and a file beside the catalog, the fence, has the number of the last commit, which the
-// catalog must have, too.
+// One connection, which keeps others out; a write-ahead log, synced at each commit. SQLite opens a log of which
+// something in the middle was damaged, without a word, and leaves out what came behind that. So each row has a
+// checksum, records are numbered without gaps, and a file beside the catalog, the fence, has the number of the last
+// commit, which the catalog must have, too.
 #ifndef ADAMANT_SERVER_STORE_CATALOG_H_
 #define ADAMANT_SERVER_STORE_CATALOG_H_
 
@@ -39,8 +39,8 @@ class Catalog {
   bool lost_data() const;
 
   absl::Status Begin();
-  // On OK all changes since Begin survive a power cut. After RESOURCE_EXHAUSTED none has been made, and the catalog goes
-  // on. After any other error it is not known whether they have: nothing more is to be done with the catalog, and
+  // On OK all changes since Begin survive a power cut. After RESOURCE_EXHAUSTED none has been made, and the catalog
+  // goes on. After any other error it is not known whether they have: nothing more is to be done with the catalog, and
   // whatever depends on it awaits a restart.
   absl::Status Commit();
   void Rollback();

@@ -66,8 +66,8 @@ class Checkpoint {
 
   // Calls `take` for the elements of each tensor of the slot, a few MiB at a time, ascending, tensors by index of
   // `schema`, where they are looked up by name. Errors: DATA_LOSS, naming file and tensor, where a tensor is missing or
-  // of another shape, or a checksum does not fit, which is known only after `take` has had the elements: nothing of what
-  // it has taken is to be used then. What `take` returns, where that is an error.
+  // of another shape, or a checksum does not fit, which is known only after `take` has had the elements: nothing of
+  // what it has taken is to be used then. What `take` returns, where that is an error.
   absl::Status Read(v1::Slot slot, const core::Schema& schema,
                     absl::FunctionRef<absl::Status(int tensor, int64_t offset, absl::Span<const float> elements)> take);
 

@@ -29,8 +29,8 @@ class CommitThread {
 
   // Has `change` made, in the order of these calls, and tells `done`, on the executor, what became of it: OK once it
   // survives a power cut. Where there is an error of `change`, or no room, nothing of it has been made: it fails alone,
-  // whatever else was to be committed with it. UNAVAILABLE (STORE_FAILED) where it is not known whether it was made, and
-  // for all that come after that: only a restart tells.
+  // whatever else was to be committed with it. UNAVAILABLE (STORE_FAILED) where it is not known whether it was made,
+  // and for all that come after that: only a restart tells.
   void Commit(Change change, core::Then<absl::Status> done);
 
   // OK, or why nothing is committed any more.

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
 namespace adamant::store {
@@ -19,21 +20,21 @@ inline constexpr int64_t kSectorBytes = 4096;
 
 // One open file. Thread-safe where the ranges of two calls do not overlap.
 //
-// Errors are of the system's: RESOURCE_EXHAUSTED (DISK_EXHAUSTED) where there is no room, otherwise INTERNAL. Each says
-// which call on which file failed, and how.
+// Errors, here and below: RESOURCE_EXHAUSTED (DISK_EXHAUSTED) where there is no room, NOT_FOUND where what is named is
+// not there, otherwise, but where a call says so, INTERNAL. Each says which call on which file failed, and how.
 class File {
  public:
   virtual ~File() = default;
 
   // Writes all of `bytes` at `offset`. After an error any part of the range may have any contents. What is written is
   // sure to be there after a power cut only once Sync has returned OK. Where the file is open kDirect, address, offset
-  // and size are multiples of kSectorBytes.
+  // and size are multiples of kSectorBytes, here and for Read.
   virtual absl::Status Write(int64_t offset, absl::Span<const std::byte> bytes) = 0;
   // Reads `bytes.size()` bytes at `offset`. OUT_OF_RANGE where the file ends before that.
   virtual absl::Status Read(int64_t offset, absl::Span<std::byte> bytes) const = 0;
   virtual absl::StatusOr<int64_t> Size() const = 0;
-  // Reserves room on disk for the bytes [0, size), which the file is as long as from here on. What was not written reads
-  // as zero.
+  // Reserves room on disk for the bytes [0, size), and makes the file that long if it is shorter. What was not written
+  // reads as zero. After an error some of the room may be taken.
   virtual absl::Status Allocate(int64_t size) = 0;
   // Has all that was written and allocated before survive a power cut. After an error it is not known what of it does,
   // and no later Sync will tell: it is not to be called again.
@@ -51,9 +52,9 @@ class FileSystem {
 
   virtual ~FileSystem() = default;
 
-  // Makes an empty file, in place of one that is there.
+  // Makes an empty file. One that is there is emptied.
   virtual absl::StatusOr<std::unique_ptr<File>> Create(const std::string& path, Access access) = 0;
-  // Opens a file that is there, for reading and writing. NOT_FOUND if it is not.
+  // Opens a file that is there, for reading and writing.
   virtual absl::StatusOr<std::unique_ptr<File>> Open(const std::string& path, Access access) = 0;
   // OK as well if it is there.
   virtual absl::Status MakeDirectory(const std::string& path) = 0;
@@ -63,7 +64,7 @@ class FileSystem {
   virtual absl::Status Remove(const std::string& path) = 0;
   // Removes a folder and all that is in it. OK as well if it is not there.
   virtual absl::Status RemoveAll(const std::string& path) = 0;
-  // The names in a folder, in order, without `.` and `..`. NOT_FOUND if there is no such folder.
+  // The names in a folder, in order, without `.` and `..`.
   virtual absl::StatusOr<std::vector<std::string>> List(const std::string& path) const = 0;
   virtual absl::Status SyncDirectory(const std::string& path) = 0;
   // Bytes that may be written still, as the file system of `path` says.
@@ -81,8 +82,11 @@ class FileSystem {
 // The system's. Lives as long as the process.
 FileSystem* PosixFileSystem();
 
-// The whole of a small file. Errors as Open and Read have them.
-absl::StatusOr<std::string> ReadFile(const FileSystem& file_system, const std::string& path, int64_t most_bytes);
+// The folder that has `path`.
+std::string ParentDirectory(const std::string& path);
+
+// The whole of a small file. Errors as Open and Read have them; OUT_OF_RANGE, too, if it is larger than `most_bytes`.
+absl::StatusOr<std::string> ReadFile(FileSystem* file_system, const std::string& path, int64_t most_bytes);
 // Puts `contents` into a file of this name so that after a crash or a power cut it has either those, or what it had
 // before: writes, syncs, renames, syncs the folder. The file may be left beside it as `path`.new after an error.
 absl::Status ReplaceFile(FileSystem* file_system, const std::string& path, absl::string_view contents);

@@ -54,8 +54,8 @@ class GradientSlots {
   void Free(int32_t slot);
 
   // Writes `pieces` one behind the other into a slot, from its beginning on, and returns what a record of it says.
-  // Pieces are as File::Write has them for kDirect; where one is not as long as a multiple of kSectorBytes it has memory
-  // up to there, which is written, too. May take long. Nothing of it is sure to be there before Sync.
+  // Pieces are as File::Write has them for kDirect; where one is not as long as a multiple of kSectorBytes it has
+  // memory up to there, which is written, too. May take long. Nothing of it is sure to be there before Sync.
   absl::StatusOr<SlotContents> Write(int32_t slot, absl::Span<const absl::Span<const std::byte>> pieces);
   // See File::Sync.
   absl::Status Sync();

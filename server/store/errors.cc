@@ -1,0 +1,25 @@
+#include "server/store/errors.h"
+
+#include "absl/random/random.h"
+#include "absl/time/time.h"
+#include "proto/error/error.h"
+
+namespace adamant::store {
+
+absl::Status DiskExhausted(absl::string_view message) {
+  // Disks are not cleaned up in milliseconds. Spread out, so that clients who were refused together do not come back
+  // together.
+  absl::InsecureBitGen random;
+  const absl::Duration delay = absl::Seconds(2) * absl::Uniform(random, 0.5, 1.5);
+  return WithRetryDelay(Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_DISK_EXHAUSTED, message), delay);
+}
+
+absl::Status Damaged(absl::string_view message) {
+  return Error(absl::StatusCode::kDataLoss, v1::ERROR_REASON_DAMAGED, message);
+}
+
+absl::Status StoreFailed(absl::string_view message) {
+  return Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_FAILED, message);
+}
+
+}  // namespace adamant::store
