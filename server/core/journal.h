@@ -91,7 +91,9 @@ class SetJournal {
                            Then<absl::Status> done) = 0;  // [turn]
   // [turn] `set` has the new configuration, as DescribeSet shows it.
   virtual void CommitConfiguration(const v1::ParameterSet& set, Then<absl::Status> done) = 0;
-  virtual void CommitGrowth(const GrowthRecord& record, const Schema& schema, Then<absl::Status> done) = 0;  // [turn]
+  // [turn] `schema` has the tensors that there will be.
+  virtual void CommitGrowth(const GrowthRecord& record, std::shared_ptr<const Schema> schema,
+                            Then<absl::Status> done) = 0;
   // [turn] The whole state: parameters, and as many lists as the set has slots of optimizers, in their order.
   virtual void CommitBase(const BaseRecord& record, const BlockList& parameters, absl::Span<const BlockList> slots,
                           const v1::ParameterSet& set, Then<absl::Status> done) = 0;
@@ -104,8 +106,9 @@ class SetJournal {
   // under way already, `done` is called when that has ended, with its outcome.
   virtual void Checkpoint(std::unique_ptr<Reading> state, const v1::ParameterSet& set, Then<absl::Status> done) = 0;
 
-  // The last step that is sure to be there after a crash, of this incarnation; nothing if there is none.
-  virtual std::optional<int64_t> durable_step() const = 0;
+  // The last step of an incarnation that is sure to be there after a crash, of a set that is at `step`; nothing if there
+  // is none.
+  virtual std::optional<int64_t> DurableStep(uint64_t incarnation, int64_t step) const = 0;
   // Adds what the journal knows of the set: durability, last_checkpoint, restored_from.
   virtual void Describe(v1::ParameterSet* set) const = 0;
 };
@@ -122,7 +125,8 @@ class Journal {
   // Puts a new set down, which is on disk when this returns; null if it is promised nothing. May take long. `spec` has
   // every default resolved that makes a difference; `slots` are those of its optimizers. Errors: RESOURCE_EXHAUSTED
   // (DISK_EXHAUSTED), UNAVAILABLE (STORE_FAILED).
-  virtual absl::StatusOr<std::unique_ptr<SetJournal>> CreateSet(const v1::ParameterSetSpec& spec, const Schema& schema,
+  virtual absl::StatusOr<std::unique_ptr<SetJournal>> CreateSet(const v1::ParameterSetSpec& spec,
+                                                                std::shared_ptr<const Schema> schema,
                                                                 const v1::ParameterSet& set) = 0;
 
   // OK, or UNAVAILABLE (STORE_FAILED), and stays so.

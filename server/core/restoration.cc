@@ -129,9 +129,9 @@ absl::StatusOr<std::unique_ptr<Restoration>> Restoration::Begin(const Resources&
   return restoration;
 }
 
-const Schema& Restoration::schema() const {
+std::shared_ptr<const Schema> Restoration::schema() const {
   MutexLock lock(&set_->mutex);
-  return *set_->schema;
+  return set_->schema;
 }
 
 const std::vector<v1::Slot>& Restoration::slots() const { return set_->slots; }

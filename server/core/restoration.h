@@ -61,7 +61,7 @@ class Restoration {
   Restoration(const Restoration&) = delete;
   Restoration& operator=(const Restoration&) = delete;
 
-  const Schema& schema() const;
+  std::shared_ptr<const Schema> schema() const;
   // The slots of the set's optimizers.
   const std::vector<v1::Slot>& slots() const;
 

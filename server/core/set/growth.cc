@@ -97,7 +97,7 @@ void Growth::Grow(TurnQueue::Turn turn, Done done) {
     GrowArrays(std::move(turn), std::move(done));
     return;
   }
-  set_->journal->CommitGrowth({request_, incarnation_}, *schema_,
+  set_->journal->CommitGrowth({request_, incarnation_}, schema_,
                               [growth = shared_from_this(), turn = std::move(turn),
                                done = std::move(done)](const absl::Status& recorded) mutable {
                                 if (recorded.ok()) {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/util/time_util.h"
 #include "proto/error/error.h"
+#include "server/core/set/checkpointing.h"
 #include "server/core/set/growth.h"
 #include "server/core/set/round_turn.h"
 #include "server/core/set/set_rep.h"
@@ -177,7 +178,7 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
     if (absl::Status status = CheckCanBeRead(*schema, rep->slots.size(), resources, "spec.durability"); !status.ok()) {
       return status;
     }
-    absl::StatusOr<std::unique_ptr<SetJournal>> journal = resources.journal->CreateSet(stored, *schema, description);
+    absl::StatusOr<std::unique_ptr<SetJournal>> journal = resources.journal->CreateSet(stored, schema, description);
     if (!journal.ok()) return journal.status();
     rep->journal = *std::move(journal);
   }
@@ -376,6 +377,19 @@ void ParameterSet::Update(const v1::UpdateParameterSetRequest& request, Then<abs
 void ParameterSet::AddTensors(const v1::AddTensorsRequest& request, Then<absl::StatusOr<v1::ParameterSet>> done) {
   Growth::Begin(rep_, request, std::move(done));
 }
+
+void ParameterSet::Checkpoint(Then<absl::Status> done) {
+  if (rep_->journal != nullptr) {
+    BeginCheckpoint(rep_, std::move(done));
+    return;
+  }
+  MutexLock lock(&rep_->mutex);
+  done(rep_->lifecycle.MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_NO_DATA_DIRECTORY,
+                                 "nothing of the set is kept: see ParameterSetSpec.durability"));
+}
+
+bool ParameterSet::keeps_steps() const { return rep_->journal != nullptr && rep_->journal->keeps_steps(); }
+bool ParameterSet::is_kept() const { return rep_->journal != nullptr; }
 
 absl::StatusOr<std::shared_ptr<Watch>> ParameterSet::BeginWatch(absl::AnyInvocable<void()> notify) {
   auto watch = std::make_shared<Watch>(std::move(notify));

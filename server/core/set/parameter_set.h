@@ -86,6 +86,13 @@ class ParameterSet {
   // what AddTensors says.
   void AddTensors(const v1::AddTensorsRequest& request, Then<absl::StatusOr<v1::ParameterSet>> done);
 
+  // Makes a checkpoint of the set, and tells `done` when it is on disk. Errors: FAILED_PRECONDITION (NO_DATA_DIRECTORY)
+  // where nothing of the set is kept; what stands against a read of all of it; what the journal says.
+  void Checkpoint(Then<absl::Status> done);
+  // Whether anything of the set outlives the process, and whether each step does.
+  bool is_kept() const;
+  bool keeps_steps() const;
+
   // Watches the set from now on, for as long as the watch lives: its first event is the set as it is. `notify` is as
   // Watch has it. Error: NOT_FOUND.
   absl::StatusOr<std::shared_ptr<Watch>> BeginWatch(absl::AnyInvocable<void()> notify);

@@ -167,6 +167,7 @@ StepCommit::Decision StepCommit::DecideOn(const StepAttempt& attempt) {
     answer.set_replayed(true);
     answer.set_parameters_step(set_->lifecycle.step());
     if (set_->configuration->workers() != nullptr) answer.set_round(set_->round_number);
+    SetDurableStep(set_->lifecycle.step(), &answer);
     set_->statistics.set_replayed(set_->statistics.replayed() + 1);
     return answer;
   }
@@ -245,7 +246,14 @@ v1::StepResult StepCommit::Unapplied(const StepAttempt& attempt, v1::StepOutcome
     answer.set_staleness(set_->lifecycle.step() - attempt.header().base_step());
   }
   if (set_->configuration->workers() != nullptr) answer.set_round(set_->round_number);
+  SetDurableStep(set_->lifecycle.step(), &answer);
   return answer;
+}
+
+void StepCommit::SetDurableStep(int64_t step, v1::StepResult* result) const {
+  if (set_->journal == nullptr) return;
+  const std::optional<int64_t> durable = set_->journal->DurableStep(set_->lifecycle.incarnation(), step);
+  if (durable.has_value()) result->set_durable_step(*durable);
 }
 
 void StepCommit::Plan(const v1::StepHeader& header) {
@@ -310,6 +318,7 @@ void StepCommit::Plan(const v1::StepHeader& header) {
   }
   remembrance_ = Requests::Prepare(std::move(keys), result, selection);
   result.set_parameters_step(before + 1);
+  SetDurableStep(before + 1, &result);
   // Those of `selection` are in place, whether others are to be copied or not.
   const std::shared_ptr<const Snapshot> after =
       plan_.after != nullptr

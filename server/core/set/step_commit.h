@@ -87,6 +87,8 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   // An answer that changes nothing.
   v1::StepResult Unapplied(const StepAttempt& attempt, v1::StepOutcome outcome) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
+  // What is sure to be there after a crash of a set that is at `step`.
+  void SetDurableStep(int64_t step, v1::StepResult* result) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
   void Plan(const v1::StepHeader& header) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_->mutex);
   // What Plan does for the rows that the step brings: takes the parameters out of the set, which nobody can read from
   // here to Publish, and returns them with `brought` in place of those of whole tensors. They are nobody else's but

@@ -1,0 +1,649 @@
+#include "server/store/durable_set.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "google/protobuf/util/time_util.h"
+#include "proto/error/error.h"
+#include "server/core/set/reading.h"
+#include "server/core/set/requests.h"
+#include "server/core/spec/slots.h"
+#include "server/store/errors.h"
+#include "server/store/stored_elements.h"
+
+namespace adamant::store {
+namespace {
+
+std::string SetDirectory(const StoreParts& parts, int64_t number) {
+  return absl::StrCat(parts.directory, "/sets/", number);
+}
+std::string ElementsPath(const std::string& directory, int32_t file) {
+  return absl::StrCat(directory, "/elements-", file);
+}
+std::string CheckpointPath(const std::string& directory, const std::string& name) {
+  return absl::StrCat(directory, "/checkpoints/", name);
+}
+
+v1::Checkpoint DescribeCheckpoint(const StoredRecord& base) {
+  v1::Checkpoint description;
+  description.set_incarnation(base.incarnation());
+  description.set_step(base.step());
+  *description.mutable_time() =
+      google::protobuf::util::TimeUtil::NanosecondsToTimestamp(base.base().checkpoint_time_ns());
+  description.set_bytes(base.base().checkpoint_bytes());
+  return description;
+}
+
+// The elements that a record has.
+StoredElements* ElementsOf(StoredRecord* record) {
+  return record->has_committed() ? record->mutable_committed()->mutable_gradient()
+                                 : record->mutable_written()->mutable_parameters();
+}
+
+}  // namespace
+
+class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
+ public:
+  // Room for one change: a slot, in a set that has some.
+  class Room final : public core::SetJournal::Room {
+   public:
+    Room(std::shared_ptr<DurableSetRep> set, std::optional<ElementPlace> place) : set_(std::move(set)), place_(place) {}
+    ~Room() override { set_->LeaveRoom(place_); }
+
+    const std::optional<ElementPlace>& place() const { return place_; }
+    // The slot is a record's from here on.
+    void KeepPlace() { place_.reset(); }
+
+   private:
+    const std::shared_ptr<DurableSetRep> set_;
+    std::optional<ElementPlace> place_;
+  };
+
+  // A checkpoint that is to be the set's base.
+  struct NewBase {
+    CheckpointInfo info;
+    std::shared_ptr<const core::Schema> schema;
+    std::vector<v1::Slot> slots;
+    // Of a state that a write has made, in its turn.
+    std::optional<v1::WriteHeader> write;
+  };
+
+  DurableSetRep(StoreParts parts, int64_t number, const StoredSet& stored, StoredRecord base,
+                std::shared_ptr<const core::Schema> schema)
+      : parts_(std::move(parts)),
+        number_(number),
+        name_(stored.spec().name()),
+        durability_(stored.spec().durability()),
+        directory_(SetDirectory(parts_, number)),
+        spec_(base.base().has_spec() ? base.base().spec() : stored.spec()),
+        schema_(std::move(schema)),
+        write_(base.base().write()),
+        base_(std::move(base)) {}
+
+  bool keeps_steps() const { return durability_.has_every_step(); }
+  const std::string& directory() const { return directory_; }
+
+  int64_t MostChanges() const {
+    const int64_t asked = durability_.every_step().journal_steps();
+    return HasSlots(schema_->flat_size()) ? asked : std::max<int64_t>(asked, kInlineChanges);
+  }
+
+  // Opens the files of elements that records refer to, and the one that new ones go to; makes that if it is new.
+  absl::Status OpenFiles(bool make) ABSL_LOCKS_EXCLUDED(mutex_) {
+    if (!keeps_steps()) return absl::OkStatus();
+    core::MutexLock lock(&mutex_);
+    if (make) return MakeFile(*schema_);
+    absl::StatusOr<std::vector<std::string>> names = parts_.file_system->List(directory_);
+    if (!names.ok()) return names.status();
+    std::map<int32_t, std::vector<int32_t>> taken;
+    for (const KeptRecord& kept : kept_) {
+      if (kept.place.has_value()) taken[kept.place->file].push_back(kept.place->slot);
+    }
+    // A set that has grown makes another file; nothing refers to those before once there is a checkpoint.
+    if (!HasSlots(schema_->flat_size())) return absl::OkStatus();
+    for (const std::string& name : *names) {
+      int32_t file;
+      if (!absl::StartsWith(name, "elements-") || !absl::SimpleAtoi(name.substr(9), &file)) continue;
+      last_file_ = std::max(last_file_, file);
+    }
+    for (const auto& [file, slots] : taken) last_file_ = std::max(last_file_, file);
+    for (int32_t file = 1; file <= last_file_; ++file) {
+      const bool is_current = file == last_file_;
+      if (!is_current && taken.find(file) == taken.end()) {
+        if (absl::Status status = parts_.file_system->Remove(ElementsPath(directory_, file)); !status.ok()) {
+          return status;
+        }
+        continue;
+      }
+      absl::StatusOr<std::unique_ptr<GradientSlots>> opened = GradientSlots::Open(
+          parts_.file_system, ElementsPath(directory_, file), static_cast<int32_t>(MostChanges()), taken[file]);
+      if (!opened.ok()) return opened.status();
+      files_[file] = *std::move(opened);
+    }
+    // One that was made for a growth that came to nothing is too large or too small.
+    if (last_file_ == 0 || files_[last_file_]->slot_bytes() != SectorBytesOf(schema_->flat_size())) {
+      return MakeFile(*schema_);
+    }
+    return absl::OkStatus();
+  }
+
+  void Keep(std::vector<KeptRecord> records) {
+    core::MutexLock lock(&mutex_);
+    kept_.assign(std::make_move_iterator(records.begin()), std::make_move_iterator(records.end()));
+    for (const KeptRecord& kept : kept_) changes_ += kept.is_replayed && IsChange(kept.kind);
+  }
+
+  std::unique_ptr<core::SetJournal::Room> TakeRoom() {
+    core::MutexLock lock(&mutex_);
+    if (changes_ >= MostChanges()) return nullptr;
+    std::optional<ElementPlace> place;
+    if (!files_.empty()) {
+      const std::optional<int32_t> slot = files_[last_file_]->Take();
+      if (!slot.has_value()) return nullptr;
+      place = {last_file_, *slot};
+    }
+    ++changes_;
+    return std::make_unique<Room>(shared_from_this(), place);
+  }
+
+  // Puts down a change that brings elements.
+  void CommitElements(std::unique_ptr<core::SetJournal::Room> given, StoredRecord record, ElementPieces pieces,
+                      core::Then<absl::Status> done) {
+    struct Commitment {
+      std::unique_ptr<Room> room;
+      StoredRecord record;
+      ElementPieces pieces;
+      core::Then<absl::Status> done;
+    };
+    std::unique_ptr<Room> room(static_cast<Room*>(given.release()));
+    const std::optional<ElementPlace> place = room->place();
+    GradientSlots* file = nullptr;
+    if (place.has_value()) {
+      core::MutexLock lock(&mutex_);
+      file = files_[place->file].get();
+    }
+    if (file == nullptr || pieces.bytes() <= kInlineBytes || pieces.sector_bytes() > file->slot_bytes()) {
+      ElementsOf(&record)->set_here(pieces.Join());
+      CommitChange(std::move(room), std::move(record), std::nullopt, std::move(done));
+      return;
+    }
+    auto commitment = std::make_shared<Commitment>(
+        Commitment{std::move(room), std::move(record), std::move(pieces), std::move(done)});
+    parts_.io->Post([self = shared_from_this(), commitment, place, file] {
+      absl::StatusOr<SlotContents> contents = file->Write(place->slot, commitment->pieces.written());
+      absl::Status status = contents.status();
+      if (status.ok()) status = file->Sync();
+      if (!status.ok()) {
+        self->Fail(status);
+        commitment->room.reset();
+        self->parts_.executor->Post([self, commitment] { commitment->done(self->CheckWorking()); });
+        return;
+      }
+      StoredSlot* const slot = ElementsOf(&commitment->record)->mutable_slot();
+      slot->set_file(place->file);
+      slot->set_slot(place->slot);
+      slot->set_bytes(contents->bytes);
+      slot->mutable_checksums()->Add(contents->checksums.begin(), contents->checksums.end());
+      commitment->room->KeepPlace();
+      self->CommitChange(std::move(commitment->room), std::move(commitment->record), place,
+                         std::move(commitment->done));
+    });
+  }
+
+  // Puts down a change, or what else is to be there when the set comes back.
+  void CommitChange(std::unique_ptr<Room> room, StoredRecord record, std::optional<ElementPlace> place,
+                    core::Then<absl::Status> done) {
+    if (absl::Status status = CheckWorking(); !status.ok()) {
+      if (place.has_value()) GiveBack(*place);
+      room.reset();
+      done(std::move(status));
+      return;
+    }
+    KeptRecord kept = {.number = 0,
+                       .incarnation = record.incarnation(),
+                       .step = record.step(),
+                       .kind = record.kind_case(),
+                       .place = place};
+    if (record.has_configuration()) {
+      kept.configuration = std::make_shared<const v1::ParameterSet>(record.configuration().set());
+    }
+    auto number = std::make_shared<int64_t>(0);
+    parts_.commits->Commit(
+        [set = number_, number, record = std::move(record)](Catalog* catalog) {
+          absl::StatusOr<int64_t> added = catalog->AppendRecord(set, record);
+          if (added.ok()) *number = *added;
+          return added.status();
+        },
+        [self = shared_from_this(), number, kept = std::move(kept), room = std::move(room),
+         done = std::move(done)](absl::Status status) mutable {
+          if (status.ok()) {
+            kept.number = *number;
+            core::MutexLock lock(&self->mutex_);
+            self->changes_ += IsChange(kept.kind);
+            const auto behind = absl::c_find_if(
+                self->kept_, [&kept](const KeptRecord& other) { return other.number > kept.number; });
+            self->kept_.insert(behind, std::move(kept));
+          } else if (kept.place.has_value()) {
+            self->GiveBack(*kept.place);
+          }
+          room.reset();
+          done(std::move(status));
+        });
+  }
+
+  void CommitGrowth(const core::GrowthRecord& growth, std::shared_ptr<const core::Schema> schema,
+                    core::Then<absl::Status> done) {
+    // The file that larger elements go to has to be there first.
+    parts_.io->Post([self = shared_from_this(), growth, schema = std::move(schema), done = std::move(done)]() mutable {
+      absl::Status status;
+      if (self->keeps_steps()) {
+        core::MutexLock lock(&self->mutex_);
+        status = self->MakeFile(*schema);
+      }
+      if (!status.ok()) {
+        self->parts_.executor->Post([status, done = std::move(done)]() mutable { done(Unshared(status)); });
+        return;
+      }
+      StoredRecord record;
+      record.set_incarnation(growth.incarnation);
+      record.set_step(-1);
+      *record.mutable_grown()->mutable_request() = growth.request;
+      self->CommitChange(nullptr, std::move(record), std::nullopt,
+                         [self, growth, schema = std::move(schema), done = std::move(done)](absl::Status status) mutable {
+                           if (status.ok()) {
+                             core::MutexLock lock(&self->mutex_);
+                             self->spec_.mutable_tensors()->MergeFrom(growth.request.tensors());
+                             self->spec_.mutable_groups()->MergeFrom(growth.request.groups());
+                             self->schema_ = std::move(schema);
+                             self->write_.Clear();
+                           }
+                           done(std::move(status));
+                         });
+    });
+  }
+
+  void NoteWrite(const v1::WriteHeader& header) {
+    core::MutexLock lock(&mutex_);
+    write_ = header;
+  }
+
+  bool WantsCheckpoint(uint64_t incarnation, int64_t step) const {
+    core::MutexLock lock(&mutex_);
+    if (checkpointing_ || !failed_.ok()) return false;
+    if (keeps_steps()) return 2 * changes_ >= MostChanges();
+    const bool is_same = incarnation == base_.incarnation();
+    if (is_same && step == base_.step()) return false;
+    const v1::Checkpoints& terms = durability_.checkpoints();
+    if (!is_same || !has_checkpoint()) return true;
+    if (terms.has_steps() && step - base_.step() >= terms.steps()) return true;
+    return terms.has_seconds() && absl::ToUnixNanos(absl::Now()) - base_.base().checkpoint_time_ns() >=
+                                      static_cast<int64_t>(terms.seconds() * 1e9);
+  }
+
+  void Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set, core::Then<absl::Status> done) {
+    NewBase base;
+    base.info.set = name_;
+    base.info.incarnation = state->header().incarnation();
+    base.info.step = state->header().step();
+    base.info.update_counts.assign(state->header().update_counts().begin(), state->header().update_counts().end());
+    base.info.description = set;
+    base.slots = state->slots();
+    uint64_t generation;
+    {
+      core::MutexLock lock(&mutex_);
+      if (checkpointing_) {
+        waiting_.push_back(std::move(done));
+        return;
+      }
+      if (has_checkpoint() && base_.incarnation() == base.info.incarnation && base_.step() == base.info.step &&
+          !base_.base().uninitialized()) {
+        generation = 0;
+      } else {
+        checkpointing_ = true;
+        generation = generation_;
+      }
+    }
+    if (generation == 0) {
+      done(absl::OkStatus());
+      return;
+    }
+    base.schema = state->shared_schema();
+    parts_.checkpoints->Post([self = shared_from_this(), base = std::move(base), state = std::move(state), generation,
+                              done = std::move(done)]() mutable {
+      self->WriteBase(
+          base, generation,
+          [&state](v1::Slot slot, int64_t begin, int64_t end,
+                   absl::FunctionRef<void(const float* elements, int64_t count)> visit) {
+            state->Visit(slot, begin, end, visit);
+          },
+          [self, state = std::move(state), done = std::move(done)](absl::Status status) mutable {
+            state.reset();
+            std::vector<core::Then<absl::Status>> waiting;
+            {
+              core::MutexLock lock(&self->mutex_);
+              self->checkpointing_ = false;
+              waiting.swap(self->waiting_);
+            }
+            if (!status.ok()) {
+              self->parts_.warn(absl::StrCat("checkpoint of ", Quoted(self->name_), ": ", status.ToString()));
+            }
+            done(Unshared(status));
+            for (core::Then<absl::Status>& one : waiting) one(Unshared(status));
+          });
+    });
+  }
+
+  void CommitBase(const core::BaseRecord& record, const core::BlockList& parameters,
+                  absl::Span<const core::BlockList> slots, const v1::ParameterSet& set,
+                  core::Then<absl::Status> done) {
+    NewBase base;
+    base.info.set = name_;
+    base.info.incarnation = record.incarnation;
+    base.info.step = record.step;
+    base.info.update_counts.assign(record.header.update_counts().begin(), record.header.update_counts().end());
+    base.info.description = set;
+    base.write = record.header;
+    uint64_t generation;
+    {
+      core::MutexLock lock(&mutex_);
+      base.schema = schema_;
+      // What is under way is of a state that this takes the place of.
+      generation = ++generation_;
+    }
+    std::vector<v1::ParameterGroup> groups(set.groups().begin(), set.groups().end());
+    base.slots = core::OptimizerSlots(groups);
+    base.slots.insert(base.slots.begin(), v1::SLOT_PARAMETER);
+    parts_.checkpoints->Post([self = shared_from_this(), base = std::move(base), parameters = &parameters, slots,
+                              generation, done = std::move(done)]() mutable {
+      self->WriteBase(
+          base, generation,
+          [&](v1::Slot slot, int64_t begin, int64_t end,
+              absl::FunctionRef<void(const float* elements, int64_t count)> visit) {
+            const auto index = absl::c_find(base.slots, slot) - base.slots.begin();
+            const core::BlockList& blocks = index == 0 ? *parameters : slots[index - 1];
+            core::ForEachRun(begin, end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
+              visit(blocks[block].data() + run_begin, run_end - run_begin);
+            });
+          },
+          std::move(done));
+    });
+  }
+
+  void AwaitCheckpoint(core::Then<absl::Status> done) {
+    {
+      core::MutexLock lock(&mutex_);
+      if (checkpointing_) {
+        waiting_.push_back(std::move(done));
+        return;
+      }
+    }
+    done(absl::OkStatus());
+  }
+
+  void MarkFinal(core::Then<absl::Status> done) {
+    StoredRecord record;
+    {
+      core::MutexLock lock(&mutex_);
+      record = base_;
+    }
+    record.mutable_base()->set_final(true);
+    CommitChange(nullptr, std::move(record), std::nullopt, std::move(done));
+  }
+  // The base that the set came back from is not what it is any more, from here on.
+  void MarkChanging(core::Then<absl::Status> done) {
+    StoredRecord record;
+    {
+      core::MutexLock lock(&mutex_);
+      record = base_;
+      base_.mutable_base()->set_final(false);
+    }
+    record.mutable_base()->set_final(false);
+    CommitChange(nullptr, std::move(record), std::nullopt, std::move(done));
+  }
+
+  void CommitDelete(core::Then<absl::Status> done) {
+    parts_.commits->Commit([set = number_](Catalog* catalog) { return catalog->RemoveSet(set); },
+                           [self = shared_from_this(), done = std::move(done)](absl::Status status) mutable {
+                             if (status.ok()) {
+                               core::MutexLock lock(&self->mutex_);
+                               self->deleted_ = true;
+                             }
+                             done(std::move(status));
+                           });
+  }
+
+  std::optional<int64_t> DurableStep(uint64_t incarnation, int64_t step) const {
+    if (keeps_steps()) return step;
+    core::MutexLock lock(&mutex_);
+    if (!has_checkpoint() || base_.incarnation() != incarnation) return std::nullopt;
+    return base_.step();
+  }
+
+  void Describe(v1::ParameterSet* set) const {
+    *set->mutable_durability() = durability_;
+    core::MutexLock lock(&mutex_);
+    if (has_checkpoint()) *set->mutable_last_checkpoint() = DescribeCheckpoint(base_);
+    if (restored_from_.has_value()) *set->mutable_restored_from() = *restored_from_;
+  }
+  void SetRestoredFrom() {
+    core::MutexLock lock(&mutex_);
+    restored_from_ = DescribeCheckpoint(base_);
+  }
+
+  ~DurableSetRep() {
+    // The last one that referred to a set that was deleted: its files, and no record, are there.
+    bool deleted;
+    {
+      core::MutexLock lock(&mutex_);
+      deleted = deleted_;
+      files_.clear();
+    }
+    if (!deleted) return;
+    if (absl::Status status = parts_.file_system->RemoveAll(directory_); !status.ok()) {
+      parts_.warn(absl::StrCat("files of a deleted set, ", directory_, ": ", status.ToString()));
+    }
+  }
+
+ private:
+  static bool IsChange(StoredRecord::KindCase kind) {
+    return kind == StoredRecord::kCommitted || kind == StoredRecord::kWritten;
+  }
+  static bool HasSlots(int64_t flat_size) { return flat_size * static_cast<int64_t>(sizeof(float)) > kInlineBytes; }
+  bool has_checkpoint() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !base_.base().checkpoint().empty(); }
+
+  // Makes the file that elements of a set of this schema go to, if they go to one.
+  absl::Status MakeFile(const core::Schema& schema) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!HasSlots(schema.flat_size())) return absl::OkStatus();
+    absl::StatusOr<std::unique_ptr<GradientSlots>> made =
+        GradientSlots::Create(parts_.file_system, ElementsPath(directory_, last_file_ + 1),
+                              static_cast<int32_t>(durability_.every_step().journal_steps()),
+                              SectorBytesOf(schema.flat_size()));
+    if (!made.ok()) return made.status();
+    ++last_file_;
+    files_[last_file_] = *std::move(made);
+    return absl::OkStatus();
+  }
+
+  void LeaveRoom(const std::optional<ElementPlace>& place) {
+    core::MutexLock lock(&mutex_);
+    --changes_;
+    if (place.has_value()) files_[place->file]->Free(place->slot);
+  }
+  void GiveBack(const ElementPlace& place) {
+    core::MutexLock lock(&mutex_);
+    files_[place.file]->Free(place.slot);
+  }
+
+  void Fail(const absl::Status& status) {
+    core::MutexLock lock(&mutex_);
+    if (failed_.ok()) failed_ = StoreFailed(status.message());
+  }
+  absl::Status CheckWorking() const {
+    core::MutexLock lock(&mutex_);
+    return Unshared(failed_);
+  }
+
+  // Writes a checkpoint, and makes it the set's base; on the thread that does that.
+  void WriteBase(const NewBase& base, uint64_t generation, ElementSource elements, core::Then<absl::Status> done) {
+    std::string name = absl::StrCat(base.info.step, "-", base.info.incarnation);
+    const std::string path = CheckpointPath(directory_, name);
+    absl::Status status = CheckWorking();
+    if (status.ok()) status = parts_.file_system->MakeDirectory(absl::StrCat(directory_, "/checkpoints"));
+    if (status.ok()) {
+      status = WriteCheckpoint(parts_.file_system, path, base.info, *base.schema, base.slots, elements, parts_.pace);
+    }
+    if (!status.ok()) {
+      (void)parts_.file_system->RemoveAll(absl::StrCat(path, ".new"));
+      parts_.executor->Post([status, done = std::move(done)]() mutable { done(Unshared(status)); });
+      return;
+    }
+    struct Outcome {
+      StoredRecord record;
+      int64_t first = 0;  // of the records that are kept
+    };
+    auto outcome = std::make_shared<Outcome>();
+    parts_.commits->Commit(
+        [self = shared_from_this(), base, name, generation, outcome](Catalog* catalog) -> absl::Status {
+          {
+            core::MutexLock lock(&self->mutex_);
+            if (self->generation_ != generation) return absl::AbortedError("the set was written meanwhile");
+            outcome->record = self->MakeBase(base, name, &outcome->first);
+          }
+          absl::StatusOr<int64_t> number = catalog->AppendRecord(self->number_, outcome->record);
+          if (!number.ok()) return number.status();
+          if (base.write.has_value()) {
+            outcome->first = *number;
+            outcome->record.mutable_base()->set_covers(*number);
+          }
+          absl::Status status = catalog->RemoveRecordsBefore(self->number_, outcome->first);
+          if (status.ok()) {
+            status = catalog->DropGradients(self->number_, outcome->first, outcome->record.base().covers() + 1);
+          }
+          return status;
+        },
+        [self = shared_from_this(), base, path, outcome, done = std::move(done)](absl::Status status) mutable {
+          self->BaseCommitted(base, path, outcome->record, outcome->first, status);
+          done(std::move(status));
+        });
+  }
+
+  // The record of a new base, and the first one of those that are to be kept then.
+  StoredRecord MakeBase(const NewBase& base, const std::string& name, int64_t* first)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    int64_t covers = base_.base().covers();
+    for (const KeptRecord& kept : kept_) {
+      const bool is_part = (IsChange(kept.kind) && kept.incarnation == base.info.incarnation &&
+                            kept.step == base.info.step) ||
+                           (kept.kind == StoredRecord::kGrown && kept.incarnation == base.info.incarnation);
+      if (is_part) covers = std::max(covers, kept.number);
+    }
+    // Steps that are remembered still.
+    *first = covers + 1;
+    int64_t remembered = 0;
+    for (auto kept = kept_.rbegin(); kept != kept_.rend() && remembered < core::kRememberedSteps; ++kept) {
+      if (kept->number > covers || kept->kind != StoredRecord::kCommitted) continue;
+      if (kept->incarnation != base.info.incarnation) break;
+      *first = kept->number;
+      ++remembered;
+    }
+    StoredRecord record;
+    record.set_incarnation(base.info.incarnation);
+    record.set_step(base.info.step);
+    StoredBase* const stored = record.mutable_base();
+    *stored->mutable_configuration() = base_.base().configuration();
+    for (const KeptRecord& kept : kept_) {
+      if (kept.configuration == nullptr || (kept.number >= *first && !base.write.has_value())) continue;
+      *stored->mutable_configuration()->mutable_set() = *kept.configuration;
+    }
+    *stored->mutable_spec() = spec_;
+    stored->mutable_spec()->clear_tensors();
+    for (size_t i = 0; i < base.schema->tensors().size(); ++i) {
+      *stored->mutable_spec()->add_tensors() = spec_.tensors(static_cast<int>(i));
+    }
+    *stored->mutable_spec()->mutable_groups() = stored->configuration().set().groups();
+    stored->set_checkpoint(name);
+    stored->set_checkpoint_time_ns(absl::ToUnixNanos(absl::Now()));
+    stored->set_covers(covers);
+    *stored->mutable_write() = base.write.has_value() ? *base.write : write_;
+    stored->mutable_update_counts()->Add(base.info.update_counts.begin(), base.info.update_counts.end());
+    stored->set_round(base.info.description.round());
+    *stored->mutable_statistics() = base.info.description.statistics();
+    return record;
+  }
+
+  void BaseCommitted(const NewBase& base, const std::string& path, const StoredRecord& record, int64_t first,
+                     const absl::Status& status) {
+    std::vector<std::string> unneeded;
+    std::vector<std::string> old_files;
+    {
+      core::MutexLock lock(&mutex_);
+      if (!status.ok()) {
+        unneeded.push_back(path);
+      } else {
+        if (has_checkpoint()) former_.push_back(base_.base().checkpoint());
+        base_ = record;
+        if (base.write.has_value()) write_ = *base.write;
+        // The one before it stays, for those who look after their checkpoints themselves.
+        while (former_.size() > 1) {
+          if (former_.front() != record.base().checkpoint()) {
+            unneeded.push_back(CheckpointPath(directory_, former_.front()));
+          }
+          former_.pop_front();
+        }
+        for (KeptRecord& kept : kept_) {
+          if (kept.number > record.base().covers() || !kept.is_replayed) continue;
+          kept.is_replayed = false;
+          changes_ -= IsChange(kept.kind);
+          if (kept.place.has_value()) {
+            files_[kept.place->file]->Free(kept.place->slot);
+            kept.place.reset();
+          }
+        }
+        while (!kept_.empty() && kept_.front().number < first) kept_.pop_front();
+        for (auto file = files_.begin(); file != files_.end();) {
+          if (file->first != last_file_ && file->second->free_slots() == file->second->slots()) {
+            old_files.push_back(ElementsPath(directory_, file->first));
+            file = files_.erase(file);
+          } else {
+            ++file;
+          }
+        }
+      }
+    }
+    for (const std::string& one : unneeded) (void)parts_.file_system->RemoveAll(one);
+    for (const std::string& one : old_files) (void)parts_.file_system->Remove(one);
+  }
+
+  const StoreParts parts_;
+  const int64_t number_;
+  const std::string name_;
+  const v1::Durability durability_;
+  const std::string directory_;
+
+  mutable core::Mutex mutex_;
+  absl::Status failed_ ABSL_GUARDED_BY(mutex_);
+  bool deleted_ ABSL_GUARDED_BY(mutex_) = false;
+  // As the set is now.
+  v1::ParameterSetSpec spec_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<const core::Schema> schema_;
+  v1::WriteHeader write_ ABSL_GUARDED_BY(mutex_);
+  StoredRecord base_ ABSL_GUARDED_BY(mutex_);
+  std::optional<v1::Checkpoint> restored_from_ ABSL_GUARDED_BY(mutex_);
+  // By number. Those behind the base are all there.
+  std::deque<KeptRecord> kept_ ABSL_GUARDED_BY(mutex_);
+  // Steps and writes in `kept_` that have their elements still, and rooms that are taken.
+  int64_t changes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<int32_t, std::unique_ptr<GradientSlots>> files_ ABSL_GUARDED_BY(mutex_);
+  int32_t last_file_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool checkpointing_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<core::Then<absl::Status>> waiting_ ABSL_GUARDED_BY(mutex_);
+  // Advanced by each base that a write makes.
+  uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 1;
+  std::deque<std::string> former_ ABSL_GUARDED_BY(mutex_);  // checkpoints before the base's
+};
+
+}  // namespace adamant::store

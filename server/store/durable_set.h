@@ -1,0 +1,99 @@
+// One set's journal: its records in the catalog, the elements that they refer to, and its checkpoints.
+#ifndef ADAMANT_SERVER_STORE_DURABLE_SET_H_
+#define ADAMANT_SERVER_STORE_DURABLE_SET_H_
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "adamant/v1/parameter_set.pb.h"
+#include "server/core/base/mutex.h"
+#include "server/core/journal.h"
+#include "server/store/catalog.h"
+#include "server/store/checkpoint.h"
+#include "server/store/gradient_slots.h"
+#include "server/store/store.h"
+
+namespace adamant::store {
+
+// Elements of at most so many bytes are in their record; and of so many such records there may be one for each change
+// between two checkpoints.
+inline constexpr int64_t kInlineBytes = 4096;
+inline constexpr int kInlineChanges = 1024;
+
+// Where a set's elements lie, which a record refers to.
+struct ElementPlace {
+  int32_t file;
+  int32_t slot;
+};
+
+// What a set's journal remembers of a record that is in the catalog.
+struct KeptRecord {
+  int64_t number;
+  uint64_t incarnation;
+  int64_t step;
+  StoredRecord::KindCase kind;
+  std::optional<ElementPlace> place = std::nullopt;
+  bool is_replayed = true;  // it has its elements still
+  std::shared_ptr<const v1::ParameterSet> configuration = nullptr;
+};
+
+// See core::SetJournal. Held by std::shared_ptr: by the set's DurableSet, and by what is under way.
+class DurableSetRep;
+
+class DurableSet final : public core::SetJournal {
+ public:
+  // A new set, which is in the catalog as `number` with its first base. Makes its folder, and its file of elements, if
+  // it needs one: what has to be there before the catalog knows of the set.
+  static absl::StatusOr<std::unique_ptr<DurableSet>> Create(const StoreParts& parts, const v1::ParameterSetSpec& spec,
+                                                            std::shared_ptr<const core::Schema> schema,
+                                                            const v1::ParameterSet& set);
+  // One that comes back: with these records, the last base among them.
+  static absl::StatusOr<std::unique_ptr<DurableSet>> Open(const StoreParts& parts, int64_t number,
+                                                          const StoredSet& stored, int64_t base_number,
+                                                          const StoredRecord& base, std::vector<KeptRecord> records,
+                                                          std::shared_ptr<const core::Schema> schema);
+  ~DurableSet() override;
+
+  // Reads elements that a record refers to.
+  static absl::Status ReadElements(const StoreParts& parts, int64_t number, const StoredElements& stored,
+                                   const core::BroughtElements& to);
+
+  bool keeps_steps() const override;
+  std::unique_ptr<Room> TakeRoom() override;
+  void AwaitCheckpoint(core::Then<absl::Status> done) override;
+  void CommitStep(std::unique_ptr<Room> room, const core::StepRecord& record, const core::BroughtElements& gradient,
+                  core::Then<absl::Status> done) override;
+  void CommitWrite(std::unique_ptr<Room> room, const core::WriteRecord& record,
+                   const core::BroughtElements& parameters, core::Then<absl::Status> done) override;
+  void CommitConfiguration(const v1::ParameterSet& set, core::Then<absl::Status> done) override;
+  void CommitGrowth(const core::GrowthRecord& record, std::shared_ptr<const core::Schema> schema,
+                    core::Then<absl::Status> done) override;
+  void CommitBase(const core::BaseRecord& record, const core::BlockList& parameters,
+                  absl::Span<const core::BlockList> slots, const v1::ParameterSet& set,
+                  core::Then<absl::Status> done) override;
+  void CommitDelete(core::Then<absl::Status> done) override;
+  bool WantsCheckpoint(uint64_t incarnation, int64_t step) const override;
+  void Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set,
+                  core::Then<absl::Status> done) override;
+  std::optional<int64_t> DurableStep(uint64_t incarnation, int64_t step) const override;
+  // For a set that does not change any more: says on disk that its last checkpoint is what it is.
+  void MarkFinal(core::Then<absl::Status> done);
+  void Describe(v1::ParameterSet* set) const override;
+
+ private:
+  explicit DurableSet(std::shared_ptr<DurableSetRep> rep) : rep_(std::move(rep)) {}
+
+  const std::shared_ptr<DurableSetRep> rep_;
+};
+
+}  // namespace adamant::store
+
+#endif  // ADAMANT_SERVER_STORE_DURABLE_SET_H_

@@ -1,0 +1,99 @@
+// A data directory: what makes sets outlive the process.
+//
+//   LOCK                  held by the server that uses the directory
+//   catalog.sqlite, ...   see catalog.h
+//   sets/NUMBER/          one set's: elements-N (see gradient_slots.h), checkpoints/STEP-INCARNATION/ (see checkpoint.h)
+//
+// Files that no row of the catalog refers to are of changes that came to nothing, and are removed at the start.
+#ifndef ADAMANT_SERVER_STORE_STORE_H_
+#define ADAMANT_SERVER_STORE_STORE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "adamant/v1/parameter_set.pb.h"
+#include "server/core/base/compute_pool.h"
+#include "server/core/journal.h"
+#include "server/core/registry.h"
+#include "server/store/catalog.h"
+#include "server/store/commit_thread.h"
+#include "server/store/file_system.h"
+
+namespace adamant::store {
+
+struct StoreOptions {
+  std::string directory;
+  // Of sets whose specification says none.
+  v1::Durability default_durability;
+  // Comes back with what there is where the catalog is behind its fence, or a set is damaged: with other incarnations.
+  bool accept_data_loss = false;
+  // Of all checkpoints together. 0: as fast as the disk.
+  int64_t checkpoint_bytes_per_second = 0;
+  // Whom to tell how it goes, and what is wrong.
+  std::function<void(absl::string_view)> log = [](absl::string_view /*line*/) {};
+  std::function<void(absl::string_view)> warn = [](absl::string_view /*line*/) {};
+};
+
+// What the durable sets of a store share. Outlives them.
+struct StoreParts {
+  FileSystem* file_system;
+  std::string directory;
+  CommitThread* commits;
+  core::ComputePool* io;           // writes elements
+  core::ComputePool* checkpoints;  // writes checkpoints, one at a time
+  core::ComputePool* executor;     // goes on when something is on disk
+  std::function<absl::Status(int64_t bytes)> pace;
+  std::function<void(absl::string_view)> warn;
+};
+
+// Thread-safe. Outlives the sets that it has journals for.
+class Store final : public core::Journal {
+ public:
+  // Opens the directory, or makes one if there is none; nobody else may have it open. Errors: FAILED_PRECONDITION where
+  // somebody has, or it is of a later format; DATA_LOSS, naming what is missing or damaged; what the system says.
+  static absl::StatusOr<std::unique_ptr<Store>> Open(FileSystem* file_system, StoreOptions options);
+  ~Store() override;
+
+  // Brings all sets back into `registry`, which nobody else knows yet; once, before anything else. A set that is damaged
+  // is an error, DATA_LOSS, that names it, unless `accept_data_loss`: then it is left out, and told of. Other errors: what
+  // the system says; RESOURCE_EXHAUSTED where the budgets have no room.
+  absl::Status Restore(core::Registry* registry);
+
+  absl::StatusOr<v1::Durability> Resolve(const v1::Durability* durability) const override;
+  absl::StatusOr<std::unique_ptr<core::SetJournal>> CreateSet(const v1::ParameterSetSpec& spec,
+                                                              std::shared_ptr<const core::Schema> schema,
+                                                              const v1::ParameterSet& set) override;
+  absl::Status CheckWorking() const override;
+
+ private:
+  Store(FileSystem* file_system, StoreOptions options, std::unique_ptr<FileSystem::Lock> lock,
+        std::unique_ptr<Catalog> catalog);
+
+  // Brings one set back.
+  absl::Status RestoreSet(int64_t number, const StoredSet& stored, std::vector<std::pair<int64_t, StoredRecord>> records,
+                          core::Registry* registry);
+
+  FileSystem* const file_system_;
+  const StoreOptions options_;
+  const std::unique_ptr<FileSystem::Lock> lock_;
+
+  // Of Restore only: until then nothing is committed.
+  std::unique_ptr<Catalog> restored_catalog_;
+
+  core::ComputePool executor_;
+  core::ComputePool io_;
+  core::ComputePool checkpoints_;
+  std::unique_ptr<CommitThread> commits_;
+  StoreParts parts_;
+};
+
+}  // namespace adamant::store
+
+#endif  // ADAMANT_SERVER_STORE_STORE_H_
