@@ -5,7 +5,9 @@
 //   MANIFEST.json            what the arrays are of, and the checksums of the other files: written last
 //
 // A folder is whole if its manifest is there and its checksums fit; it has its name only then. Files are as
-// https://github.com/huggingface/safetensors has them, with the elements aligned to kSectorBytes.
+// https://github.com/huggingface/safetensors has them: fp32, the elements behind a header that is a multiple of
+// kSectorBytes, without padding between tensors. The format keeps the name `__metadata__` for itself: a tensor of this
+// name, or of it with more underscores behind, has one more of them in parameters.safetensors.
 #ifndef ADAMANT_SERVER_STORE_CHECKPOINT_H_
 #define ADAMANT_SERVER_STORE_CHECKPOINT_H_
 
@@ -18,6 +20,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "adamant/v1/parameter_set.pb.h"
 #include "server/core/spec/schema.h"
@@ -34,26 +37,33 @@ struct CheckpointInfo {
   std::vector<int64_t> update_counts;
   // As GetParameterSet showed it.
   v1::ParameterSet description;
+  // When it was written, by the server's clock. Kept to the nanosecond.
+  absl::Time create_time;
 };
 
-// Calls `visit` for each run of memory that has elements [begin, end) of a slot's flat space, in order. May be called
-// once for each element: those who answer may let go of what they have given.
+// Calls `visit` for each run of memory that has elements [begin, end) of a slot's flat space, in order. Asked once for
+// each element of a tensor, a few MiB at most at a time: slots in their order, and each slot's elements ascending. So
+// those who answer may let go of what they have given. Padding is not asked for.
 using ElementSource = absl::FunctionRef<void(v1::Slot slot, int64_t begin, int64_t end,
                                              absl::FunctionRef<void(const float* elements, int64_t count)> visit)>;
 
 // Writes a checkpoint of the tensors of `schema`, in `slots`, of which SLOT_PARAMETER is the first, as the folder
-// `directory`, whose parent is there. On OK it survives a power cut. After an error there may be something of it beside
-// it, as `directory`.new, and nothing of that name. `pace` is called before each few MiB are written, with how many
-// bytes: it may wait, and an error of it ends the write. Errors: as File and FileSystem have them.
+// `directory`, whose parent is there and which is not. On OK it survives a power cut. After an error there is nothing of
+// that name. What there was of it, as `directory`.new, is removed as far as that can be done, but for one that is whole:
+// where only the sync of the parent has failed, a power cut may give it its name. `pace` is called before each few MiB
+// are written, with how many bytes: it may wait, and an error of it ends the write. Takes a few MiB of memory, and what
+// the names of tensors take. Errors: as File and FileSystem have them; INVALID_ARGUMENT where a header would be longer
+// than the format allows, as it can be with tens of thousands of long names.
 absl::Status WriteCheckpoint(FileSystem* file_system, const std::string& directory, const CheckpointInfo& info,
                              const core::Schema& schema, absl::Span<const v1::Slot> slots, ElementSource elements,
                              const std::function<absl::Status(int64_t bytes)>& pace);
 
-// A checkpoint that is read. Thread-compatible.
+// A checkpoint that is read: as it was when it was opened, even if it is removed meanwhile. Thread-compatible.
 class Checkpoint {
  public:
   // Understands what is in the folder. Errors, which name the file: NOT_FOUND if there is no such folder; DATA_LOSS if
-  // something in it is missing, or not as the manifest says. Contents of tensors are not looked at yet.
+  // something in it is missing, or not as the manifest says; FAILED_PRECONDITION if it is of a later format. Contents
+  // of tensors are not looked at yet. Takes memory in proportion to manifest and headers, whatever those say.
   static absl::StatusOr<Checkpoint> Open(FileSystem* file_system, const std::string& directory);
 
   Checkpoint(Checkpoint&&);
@@ -65,9 +75,10 @@ class Checkpoint {
   int64_t bytes() const;
 
   // Calls `take` for the elements of each tensor of the slot, a few MiB at a time, ascending, tensors by index of
-  // `schema`, where they are looked up by name. Errors: DATA_LOSS, naming file and tensor, where a tensor is missing or
-  // of another shape, or a checksum does not fit, which is known only after `take` has had the elements: nothing of
-  // what it has taken is to be used then. What `take` returns, where that is an error.
+  // `schema`, where they are looked up by name; fastest in the order in which they were written. A tensor without
+  // elements is only looked up. Errors: DATA_LOSS, naming file and tensor, where a tensor is missing or of another
+  // shape, or a checksum does not fit: what `take` has had until then was right, but nothing of it is to be used alone.
+  // What `take` returns, where that is an error.
   absl::Status Read(v1::Slot slot, const core::Schema& schema,
                     absl::FunctionRef<absl::Status(int tensor, int64_t offset, absl::Span<const float> elements)> take);
 

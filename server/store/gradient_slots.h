@@ -36,11 +36,12 @@ struct SlotContents {
 class GradientSlots {
  public:
   // Makes the file, of `slots` slots of `slot_bytes` each, all of it on disk and written: a write to it later changes
-  // no metadata. RESOURCE_EXHAUSTED (DISK_EXHAUSTED) where there is no room; then there is no file.
+  // no metadata. RESOURCE_EXHAUSTED (DISK_EXHAUSTED) where there is no room; after an error there is no file.
+  // `slot_bytes` is a multiple of kSectorBytes.
   static absl::StatusOr<std::unique_ptr<GradientSlots>> Create(FileSystem* file_system, const std::string& path,
                                                                int32_t slots, int64_t slot_bytes);
-  // Opens what Create made. All slots are free but those of `taken`. DATA_LOSS if the file is not there or is of
-  // another size.
+  // Opens what Create made. All slots are free but those of `taken`. DATA_LOSS if the file is not there, is of another
+  // size, or has no such slots.
   static absl::StatusOr<std::unique_ptr<GradientSlots>> Open(FileSystem* file_system, const std::string& path,
                                                              int32_t slots, int64_t slot_bytes,
                                                              absl::Span<const int32_t> taken);
@@ -59,8 +60,9 @@ class GradientSlots {
   absl::StatusOr<SlotContents> Write(int32_t slot, absl::Span<const absl::Span<const std::byte>> pieces);
   // See File::Sync.
   absl::Status Sync();
-  // Reads what Write wrote into `pieces`, of the same sizes. DATA_LOSS, naming the slot and the byte, where a checksum
-  // does not fit.
+  // Reads what Write wrote into `pieces`, of the same sizes, and with memory up to whole sectors likewise. DATA_LOSS,
+  // naming the slot and the byte, where a checksum does not fit, or the record is not one of such a slot; nothing that
+  // is in `pieces` is to be used then.
   absl::Status Read(const SlotContents& contents, absl::Span<const absl::Span<std::byte>> pieces) const;
 
  private:
