@@ -42,6 +42,7 @@ struct StepRecord {
 struct WriteRecord {
   v1::WriteHeader header;
   uint64_t incarnation;  // that it makes
+  int64_t step;          // that the set is at
 };
 
 // An addition of tensors that is to be published.
@@ -106,8 +107,8 @@ class SetJournal {
   // under way already, `done` is called when that has ended, with its outcome.
   virtual void Checkpoint(std::unique_ptr<Reading> state, const v1::ParameterSet& set, Then<absl::Status> done) = 0;
 
-  // The last step of an incarnation that is sure to be there after a crash, of a set that is at `step`; nothing if there
-  // is none.
+  // The last step of an incarnation that is sure to be there after a crash, of a set that is at `step`; nothing if
+  // there is none.
   virtual std::optional<int64_t> DurableStep(uint64_t incarnation, int64_t step) const = 0;
   // Adds what the journal knows of the set: durability, last_checkpoint, restored_from.
   virtual void Describe(v1::ParameterSet* set) const = 0;

@@ -65,8 +65,7 @@ void AwaitTurn(const SetRep& set) {
 }
 
 // Writes a whole state, as a client would.
-absl::Status WriteState(const std::shared_ptr<SetRep>& set, const RestoredState& state,
-                        absl::AnyInvocable<absl::Status(Restoration::Put put)> load) {
+absl::Status WriteState(const std::shared_ptr<SetRep>& set, const RestoredState& state, Restoration::Load load) {
   v1::WriteHeader header;
   header.set_set(set->name);
   header.set_mode(v1::WRITE_MODE_FULL);
@@ -78,8 +77,15 @@ absl::Status WriteState(const std::shared_ptr<SetRep>& set, const RestoredState&
   attempt->Start();
   waiter->AwaitAdmission();
   if (attempt->over()) return waiter->Await().status();
-  absl::Status status =
-      load([&](v1::Slot slot, int tensor, int64_t offset, absl::Span<const float> elements) -> absl::Status {
+  std::shared_ptr<const Schema> schema;
+  {
+    MutexLock lock(&set->mutex);
+    schema = set->schema;
+  }
+  std::vector<v1::Slot> slots = {v1::SLOT_PARAMETER};
+  slots.insert(slots.end(), set->slots.begin(), set->slots.end());
+  absl::Status status = load(
+      *schema, slots, [&](v1::Slot slot, int tensor, int64_t offset, absl::Span<const float> elements) -> absl::Status {
         const float* next = elements.data();
         return attempt->Add(slot, tensor, offset, static_cast<int64_t>(elements.size()), [&](float* to, int64_t n) {
           std::copy_n(next, n, to);
@@ -97,7 +103,7 @@ absl::Status WriteState(const std::shared_ptr<SetRep>& set, const RestoredState&
 
 absl::StatusOr<std::unique_ptr<Restoration>> Restoration::Begin(const Resources& resources,
                                                                 const v1::ParameterSetSpec& spec, RestoredState state,
-                                                                absl::AnyInvocable<absl::Status(Put put)> load) {
+                                                                Load load) {
   v1::ParameterSetSpec configured = spec;
   // Nothing is put down while it comes back.
   configured.mutable_durability()->mutable_nothing();
@@ -133,8 +139,6 @@ std::shared_ptr<const Schema> Restoration::schema() const {
   MutexLock lock(&set_->mutex);
   return set_->schema;
 }
-
-const std::vector<v1::Slot>& Restoration::slots() const { return set_->slots; }
 
 void Restoration::Remember(const std::vector<v1::StepHeader>& headers, const v1::StepResult& result) {
   std::vector<Requests::Key> keys;

@@ -53,17 +53,18 @@ class Restoration {
   // Reads what is put down of a change into the blocks, which are nobody else's.
   using ReadElements = absl::FunctionRef<absl::Status(const BroughtElements& to)>;
 
-  // Makes a set as `spec` says, with the tensors and groups that it has by now, in this state. `load` has Put called
-  // for all slots of the set; null: they are zero.
+  // Has Put called for all of these slots.
+  using Load = absl::AnyInvocable<absl::Status(const Schema& schema, absl::Span<const v1::Slot> slots, Put put)>;
+
+  // Makes a set as `spec` says, with the tensors and groups that it has in this state, and in this state. Where `load`
+  // is null all is zero.
   static absl::StatusOr<std::unique_ptr<Restoration>> Begin(const Resources& resources,
                                                             const v1::ParameterSetSpec& spec, RestoredState state,
-                                                            absl::AnyInvocable<absl::Status(Put put)> load);
+                                                            Load load);
   Restoration(const Restoration&) = delete;
   Restoration& operator=(const Restoration&) = delete;
 
   std::shared_ptr<const Schema> schema() const;
-  // The slots of the set's optimizers.
-  const std::vector<v1::Slot>& slots() const;
 
   // A step that is part of the state: it is remembered, and no more.
   void Remember(const std::vector<v1::StepHeader>& headers, const v1::StepResult& result);

@@ -49,6 +49,8 @@ class Catalog {
   absl::StatusOr<int64_t> AddSet(const StoredSet& set);
   // Removes a set, with its records. Nothing happens if it is not there.
   absl::Status RemoveSet(int64_t set);
+  // The number of the set's next record.
+  absl::StatusOr<int64_t> NextNumber(int64_t set);
   // Adds the set's record of this number, which is the one after its last; its first is number 1.
   absl::Status AddRecord(int64_t set, int64_t number, const StoredRecord& record);
   // Removes the set's records below `number`.

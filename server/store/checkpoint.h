@@ -48,12 +48,12 @@ using ElementSource = absl::FunctionRef<void(v1::Slot slot, int64_t begin, int64
                                              absl::FunctionRef<void(const float* elements, int64_t count)> visit)>;
 
 // Writes a checkpoint of the tensors of `schema`, in `slots`, of which SLOT_PARAMETER is the first, as the folder
-// `directory`, whose parent is there and which is not. On OK it survives a power cut. After an error there is nothing of
-// that name. What there was of it, as `directory`.new, is removed as far as that can be done, but for one that is whole:
-// where only the sync of the parent has failed, a power cut may give it its name. `pace` is called before each few MiB
-// are written, with how many bytes: it may wait, and an error of it ends the write. Takes a few MiB of memory, and what
-// the names of tensors take. Errors: as File and FileSystem have them; INVALID_ARGUMENT where a header would be longer
-// than the format allows, as it can be with tens of thousands of long names.
+// `directory`, whose parent is there and which is not. On OK it survives a power cut. After an error there is nothing
+// of that name. What there was of it, as `directory`.new, is removed as far as that can be done, but for one that is
+// whole: where only the sync of the parent has failed, a power cut may give it its name. `pace` is called before each
+// few MiB are written, with how many bytes: it may wait, and an error of it ends the write. Takes a few MiB of memory,
+// and what the names of tensors take. Errors: as File and FileSystem have them; INVALID_ARGUMENT where a header would
+// be longer than the format allows, as it can be with tens of thousands of long names.
 absl::Status WriteCheckpoint(FileSystem* file_system, const std::string& directory, const CheckpointInfo& info,
                              const core::Schema& schema, absl::Span<const v1::Slot> slots, ElementSource elements,
                              const std::function<absl::Status(int64_t bytes)>& pace);

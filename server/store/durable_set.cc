@@ -4,7 +4,11 @@
 #include <utility>
 
 #include "absl/algorithm/container.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "google/protobuf/util/time_util.h"
@@ -18,11 +22,12 @@
 namespace adamant::store {
 namespace {
 
-std::string SetDirectory(const StoreParts& parts, int64_t number) {
-  return absl::StrCat(parts.directory, "/sets/", number);
+std::string SetDirectory(const StoreParts& parts, const StoredSet& stored) {
+  return absl::StrCat(parts.directory, "/sets/", stored.folder());
 }
-std::string ElementsPath(const std::string& directory, int32_t file) {
-  return absl::StrCat(directory, "/elements-", file);
+// `elements-N-B`, the set's N-th file of elements, with slots of B bytes.
+std::string ElementsPath(const std::string& directory, int32_t file, int64_t slot_bytes) {
+  return absl::StrCat(directory, "/elements-", file, "-", slot_bytes);
 }
 std::string CheckpointPath(const std::string& directory, const std::string& name) {
   return absl::StrCat(directory, "/checkpoints/", name);
@@ -72,13 +77,12 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     std::optional<v1::WriteHeader> write;
   };
 
-  DurableSetRep(StoreParts parts, int64_t number, const StoredSet& stored, StoredRecord base,
+  DurableSetRep(StoreParts parts, const StoredSet& stored, StoredRecord base,
                 std::shared_ptr<const core::Schema> schema)
       : parts_(std::move(parts)),
-        number_(number),
         name_(stored.spec().name()),
         durability_(stored.spec().durability()),
-        directory_(SetDirectory(parts_, number)),
+        directory_(SetDirectory(parts_, stored)),
         spec_(base.base().has_spec() ? base.base().spec() : stored.spec()),
         schema_(std::move(schema)),
         write_(base.base().write()),
@@ -87,7 +91,10 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   bool keeps_steps() const { return durability_.has_every_step(); }
   const std::string& directory() const { return directory_; }
 
-  int64_t MostChanges() const {
+  // Before anything is committed.
+  void SetNumber(int64_t number) { number_ = number; }
+
+  int64_t MostChanges() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const int64_t asked = durability_.every_step().journal_steps();
     return HasSlots(schema_->flat_size()) ? asked : std::max<int64_t>(asked, kInlineChanges);
   }
@@ -103,36 +110,39 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     for (const KeptRecord& kept : kept_) {
       if (kept.place.has_value()) taken[kept.place->file].push_back(kept.place->slot);
     }
-    // A set that has grown makes another file; nothing refers to those before once there is a checkpoint.
-    if (!HasSlots(schema_->flat_size())) return absl::OkStatus();
+    std::map<int32_t, std::string> found;
     for (const std::string& name : *names) {
+      const std::vector<absl::string_view> parts = absl::StrSplit(name, '-');
       int32_t file;
-      if (!absl::StartsWith(name, "elements-") || !absl::SimpleAtoi(name.substr(9), &file)) continue;
-      last_file_ = std::max(last_file_, file);
+      if (parts.size() != 3 || parts[0] != "elements" || !absl::SimpleAtoi(parts[1], &file)) continue;
+      found[file] = name;
     }
-    for (const auto& [file, slots] : taken) last_file_ = std::max(last_file_, file);
-    for (int32_t file = 1; file <= last_file_; ++file) {
-      const bool is_current = file == last_file_;
+    for (const auto& [file, name] : found) {
+      const std::string path = absl::StrCat(directory_, "/", name);
+      int64_t slot_bytes = 0;
+      if (!absl::SimpleAtoi(name.substr(name.rfind('-') + 1), &slot_bytes)) continue;
+      const bool is_current = file == found.rbegin()->first && slot_bytes == SectorBytesOf(schema_->flat_size());
+      last_file_ = file;
+      // A set that has grown has made another file; and one that has not, perhaps, for a growth that came to nothing.
       if (!is_current && taken.find(file) == taken.end()) {
-        if (absl::Status status = parts_.file_system->Remove(ElementsPath(directory_, file)); !status.ok()) {
-          return status;
-        }
+        if (absl::Status status = parts_.file_system->Remove(path); !status.ok()) return status;
         continue;
       }
       absl::StatusOr<std::unique_ptr<GradientSlots>> opened = GradientSlots::Open(
-          parts_.file_system, ElementsPath(directory_, file), static_cast<int32_t>(MostChanges()), taken[file]);
+          parts_.file_system, path, durability_.every_step().journal_steps(), slot_bytes, taken[file]);
       if (!opened.ok()) return opened.status();
       files_[file] = *std::move(opened);
     }
-    // One that was made for a growth that came to nothing is too large or too small.
-    if (last_file_ == 0 || files_[last_file_]->slot_bytes() != SectorBytesOf(schema_->flat_size())) {
-      return MakeFile(*schema_);
-    }
-    return absl::OkStatus();
+    const auto last = files_.find(last_file_);
+    const bool has_current = last != files_.end() && last->second->slot_bytes() == SectorBytesOf(schema_->flat_size());
+    return has_current ? absl::OkStatus() : MakeFile(*schema_);
   }
 
-  void Keep(std::vector<KeptRecord> records) {
+  // As the set is when it has come back.
+  void Keep(std::vector<KeptRecord> records, const v1::WriteHeader& write, const v1::ParameterSetSpec& spec) {
     core::MutexLock lock(&mutex_);
+    write_ = write;
+    spec_ = spec;
     kept_.assign(std::make_move_iterator(records.begin()), std::make_move_iterator(records.end()));
     for (const KeptRecord& kept : kept_) changes_ += kept.is_replayed && IsChange(kept.kind);
   }
@@ -187,6 +197,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
       slot->set_file(place->file);
       slot->set_slot(place->slot);
       slot->set_bytes(contents->bytes);
+      slot->set_slot_bytes(file->slot_bytes());
       slot->mutable_checksums()->Add(contents->checksums.begin(), contents->checksums.end());
       commitment->room->KeepPlace();
       self->CommitChange(std::move(commitment->room), std::move(commitment->record), place,
@@ -196,7 +207,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
 
   // Puts down a change, or what else is to be there when the set comes back.
   void CommitChange(std::unique_ptr<Room> room, StoredRecord record, std::optional<ElementPlace> place,
-                    core::Then<absl::Status> done) {
+                    core::Then<absl::Status> done, int64_t tensors = 0) {
     if (absl::Status status = CheckWorking(); !status.ok()) {
       if (place.has_value()) GiveBack(*place);
       room.reset();
@@ -207,16 +218,18 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
                        .incarnation = record.incarnation(),
                        .step = record.step(),
                        .kind = record.kind_case(),
-                       .place = place};
+                       .place = place,
+                       .tensors = tensors};
     if (record.has_configuration()) {
       kept.configuration = std::make_shared<const v1::ParameterSet>(record.configuration().set());
     }
     auto number = std::make_shared<int64_t>(0);
     parts_.commits->Commit(
         [set = number_, number, record = std::move(record)](Catalog* catalog) {
-          absl::StatusOr<int64_t> added = catalog->AppendRecord(set, record);
-          if (added.ok()) *number = *added;
-          return added.status();
+          absl::StatusOr<int64_t> next = catalog->NextNumber(set);
+          if (!next.ok()) return next.status();
+          *number = *next;
+          return catalog->AddRecord(set, *next, record);
         },
         [self = shared_from_this(), number, kept = std::move(kept), room = std::move(room),
          done = std::move(done)](absl::Status status) mutable {
@@ -224,8 +237,8 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
             kept.number = *number;
             core::MutexLock lock(&self->mutex_);
             self->changes_ += IsChange(kept.kind);
-            const auto behind = absl::c_find_if(
-                self->kept_, [&kept](const KeptRecord& other) { return other.number > kept.number; });
+            const auto behind =
+                absl::c_find_if(self->kept_, [&kept](const KeptRecord& other) { return other.number > kept.number; });
             self->kept_.insert(behind, std::move(kept));
           } else if (kept.place.has_value()) {
             self->GiveBack(*kept.place);
@@ -250,19 +263,20 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
       }
       StoredRecord record;
       record.set_incarnation(growth.incarnation);
-      record.set_step(-1);
       *record.mutable_grown()->mutable_request() = growth.request;
-      self->CommitChange(nullptr, std::move(record), std::nullopt,
-                         [self, growth, schema = std::move(schema), done = std::move(done)](absl::Status status) mutable {
-                           if (status.ok()) {
-                             core::MutexLock lock(&self->mutex_);
-                             self->spec_.mutable_tensors()->MergeFrom(growth.request.tensors());
-                             self->spec_.mutable_groups()->MergeFrom(growth.request.groups());
-                             self->schema_ = std::move(schema);
-                             self->write_.Clear();
-                           }
-                           done(std::move(status));
-                         });
+      self->CommitChange(
+          nullptr, std::move(record), std::nullopt,
+          [self, growth, schema, done = std::move(done)](absl::Status status) mutable {
+            if (status.ok()) {
+              core::MutexLock lock(&self->mutex_);
+              self->spec_.mutable_tensors()->MergeFrom(growth.request.tensors());
+              self->spec_.mutable_groups()->MergeFrom(growth.request.groups());
+              self->schema_ = std::move(schema);
+              self->write_.Clear();
+            }
+            done(std::move(status));
+          },
+          static_cast<int64_t>(schema->tensors().size()));
     });
   }
 
@@ -291,6 +305,11 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     base.info.step = state->header().step();
     base.info.update_counts.assign(state->header().update_counts().begin(), state->header().update_counts().end());
     base.info.description = set;
+    // Steps that came between the reading and this.
+    if (set.incarnation() == base.info.incarnation) {
+      v1::SetStatistics* const statistics = base.info.description.mutable_statistics();
+      statistics->set_applied(statistics->applied() - (set.step() - base.info.step));
+    }
     base.slots = state->slots();
     uint64_t generation;
     {
@@ -338,8 +357,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   }
 
   void CommitBase(const core::BaseRecord& record, const core::BlockList& parameters,
-                  absl::Span<const core::BlockList> slots, const v1::ParameterSet& set,
-                  core::Then<absl::Status> done) {
+                  absl::Span<const core::BlockList> slots, const v1::ParameterSet& set, core::Then<absl::Status> done) {
     NewBase base;
     base.info.set = name_;
     base.info.incarnation = record.incarnation;
@@ -434,6 +452,12 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     restored_from_ = DescribeCheckpoint(base_);
   }
 
+  // For a set that the catalog does not know.
+  void DeleteFiles() {
+    core::MutexLock lock(&mutex_);
+    deleted_ = true;
+  }
+
   ~DurableSetRep() {
     // The last one that referred to a set that was deleted: its files, and no record, are there.
     bool deleted;
@@ -458,10 +482,9 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   // Makes the file that elements of a set of this schema go to, if they go to one.
   absl::Status MakeFile(const core::Schema& schema) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (!HasSlots(schema.flat_size())) return absl::OkStatus();
-    absl::StatusOr<std::unique_ptr<GradientSlots>> made =
-        GradientSlots::Create(parts_.file_system, ElementsPath(directory_, last_file_ + 1),
-                              static_cast<int32_t>(durability_.every_step().journal_steps()),
-                              SectorBytesOf(schema.flat_size()));
+    absl::StatusOr<std::unique_ptr<GradientSlots>> made = GradientSlots::Create(
+        parts_.file_system, ElementsPath(directory_, last_file_ + 1, SectorBytesOf(schema.flat_size())),
+        durability_.every_step().journal_steps(), SectorBytesOf(schema.flat_size()));
     if (!made.ok()) return made.status();
     ++last_file_;
     files_[last_file_] = *std::move(made);
@@ -513,13 +536,15 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
             if (self->generation_ != generation) return absl::AbortedError("the set was written meanwhile");
             outcome->record = self->MakeBase(base, name, &outcome->first);
           }
-          absl::StatusOr<int64_t> number = catalog->AppendRecord(self->number_, outcome->record);
+          absl::StatusOr<int64_t> number = catalog->NextNumber(self->number_);
           if (!number.ok()) return number.status();
           if (base.write.has_value()) {
+            // All that was before it.
             outcome->first = *number;
             outcome->record.mutable_base()->set_covers(*number);
           }
-          absl::Status status = catalog->RemoveRecordsBefore(self->number_, outcome->first);
+          absl::Status status = catalog->AddRecord(self->number_, *number, outcome->record);
+          if (status.ok()) status = catalog->RemoveRecordsBefore(self->number_, outcome->first);
           if (status.ok()) {
             status = catalog->DropGradients(self->number_, outcome->first, outcome->record.base().covers() + 1);
           }
@@ -536,9 +561,9 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     int64_t covers = base_.base().covers();
     for (const KeptRecord& kept : kept_) {
-      const bool is_part = (IsChange(kept.kind) && kept.incarnation == base.info.incarnation &&
-                            kept.step == base.info.step) ||
-                           (kept.kind == StoredRecord::kGrown && kept.incarnation == base.info.incarnation);
+      const bool is_part =
+          (IsChange(kept.kind) && kept.incarnation == base.info.incarnation && kept.step == base.info.step) ||
+          (kept.kind == StoredRecord::kGrown && kept.tensors <= static_cast<int64_t>(base.schema->tensors().size()));
       if (is_part) covers = std::max(covers, kept.number);
     }
     // Steps that are remembered still.
@@ -606,7 +631,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
         while (!kept_.empty() && kept_.front().number < first) kept_.pop_front();
         for (auto file = files_.begin(); file != files_.end();) {
           if (file->first != last_file_ && file->second->free_slots() == file->second->slots()) {
-            old_files.push_back(ElementsPath(directory_, file->first));
+            old_files.push_back(ElementsPath(directory_, file->first, file->second->slot_bytes()));
             file = files_.erase(file);
           } else {
             ++file;
@@ -619,7 +644,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   }
 
   const StoreParts parts_;
-  const int64_t number_;
+  int64_t number_ = 0;  // constant once it is in the catalog
   const std::string name_;
   const v1::Durability durability_;
   const std::string directory_;
@@ -629,7 +654,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   bool deleted_ ABSL_GUARDED_BY(mutex_) = false;
   // As the set is now.
   v1::ParameterSetSpec spec_ ABSL_GUARDED_BY(mutex_);
-  std::shared_ptr<const core::Schema> schema_;
+  std::shared_ptr<const core::Schema> schema_ ABSL_GUARDED_BY(mutex_);
   v1::WriteHeader write_ ABSL_GUARDED_BY(mutex_);
   StoredRecord base_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::Checkpoint> restored_from_ ABSL_GUARDED_BY(mutex_);
@@ -645,5 +670,161 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 1;
   std::deque<std::string> former_ ABSL_GUARDED_BY(mutex_);  // checkpoints before the base's
 };
+
+absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Create(const StoreParts& parts,
+                                                               const v1::ParameterSetSpec& spec,
+                                                               std::shared_ptr<const core::Schema> schema,
+                                                               const v1::ParameterSet& set) {
+  StoredSet stored;
+  *stored.mutable_spec() = spec;
+  stored.set_device(set.device());
+  stored.set_create_time_ns(google::protobuf::util::TimeUtil::TimestampToNanoseconds(set.create_time()));
+  // As good as a random one.
+  stored.set_folder(absl::StrCat(set.incarnation()));
+  StoredRecord base;
+  base.set_incarnation(set.incarnation());
+  base.set_step(set.step());
+  base.mutable_base()->set_uninitialized(set.state() == v1::PARAMETER_SET_STATE_UNINITIALIZED);
+  base.mutable_base()->set_covers(1);
+  base.mutable_base()->set_round(set.round());
+  *base.mutable_base()->mutable_configuration()->mutable_set() = set;
+  auto rep = std::make_shared<DurableSetRep>(parts, stored, base, std::move(schema));
+
+  absl::Status status = parts.file_system->MakeDirectory(rep->directory());
+  if (status.ok()) status = rep->OpenFiles(/*make=*/true);
+  if (status.ok()) status = parts.file_system->SyncDirectory(rep->directory());
+  if (status.ok()) status = parts.file_system->SyncDirectory(absl::StrCat(parts.directory, "/sets"));
+  if (status.ok()) {
+    absl::Notification committed;
+    int64_t number = 0;
+    parts.commits->Commit(
+        [&](Catalog* catalog) {
+          absl::StatusOr<int64_t> added = catalog->AddSet(stored);
+          if (!added.ok()) return added.status();
+          number = *added;
+          return catalog->AddRecord(number, 1, base);
+        },
+        [&](const absl::Status& outcome) {
+          status = Unshared(outcome);
+          committed.Notify();
+        });
+    committed.WaitForNotification();
+    rep->SetNumber(number);
+  }
+  if (!status.ok()) {
+    rep->DeleteFiles();
+    return status;
+  }
+  return std::unique_ptr<DurableSet>(new DurableSet(std::move(rep)));
+}
+
+absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Open(const StoreParts& parts, int64_t number,
+                                                             const StoredSet& stored, const StoredRecord& base,
+                                                             std::vector<KeptRecord> records,
+                                                             std::shared_ptr<const core::Schema> schema,
+                                                             const v1::WriteHeader& write,
+                                                             const v1::ParameterSetSpec& spec) {
+  auto rep = std::make_shared<DurableSetRep>(parts, stored, base, std::move(schema));
+  rep->SetNumber(number);
+  rep->Keep(std::move(records), write, spec);
+  if (absl::Status status = rep->OpenFiles(/*make=*/false); !status.ok()) return status;
+  return std::unique_ptr<DurableSet>(new DurableSet(std::move(rep)));
+}
+
+DurableSet::~DurableSet() = default;
+
+absl::Status DurableSet::ReadElements(const StoreParts& parts, const StoredSet& stored, int32_t slots,
+                                      const StoredElements& elements, const core::BroughtElements& to) {
+  ElementPieces pieces = ElementPieces::ToRead(to);
+  if (elements.has_here()) {
+    if (!pieces.Split(elements.here())) return Damaged("a record has other elements than its header says");
+  } else {
+    SlotContents contents = {.slot = elements.slot().slot(), .bytes = elements.slot().bytes(), .checksums = {}};
+    contents.checksums.assign(elements.slot().checksums().begin(), elements.slot().checksums().end());
+    if (contents.bytes != pieces.sector_bytes()) return Damaged("a record has other elements than its header says");
+    const std::string path =
+        ElementsPath(SetDirectory(parts, stored), elements.slot().file(), elements.slot().slot_bytes());
+    absl::StatusOr<std::unique_ptr<GradientSlots>> file = GradientSlots::Open(
+        parts.file_system, path, slots, elements.slot().slot_bytes(), absl::MakeConstSpan(&contents.slot, 1));
+    if (!file.ok()) return file.status();
+    if (absl::Status status = (*file)->Read(contents, pieces.read()); !status.ok()) return status;
+  }
+  pieces.Scatter();
+  return absl::OkStatus();
+}
+
+bool DurableSet::keeps_steps() const { return rep_->keeps_steps(); }
+std::unique_ptr<core::SetJournal::Room> DurableSet::TakeRoom() { return rep_->TakeRoom(); }
+void DurableSet::AwaitCheckpoint(core::Then<absl::Status> done) { rep_->AwaitCheckpoint(std::move(done)); }
+
+void DurableSet::CommitStep(std::unique_ptr<Room> room, const core::StepRecord& record,
+                            const core::BroughtElements& gradient, core::Then<absl::Status> done) {
+  StoredRecord stored;
+  stored.set_incarnation(record.result.incarnation());
+  stored.set_step(record.result.step());
+  StoredStep* const step = stored.mutable_committed();
+  step->mutable_headers()->Add(record.headers.begin(), record.headers.end());
+  if (record.divisor.has_value()) step->set_divisor(*record.divisor);
+  *step->mutable_result() = record.result;
+  if (gradient.rows != nullptr) {
+    for (const core::RowWork::Tensor& tensor : gradient.rows->tensors) {
+      step->add_row_counts(static_cast<int64_t>(tensor.end - tensor.first));
+    }
+    for (const core::RowWork::Row& row : gradient.rows->rows) step->add_row_indices(row.index);
+  }
+  rep_->CommitElements(std::move(room), std::move(stored), ElementPieces::ToWrite(gradient), std::move(done));
+}
+
+void DurableSet::CommitWrite(std::unique_ptr<Room> room, const core::WriteRecord& record,
+                             const core::BroughtElements& parameters, core::Then<absl::Status> done) {
+  StoredRecord stored;
+  stored.set_incarnation(record.incarnation);
+  stored.set_step(record.step);
+  *stored.mutable_written()->mutable_header() = record.header;
+  rep_->CommitElements(std::move(room), std::move(stored), ElementPieces::ToWrite(parameters),
+                       [rep = rep_, header = record.header, done = std::move(done)](absl::Status status) mutable {
+                         if (status.ok()) rep->NoteWrite(header);
+                         done(std::move(status));
+                       });
+}
+
+void DurableSet::CommitConfiguration(const v1::ParameterSet& set, core::Then<absl::Status> done) {
+  StoredRecord stored;
+  stored.set_incarnation(set.incarnation());
+  stored.set_step(set.step());
+  *stored.mutable_configuration()->mutable_set() = set;
+  rep_->CommitChange(nullptr, std::move(stored), std::nullopt, std::move(done));
+}
+
+void DurableSet::CommitGrowth(const core::GrowthRecord& record, std::shared_ptr<const core::Schema> schema,
+                              core::Then<absl::Status> done) {
+  rep_->CommitGrowth(record, std::move(schema), std::move(done));
+}
+
+void DurableSet::CommitBase(const core::BaseRecord& record, const core::BlockList& parameters,
+                            absl::Span<const core::BlockList> slots, const v1::ParameterSet& set,
+                            core::Then<absl::Status> done) {
+  rep_->CommitBase(record, parameters, slots, set, std::move(done));
+}
+
+void DurableSet::CommitDelete(core::Then<absl::Status> done) { rep_->CommitDelete(std::move(done)); }
+
+bool DurableSet::WantsCheckpoint(uint64_t incarnation, int64_t step) const {
+  return rep_->WantsCheckpoint(incarnation, step);
+}
+
+void DurableSet::Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set,
+                            core::Then<absl::Status> done) {
+  rep_->Checkpoint(std::move(state), set, std::move(done));
+}
+
+std::optional<int64_t> DurableSet::DurableStep(uint64_t incarnation, int64_t step) const {
+  return rep_->DurableStep(incarnation, step);
+}
+
+void DurableSet::Describe(v1::ParameterSet* set) const { rep_->Describe(set); }
+void DurableSet::MarkFinal(core::Then<absl::Status> done) { rep_->MarkFinal(std::move(done)); }
+void DurableSet::MarkChanging(core::Then<absl::Status> done) { rep_->MarkChanging(std::move(done)); }
+void DurableSet::SetRestoredFrom() { rep_->SetRestoredFrom(); }
 
 }  // namespace adamant::store

@@ -43,6 +43,7 @@ struct KeptRecord {
   std::optional<ElementPlace> place = std::nullopt;
   bool is_replayed = true;  // it has its elements still
   std::shared_ptr<const v1::ParameterSet> configuration = nullptr;
+  int64_t tensors = 0;  // that the set has after it, if it is a growth
 };
 
 // See core::SetJournal. Held by std::shared_ptr: by the set's DurableSet, and by what is under way.
@@ -55,24 +56,27 @@ class DurableSet final : public core::SetJournal {
   static absl::StatusOr<std::unique_ptr<DurableSet>> Create(const StoreParts& parts, const v1::ParameterSetSpec& spec,
                                                             std::shared_ptr<const core::Schema> schema,
                                                             const v1::ParameterSet& set);
-  // One that comes back: with these records, the last base among them.
+  // One that comes back, with its last base, and these records; `write` made its incarnation, and `spec` has the
+  // tensors and groups that it has by now. Opens its files of elements.
   static absl::StatusOr<std::unique_ptr<DurableSet>> Open(const StoreParts& parts, int64_t number,
-                                                          const StoredSet& stored, int64_t base_number,
-                                                          const StoredRecord& base, std::vector<KeptRecord> records,
-                                                          std::shared_ptr<const core::Schema> schema);
+                                                          const StoredSet& stored, const StoredRecord& base,
+                                                          std::vector<KeptRecord> records,
+                                                          std::shared_ptr<const core::Schema> schema,
+                                                          const v1::WriteHeader& write,
+                                                          const v1::ParameterSetSpec& spec);
   ~DurableSet() override;
 
-  // Reads elements that a record refers to.
-  static absl::Status ReadElements(const StoreParts& parts, int64_t number, const StoredElements& stored,
-                                   const core::BroughtElements& to);
+  // Reads elements that a record of the set refers to, whose files have so many slots.
+  static absl::Status ReadElements(const StoreParts& parts, const StoredSet& stored, int32_t slots,
+                                   const StoredElements& elements, const core::BroughtElements& to);
 
   bool keeps_steps() const override;
   std::unique_ptr<Room> TakeRoom() override;
   void AwaitCheckpoint(core::Then<absl::Status> done) override;
   void CommitStep(std::unique_ptr<Room> room, const core::StepRecord& record, const core::BroughtElements& gradient,
                   core::Then<absl::Status> done) override;
-  void CommitWrite(std::unique_ptr<Room> room, const core::WriteRecord& record,
-                   const core::BroughtElements& parameters, core::Then<absl::Status> done) override;
+  void CommitWrite(std::unique_ptr<Room> room, const core::WriteRecord& record, const core::BroughtElements& parameters,
+                   core::Then<absl::Status> done) override;
   void CommitConfiguration(const v1::ParameterSet& set, core::Then<absl::Status> done) override;
   void CommitGrowth(const core::GrowthRecord& record, std::shared_ptr<const core::Schema> schema,
                     core::Then<absl::Status> done) override;
@@ -86,6 +90,10 @@ class DurableSet final : public core::SetJournal {
   std::optional<int64_t> DurableStep(uint64_t incarnation, int64_t step) const override;
   // For a set that does not change any more: says on disk that its last checkpoint is what it is.
   void MarkFinal(core::Then<absl::Status> done);
+  // Takes that back, before the set changes.
+  void MarkChanging(core::Then<absl::Status> done);
+  // Says that steps after the base were lost.
+  void SetRestoredFrom();
   void Describe(v1::ParameterSet* set) const override;
 
  private:

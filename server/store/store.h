@@ -2,7 +2,8 @@
 //
 //   LOCK                  held by the server that uses the directory
 //   catalog.sqlite, ...   see catalog.h
-//   sets/NUMBER/          one set's: elements-N (see gradient_slots.h), checkpoints/STEP-INCARNATION/ (see checkpoint.h)
+//   sets/NUMBER/          one set's: elements-N (see gradient_slots.h), checkpoints/STEP-INCARNATION/ (see
+//   checkpoint.h)
 //
 // Files that no row of the catalog refers to are of changes that came to nothing, and are removed at the start.
 #ifndef ADAMANT_SERVER_STORE_STORE_H_
@@ -61,9 +62,9 @@ class Store final : public core::Journal {
   static absl::StatusOr<std::unique_ptr<Store>> Open(FileSystem* file_system, StoreOptions options);
   ~Store() override;
 
-  // Brings all sets back into `registry`, which nobody else knows yet; once, before anything else. A set that is damaged
-  // is an error, DATA_LOSS, that names it, unless `accept_data_loss`: then it is left out, and told of. Other errors: what
-  // the system says; RESOURCE_EXHAUSTED where the budgets have no room.
+  // Brings all sets back into `registry`, which nobody else knows yet; once, before anything else. A set that is
+  // damaged is an error, DATA_LOSS, that names it, unless `accept_data_loss`: then it is left out, and told of. Other
+  // errors: what the system says; RESOURCE_EXHAUSTED where the budgets have no room.
   absl::Status Restore(core::Registry* registry);
 
   absl::StatusOr<v1::Durability> Resolve(const v1::Durability* durability) const override;
@@ -77,8 +78,8 @@ class Store final : public core::Journal {
         std::unique_ptr<Catalog> catalog);
 
   // Brings one set back.
-  absl::Status RestoreSet(int64_t number, const StoredSet& stored, std::vector<std::pair<int64_t, StoredRecord>> records,
-                          core::Registry* registry);
+  absl::Status RestoreSet(int64_t number, const StoredSet& stored,
+                          std::vector<std::pair<int64_t, StoredRecord>> records, core::Registry* registry);
 
   FileSystem* const file_system_;
   const StoreOptions options_;

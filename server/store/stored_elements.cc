@@ -15,10 +15,11 @@ int64_t InSectors(int64_t bytes) { return (bytes + kSectorBytes - 1) / kSectorBy
 // Calls `visit(values, bytes)` for each run of memory that has rows, in order.
 void ForEachRowRun(const core::RowWork& rows, absl::FunctionRef<void(float* values, int64_t elements)> visit) {
   rows.ForEachRow(0, rows.rows.size(), [&](const core::RowWork::Place& place) {
-    core::ForEachRun(place.values, place.values + place.end - place.begin, [&](int64_t block, int64_t begin, int64_t end) {
-      core::BlockRef values = rows.values[block];
-      visit(values.mutable_data() + begin, end - begin);
-    });
+    core::ForEachRun(place.values, place.values + place.end - place.begin,
+                     [&](int64_t block, int64_t begin, int64_t end) {
+                       core::BlockRef values = rows.values[block];
+                       visit(values.mutable_data() + begin, end - begin);
+                     });
   });
 }
 

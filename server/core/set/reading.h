@@ -41,6 +41,7 @@ class Reading {
   // In the order asked for. None if the set was not modified.
   const std::vector<v1::Slot>& slots() const { return slots_; }
   const Schema& schema() const;
+  const std::shared_ptr<const Schema>& shared_schema() const { return schema_; }
 
   // Whether it holds what it reads; false where nothing is read, because nothing was modified.
   bool holds() const { return holds_; }

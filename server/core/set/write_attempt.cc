@@ -427,7 +427,8 @@ void WriteAttempt::Record(std::shared_ptr<const Snapshot> parameters, std::vecto
   const auto commit = [self = shared_from_this(), recording](std::unique_ptr<SetJournal::Room> room,
                                                              Then<absl::Status> done) {
     const BroughtElements brought = {&recording->parameters->blocks(), self->selection_->blocks()};
-    self->set_->journal->CommitWrite(std::move(room), {self->header_, self->incarnation_}, brought, std::move(done));
+    self->set_->journal->CommitWrite(
+        std::move(room), {self->header_, self->incarnation_, recording->parameters->step()}, brought, std::move(done));
   };
   if (std::unique_ptr<SetJournal::Room> room = journal->TakeRoom(); room != nullptr) {
     commit(std::move(room), std::move(recorded));

@@ -1,0 +1,344 @@
+#include "server/store/store.h"
+
+#include <algorithm>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "proto/error/error.h"
+#include "server/core/restoration.h"
+#include "server/core/set/requests.h"
+#include "server/store/checkpoint.h"
+#include "server/store/durable_set.h"
+#include "server/store/errors.h"
+
+namespace adamant::store {
+namespace {
+
+constexpr int kDefaultJournalSteps = 16;
+constexpr int kMaxJournalSteps = 1024;
+constexpr int64_t kMaxCheckpointSteps = int64_t{1} << 53;
+constexpr double kMaxCheckpointSeconds = 604800;
+
+core::RestoredRows RowsOf(const StoredStep& step) {
+  core::RestoredRows rows;
+  rows.counts.assign(step.row_counts().begin(), step.row_counts().end());
+  int64_t row = 0;
+  for (const int64_t count : rows.counts) {
+    // They were copied together, in order.
+    for (int64_t place = 0; place < count && row < step.row_indices_size(); ++place, ++row) {
+      rows.rows.push_back({.index = step.row_indices(static_cast<int>(row)), .place = place});
+    }
+  }
+  return rows;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Store>> Store::Open(FileSystem* file_system, StoreOptions options) {
+  absl::Status status = file_system->MakeDirectory(options.directory);
+  if (status.ok()) status = file_system->MakeDirectory(absl::StrCat(options.directory, "/sets"));
+  if (!status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<FileSystem::Lock>> lock =
+      file_system->TakeLock(absl::StrCat(options.directory, "/LOCK"));
+  if (!lock.ok()) return lock.status();
+  absl::StatusOr<std::unique_ptr<Catalog>> catalog =
+      Catalog::Open(file_system, options.directory, options.accept_data_loss);
+  if (!catalog.ok()) return catalog.status();
+  // Not std::make_unique: the constructor is private.
+  return std::unique_ptr<Store>(new Store(file_system, std::move(options), *std::move(lock), *std::move(catalog)));
+}
+
+Store::Store(FileSystem* file_system, StoreOptions options, std::unique_ptr<FileSystem::Lock> lock,
+             std::unique_ptr<Catalog> catalog)
+    : file_system_(file_system),
+      options_(std::move(options)),
+      lock_(std::move(lock)),
+      restored_catalog_(std::move(catalog)),
+      executor_(static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U))),
+      io_(2),
+      checkpoints_(1) {
+  parts_ = {.file_system = file_system_,
+            .directory = options_.directory,
+            .commits = nullptr,
+            .io = &io_,
+            .checkpoints = &checkpoints_,
+            .executor = &executor_,
+            .pace = [](int64_t /*bytes*/) { return absl::OkStatus(); },
+            .warn = options_.warn};
+}
+
+Store::~Store() = default;
+
+absl::StatusOr<v1::Durability> Store::Resolve(const v1::Durability* durability) const {
+  v1::Durability resolved = durability != nullptr ? *durability : options_.default_durability;
+  switch (resolved.level_case()) {
+    case v1::Durability::LEVEL_NOT_SET:
+      if (durability != nullptr) {
+        return InvalidField("spec.durability", "one of nothing, checkpoints and every_step", "none");
+      }
+      resolved.mutable_nothing();
+      break;
+    case v1::Durability::kNothing:
+      break;
+    case v1::Durability::kCheckpoints: {
+      const v1::Checkpoints& terms = resolved.checkpoints();
+      if (!terms.has_steps() && !terms.has_seconds()) {
+        return InvalidField("spec.durability.checkpoints", "steps, seconds, or both", "none");
+      }
+      if (terms.has_steps() && (terms.steps() < 1 || terms.steps() > kMaxCheckpointSteps)) {
+        return InvalidField("spec.durability.checkpoints.steps", absl::StrCat("[1, ", kMaxCheckpointSteps, "]"),
+                            absl::StrCat(terms.steps()));
+      }
+      if (terms.has_seconds() && !(terms.seconds() >= 1 && terms.seconds() <= kMaxCheckpointSeconds)) {
+        return InvalidField("spec.durability.checkpoints.seconds", absl::StrCat("[1, ", kMaxCheckpointSeconds, "]"),
+                            Spelled(terms.seconds()));
+      }
+      break;
+    }
+    case v1::Durability::kEveryStep: {
+      const int32_t steps = resolved.every_step().journal_steps();
+      if (steps != 0 && (steps < 2 || steps > kMaxJournalSteps)) {
+        return InvalidField("spec.durability.every_step.journal_steps", absl::StrCat("[2, ", kMaxJournalSteps, "]"),
+                            absl::StrCat(steps));
+      }
+      if (steps == 0) resolved.mutable_every_step()->set_journal_steps(kDefaultJournalSteps);
+      break;
+    }
+  }
+  return resolved;
+}
+
+absl::StatusOr<std::unique_ptr<core::SetJournal>> Store::CreateSet(const v1::ParameterSetSpec& spec,
+                                                                   std::shared_ptr<const core::Schema> schema,
+                                                                   const v1::ParameterSet& set) {
+  return DurableSet::Create(parts_, spec, std::move(schema), set);
+}
+
+absl::Status Store::CheckWorking() const { return commits_ != nullptr ? commits_->CheckWorking() : absl::OkStatus(); }
+
+absl::Status Store::Restore(core::Registry* registry) {
+  struct Found {
+    int64_t number;
+    absl::StatusOr<StoredSet> stored;
+    absl::Status status;
+    std::vector<std::pair<int64_t, StoredRecord>> records;
+  };
+  std::vector<Found> sets;
+  absl::Status status =
+      restored_catalog_->ForEachSet([&](int64_t number, absl::StatusOr<StoredSet> stored) -> absl::Status {
+        sets.push_back({number, std::move(stored), absl::OkStatus(), {}});
+        return absl::OkStatus();
+      });
+  for (Found& found : sets) {
+    if (!status.ok()) return status;
+    status = restored_catalog_->ForEachRecord(found.number,
+                                              [&](int64_t number, absl::StatusOr<StoredRecord> record) -> absl::Status {
+                                                if (record.ok()) {
+                                                  found.records.emplace_back(number, *std::move(record));
+                                                } else if (found.status.ok()) {
+                                                  found.status = record.status();
+                                                }
+                                                return absl::OkStatus();
+                                              });
+  }
+  if (!status.ok()) return status;
+  commits_ = std::make_unique<CommitThread>(std::move(restored_catalog_), &executor_);
+  parts_.commits = commits_.get();
+
+  std::set<std::string> folders;
+  for (Found& found : sets) {
+    if (found.stored.ok()) folders.insert(found.stored->folder());
+    status = found.stored.status();
+    if (status.ok()) status = found.status;
+    if (status.ok()) status = RestoreSet(found.number, *found.stored, std::move(found.records), registry);
+    if (status.ok()) continue;
+    const std::string name =
+        found.stored.ok() ? Quoted(found.stored->spec().name()) : absl::StrCat("number ", found.number);
+    const std::string message = absl::StrCat("set ", name, ": ", status.message());
+    if (status.code() != absl::StatusCode::kDataLoss || !options_.accept_data_loss) {
+      return absl::Status(status.code(), message);
+    }
+    options_.warn(absl::StrCat(message, "; it is left out"));
+  }
+
+  // What changes that came to nothing have left.
+  absl::StatusOr<std::vector<std::string>> there = file_system_->List(absl::StrCat(options_.directory, "/sets"));
+  if (!there.ok()) return there.status();
+  for (const std::string& folder : *there) {
+    if (folders.find(folder) != folders.end()) continue;
+    status = file_system_->RemoveAll(absl::StrCat(options_.directory, "/sets/", folder));
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored,
+                               std::vector<std::pair<int64_t, StoredRecord>> records, core::Registry* registry) {
+  const auto last_base =
+      std::find_if(records.rbegin(), records.rend(), [](const auto& record) { return record.second.has_base(); });
+  if (last_base == records.rend()) return Damaged("none of its records is a whole state");
+  const StoredRecord base = last_base->second;
+  const StoredBase& state = base.base();
+  const core::Resources* resources = nullptr;
+  for (const core::Resources& device : registry->devices()) {
+    if (device.backend->name() == stored.device()) resources = &device;
+  }
+  if (resources == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("it is on ", stored.device(), ", which this server does not have"));
+  }
+
+  const absl::Time begin = absl::Now();
+  v1::ParameterSetSpec spec = state.has_spec() ? state.spec() : stored.spec();
+  *spec.mutable_groups() = state.configuration().set().groups();
+  core::RestoredState restored;
+  restored.incarnation = base.incarnation();
+  restored.step = base.step();
+  restored.uninitialized = state.uninitialized();
+  restored.update_counts.assign(state.update_counts().begin(), state.update_counts().end());
+  restored.configuration = state.configuration().set();
+  restored.write = state.write();
+  restored.statistics = state.statistics();
+  restored.round = state.round();
+  restored.create_time = absl::FromUnixNanos(stored.create_time_ns());
+
+  const std::string directory = absl::StrCat(options_.directory, "/sets/", stored.folder());
+  std::unique_ptr<core::Restoration> restoration;
+  absl::StatusOr<std::unique_ptr<core::Restoration>> begun = absl::UnknownError("");
+  if (state.checkpoint().empty()) {
+    begun = core::Restoration::Begin(*resources, spec, restored, nullptr);
+  } else {
+    absl::StatusOr<class Checkpoint> checkpoint =
+        Checkpoint::Open(file_system_, absl::StrCat(directory, "/checkpoints/", state.checkpoint()));
+    if (!checkpoint.ok()) {
+      return checkpoint.status().code() == absl::StatusCode::kNotFound ? Damaged(checkpoint.status().message())
+                                                                       : checkpoint.status();
+    }
+    if (checkpoint->info().incarnation != base.incarnation() || checkpoint->info().step != base.step()) {
+      return Damaged(absl::StrCat("the checkpoint ", state.checkpoint(), " is of another state than its name says"));
+    }
+    begun = core::Restoration::Begin(
+        *resources, spec, restored,
+        [&checkpoint](const core::Schema& schema, absl::Span<const v1::Slot> slots, core::Restoration::Put put) {
+          absl::Status status;
+          for (const v1::Slot slot : slots) {
+            if (!status.ok()) break;
+            status = checkpoint->Read(slot, schema, [&](int tensor, int64_t offset, absl::Span<const float> elements) {
+              return put(slot, tensor, offset, elements);
+            });
+          }
+          return status;
+        });
+  }
+  if (!begun.ok()) return begun.status();
+  restoration = *std::move(begun);
+
+  std::vector<KeptRecord> kept;
+  v1::WriteHeader write = state.write();
+  auto tensors = static_cast<int64_t>(spec.tensors_size());
+  const int32_t slots = stored.spec().durability().every_step().journal_steps();
+  uint64_t incarnation = base.incarnation();
+  int64_t replayed = 0;
+  for (auto& [record_number, record] : records) {
+    const bool is_covered = record_number <= state.covers();
+    KeptRecord keep = {.number = record_number,
+                       .incarnation = record.incarnation(),
+                       .step = record.step(),
+                       .kind = record.kind_case(),
+                       .is_replayed = !is_covered};
+    absl::Status status;
+    switch (record.kind_case()) {
+      case StoredRecord::kBase:
+        continue;
+      case StoredRecord::kConfiguration:
+        keep.configuration = std::make_shared<const v1::ParameterSet>(record.configuration().set());
+        // The base's is as it was before the first of all.
+        status = restoration->ConfigureAgain(*keep.configuration);
+        break;
+      case StoredRecord::kCommitted: {
+        const StoredStep& step = record.committed();
+        const std::vector<v1::StepHeader> headers(step.headers().begin(), step.headers().end());
+        if (headers.empty()) return Damaged(absl::StrCat("record ", record_number, " is of a step without a header"));
+        if (is_covered) {
+          if (record.incarnation() == base.incarnation()) restoration->Remember(headers, step.result());
+          break;
+        }
+        if (record.incarnation() != incarnation || !step.has_gradient()) {
+          return Damaged(absl::StrCat("record ", record_number, " is of a step that cannot be made again"));
+        }
+        core::StepRecord again = {.headers = headers, .divisor = std::nullopt, .result = step.result()};
+        if (step.has_divisor()) again.divisor = step.divisor();
+        if (step.gradient().has_slot()) keep.place = {step.gradient().slot().file(), step.gradient().slot().slot()};
+        status = restoration->StepAgain(again, RowsOf(step), [&](const core::BroughtElements& to) {
+          return DurableSet::ReadElements(parts_, stored, slots, step.gradient(), to);
+        });
+        ++replayed;
+        break;
+      }
+      case StoredRecord::kWritten: {
+        if (is_covered) break;
+        const StoredElements& parameters = record.written().parameters();
+        if (parameters.has_slot()) keep.place = {parameters.slot().file(), parameters.slot().slot()};
+        write = record.written().header();
+        incarnation = record.incarnation();
+        status = restoration->WriteAgain({write, incarnation, record.step()}, [&](const core::BroughtElements& to) {
+          return DurableSet::ReadElements(parts_, stored, slots, parameters, to);
+        });
+        break;
+      }
+      case StoredRecord::kGrown: {
+        if (is_covered) {
+          keep.tensors = 0;  // those of the base, or fewer
+          break;
+        }
+        const v1::AddTensorsRequest& request = record.grown().request();
+        spec.mutable_tensors()->MergeFrom(request.tensors());
+        spec.mutable_groups()->MergeFrom(request.groups());
+        tensors += request.tensors_size();
+        keep.tensors = tensors;
+        write.Clear();
+        incarnation = record.incarnation();
+        status = restoration->GrowAgain({request, incarnation});
+        break;
+      }
+      case StoredRecord::KIND_NOT_SET:
+        return Damaged(absl::StrCat("record ", record_number, " is of a kind that this version does not know"));
+    }
+    if (!status.ok()) return status;
+    kept.push_back(std::move(keep));
+  }
+
+  absl::StatusOr<std::unique_ptr<DurableSet>> opened =
+      DurableSet::Open(parts_, number, stored, base, std::move(kept), restoration->schema(), write, spec);
+  if (!opened.ok()) return opened.status();
+  std::unique_ptr<DurableSet> journal = *std::move(opened);
+  const bool is_exact = journal->keeps_steps() || state.final();
+  if (!is_exact) {
+    restoration->RollBack();
+    if (!state.checkpoint().empty()) journal->SetRestoredFrom();
+  } else if (!journal->keeps_steps()) {
+    absl::Notification marked;
+    absl::Status status;
+    journal->MarkChanging([&](const absl::Status& outcome) {
+      status = Unshared(outcome);
+      marked.Notify();
+    });
+    marked.WaitForNotification();
+    if (!status.ok()) return status;
+  }
+  std::shared_ptr<core::ParameterSet> set = restoration->Finish(std::move(journal));
+  options_.log(absl::StrCat("set ", Quoted(set->name()), " is back at step ", set->Describe().step(), ", ", replayed,
+                            " of them made again, in ",
+                            absl::FormatDuration(absl::Trunc(absl::Now() - begin, absl::Milliseconds(1)))));
+  registry->Add(std::move(set));
+  return absl::OkStatus();
+}
+
+}  // namespace adamant::store
