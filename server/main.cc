@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <filesystem>
 #include <future>
 #include <iostream>
 #include <limits>
@@ -29,6 +30,7 @@
 #include "absl/time/time.h"
 #include "client/command_line/command_line.h"
 #include "kernels/dispatch.h"
+#include "server/durability_flag.h"
 #include "server/health_probe.h"
 #include "server/log.h"
 #include "server/memory.h"
@@ -36,6 +38,7 @@
 #include "server/rpc/open_calls.h"
 #include "server/rpc/server.h"
 #include "server/rpc/trusted_networks.h"
+#include "server/store/store.h"
 #include "server/version.h"
 
 ABSL_FLAG(std::vector<std::string>, listen, {"0.0.0.0:50051"},
@@ -70,6 +73,13 @@ ABSL_FLAG(
     absl::Duration, think_time, absl::Minutes(10),
     "how long a client may be silent between the messages of a step or write while nobody waits for what it holds");
 ABSL_FLAG(int64_t, min_rate, 256 * 1024, "bytes a second that a client must send or take");
+ABSL_FLAG(std::string, data_dir, "", "folder for sets that outlive the process; empty: none does");
+ABSL_FLAG(std::string, durability, "nothing",
+          "what is kept of sets that do not say: nothing; every_step, or every_step:N with N steps between two "
+          "checkpoints at most; checkpoints:N,T after so many steps, so much time, or both. Needs --data_dir");
+ABSL_FLAG(bool, accept_data_loss, false,
+          "start although something in --data_dir is missing or damaged: without the sets that it is of");
+ABSL_FLAG(int64_t, checkpoint_rate, 0, "bytes a second that checkpoints may write; 0: as many as the disk takes");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(8), "how long calls may run on after SIGTERM, SIGINT or SIGHUP");
 ABSL_FLAG(adamant::LogLevel, log_level, adamant::LogLevel::kInfo, "debug, info, warning or error");
 ABSL_FLAG(std::string, probe, "", "HOST:PORT or unix:PATH: ask the server there whether it serves, and exit 0 if so");
@@ -181,6 +191,41 @@ absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
   return options;
 }
 
+// The store of --data_dir; null without one.
+absl::StatusOr<std::unique_ptr<store::Store>> OpenStore() {
+  const absl::StatusOr<v1::Durability> durability = ParseDurability(absl::GetFlag(FLAGS_durability));
+  if (!durability.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--durability: ", durability.status().message()));
+  }
+  std::string directory = absl::GetFlag(FLAGS_data_dir);
+  if (directory.empty()) {
+    if (!durability->has_nothing()) return absl::InvalidArgumentError("--durability: expected a --data_dir with it");
+    return nullptr;
+  }
+  // Of the working directory's, which may change.
+  std::error_code error;
+  directory = std::filesystem::absolute(directory, error).lexically_normal().string();
+  store::StoreOptions options;
+  options.directory = directory;
+  options.default_durability = *durability;
+  options.accept_data_loss = absl::GetFlag(FLAGS_accept_data_loss);
+  options.checkpoint_bytes_per_second = absl::GetFlag(FLAGS_checkpoint_rate);
+  if (options.checkpoint_bytes_per_second < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--checkpoint_rate: expected 0 or more, got ", options.checkpoint_bytes_per_second));
+  }
+  options.log = [](absl::string_view line) { Log(LogLevel::kInfo, line); };
+  options.warn = [](absl::string_view line) { Log(LogLevel::kWarning, line); };
+  absl::StatusOr<std::unique_ptr<store::Store>> opened = store::Store::Open(store::PosixFileSystem(), options);
+  if (!opened.ok()) {
+    return absl::Status(opened.status().code(), absl::StrCat("--data_dir: ", opened.status().message()));
+  }
+  if (absl::Status status = (*opened)->Resolve(nullptr).status(); !status.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--durability: ", status.message()));
+  }
+  return opened;
+}
+
 // A standard stream that is closed would be the next file that is opened, and a client get the log.
 void OpenStandardStreams() {
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
@@ -267,6 +312,13 @@ int Main(const std::vector<char*>& arguments) {
   grpc_init();
   const absl::Duration drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
   std::future<int> signal = TakeSignals(signals, drain_timeout);
+  absl::StatusOr<std::unique_ptr<store::Store>> opened = OpenStore();
+  if (!opened.ok()) return Fail(opened.status().message());
+  if (store::Store* const kept = opened->get(); kept != nullptr) {
+    options->journal = kept;
+    options->restore = [kept](core::Registry* registry) { return kept->Restore(registry); };
+    options->finish = [kept](core::Registry* registry, absl::Duration rest) { kept->Finish(registry, rest); };
+  }
   absl::StatusOr<std::unique_ptr<rpc::Server>> server = rpc::Server::Start(*options);
   if (!server.ok()) return Fail(server.status().message());
   for (const std::string& address : (*server)->addresses()) std::cout << "listening on " << address << std::endl;

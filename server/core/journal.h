@@ -107,6 +107,9 @@ class SetJournal {
   // under way already, `done` is called when that has ended, with its outcome.
   virtual void Checkpoint(std::unique_ptr<Reading> state, const v1::ParameterSet& set, Then<absl::Status> done) = 0;
 
+  // For a set that does not change any more, after a checkpoint: says on disk that this is what the set was.
+  virtual void Finish(Then<absl::Status> done) = 0;
+
   // The last step of an incarnation that is sure to be there after a crash, of a set that is at `step`; nothing if
   // there is none.
   virtual std::optional<int64_t> DurableStep(uint64_t incarnation, int64_t step) const = 0;

@@ -82,6 +82,12 @@ void Registry::Add(std::shared_ptr<ParameterSet> set) {
   sets_.emplace(std::move(name), std::move(set));
 }
 
+void Registry::Clear() {
+  absl::btree_map<std::string, std::shared_ptr<ParameterSet>> sets;  // destroyed without the mutex
+  MutexLock lock(&mutex_);
+  sets.swap(sets_);
+}
+
 absl::StatusOr<const Resources*> Registry::FindDevice(absl::string_view name) const {
   if (name.empty()) return &devices_[default_device_];
   std::vector<std::string> known;

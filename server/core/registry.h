@@ -40,6 +40,8 @@ class Registry {
   // Adds a set that has come back, whose name no other has: for whoever does that before anybody else knows of the
   // registry.
   void Add(std::shared_ptr<ParameterSet> set);
+  // Forgets all sets, which stay on disk, if they are there.
+  void Clear();
 
   // NOT_FOUND if there is none of that name; INVALID_ARGUMENT naming `field`, where the request has it, if there could
   // be none.

@@ -170,8 +170,8 @@ struct Server::Parts {
 
   // What sets can be created on, the processor first.
   std::vector<core::Resources> AllDevices(const ServerOptions& options) {
-    const core::Resources host = {clock.get(), &state,   &inflight, &read,
-                                  &lender,     &compute, &backend,  options.admission_wait};
+    const core::Resources host = {
+        clock.get(), &state, &inflight, &read, &lender, &compute, &backend, options.admission_wait, options.journal};
     std::vector<core::Resources> all = {host};
     if (devices != nullptr) {
       for (const std::unique_ptr<core::Backend>& device : devices->backends) {
@@ -245,6 +245,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   std::unique_ptr<Server> server(new Server);
   server->parts_ =
       std::make_unique<Parts>(options, std::move(clock), std::move(devices), default_device - names.begin());
+  server->finish_ = options.finish;
+  if (absl::Status status = options.restore(server->parts_->registry.get()); !status.ok()) {
+    server->parts_->registry->Clear();
+    return status;
+  }
 
   grpc::ServerBuilder builder;
   builder.RegisterCallbackGenericService(&server->parts_->call_table);
@@ -314,6 +319,7 @@ int Server::Drain(absl::Duration timeout) {
   // calls are over, new ones are refused here.
   int cut_off = 0;
   for (Places* places : parts_->all_places) cut_off += places->calls.AwaitNone(deadline);
+  finish_(parts_->registry.get(), absl::FromChrono(deadline - std::chrono::steady_clock::now()));
   acceptor_.reset();
   server_->Shutdown(std::chrono::system_clock::now());
   return cut_off;

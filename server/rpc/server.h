@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kernels/dispatch.h"
+#include "server/core/registry.h"
 #include "server/rpc/trusted_networks.h"
 
 namespace grpc {
@@ -47,6 +48,15 @@ struct ServerOptions {
   std::string default_device = "cpu";
   // What sets may take of each CUDA device's memory; 0: nearly all that is free.
   int64_t device_bytes = 0;
+  // What makes sets outlive the process, and outlives the server; null: nothing does.
+  core::Journal* journal = nullptr;
+  // Brings back the sets that have. Called before anybody can reach the server, which does not start after an error.
+  std::function<absl::Status(core::Registry* registry)> restore = [](core::Registry* /*registry*/) {
+    return absl::OkStatus();
+  };
+  // Called when the last call is over, with the time that is left of the drain.
+  std::function<void(core::Registry* registry, absl::Duration rest)> finish = [](core::Registry* /*registry*/,
+                                                                                 absl::Duration /*rest*/) {};
   // As core::BlockPool has it.
   std::function<void()> release_free_memory = [] {};
 };
@@ -73,6 +83,7 @@ class Server {
   Server();
 
   std::vector<std::string> addresses_;
+  std::function<void(core::Registry* registry, absl::Duration rest)> finish_;
   std::unique_ptr<Parts> parts_;
   std::unique_ptr<grpc::Server> server_;
   // Hands connections to what is above, and is gone before it.

@@ -402,7 +402,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     done(absl::OkStatus());
   }
 
-  void MarkFinal(core::Then<absl::Status> done) {
+  void Finish(core::Then<absl::Status> done) {
     StoredRecord record;
     {
       core::MutexLock lock(&mutex_);
@@ -823,7 +823,7 @@ std::optional<int64_t> DurableSet::DurableStep(uint64_t incarnation, int64_t ste
 }
 
 void DurableSet::Describe(v1::ParameterSet* set) const { rep_->Describe(set); }
-void DurableSet::MarkFinal(core::Then<absl::Status> done) { rep_->MarkFinal(std::move(done)); }
+void DurableSet::Finish(core::Then<absl::Status> done) { rep_->Finish(std::move(done)); }
 void DurableSet::MarkChanging(core::Then<absl::Status> done) { rep_->MarkChanging(std::move(done)); }
 void DurableSet::SetRestoredFrom() { rep_->SetRestoredFrom(); }
 

@@ -88,9 +88,8 @@ class DurableSet final : public core::SetJournal {
   void Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set,
                   core::Then<absl::Status> done) override;
   std::optional<int64_t> DurableStep(uint64_t incarnation, int64_t step) const override;
-  // For a set that does not change any more: says on disk that its last checkpoint is what it is.
-  void MarkFinal(core::Then<absl::Status> done);
-  // Takes that back, before the set changes.
+  void Finish(core::Then<absl::Status> done) override;
+  // Takes back what Finish has said, before the set changes.
   void MarkChanging(core::Then<absl::Status> done);
   // Says that steps after the base were lost.
   void SetRestoredFrom();

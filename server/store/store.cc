@@ -1,6 +1,7 @@
 #include "server/store/store.h"
 
 #include <algorithm>
+#include <chrono>
 #include <set>
 #include <thread>
 #include <utility>
@@ -339,6 +340,44 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored,
                             absl::FormatDuration(absl::Trunc(absl::Now() - begin, absl::Milliseconds(1)))));
   registry->Add(std::move(set));
   return absl::OkStatus();
+}
+
+void Store::Finish(core::Registry* registry, absl::Duration rest) {
+  struct Progress {
+    core::Mutex mutex;
+    core::CondVar changed;
+    int64_t awaited ABSL_GUARDED_BY(mutex) = 0;
+    std::set<std::string> unfinished ABSL_GUARDED_BY(mutex);
+  };
+  auto progress = std::make_shared<Progress>();
+  std::string last;
+  constexpr int kSetsATime = 64;
+  for (;;) {
+    const std::vector<std::shared_ptr<core::ParameterSet>> sets = registry->FindBehind(last, "", kSetsATime);
+    if (sets.empty()) break;
+    for (const std::shared_ptr<core::ParameterSet>& set : sets) {
+      last = set->name();
+      if (!set->is_kept() || set->keeps_steps()) continue;
+      {
+        core::MutexLock lock(&progress->mutex);
+        ++progress->awaited;
+        progress->unfinished.insert(set->name());
+      }
+      set->FinishJournal([progress, name = set->name()](const absl::Status& finished) {
+        core::MutexLock lock(&progress->mutex);
+        if (finished.ok()) progress->unfinished.erase(name);
+        --progress->awaited;
+        progress->changed.NotifyAll();
+      });
+    }
+  }
+  const auto deadline = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(rest);
+  core::MutexLock lock(&progress->mutex);
+  while (progress->awaited > 0 && progress->changed.WaitUntil(&progress->mutex, deadline)) continue;
+  for (const std::string& name : progress->unfinished) {
+    options_.warn(
+        absl::StrCat("set ", Quoted(name), " has no last checkpoint: it will come back as of the one before"));
+  }
 }
 
 }  // namespace adamant::store

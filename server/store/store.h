@@ -67,6 +67,11 @@ class Store final : public core::Journal {
   // errors: what the system says; RESOURCE_EXHAUSTED where the budgets have no room.
   absl::Status Restore(core::Registry* registry);
 
+  // Makes last checkpoints of those sets of `registry` whose steps are not all kept, and that do not change any more,
+  // so that they come back as they are. Those for which `rest` is too short are told of, and come back as of their
+  // checkpoints before.
+  void Finish(core::Registry* registry, absl::Duration rest);
+
   absl::StatusOr<v1::Durability> Resolve(const v1::Durability* durability) const override;
   absl::StatusOr<std::unique_ptr<core::SetJournal>> CreateSet(const v1::ParameterSetSpec& spec,
                                                               std::shared_ptr<const core::Schema> schema,

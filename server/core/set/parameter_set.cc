@@ -388,6 +388,16 @@ void ParameterSet::Checkpoint(Then<absl::Status> done) {
                                  "nothing of the set is kept: see ParameterSetSpec.durability"));
 }
 
+void ParameterSet::FinishJournal(Then<absl::Status> done) {
+  Checkpoint([rep = rep_, done = std::move(done)](absl::Status made) mutable {
+    if (made.ok()) {
+      rep->journal->Finish(std::move(done));
+    } else {
+      done(std::move(made));
+    }
+  });
+}
+
 bool ParameterSet::keeps_steps() const { return rep_->journal != nullptr && rep_->journal->keeps_steps(); }
 bool ParameterSet::is_kept() const { return rep_->journal != nullptr; }
 

@@ -89,6 +89,9 @@ class ParameterSet {
   // Makes a checkpoint of the set, and tells `done` when it is on disk. Errors: FAILED_PRECONDITION (NO_DATA_DIRECTORY)
   // where nothing of the set is kept; what stands against a read of all of it; what the journal says.
   void Checkpoint(Then<absl::Status> done);
+  // For a set that does not change any more: makes a checkpoint, and says on disk that it is what the set was. Errors:
+  // the same.
+  void FinishJournal(Then<absl::Status> done);
   // Whether anything of the set outlives the process, and whether each step does.
   bool is_kept() const;
   bool keeps_steps() const;
