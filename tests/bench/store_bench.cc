@@ -56,7 +56,7 @@ double MedianMicroseconds(int count, const std::function<void(int)>& call) {
 StoredRecord Record(int64_t step) {
   StoredRecord record;
   record.set_step(step);
-  record.mutable_committed()->set_inline_gradient(std::string(kGradientBytes, 'g'));
+  record.mutable_committed()->mutable_gradient()->set_here(std::string(kGradientBytes, 'g'));
   return record;
 }
 
