@@ -26,16 +26,20 @@ namespace adamant::store {
 // room, otherwise INTERNAL, with what SQLite says.
 class Catalog {
  public:
-  // Opens the catalog in `directory`, or makes one if there is neither it nor its fence. `accept_data_loss` opens one,
-  // too, of which less is there than its fence says, and none where only the fence is. Errors: DATA_LOSS, naming the
-  // file and what is missing or damaged; FAILED_PRECONDITION if it is of a later format.
+  // Opens the catalog in `directory`, which is there, or makes one if there is neither it nor its fence. With
+  // `accept_data_loss` it also opens one that has fewer commits than its fence says, or whose fence is missing or
+  // damaged, and makes an empty one where only the fence is there. `sqlite_vfs` is the name of what SQLite reaches its
+  // files by; null: by the system. Errors: DATA_LOSS, naming the file and what is missing or damaged;
+  // FAILED_PRECONDITION if it is of a later format.
   static absl::StatusOr<std::unique_ptr<Catalog>> Open(FileSystem* file_system, const std::string& directory,
-                                                       bool accept_data_loss);
+                                                       bool accept_data_loss, const char* sqlite_vfs = nullptr);
+  // Rolls back what was not committed.
   ~Catalog();
   Catalog(const Catalog&) = delete;
   Catalog& operator=(const Catalog&) = delete;
 
-  // Whether Open has found less than there was, and was told to accept that.
+  // Whether Open may have found less than there was, and was told to accept that. The next Commit ends that, for later
+  // openings: it is to have all that follows from the loss.
   bool lost_data() const;
 
   absl::Status Begin();
@@ -49,13 +53,14 @@ class Catalog {
   absl::StatusOr<int64_t> AddSet(const StoredSet& set);
   // Removes a set, with its records. Nothing happens if it is not there.
   absl::Status RemoveSet(int64_t set);
-  // The number of the set's next record.
+  // The number of the set's next record: one more than its last one's, or 1.
   absl::StatusOr<int64_t> NextNumber(int64_t set);
   // Adds the set's record of this number, which is the one after its last; its first is number 1.
   absl::Status AddRecord(int64_t set, int64_t number, const StoredRecord& record);
-  // Removes the set's records below `number`.
+  // Removes the set's records below `number`, but for the last that there is: it says what number comes next.
   absl::Status RemoveRecordsBefore(int64_t set, int64_t number);
-  // Takes the gradients out of the set's records of steps in [first, end), which are kept to be remembered only.
+  // Takes the gradients out of those of the set's records [first, end) that are of steps: they are remembered, and no
+  // more.
   absl::Status DropGradients(int64_t set, int64_t first, int64_t end);
 
   // Visit what there is, in order of number. A row that is damaged, or records with a gap, are given as DATA_LOSS that

@@ -8,6 +8,7 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "server/core/base/compute_pool.h"
 #include "server/core/base/mutex.h"
 #include "server/core/base/then.h"
@@ -20,7 +21,7 @@ class CommitThread {
  public:
   using Change = absl::AnyInvocable<absl::Status(Catalog* catalog)>;
 
-  // `executor` runs what is told of commits, and outlives this.
+  // `executor` runs what is told of commits, and outlives this. Nobody else uses the catalog from here on.
   CommitThread(std::unique_ptr<Catalog> catalog, core::ComputePool* executor);
   // Commits what it was given, then ends.
   ~CommitThread();
@@ -28,9 +29,10 @@ class CommitThread {
   CommitThread& operator=(const CommitThread&) = delete;
 
   // Has `change` made, in the order of these calls, and tells `done`, on the executor, what became of it: OK once it
-  // survives a power cut. Where there is an error of `change`, or no room, nothing of it has been made: it fails alone,
-  // whatever else was to be committed with it. UNAVAILABLE (STORE_FAILED) where it is not known whether it was made,
-  // and for all that come after that: only a restart tells.
+  // survives a power cut. `change` is called on the commit thread, once more where it was rolled back with others.
+  // Where there is an error of `change`, or no room, nothing of it has been made: it fails alone, whatever else was to
+  // be committed with it. UNAVAILABLE (STORE_FAILED) where it is not known whether it was made, and for all that come
+  // after that: only a restart tells.
   void Commit(Change change, core::Then<absl::Status> done);
 
   // OK, or why nothing is committed any more.
@@ -43,8 +45,13 @@ class CommitThread {
   };
 
   void Loop();
-  // Commits them together; if that fails for want of room or because of one of them, one by one.
+  // Commits them together; if that fails for want of room or because of one of them, one by one. Tells all of them.
   void CommitAll(std::vector<Request> requests);
+  // In one commit, or not at all, or it is not known.
+  absl::Status CommitTogether(absl::Span<Request> requests);
+  // After this nothing is committed. Returns what those are told who wanted something to be.
+  absl::Status Fail(const absl::Status& status);
+  void Tell(core::Then<absl::Status> done, const absl::Status& status);
 
   const std::unique_ptr<Catalog> catalog_;  // of the thread
   core::ComputePool* const executor_;

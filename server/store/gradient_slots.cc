@@ -1,10 +1,10 @@
 #include "server/store/gradient_slots.h"
 
 #include <algorithm>
-#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/store/aligned_buffer.h"
 #include "server/store/checksum.h"
 #include "server/store/errors.h"
 
@@ -43,14 +43,10 @@ class RunningChecksums {
 
 // Writes zeros to all of a file.
 absl::Status WriteZeros(File* file, int64_t size) {
-  constexpr std::align_val_t kAlignment{static_cast<size_t>(kSectorBytes)};
-  struct Delete {
-    void operator()(std::byte* bytes) const { operator delete[](bytes, kAlignment); }
-  };
   const int64_t most = std::min(size, kZeroBytes);
-  const std::unique_ptr<std::byte[], Delete> zeros(new (kAlignment) std::byte[most]());
+  AlignedBuffer zeros(most);
   for (int64_t offset = 0; offset < size; offset += most) {
-    absl::Status status = file->Write(offset, absl::MakeConstSpan(zeros.get(), std::min(most, size - offset)));
+    absl::Status status = file->Write(offset, zeros.span().first(std::min(most, size - offset)));
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

@@ -56,6 +56,7 @@ class TemporaryFolder {
 class OnEveryFileSystem : public testing::TestWithParam<std::string> {
  protected:
   FileSystem* file_system() { return GetParam() == "Posix" ? PosixFileSystem() : &simulated_; }
+  SimulatedFileSystem* simulated() { return &simulated_; }
   // A path in the test's folder.
   std::string Path(absl::string_view name) const {
     return (GetParam() == "Posix" ? folder_.path() : std::string()) + "/" + std::string(name);

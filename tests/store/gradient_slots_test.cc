@@ -13,11 +13,11 @@
 #include "absl/strings/str_cat.h"
 #include "tests/core/set_matchers.h"
 #include "tests/store/every_file_system.h"
+#include "tests/store/store_matchers.h"
 
 namespace adamant::store {
 namespace {
 
-using core::FailsWith;
 using core::IsOk;
 using testing::ElementsAre;
 using testing::Eq;
@@ -28,16 +28,6 @@ using Fault = SimulatedFileSystem::Fault;
 
 constexpr int32_t kSlots = 3;
 constexpr int64_t kSlotBytes = 2 * kSectorBytes;
-
-MATCHER(IsDamaged, "is DATA_LOSS (DAMAGED)") {
-  return testing::ExplainMatchResult(FailsWith(absl::StatusCode::kDataLoss, v1::ERROR_REASON_DAMAGED), arg,
-                                     result_listener);
-}
-
-MATCHER(IsDiskExhausted, "is RESOURCE_EXHAUSTED (DISK_EXHAUSTED)") {
-  return testing::ExplainMatchResult(FailsWith(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_DISK_EXHAUSTED),
-                                     arg, result_listener);
-}
 
 // Memory with bytes of which each is another one than in another place, or with another seed.
 SectorMemory Pattern(size_t bytes, int seed) {

@@ -50,17 +50,40 @@ struct SimulatedFileSystem::Inode {
   explicit Inode(bool is_directory) : is_directory(is_directory) {}
 
   const bool is_directory;
-  bool sync_failed = false;
 
   // Of a file: what is read, what lasts, and what has come between them, oldest first.
   Contents contents;
   Contents lasting;
-  std::map<int64_t, std::vector<Sector>> sectors;
+  struct Unsynced {
+    std::vector<Sector> versions;
+    // A sync has failed since the last one was written, and the system takes it for written.
+    bool forgotten = false;
+  };
+  std::map<int64_t, Unsynced> sectors;
   std::vector<int64_t> sizes;
 
   // Of a folder: likewise. What has come between them is in Disk::name_changes.
   std::map<std::string, std::shared_ptr<Inode>> entries;
   std::map<std::string, std::shared_ptr<Inode>> lasting_entries;
+
+  void AddVersion(int64_t sector) {
+    Unsynced& unsynced = sectors[sector];
+    unsynced.versions.push_back(SectorOf(contents, sector));
+    unsynced.forgotten = false;
+  }
+
+  void Sync() {
+    lasting.resize(contents.size());
+    sizes.clear();
+    std::erase_if(sectors, [&](const auto& entry) {
+      const auto& [sector, unsynced] = entry;
+      if (unsynced.forgotten) return false;
+      const int64_t begin = sector * kAtomicBytes;
+      const int64_t count = std::min<int64_t>(kAtomicBytes, static_cast<int64_t>(lasting.size()) - begin);
+      if (count > 0) std::copy_n(unsynced.versions.back().begin(), count, lasting.begin() + begin);
+      return true;
+    });
+  }
 
   void Put(int64_t offset, absl::Span<const std::byte> bytes) {
     if (bytes.empty()) return;
@@ -71,7 +94,7 @@ struct SimulatedFileSystem::Inode {
     }
     std::copy(bytes.begin(), bytes.end(), contents.begin() + offset);
     for (int64_t sector = offset / kAtomicBytes; sector * kAtomicBytes < end; ++sector) {
-      sectors[sector].push_back(SectorOf(contents, sector));
+      AddVersion(sector);
     }
   }
 
@@ -81,12 +104,12 @@ struct SimulatedFileSystem::Inode {
     contents.resize(size);
     sizes.push_back(size);
     for (int64_t sector = size / kAtomicBytes; sector * kAtomicBytes < old_size; ++sector) {
-      sectors[sector].push_back(SectorOf(contents, sector));
+      AddVersion(sector);
     }
   }
 
-  // Has `keep`, which is told how many values there are beside what lasts, choose what the file has after a power cut:
-  // 0 for what lasts, i for the i-th after that.
+  // Has `choose`, which is told how many values there are beside what lasts, choose what the file has after a power
+  // cut: 0 for what lasts, i for the i-th after that.
   template <typename Choose>
   Contents AfterPowerCut(Choose choose) const {
     Contents result = lasting;
@@ -95,10 +118,10 @@ struct SimulatedFileSystem::Inode {
     size_t most = std::max(size, result.size());
     if (!sectors.empty()) most = std::max<size_t>(most, (sectors.rbegin()->first + 1) * kAtomicBytes);
     result.resize(most);
-    for (const auto& [sector, versions] : sectors) {
-      const size_t choice = choose(versions.size());
+    for (const auto& [sector, unsynced] : sectors) {
+      const size_t choice = choose(unsynced.versions.size());
       if (choice == 0) continue;
-      const Sector& version = versions[choice - 1];
+      const Sector& version = unsynced.versions[choice - 1];
       const auto to = result.begin() + sector * kAtomicBytes;
       std::copy_n(version.begin(), std::min<int64_t>(kAtomicBytes, result.end() - to), to);
     }
@@ -219,7 +242,8 @@ struct SimulatedFileSystem::Disk {
   int64_t Grown(const Inode& inode, int64_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     const auto now = static_cast<int64_t>(inode.contents.size());
     if (size <= now) return size;
-    return std::max(now, std::min(size, Room(now) + std::max<int64_t>(0, capacity - Used(*root))));
+    const int64_t free = std::max<int64_t>(0, capacity - Used(*root)) / kSectorBytes * kSectorBytes;
+    return std::max(now, std::min(size, Room(now) + free));
   }
 };
 
@@ -283,13 +307,10 @@ class SimulatedFile : public File {
     if (disk_->Count() == Fault::kIoError) {
       std::mt19937_64 random(static_cast<uint64_t>(disk_->calls));
       inode_->lasting = inode_->AfterPowerCut([&](size_t choices) { return random() % 2 == 0 ? choices : 0; });
-      inode_->sync_failed = true;
+      for (auto& [sector, unsynced] : inode_->sectors) unsynced.forgotten = true;
       return IoError("sync", path_);
     }
-    if (inode_->sync_failed) return absl::OkStatus();
-    inode_->lasting = inode_->contents;
-    inode_->sectors.clear();
-    inode_->sizes.clear();
+    inode_->Sync();
     return absl::OkStatus();
   }
 
@@ -507,11 +528,8 @@ absl::Status SimulatedFileSystem::SyncDirectory(const std::string& path) {
   const std::shared_ptr<Inode> inode = disk_->Find(path);
   if (inode == nullptr) return NotThere("sync", path);
   if (!inode->is_directory) return absl::InternalError(absl::StrCat("sync ", path, ": Not a directory"));
-  if (fault == Fault::kIoError) {
-    inode->sync_failed = true;
-    return IoError("sync", path);
-  }
-  if (!inode->sync_failed) disk_->SyncNames(inode.get());
+  if (fault == Fault::kIoError) return IoError("sync", path);
+  disk_->SyncNames(inode.get());
   return absl::OkStatus();
 }
 

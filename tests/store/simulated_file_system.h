@@ -16,8 +16,8 @@ class SimulatedFile;
 
 // It keeps to what FileSystem promises, and to nothing else. Writes and changes of names are seen at once, but last
 // only once a sync of their file or folder has returned OK: a file's sync says nothing of its name, nor does a folder's
-// of its own name. After a sync that failed, no other one of the same file or folder makes anything last, whatever it
-// returns. Thread-safe.
+// of its own name. What was written before a sync of the file that failed
+// does not last by a later one, whatever that returns, as on Linux; what is written anew does. Thread-safe.
 class SimulatedFileSystem : public FileSystem {
  public:
   enum class Fault {
