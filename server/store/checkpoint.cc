@@ -6,7 +6,6 @@
 #include <array>
 #include <cassert>
 #include <cstring>
-#include <optional>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -16,6 +15,7 @@
 #include "absl/strings/strip.h"
 #include "client/tensor_files/safetensors.h"
 #include "proto/error/error.h"
+#include "server/store/aligned_buffer.h"
 #include "server/store/checksum.h"
 #include "server/store/errors.h"
 #include "server/store/manifest.h"
@@ -32,24 +32,6 @@ static_assert(kBufferBytes % kFileChecksumBytes == 0 && kFileChecksumBytes % kSe
 constexpr int64_t kElementBytes = sizeof(float);
 
 int64_t WholeSectors(int64_t bytes) { return bytes / kSectorBytes * kSectorBytes; }
-int64_t SectorsAround(int64_t bytes) { return WholeSectors(bytes + kSectorBytes - 1); }
-
-// Memory at an address that is a multiple of kSectorBytes.
-class SectorBuffer {
- public:
-  // Requires: `size` is a multiple of kSectorBytes.
-  explicit SectorBuffer(int64_t size)
-      : bytes_(static_cast<std::byte*>(::operator new(size, std::align_val_t(kSectorBytes)))), size_(size) {}
-
-  absl::Span<std::byte> bytes() const { return absl::MakeSpan(bytes_.get(), size_); }
-
- private:
-  struct Delete {
-    void operator()(std::byte* bytes) const { ::operator delete(bytes, std::align_val_t(kSectorBytes)); }
-  };
-  std::unique_ptr<std::byte, Delete> bytes_;
-  int64_t size_;
-};
 
 // What a tensor of a slot is called in its file.
 std::string NameInFile(v1::Slot slot, absl::string_view tensor) {
@@ -71,8 +53,8 @@ class FileWriter {
   using Pace = std::function<absl::Status(int64_t bytes)>;
 
   // `buffer` and `pace` outlive this; the buffer is a multiple of kFileChecksumBytes.
-  FileWriter(FileSystem* file_system, std::string path, const SectorBuffer* buffer, const Pace* pace)
-      : file_system_(file_system), path_(std::move(path)), buffer_(buffer->bytes()), pace_(pace) {}
+  FileWriter(FileSystem* file_system, std::string path, AlignedBuffer* buffer, const Pace* pace)
+      : file_system_(file_system), path_(std::move(path)), buffer_(buffer->span()), pace_(pace) {}
 
   // Makes the file, with room for all of it.
   absl::Status Create(int64_t bytes) {
@@ -207,7 +189,7 @@ absl::Status WriteFiles(FileSystem* file_system, const std::string& directory, c
   manifest.mutable_update_counts()->Add(info.update_counts.begin(), info.update_counts.end());
   *manifest.mutable_description() = info.description;
 
-  const SectorBuffer buffer(kBufferBytes);
+  AlignedBuffer buffer(kBufferBytes);
   for (const absl::Span<const v1::Slot> of_file : {slots.first(1), slots.subspan(1)}) {
     if (of_file.empty()) continue;
     const std::string name = FileOf(of_file.front());
@@ -249,7 +231,7 @@ class CheckedFile {
     if (*size != said.bytes()) {
       return Lost(file->path_, absl::StrCat("has ", *size, " bytes, and its manifest says ", said.bytes()));
     }
-    file->buffer_.emplace(std::min(kBufferBytes, SectorsAround(*size)));
+    file->buffer_ = AlignedBuffer(std::min(kBufferBytes, *size));
     return file;
   }
 
@@ -271,7 +253,7 @@ class CheckedFile {
       return Lost(path_, absl::StrCat("is damaged: the checksum of its bytes [", end, ", ",
                                       std::min(end + kFileChecksumBytes, bytes_), ") does not fit"));
     }
-    return buffer_->bytes().subspan(offset - begin, std::min(end, buffer_end) - offset);
+    return buffer_.span().subspan(offset - begin, std::min(end, buffer_end) - offset);
   }
 
  private:
@@ -279,7 +261,7 @@ class CheckedFile {
       : path_(std::move(path)), bytes_(said.bytes()), checksums_(said.crc32c().begin(), said.crc32c().end()) {}
 
   absl::Status Load(int64_t begin) {
-    const absl::Span<std::byte> bytes = buffer_->bytes().first(std::min(kBufferBytes, bytes_ - begin));
+    const absl::Span<std::byte> bytes = buffer_.span().first(std::min(kBufferBytes, bytes_ - begin));
     const int64_t whole = WholeSectors(bytes.size());
     if (whole > 0) {
       if (absl::Status status = sectors_->Read(begin, bytes.first(whole)); !status.ok()) return status;
@@ -298,7 +280,7 @@ class CheckedFile {
   const int64_t bytes_;
   const std::vector<uint32_t> checksums_;
   std::unique_ptr<File> sectors_, rest_;  // the file, both of them
-  std::optional<SectorBuffer> buffer_;
+  AlignedBuffer buffer_;
   int64_t begin_ = -1;                                             // of what is in the buffer; -1: nothing
   std::array<bool, kBufferBytes / kFileChecksumBytes> fits_ = {};  // the checksum of each part of the buffer
 };

@@ -25,7 +25,7 @@ absl::Status FromJson(absl::string_view json, google::protobuf::Message* message
 }
 
 absl::Status CheckFiles(const CheckpointManifest& manifest) {
-  constexpr absl::string_view kNames[] = {kParametersName, kOptimizerName};
+  const absl::string_view kNames[] = {kParametersName, kOptimizerName};
   if (manifest.files_size() < 1 || manifest.files_size() > 2) {
     return Damaged(absl::StrCat("expected 1 or 2 files, got ", manifest.files_size()));
   }

@@ -209,7 +209,32 @@ TENSOR_FILE_HEADERS = {
     "endless_header.safetensors": b"\x00" + b"\xff" * 8 + b"{",
 }
 
+# A byte that says what the rest is: see checkpoint_fuzz.cc.
+MANIFEST = (
+    b'{"format":1,"set":"s","incarnation":"5","step":"9","create_time":"2026-01-02T03:04:05Z","update_counts":["9","8"],'
+    b'"description":{"name":"s","groups":[{"name":"g","learning_rate":0.1,"adam":{"beta1":"NaN"}}],"labels":{"a":"b"}},'
+    b'"files":[{"name":"parameters.safetensors","bytes":"2","crc32c":[1]}%s]}'
+)
+TENSORS = b'{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"F32","shape":[],"data_offsets":[24,28]}}'
+CHECKPOINT = {
+    "manifest": b"\x00" + MANIFEST % b"",
+    "manifest_of_two_files": b"\x00" + MANIFEST % b',{"name":"optimizer.safetensors","bytes":"0"}',
+    "manifest_of_a_large_file": b"\x00" + (MANIFEST % b"").replace(b'"bytes":"2"', b'"bytes":"9223372036854775807"'),
+    "manifest_of_a_later_format": b"\x00" + b'{"format":2,"step":{}}',
+    "nested_manifest": b"\x00" + b'{"description":' * 200,
+    "file_with_its_elements_out_of_place": b"\x01" + safetensors(TENSORS, 28)[1:],
+    "file_that_ends_in_its_prefix": b"\x01\x00\x00",
+    "file_with_an_endless_header": b"\x01" + b"\xff" * 8 + b"{",
+    "header": b"\x02\x07" + TENSORS,
+    "header_of_sixteen_bits": b"\x02\x07" + TENSORS.replace(b"F32", b"F16"),
+    "header_of_another_shape": b"\x02\x07" + TENSORS.replace(b"[2,3]", b"[3,2]"),
+    "header_of_more_than_there_is": b"\x02\x06" + TENSORS,
+    "header_of_impossible_sizes": b"\x02\x00"
+    b'{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}',
+}
+
 CORPORA = {
+    "checkpoint": CHECKPOINT,
     "tensor_message": TENSOR_MESSAGE,
     "parameter_set": PARAMETER_SET,
     "rounds": ROUNDS,
