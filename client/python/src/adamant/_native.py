@@ -72,7 +72,7 @@ class _Options(ctypes.Structure):
 
 
 class _Tensor(ctypes.Structure):
-    """adamant_source and adamant_target."""
+    """adamant_source and adamant_destination."""
 
     _fields_ = (("data", ctypes.c_void_p), ("count", ctypes.c_int64))
 
@@ -92,7 +92,7 @@ class _StepCall(ctypes.Structure):
 
 
 class _Slot(ctypes.Structure):
-    """adamant_source_slot and adamant_target_slot."""
+    """adamant_source_slot and adamant_destination_slot."""
 
     _fields_ = (("slot", ctypes.c_int32), ("tensor_count", ctypes.c_int64), ("tensors", ctypes.c_void_p))
 
