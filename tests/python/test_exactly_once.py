@@ -81,6 +81,41 @@ def test_a_reply_that_breaks_off_in_the_middle_leaves_no_mix(network, client, na
         assert (out[0] == -1).all()
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_rows_that_are_lost_are_read(network, client, name, size, in_place):
+    """The server does not remember which they were."""
+    rows = np.array([3, 1, 3] if size == SMALL else np.arange(0, size, 2)[::-1])
+    gradient = np.full(rows.size, 1.001, np.float32)
+    client.create(name, {"table": (size,), "whole": (1,)}, adamant.SGD(lr=1.0))
+    with adamant.Client(network.address, retry=FAST) as remote:
+        steps = remote.open_steps(name)
+        # Also where the reply to the step itself says that it was applied before.
+        for lose in (True, False):
+            out = {"table": np.full(size, 7, np.float32), "whole": np.full(1, 7, np.float32)} if in_place else None
+            step = {
+                "grads": {"whole": np.ones(1, np.float32)},
+                "rows": {"table": (rows, gradient)},
+                "reply_dtype": "bfloat16",
+                "request_id": f"step {steps.step_number}",
+            }
+            if lose:
+                network.cut_before_reply()
+            else:
+                client.open_steps(name).step(**step)
+            result = steps.step(**step, out=out)
+            expected = np.zeros(size, np.float32)
+            np.add.at(expected, rows, gradient * steps.step_number)
+            assert result.replayed
+            found = out or result.parameters
+            # As bfloat16 has them.
+            expected = (((-expected).view(np.uint32) + 0x8000) >> 16 << 16).view(np.float32)
+            if not in_place:
+                expected = expected[np.unique(rows)]
+            np.testing.assert_array_equal(found["table"], expected)
+            assert found["whole"] == -steps.step_number
+        assert client.get(name).step == 2
+
+
 def test_a_step_that_was_sent_before_is_not_applied_again(client, name, size):
     client.create(name, {"w": (size,)}, adamant.SGD(lr=1.0))
     one = [np.ones(size, np.float32)]

@@ -56,10 +56,22 @@ def test_steps_that_need_several_messages_go_through_the_library(
     # Of 16 bits: by hand-framed messages.
     stream.step({key: value.astype(np.float16) for key, value in gradients.items()})
     assert len(steps) == 1
+    # Rows that go to their places do, and those that come back by themselves do not.
+    rows = {"large": (np.arange(1 << 20)[::-1], gradients["large"])}
+    out = {key: np.zeros(shape, np.float32) for key, shape in sizes.items()}
+    stream.step(gradients, out, rows=rows)
+    assert len(steps) == 2
+    result = stream.step(gradients, rows=rows)
+    assert len(steps) == 2
+    stream.step(gradients, rows=rows, omit_parameters=True)
+    assert len(steps) == 3
+    assert result.parameters is not None
+    np.testing.assert_array_equal(out["large"], np.full(1 << 20, -3))
+    np.testing.assert_array_equal(result.parameters["large"], np.full(1 << 20, -4))
     state = client.read(name)
     assert state is not None
-    np.testing.assert_array_equal(state.parameters["large"][:3], [-2, -2, -2])
-    np.testing.assert_array_equal(state.parameters["small"], [-3, -3, -3])
+    np.testing.assert_array_equal(state.parameters["large"][:3], [-5, -5, -5])
+    np.testing.assert_array_equal(state.parameters["small"], [-6, -6, -6])
 
 
 @pytest.mark.skipif(not LIBRARY, reason="$ADAMANT_C_LIBRARY names no libadamant_c.so")

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Protocol, TypeVar
 
 import grpc
+import numpy as np
 
 from adamant import _framing, v1
 from adamant._arrays import FLOAT32, Array, round_in_place, wire_dtype
@@ -58,6 +59,8 @@ class StepCall:
     record: _framing.ReplyRecord
     # Of a contribution: how long it may wait for the others, beside the time of a step.
     round_timeout: float = 0.0
+    # Of the tensors that `header.sparse` announces, in its order, which have no part in `sources`.
+    rows: Sequence[_framing.Rows] = ()
 
 
 @dataclass
@@ -308,7 +311,7 @@ class RetryingConnection:
                 stream.write(call.small(header_bytes), last=True)  # type: ignore[misc]
             else:
                 sources = () if without_gradient else call.sources
-                for message, last in _framing.messages(header_bytes, sources, self._message_bytes):
+                for message, last in _framing.messages(header_bytes, sources, self._message_bytes, call.rows):
                     stream.write(message, last=last)
             result = self._receive_step(stream, call, ahead=not small)
             stream.set_timeout(None)
@@ -325,19 +328,23 @@ class RetryingConnection:
             stream.close()
         else:
             self._keep_idle(stream)
+        if result.replayed and call.rows:
+            # The answer to a request that was applied before has no rows.
+            return self._fetch(call, result, attempts)
         return result
 
     def _receive_step(self, stream: ByteStream, call: StepCall, *, ahead: bool) -> v1.StepResult:
         parameters = () if call.parameters is None else call.parameters
-        receiver = _framing.Receiver({v1.SLOT_PARAMETER: parameters}, record=call.record)
+        receiver = _framing.Receiver({v1.SLOT_PARAMETER: parameters}, record=call.record, rows=call.rows)
         while True:
             message = stream.read(ahead=ahead)
             if message is None:
                 raise make_error(grpc.StatusCode.UNAVAILABLE, "the server ended the call before it answered")
             header = receiver.take(message)
             if header is not None:
-                receiver.finish()
-                return v1.StepResult.FromString(header)
+                result = v1.StepResult.FromString(header)
+                receiver.finish(without_rows=result.replayed)
+                return result
 
     def _fetch(self, call: StepCall, result: v1.StepResult, attempts: Attempts) -> v1.StepResult:
         """What a step's reply would have brought."""
@@ -345,9 +352,17 @@ class RetryingConnection:
         if call.parameters is None:
             return result
         request = v1.ReadTensorsRequest(set=call.header.set, incarnation=result.incarnation)
-        read = ReadCall(request, {v1.SLOT_PARAMETER: call.parameters})
+        targets = list(call.parameters)
+        compact = [rows for rows in call.rows if rows.compact]
+        for rows in compact:
+            targets[rows.tensor] = np.empty(rows.shape, np.float32)
+        read = ReadCall(request, {v1.SLOT_PARAMETER: targets})
         header = self._try_read(read, attempts, pass_over=True)
         result.parameters_step = header.step
+        for rows in compact:
+            target, whole = call.parameters[rows.tensor], targets[rows.tensor]
+            assert target is not None and whole is not None
+            np.copyto(target, whole[rows.distinct])
         # A read comes in fp32. That the reply was lost must not show in its bits.
         result.overflowed = 0
         reply_dtype = call.header.reply_dtype or FLOAT32

@@ -19,7 +19,7 @@ from typing import Any
 from adamant import _fork, v1
 from adamant._arrays import FLOAT32, Array, wire_dtype
 from adamant._connection import ReadCall, RetryingConnection, StepCall, WriteCall
-from adamant._framing import Source
+from adamant._framing import Rows, Source
 from adamant._options import RetryPolicy, Timeouts
 from adamant._transport import Transport, interruptible
 from adamant.errors import AdamantError, CancelledError, from_status
@@ -75,6 +75,18 @@ class _Tensor(ctypes.Structure):
     """adamant_source and adamant_destination."""
 
     _fields_ = (("data", ctypes.c_void_p), ("count", ctypes.c_int64))
+
+
+class _Rows(ctypes.Structure):
+    """adamant_rows."""
+
+    _fields_ = (
+        ("tensor", ctypes.c_int32),
+        ("rows", ctypes.c_void_p),
+        ("row_count", ctypes.c_int64),
+        ("values", ctypes.c_void_p),
+        ("value_count", ctypes.c_int64),
+    )
 
 
 class _StepCall(ctypes.Structure):
@@ -273,15 +285,19 @@ class NativeConnection(RetryingConnection):
     def step(self, call: StepCall) -> v1.StepResult:
         parameters = call.parameters
         (source,) = call.sources
-        dtypes = set(source.dtypes)
+        dtypes = {*source.dtypes, *(rows.dtype for rows in call.rows)}
         if (
             call.small is not None
             or len(dtypes) != 1
             or not _all_fp32(source.arrays)
+            or not _all_fp32([rows.values for rows in call.rows])
+            # The library places rows where they belong in their tensor.
+            or any(rows.compact for rows in call.rows if parameters is not None)
             or not _all_fp32([array for array in parameters or () if array is not None])
         ):
             return super().step(call)
-        count = len(parameters) if parameters is not None else max(source.tensors, default=-1) + 1
+        last = max([*source.tensors, *(rows.tensor for rows in call.rows)], default=-1)
+        count = len(parameters) if parameters is not None else last + 1
         gradients = _spans(count, source.tensors, source.arrays)
         header = call.header.SerializeToString()
         native = _StepCall(
@@ -292,6 +308,9 @@ class NativeConnection(RetryingConnection):
             gradients=ctypes.addressof(gradients),
             round_timeout=call.round_timeout,
         )
+        if call.rows:
+            rows = (_Rows * len(call.rows))(*map(_row_spans, call.rows))
+            native.row_count, native.rows = len(rows), ctypes.addressof(rows)
         targets = None
         if parameters is not None:
             brought = [i for i, array in enumerate(parameters) if array is not None]
@@ -385,6 +404,10 @@ class _Call:
 
     def cancel(self) -> None:
         self.is_cancelled = True
+
+
+def _row_spans(rows: Rows) -> _Rows:
+    return _Rows(rows.tensor, _address(rows.rows), rows.rows.size, _address(rows.values), rows.values.size)
 
 
 def _write_spans(source: Source) -> Any:
