@@ -372,6 +372,70 @@ def test_no_ctrl_c_leaves_a_stream_busy(server, client, name):
     assert line > 20
 
 
+CALLS = {
+    "unary": lambda client, name: client.get(name),
+    "connect": lambda client, name: client._connection._transport.connect(60),
+    "read": lambda client, name: client.read(name),
+    "write": lambda client, name: client.write(name, [np.ones(SMALL, np.float32)]),
+    "watch": lambda client, name: client.watch(name),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_ctrl_c_ends_a_call_that_hangs_and_strikes_nowhere_inside_of_it(network, client, name, call, monkeypatch):
+    """Inside of grpcio it could leave a lock of the channel's locked."""
+    client.create(name, {"w": (SMALL,)})
+    with adamant.Client(network.address, retry=FAST) as remote:
+        begun = []
+
+        def begin():
+            begun.append(signal.getsignal(signal.SIGINT))
+            interrupt()
+
+        holder = remote._connection._transport if call == "connect" else remote._connection
+        original = getattr(holder, call)
+        releases = []
+
+        def hold_and_call(*arguments):
+            releases.append(network.hold("down", then=begin))
+            return original(*arguments)
+
+        monkeypatch.setattr(holder, call, hold_and_call)
+        with pytest.raises(KeyboardInterrupt):
+            CALLS[call](remote, name)
+        monkeypatch.undo()
+        for release in releases:
+            release()
+        assert len(begun) == 1
+        assert begun[0] is not signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert remote.get(name).name == name
+        assert remote.open_steps(name).step([np.ones(SMALL, np.float32)]).applied
+
+
+@pytest.mark.parametrize("end", ["close", "cancel"])
+def test_ctrl_c_does_not_strike_where_a_watch_ends(server, client, name, end, calls, monkeypatch):
+    client.create(name, {"w": (SMALL,)})
+    kind = _transport._CoreStream if calls == "core" else _transport._PublicStream
+    original = getattr(kind, end)
+    ended = []
+
+    def interrupt_and_end(stream):
+        interrupt()
+        original(stream)
+        ended.append(stream)
+
+    with adamant.Client(server.address) as remote:
+        watch = remote.watch(name)
+        monkeypatch.setattr(kind, end, interrupt_and_end)
+        with pytest.raises(KeyboardInterrupt):
+            watch.cancel() if end == "cancel" else watch.__exit__()
+        monkeypatch.undo()
+        assert ended
+        watch.__exit__()
+        assert remote.get(name).step == 0
+
+
 def test_ctrl_c_while_a_watch_waits(server, client, name):
     client.create(name, {"w": (SMALL,)})
     with adamant.Client(server.address) as remote, remote.watch(name) as watch:

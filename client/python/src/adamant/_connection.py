@@ -221,9 +221,10 @@ class RetryingConnection:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, deque()
-        for stream in idle:
-            stream.close()
-        self._transport.close()
+        with interruptible():
+            for stream in idle:
+                stream.close()
+            self._transport.close()
 
     def _repeat(self, attempt: Callable[[Attempts], _T]) -> _T:
         attempts = Attempts(self._retry, self._on_wait)
@@ -410,20 +411,26 @@ class RetryingConnection:
             raise _misunderstood(error) from error
 
     def _try_watch(self, request: v1.WatchParameterSetRequest, attempts: Attempts) -> EventStream:
-        stream = self._transport.open("WatchParameterSet")
-        try:
-            with interruptible(stream):
+        with interruptible() as interrupt:
+            stream = self._transport.open("WatchParameterSet")
+            try:
+                interrupt.attach(stream)
                 stream.set_timeout(attempts.timeout(self._timeouts.unary))
                 stream.write(request.SerializeToString())
                 stream.done_writing()
                 first = stream.read()
-            if first is None:
-                raise make_error(grpc.StatusCode.INTERNAL, "the server did not answer")
-            stream.set_timeout(None)
-            return _Watching(stream, v1.WatchParameterSetResponse.FromString(first))
-        except BaseException:
-            stream.close()
-            raise
+                if first is None:
+                    raise make_error(grpc.StatusCode.INTERNAL, "the server did not answer")
+                stream.set_timeout(None)
+                watching = _Watching(stream, v1.WatchParameterSetResponse.FromString(first))
+            except BaseException:
+                stream.close()
+                raise
+            finally:
+                interrupt.detach()
+            if interrupt.signalled:
+                stream.close()
+            return watching
 
     def _take_idle(self) -> ByteStream | None:
         try:
@@ -453,7 +460,9 @@ class _Watching:
         return None if message is None else v1.WatchParameterSetResponse.FromString(message)
 
     def cancel(self) -> None:
-        self._stream.cancel()
+        with interruptible():
+            self._stream.cancel()
 
     def close(self) -> None:
-        self._stream.close()
+        with interruptible():
+            self._stream.close()
