@@ -75,6 +75,31 @@ def test_steps_that_need_several_messages_go_through_the_library(
 
 
 @pytest.mark.skipif(not LIBRARY, reason="$ADAMANT_C_LIBRARY names no libadamant_c.so")
+@pytest.mark.parametrize(("size", "tensors", "through"), [(1_000, 1, 0), (100_000, 1, 1), (100_000, 1_000, 0)])
+def test_steps_of_one_message_go_through_the_library_where_that_is_faster(
+    client: adamant.Client, name: str, monkeypatch: pytest.MonkeyPatch, size: int, tensors: int, through: int
+) -> None:
+    client.create(name, {f"t{i}": (size // tensors,) for i in range(tensors)}, adamant.SGD(lr=1.0))
+    library = _native.find_library()
+    assert library is not None
+    steps = []
+    step = library.step
+    monkeypatch.setattr(library, "step", lambda *arguments: steps.append(1) or step(*arguments))
+    stream = client.open_steps(name)
+    gradients = [np.ones(size // tensors, np.float32) for _ in range(tensors)]
+    for gradient in gradients:
+        gradient.flags.writeable = False
+    out = [np.zeros_like(gradient) for gradient in gradients]
+    stream.step(gradients, out)
+    assert len(steps) == through
+    assert all((array == -1).all() for array in out)
+    # Into the gradient, which is copied into the message by grpcio alone.
+    stream.step(out, out)
+    assert len(steps) == through
+    assert all((array == 0).all() for array in out)
+
+
+@pytest.mark.skipif(not LIBRARY, reason="$ADAMANT_C_LIBRARY names no libadamant_c.so")
 def test_a_closed_client_says_so(server: object, client: adamant.Client, name: str) -> None:
     client.create(name, {"w": (1 << 20,)}, adamant.SGD(lr=1.0))
     other = adamant.Client(client.target)

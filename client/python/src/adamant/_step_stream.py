@@ -163,6 +163,7 @@ class StepStream:
         self._sizes = [tensor.element_count for tensor in tensors]
         self._pending: str | None = None
         self._last_result: StepResult | None = None
+        self._buffer = _framing.MessageBuffer()
         self._layouts: dict[tuple[tuple[int, ...], tuple[int, ...]], _Layout] = {}
         self._take_configuration(described)
 
@@ -409,7 +410,7 @@ class StepStream:
         if not rows and travel == dtypes and len(framed) <= _framing.MAX_CHUNKS and header.ByteSize() <= header_room:
 
             def make(header_bytes: bytes) -> bytes:
-                return small.make(header_bytes, framed)
+                return small.make(header_bytes, framed, self._buffer)
 
         else:
             check_overlap()
