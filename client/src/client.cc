@@ -41,6 +41,7 @@ WriteCall MakeWriteCall(absl::string_view set, v1::WriteMode mode, const WriteOp
   call.header.set_mode(mode);
   call.header.set_request_id(options.request_id);
   if (options.incarnation.has_value()) call.header.set_incarnation(*options.incarnation);
+  call.read = options.read;
   call.progress = options.progress;
   return call;
 }

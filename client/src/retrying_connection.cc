@@ -98,10 +98,11 @@ class Loan {
 // Sends, waits for what `receive` makes of the reply, and in any case until gRPC has let go of the sources.
 absl::Status SendAndReceive(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
                             absl::Span<const RowsGradient> rows, v1::Dtype dtype, int64_t message_bytes,
-                            ByteStream* stream, absl::FunctionRef<absl::Status()> receive,
-                            const Progress& progress = nullptr) {
+                            const ElementReader& read, ByteStream* stream, absl::FunctionRef<absl::Status()> receive,
+                            const Progress& progress) {
   Loan loan;
-  absl::Status status = SendTensors(header, sources, rows, dtype, message_bytes, loan.TakeHold(), stream, progress);
+  absl::Status status =
+      SendTensors(header, sources, rows, dtype, message_bytes, loan.TakeHold(), stream, progress, read);
   if (status.ok()) status = receive();
   if (!status.ok()) stream->Close();
   stream->DriveUntil([&] { return loan.returned(); });
@@ -365,7 +366,7 @@ absl::StatusOr<v1::StepResult> RetryingConnection::ExchangeOn(std::unique_ptr<By
     };
   }
   const absl::Status status = SendAndReceive(
-      header, {&gradients, 1}, call.rows, call.gradient_dtype, options_.message_bytes, stream.get(),
+      header, {&gradients, 1}, call.rows, call.gradient_dtype, options_.message_bytes, call.read, stream.get(),
       [&] { return ReceiveStep(call, stream.get(), &result); }, send_progress);
   if (!status.ok()) return status;
   KeepStepStream(std::move(stream));
@@ -406,7 +407,7 @@ absl::StatusOr<v1::WriteTensorsResponse> RetryingConnection::TryWrite(const Writ
   stream->SetTimeout(attempts.Timeout(options_.transfer_timeout));
   v1::WriteTensorsResponse response;
   const absl::Status status = SendAndReceive(
-      header, call.sources, {}, v1::DTYPE_FLOAT32, options_.message_bytes, stream.get(),
+      header, call.sources, {}, v1::DTYPE_FLOAT32, options_.message_bytes, call.read, stream.get(),
       [&] { return ReceiveWritten(stream.get(), &response); }, call.progress);
   if (!status.ok()) return status;
   return response;

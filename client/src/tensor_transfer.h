@@ -22,10 +22,12 @@ namespace adamant {
 // Sends `header` and all elements of `sources`, and of `rows`, rounded to `dtype`, and says that they are all. One
 // message if they fit into `message_bytes`; otherwise the header alone, then messages of that size. Unless they are of
 // 16 bits, the messages refer to the elements where they lie until `hold` is released. After each message `progress`,
-// if there is one, is told how many elements of `sources` have been sent.
+// if there is one, is told how many elements of `sources` have been sent. Where there is `read`, it has the elements of
+// `sources`, and its error is returned; the stream is then to be closed.
 absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
                          absl::Span<const RowsGradient> rows, v1::Dtype dtype, int64_t message_bytes,
-                         std::shared_ptr<const void> hold, ByteStream* stream, const Progress& progress = nullptr);
+                         std::shared_ptr<const void> hold, ByteStream* stream, const Progress& progress = nullptr,
+                         const ElementReader& read = nullptr);
 
 // How many elements there are in all.
 template <typename Element>

@@ -57,6 +57,8 @@ struct WriteOptions {
   // Of WriteParameters: indices of the tensors to replace, ascending; the others stay as they are, and their spans are
   // not looked at. Empty: all.
   std::vector<int32_t> tensors = {};
+  // Where what is written comes from, with the size of each span: its memory is not looked at. Empty: from the spans.
+  ElementReader read = nullptr;
   // Is told how far the write has come; empty: nobody is.
   Progress progress = nullptr;
 };
