@@ -80,7 +80,7 @@ absl::StatusOr<v1::ReadHeader> ReadNamed(ReadCall call, const std::vector<int32_
     if (!named.ok()) return named.status();
     target.tensors = spans.emplace_back(*std::move(named));
   }
-  call.pass_over_empty = true;
+  call.request.mutable_tensors()->Add(tensors.begin(), tensors.end());
   return connection->Read(call);
 }
 

@@ -77,6 +77,15 @@ absl::Status Validate(const std::string& target, const ClientOptions& options) {
   return status;
 }
 
+// Those of which there is a span.
+std::vector<int32_t> IndicesOf(MutableTensors tensors) {
+  std::vector<int32_t> indices;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (!tensors[i].empty()) indices.push_back(static_cast<int32_t>(i));
+  }
+  return indices;
+}
+
 // Memory of the caller's that messages refer to.
 class Loan {
  public:
@@ -383,7 +392,15 @@ absl::StatusOr<v1::StepResult> RetryingConnection::Fetch(const StepCall& call, v
   read.request.set_set(call.header.set());
   read.request.set_incarnation(result.incarnation());
   read.targets = {{v1::SLOT_PARAMETER, call.parameters}};
-  read.pass_over_empty = true;
+  if (!call.header.tensors().empty()) {
+    *read.request.mutable_tensors() = call.header.tensors();
+  } else {
+    // Of frozen tensors nothing comes.
+    const std::vector<int32_t> brought = IndicesOf(call.parameters);
+    if (brought.size() < call.parameters.size()) {
+      read.request.mutable_tensors()->Add(brought.begin(), brought.end());
+    }
+  }
   absl::StatusOr<v1::ReadHeader> header = TryRead(read, attempts);
   if (!header.ok()) return header.status();
   result.set_parameters_step(header->step());
@@ -429,7 +446,7 @@ absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call,
 
   int64_t total = 0;
   for (const ReadCall::Target& target : call.targets) total += CountElements(target.tensors);
-  TensorReceiver receiver(call.targets, call.pass_over_empty);
+  TensorReceiver receiver(call.targets);
   std::optional<v1::ReadHeader> header;
   while (true) {
     absl::StatusOr<std::optional<grpc::ByteBuffer>> buffer = stream->Read();

@@ -163,8 +163,7 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
   return send(&builder);
 }
 
-TensorReceiver::TensorReceiver(absl::Span<const ReadCall::Target> targets, bool pass_over_empty)
-    : targets_(targets), pass_over_empty_(pass_over_empty) {
+TensorReceiver::TensorReceiver(absl::Span<const ReadCall::Target> targets) : targets_(targets) {
   for (const ReadCall::Target& target : targets) received_.emplace_back(target.tensors.size());
 }
 
@@ -236,7 +235,6 @@ absl::Status TensorReceiver::Take(wire::TensorMessage* message) {
       if (!status.ok()) return status;
       continue;
     }
-    if (pass_over_empty_ && target->tensors[chunk.tensor()].empty()) continue;
     int64_t& received = received_[target - targets_.begin()][chunk.tensor()];
     if (chunk.offset() != received) {
       return absl::InternalError(absl::StrCat("the server sent element ", chunk.offset(), " of tensor ", chunk.tensor(),

@@ -40,8 +40,8 @@ int64_t CountElements(absl::Span<const absl::Span<Element>> tensors) {
 // Takes the chunks of one reply into the caller's spans, and sees to it that every element comes exactly once.
 class TensorReceiver {
  public:
-  // `targets` outlives this. Where `pass_over_empty`, elements of tensors whose span is empty are dropped.
-  explicit TensorReceiver(absl::Span<const ReadCall::Target> targets, bool pass_over_empty = false);
+  // `targets` outlives this.
+  explicit TensorReceiver(absl::Span<const ReadCall::Target> targets);
   // The reply to a step with `rows`, for `parameters`: both outlive this. Of these tensors their rows come.
   TensorReceiver(const ReadCall::Target& parameters, absl::Span<const RowsGradient> rows);
 
@@ -67,7 +67,6 @@ class TensorReceiver {
   absl::Status TakeRows(wire::TensorMessage::Chunk* chunk);
 
   absl::Span<const ReadCall::Target> targets_;
-  bool pass_over_empty_;
   // How many elements of each tensor of each target have come.
   std::vector<std::vector<int64_t>> received_;
   std::map<int32_t, Rows> rows_;  // by tensor

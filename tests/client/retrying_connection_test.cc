@@ -619,14 +619,17 @@ TEST_F(RetryingConnectionTest, StepTellsHowFarItHasComeUpAndDown) {
   EXPECT_EQ(told.back(), std::pair(int64_t{1206}, int64_t{1206}));
 }
 
-TEST_F(RetryingConnectionTest, ReadTellsHowFarItHasComeAndDropsWhatHasNoSpanIfItMay) {
+TEST_F(RetryingConnectionTest, ReadOfSomeTensorsTellsHowFarItHasCome) {
   set_.parameters = gradients_;
   parameter_spans_[0] = {};
   Told told;
   const auto progress = [&](int64_t done, int64_t total) { told.emplace_back(done, total); };
 
+  v1::ReadTensorsRequest request;
+  request.add_tensors(1);
+
   const absl::StatusOr<v1::ReadHeader> header =
-      connection_.Read({{}, {{v1::SLOT_PARAMETER, parameter_spans_}}, /*pass_over_empty=*/true, progress});
+      connection_.Read({request, {{v1::SLOT_PARAMETER, parameter_spans_}}, progress});
 
   ASSERT_TRUE(header.ok()) << header.status();
   EXPECT_EQ(parameters_[1], gradients_[1]);

@@ -82,7 +82,7 @@ struct WriteCall {
   ElementReader read = nullptr;
 };
 
-// One read: every tensor of each slot that it names.
+// One read: of each slot that it names every tensor, or those of request.tensors().
 struct ReadCall {
   struct Target {
     v1::Slot slot;
@@ -90,10 +90,9 @@ struct ReadCall {
   };
   // `slots` is the connection's to set, from `targets`.
   v1::ReadTensorsRequest request;
+  // The spans of tensors that are not to come are empty.
   std::vector<Target> targets;
-  // Drops the elements of tensors whose span is empty. Without it a span that is shorter than its tensor is an error.
-  bool pass_over_empty = false;
-  // Empty: nobody is told. What is dropped does not count.
+  // Empty: nobody is told.
   Progress progress = nullptr;
 };
 

@@ -345,6 +345,9 @@ class RetryingConnection:
         if call.parameters is None:
             return result
         request = v1.ReadTensorsRequest(set=call.header.set, incarnation=result.incarnation)
+        brought = [tensor for tensor, array in enumerate(call.parameters) if array is not None]
+        if len(brought) < len(call.parameters):
+            request.tensors.extend(brought)
         read = ReadCall(request, {v1.SLOT_PARAMETER: call.parameters})
         header = self._try_read(read, attempts, pass_over=True)
         result.parameters_step = header.step
