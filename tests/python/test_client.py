@@ -150,6 +150,18 @@ def test_read_into_arrays_and_only_what_is_newer(client, name):
         client.read(name, incarnation=state.incarnation + 1)
 
 
+def test_read_of_some_tensors_brings_those_alone(client, name):
+    client.create(name, {t: np.full(2, i, np.float32) for i, t in enumerate("abc")})
+    parameters = client.read(name, tensors=["c", "b"]).parameters
+    assert {t: values.tolist() for t, values in parameters.items()} == {"b": [1, 1], "c": [2, 2]}
+    out = {"a": np.full(2, 7, np.float32), "b": np.zeros(2, np.float16)}
+    assert client.read(name, out, tensors=["b"]).parameters.keys() == {"b"}
+    assert (out["a"].tolist(), out["b"].tolist()) == ([7, 7], [1, 1])
+    for tensors, error in ((["d"], "no tensor 'd'"), ([], "at least one")):
+        with pytest.raises(ValueError, match=error):
+            client.read(name, tensors=tensors)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "slots"),
     [

@@ -278,6 +278,7 @@ class Client:
         name: str,
         out: Arrays | None = None,
         *,
+        tensors: Sequence[str] | None = None,
         incarnation: int | None = None,
         if_newer_than_step: None = None,
         may_abort: bool = False,
@@ -289,6 +290,7 @@ class Client:
         name: str,
         out: Arrays | None = None,
         *,
+        tensors: Sequence[str] | None = None,
         incarnation: int | None = None,
         if_newer_than_step: int,
         may_abort: bool = False,
@@ -299,24 +301,34 @@ class Client:
         name: str,
         out: Arrays | None = None,
         *,
+        tensors: Sequence[str] | None = None,
         incarnation: int | None = None,
         if_newer_than_step: int | None = None,
         may_abort: bool = False,
     ) -> State | None:
         """The parameters of one step, while steps of others go on: into `out`, or new arrays.
 
+        tensors: names of those to read, in any order. The others do not come, and `out` needs no arrays for them.
         if_newer_than_step: reads nothing, and returns None, unless the set is beyond this step. Demand the incarnation,
             too, to be told of a write that took it back.
         may_abort: where the server has no room to keep the snapshot, read on until the next step, and only then fail.
         """
-        tensors = self.list_tensors(name)
-        names = [tensor.name for tensor in tensors]
-        arrays: Sequence[Array]
+        known = self.list_tensors(name)
+        names = [tensor.name for tensor in known]
+        if tensors is not None:
+            for tensor in tensors:
+                if tensor not in names:
+                    raise ValueError(f"tensors: the set has no tensor {tensor!r}")
+            if not tensors:
+                raise ValueError("tensors: expected at least one name; None reads all")
+        wanted = [tensors is None or each in tensors for each in names]
+        arrays: Sequence[Array | None]
         if out is None:
-            arrays = [np.empty(tuple(tensor.shape), np.float32) for tensor in tensors]
+            arrays = [np.empty(tuple(tensor.shape), np.float32) for tensor in known]
         else:
-            arrays = by_index("out", out, names, None)
-        return self._read(name, tensors, {"parameter": arrays}, incarnation, if_newer_than_step, may_abort)
+            arrays = by_index("out", out, names, wanted)
+        arrays = [array if is_wanted else None for array, is_wanted in zip(arrays, wanted)]
+        return self._read(name, known, {"parameter": arrays}, incarnation, if_newer_than_step, may_abort)
 
     @overload
     def read_state(self, name: str, *, incarnation: int | None = None, if_newer_than_step: None = None) -> State: ...
@@ -581,7 +593,7 @@ class Client:
         self,
         name: str,
         tensors: Sequence[v1.Tensor],
-        arrays: Mapping[str, Sequence[Array]],
+        arrays: Mapping[str, Sequence[Array | None]],
         incarnation: int | None,
         if_newer_than_step: int | None,
         may_abort: bool,
@@ -594,18 +606,26 @@ class Client:
             request.if_newer_than_step = if_newer_than_step
         targets: dict[int, Sequence[Array | None]] = {
             _SLOTS[slot]: [
-                check("out", array, tensor.name, tuple(tensor.shape), tensor.element_count, writable=True)
+                None
+                if array is None
+                else check("out", array, tensor.name, tuple(tensor.shape), tensor.element_count, writable=True)
                 for array, tensor in zip(found, tensors)
             ]
             for slot, found in arrays.items()
         }
+        # They are None in every slot alike.
+        missing = {i for found in arrays.values() for i, array in enumerate(found) if array is None}
+        if missing:
+            request.tensors.extend(i for i in range(len(tensors)) if i not in missing)
         header = self._connection.read(ReadCall(request, targets))
         if header.not_modified:
             return None
-        names = [tensor.name for tensor in tensors]
         return State(
             step=header.step,
-            tensors={slot: dict(zip(names, found)) for slot, found in arrays.items()},
+            tensors={
+                slot: {tensor.name: array for tensor, array in zip(tensors, found) if array is not None}
+                for slot, found in arrays.items()
+            },
             incarnation=header.incarnation,
             update_counts=list(header.update_counts) or None,
         )

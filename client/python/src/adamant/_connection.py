@@ -357,6 +357,9 @@ class RetryingConnection:
         compact = [rows for rows in call.rows if rows.compact]
         for rows in compact:
             targets[rows.tensor] = np.empty(rows.shape, np.float32)
+        brought = [tensor for tensor, array in enumerate(targets) if array is not None]
+        if len(brought) < len(targets):
+            request.tensors.extend(brought)
         read = ReadCall(request, {v1.SLOT_PARAMETER: targets})
         header = self._try_read(read, attempts, pass_over=True)
         result.parameters_step = header.step
