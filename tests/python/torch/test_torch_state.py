@@ -524,6 +524,22 @@ def test_a_set_that_others_step_is_pulled(adam, name):
     assert not torch.equal(others[0], mine)
 
 
+def test_a_state_is_that_of_the_parameters_that_are_here(adam, name):
+    params, others = parameters((3,)), parameters((3,))
+    first, second = adam(params, name=name), adam(others, name=name)
+    second.state_dict()
+    train(first, params, range(2))
+    with pytest.raises(RuntimeError, match=r"another client has stepped .* step 0, .* of step 2: pull\(\) first"):
+        second.state_dict()
+    second.pull()
+    assert second.state_dict()["adamant"]["step"] == 2
+    first.push()
+    with pytest.raises(adamant.IncarnationMismatchError, match=r"pull\(\) first"):
+        second.state_dict()
+    second.pull()
+    assert_same_state(second.state_dict()["state"], first.state_dict()["state"])
+
+
 # What is written here.
 
 WRITES = {

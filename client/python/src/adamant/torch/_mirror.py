@@ -120,6 +120,65 @@ class Mirror:
         return as_array(as_real(gradient.detach()).to("cpu"))
 
 
+def _bytes_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """The addresses [begin, end) that its elements lie between."""
+    length = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride())) + 1
+    return tensor.data_ptr(), tensor.data_ptr() + length * tensor.element_size()
+
+
+def _may_overlap_itself(tensor: torch.Tensor) -> bool:
+    """Whether two of its elements may be one. False is certain."""
+    length = 1
+    for stride, size in sorted((stride, size) for size, stride in zip(tensor.shape, tensor.stride()) if size > 1):
+        if stride < length:
+            return True
+        length += (size - 1) * stride
+    return False
+
+
+def check_disjoint(mirrors: Sequence[Mirror]) -> None:
+    """Raises where two elements of parameters are one: an update of the one would undo that of the other. Torch, which
+    updates them one after the other, would apply both."""
+    parts = sorted(
+        ((*_bytes_of(mirror.parameter), mirror) for mirror in mirrors if mirror.parameter.numel()),
+        key=lambda part: part[:2],
+    )
+    at = 0
+    while at < len(parts):
+        # Those that lie between each other's elements, as the columns of one matrix do.
+        begin, end, _ = parts[at]
+        cluster = [parts[at][2]]
+        while at + len(cluster) < len(parts) and parts[at + len(cluster)][0] < end:
+            end = max(end, parts[at + len(cluster)][1])
+            cluster.append(parts[at + len(cluster)][2])
+        at += len(cluster)
+        if len(cluster) > 1 or _may_overlap_itself(cluster[0].parameter):
+            _check_cluster(cluster, begin, end)
+
+
+def _check_cluster(mirrors: Sequence[Mirror], begin: int, end: int) -> None:
+    # Of each byte, the number of the parameter that has it, from 1.
+    owners = torch.zeros(end - begin, dtype=torch.int32)
+    for number, mirror in enumerate(mirrors, 1):
+        parameter = mirror.parameter
+        width = parameter.element_size()
+        shape = (*parameter.shape, width)
+        strides = (*(stride * width for stride in parameter.stride()), 1)
+        mine = owners.as_strided(shape, strides, parameter.data_ptr() - begin)
+        other = int(mine.max())
+        if other:
+            raise ValueError(
+                f"parameter {mirror.name!r}: expected memory of its own, got some that parameter "
+                f"{mirrors[other - 1].name!r} has: give the optimizer one of them, or what both are views of"
+            )
+        mine.fill_(number)
+        if int((owners == number).sum()) != parameter.numel() * width:
+            raise ValueError(
+                f"parameter {mirror.name!r}: expected memory for each of its elements, got some that share it: "
+                "give the optimizer a clone() of what was expanded"
+            )
+
+
 class _Words:
     """The elements of an array as 64-bit words: whole rows, what is left, and the bytes that are left of that."""
 

@@ -130,7 +130,8 @@ class _Remote(torch.optim.Optimizer):
         """Sends the gradients of the parameters that have one, and brings back these parameters.
 
         Every group's hyperparameters go with it. Nothing is sent where no parameter has a gradient. Raises
-        adamant.AdamantError; after that, `pull` and compute a new gradient. After Ctrl-C the parameters are those that
+        adamant.AdamantError; after that, unless it is about what was sent (INVALID_ARGUMENT), `pull` and compute a new
+        gradient. After Ctrl-C the parameters are those that
         the set has, with the step or without it: `last_result` tells.
         """
         loss = None

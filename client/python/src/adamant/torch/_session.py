@@ -9,13 +9,14 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import grpc
 import numpy as np
 import torch
 
 import adamant
 from adamant import errors, v1
 from adamant._own_set import end
-from adamant.torch._mirror import Array, Memory, Mirror, as_array, bits_of
+from adamant.torch._mirror import Array, Memory, Mirror, as_array, bits_of, check_disjoint
 
 ParamGroup = Mapping[str, Any]
 
@@ -171,6 +172,7 @@ class Session:
                     raise ValueError(f"parameter {name!r} is there twice")
                 seen.add(id(parameter))
                 mirrors.append(Mirror(parameter, name))
+        check_disjoint([*self.mirrors, *mirrors])
         devices = sorted({str(mirror.parameter.device) for mirror in [*self.mirrors, *mirrors]})
         if len(devices) > 1:
             raise ValueError(f"expected parameters on one device, got some on each of {', '.join(devices)}")
@@ -319,6 +321,7 @@ class Session:
             gradients[i] = mirrors[i].gradient()
             targets[i] = mirrors[i].target()
         overrides = self._make_overrides(groups)
+        last = self.last_result
         before = self.stream.step_number
         self._broken = "the last step was interrupted"
         try:
@@ -348,8 +351,23 @@ class Session:
             self.pull()
             raise
         except Exception as error:
-            self._broken = f"the last step failed ({error})"
+            # After a refusal everything is as it was: the next step may do better.
+            is_refusal = self.last_result is last and self._is_refusal(error)
+            self._broken = None if is_refusal else f"the last step failed ({error})"
             raise
+
+    def _is_refusal(self, error: Exception) -> bool:
+        """Whether a step that has failed so has changed nothing, neither there nor here."""
+        if self.stream.pending is not None:
+            return False
+        if not isinstance(error, errors.AdamantError):
+            # It was never sent.
+            return True
+        # What the server finds wrong with a request it finds before it sends parameters. Of a gradient that is not
+        # finite that is the end of the round, and the next one is to be learnt of.
+        return error.code == grpc.StatusCode.INVALID_ARGUMENT and not (
+            self._contribution is not None and isinstance(error, errors.NonFiniteGradientError)
+        )
 
     def _reply_dtype(self, carried: Sequence[int]) -> str:
         if self._wire_dtype is not None:
@@ -528,10 +546,23 @@ class Session:
         return {"set": self.name, "incarnation": self.stream.incarnation, "step": step}
 
     def read_state(self, groups: Sequence[ParamGroup]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """The state of each parameter, as torch's optimizers keep it, and the name of the whole."""
+        """The state of each parameter, as torch's optimizers keep it, and the name of the whole: that of the parameters
+        which are here."""
         self._check()
+        try:
+            entries, step = self._read_state(groups)
+        except errors.IncarnationMismatchError as error:
+            raise error.with_suffix(": somebody else has written the set: pull() first") from None
+        if step != self.stream.step_number:
+            raise RuntimeError(
+                f"another client has stepped the set {self.name!r}: expected the state of step "
+                f"{self.stream.step_number}, which the parameters here are of, got that of step {step}: pull() first"
+            )
+        return entries, self.origin(step)
+
+    def _read_state(self, groups: Sequence[ParamGroup]) -> tuple[list[dict[str, Any]], int]:
+        """Whatever state the set is in now, and its step."""
         state = self.client.read_state(self.name, incarnation=self.stream.incarnation)
-        assert state is not None
         counts = state.update_counts or [state.step] * len(self.mirrors)
         entries: list[dict[str, Any]] = []
         at = 0
@@ -549,7 +580,7 @@ class Session:
                     entry[_MASTER] = self._as_torch(mirror, state.parameters[name])
                 entries.append(entry)
             at += len(group["params"])
-        return entries, self.origin(state.step)
+        return entries, state.step
 
     def _slots_of(self, group: ParamGroup) -> list[str]:
         if self._kind == "sgd":
@@ -598,8 +629,8 @@ class Session:
 
     def _is_state(self, entries: Sequence[Mapping[str, Any]], groups: Sequence[ParamGroup]) -> bool:
         """Whether they are what the server has: somebody may have changed them since they were fetched."""
-        current, origin = self.read_state(groups)
-        if origin["step"] != self.stream.step_number:
+        current, step = self._read_state(groups)
+        if step != self.stream.step_number:
             # Another client has stepped the set just now. That is not undone: the next step here is refused.
             return True
         for ours, theirs in zip(entries, current):
