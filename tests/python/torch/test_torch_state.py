@@ -869,6 +869,58 @@ def test_ctrl_c_leaves_the_parameters_of_one_step(adam, network, client, size, d
     assert optimizer.last_result.step == described.step + 1
 
 
+@pytest.mark.parametrize("noticed_by", ["step", "pull", "push", "state_dict", "load_state_dict", "add_param_group"])
+@pytest.mark.parametrize("named", [True, False])
+@EVERY
+def test_a_set_that_is_gone_is_made_again_of_a_checkpoint(make, client, name, cls, named, noticed_by):
+    ours, theirs = parameters((3,), (4,)), parameters((3,), (4,))
+    options = {**KWARGS[cls], **({"name": name} if named else {})}
+    mine, torchs = make(cls, ours, max_grad_norm=7.0, **options), PAIRS[cls](theirs, **KWARGS[cls])
+    for params, optimizer in ((ours, mine), (theirs, torchs)):
+        train(optimizer, params, range(3))
+    model, saved = [p.detach().clone() for p in ours], copy.deepcopy(mine.state_dict())
+    train(mine, ours, [8])
+    before = client.get(mine.set_name)
+    # As a server does that is started again.
+    client.delete(mine.set_name)
+    if noticed_by != "load_state_dict":
+        gradients(ours, 9)
+        arguments = [{"params": parameters((2,))}] if noticed_by == "add_param_group" else []
+        with pytest.raises(adamant.SetNotFoundError, match=r"load_state_dict.* of a checkpoint makes it again"):
+            getattr(mine, noticed_by)(*arguments)
+        for use in (mine.step, mine.state_dict):
+            with pytest.raises(RuntimeError, match=r"is gone: load_state_dict.* of a checkpoint makes it again"):
+                use()
+    for parameter, value in zip(ours, model):
+        parameter.data.copy_(value)
+    mine.load_state_dict(saved)
+    assert mine.state_dict()["adamant"]["step"] == 3
+    for params, optimizer in ((ours, mine), (theirs, torchs)):
+        train(optimizer, params, range(3, 6))
+    assert_near(ours, theirs)
+    after = client.get(mine.set_name)
+    assert (after.clipping, after.groups, after.labels) == (before.clipping, before.groups, before.labels)
+
+
+def test_a_server_that_was_started_again_goes_on_from_a_checkpoint(adam, start_server):
+    server = start_server()
+    params = parameters((3,))
+    optimizer = adam(params, target=server.address)
+    train(optimizer, params, range(2))
+    model, saved = params[0].detach().clone(), optimizer.state_dict()
+    train(optimizer, params, [2])
+    expected = params[0].detach().clone()
+    server.stop()
+    start_server(listen=server.address)
+    with pytest.raises(adamant.SetNotFoundError):
+        train(optimizer, params, [3])
+    params[0].data.copy_(model)
+    optimizer.load_state_dict(saved)
+    train(optimizer, params, [2])
+    assert torch.equal(params[0], expected)
+    assert optimizer.last_result.step == 3
+
+
 def test_a_server_that_is_gone_is_no_reason_not_to_end(adam, start_server):
     server = start_server()
     params = parameters((3,))
@@ -894,12 +946,75 @@ def test_sgd_without_momentum_has_no_buffer_to_save(sgd):
     assert_near(ours, theirs)
 
 
-def test_momentum_does_not_come_out_of_nothing(sgd):
+@pytest.mark.parametrize("dampening", [0.0, 0.5])
+def test_momentum_begins_at_any_time(sgd, client, dampening):
+    """With the gradient of that step, and in each group when it is set there."""
+    ours, theirs = parameters((3,), (4,), (5,)), parameters((3,), (4,), (5,))
+    mine, torchs = (
+        make([{"params": params[:2]}, {"params": params[2:]}], lr=0.1, dampening=dampening)
+        for make, params in ((sgd, ours), (torch.optim.SGD, theirs))
+    )
+    names = [mine.set_name]
+    for params, optimizer in ((ours, mine), (theirs, torchs)):
+        train(optimizer, params, range(2))
+        for group in optimizer.param_groups:
+            group["momentum"] = 0.9
+            train(optimizer, params, range(2, 4), without=[1])
+            train(optimizer, params, range(4, 6))
+            names.append(mine.set_name)
+    assert_near(ours, theirs)
+    saved, expected = mine.state_dict(), torchs.state_dict()
+    for i, entry in expected["state"].items():
+        torch.testing.assert_close(saved["state"][i]["momentum_buffer"], entry["momentum_buffer"], rtol=1e-5, atol=1e-7)
+    assert mine.last_result.step == 10
+    client.get(names[-1])
+    mine.close()
+    for gone in names:
+        with pytest.raises(adamant.SetNotFoundError):
+            client.get(gone)
+
+
+def test_momentum_that_is_loaded_begins(sgd):
+    ours, theirs = parameters((3,), (4,)), parameters((3,), (4,))
+    mine, torchs = sgd(ours, lr=0.1), torch.optim.SGD(theirs, lr=0.1, momentum=0.9, dampening=0.5)
+    train(torchs, theirs, range(2), without=[1])
+    saved = torchs.state_dict()
+    train(mine, ours, range(2), without=[1])
+    for parameter, value in zip(ours, theirs):
+        parameter.data.copy_(value.detach())
+    broken = copy.deepcopy(saved)
+    broken["state"][0]["momentum_buffer"] = torch.zeros(7)
+    before = mine.set_name
+    with pytest.raises(ValueError, match="momentum_buffer of parameter '0': expected shape"):
+        mine.load_state_dict(broken)
+    assert mine.set_name == before
+    mine.load_state_dict(saved)
+    for params, optimizer in ((ours, mine), (theirs, torchs)):
+        train(optimizer, params, range(2, 5))
+    assert_near(ours, theirs)
+
+
+def test_momentum_does_not_begin_in_a_set_that_others_may_use(sgd, name):
     params = parameters((3,))
-    optimizer = sgd(params, lr=0.1)
+    optimizer = sgd(params, lr=0.1, name=name)
     optimizer.param_groups[0]["momentum"] = 0.9
-    with pytest.raises(adamant.InvalidFieldError, match="momentum"):
+    with pytest.raises(RuntimeError, match=r"group '0': momentum cannot begin .*: expected 0, got 0\.9"):
         train(optimizer, params, [0])
+    optimizer.param_groups[0]["momentum"] = 0
+    train(optimizer, params, [0])
+    assert optimizer.last_result.step == 1
+
+
+def test_momentum_does_not_end(sgd):
+    params = parameters((3,))
+    optimizer = sgd(params, lr=0.1, momentum=0.9)
+    train(optimizer, params, [0])
+    optimizer.param_groups[0]["momentum"] = 0.0
+    with pytest.raises(RuntimeError, match=r"momentum cannot end .*: expected more than 0, got 0\.0"):
+        train(optimizer, params, [1])
+    optimizer.param_groups[0]["momentum"] = 0.5
+    train(optimizer, params, [1])
+    assert optimizer.last_result.step == 2
 
 
 @pytest.mark.parametrize("written", [True, False])

@@ -6,7 +6,7 @@ import contextlib
 import os
 import uuid
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -24,7 +24,9 @@ _DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MASTER = "master_param"
 # Of a parameter's entry in a state dict: what the server keeps.
-STATE_KEYS = frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", _MASTER})
+_ARRAYS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", _MASTER)
+STATE_KEYS = frozenset({"step", *_ARRAYS})
+_IF_GONE = ": load_state_dict() of a checkpoint makes it again, with the parameters that are here"
 
 
 def _number(value: Any) -> float:
@@ -60,6 +62,7 @@ def _fixed(group: v1.ParameterGroup) -> dict[str, Any]:
         return {
             "optimizer": "SGD",
             "dampening": np.float32(sgd.dampening),
+            "has_momentum": sgd.momentum != 0,
             "nesterov": sgd.nesterov,
             "maximize": sgd.maximize,
         }
@@ -105,11 +108,14 @@ class Session:
         self._contribution = adamant.Contribution(rank) if workers > 1 else None
         # Why the parameters here may be those of no step; then only `pull` or `push` helps.
         self._broken: str | None = None
+        # The server no longer has the set; then only a state that is loaded makes it again.
+        self._is_gone = False
         self._overrides: tuple[Any, list[v1.GroupOverride]] = ((), [])
         self.mirrors: list[Mirror] = []
         self._memory = Memory()
         # At the latest when the program ends.
-        self._end = weakref.finalize(self, end, client, os.getpid(), self.name if name is None else None)
+        self._own_sets = [self.name] if name is None else []
+        self._end = weakref.finalize(self, end, client, os.getpid(), self._own_sets)
         try:
             self._attach(groups, name is None, attach, max_grad_norm, on_non_finite, workers)
         except BaseException:
@@ -241,6 +247,7 @@ class Session:
                         f"optimizer's groups {self._group_of[tensor.group]} and {i}"
                     )
             at += len(group["params"])
+        self._described = described
         self._fixed_by_group = {group.name: _fixed(group) for group in described.groups if group.name in self._group_of}
         self._slots = adamant.optimizer_slots(described)
 
@@ -267,12 +274,85 @@ class Session:
         if count != workers:
             raise ValueError(f"workers of the set {self.name!r}: expected {workers}, got {count}")
 
+    def _specification(self, name: str, groups: Sequence[ParamGroup]) -> v1.ParameterSetSpec:
+        """Of a set that is what this one is, or was, but for how the optimizer's groups are updated now."""
+        described = self._described
+        spec = v1.ParameterSetSpec(
+            name=name,
+            tensors=[v1.TensorSpec(name=each.name, shape=each.shape, group=each.group) for each in self.stream.tensors],
+            initialization=v1.INITIALIZATION_WRITTEN,
+            labels=described.labels,
+            device=described.device,
+            non_finite_policy=described.non_finite_policy,
+            max_staleness=described.max_staleness,
+        )
+        if described.HasField("clipping"):
+            spec.clipping.CopyFrom(described.clipping)
+        if described.HasField("workers"):
+            spec.workers.CopyFrom(described.workers)
+        for group in described.groups:
+            made = spec.groups.add()
+            made.CopyFrom(group)
+            if group.name in self._group_of:
+                made.CopyFrom(_optimizer(groups[self._group_of[group.name]], self._kind).to_group(group.name))
+                made.frozen = group.frozen
+                if group.HasField("schedule"):
+                    made.schedule.CopyFrom(group.schedule)
+        return spec
+
+    def _begin_momentum(self, groups: Sequence[ParamGroup]) -> None:
+        """A set has a buffer for it, or none, as long as it lives: so another one takes its place."""
+        begun = {
+            name
+            for name, fixed in self._fixed_by_group.items()
+            if not fixed["has_momentum"] and _number(groups[self._group_of[name]]["momentum"]) != 0
+        }
+        if not self._own_sets:
+            raise RuntimeError(
+                f"group {min(begun)!r}: momentum cannot begin while the set {self.name!r} lives, which others may use: "
+                f"expected 0, got {_number(groups[self._group_of[min(begun)]]['momentum'])}"
+            )
+        state = self.client.read_state(self.name, incarnation=self.stream.incarnation)
+        if state.step != self.stream.step_number:
+            raise RuntimeError(f"another client has stepped the set {self.name!r}: pull() first")
+        tensors = self.stream.tensors
+        buffers = state.tensors.setdefault("momentum_buffer", {})
+        for tensor in tensors:
+            buffers.setdefault(tensor.name, np.zeros(tuple(tensor.shape), np.float32))
+        counts = state.update_counts or [state.step] * len(tensors)
+        # A buffer begins as the gradient of a tensor's first update.
+        counts = [0 if tensor.group in begun else count for tensor, count in zip(tensors, counts)]
+        before = self.name
+        name = f"torch/{uuid.uuid4().hex}"
+        # Whatever is there at the end is deleted, wherever this may be interrupted.
+        self._own_sets.append(name)
+        described = self.client.create(self._specification(name, groups))
+        written = self.client.write_state(name, adamant.State(state.step, state.tensors, update_counts=counts))
+        self.name = name
+        self._learn(described, groups)
+        self.stream.move_to(written.incarnation, written.step)
+        self._set_counts(counts)
+        self.client.delete(before)
+        self._own_sets.remove(before)
+
+    @contextlib.contextmanager
+    def _noticing_its_loss(self) -> Iterator[None]:
+        try:
+            yield
+        except errors.SetNotFoundError as error:
+            self._is_gone = True
+            raise error.with_suffix(_IF_GONE) from None
+
     def add_group(self, group: ParamGroup, groups: Sequence[ParamGroup]) -> None:
         """The last of the optimizer's groups is new."""
         added = self._mirrors([group])
         if not added:
             return
         self._check()
+        with self._noticing_its_loss():
+            self._add_group(group, groups, added)
+
+    def _add_group(self, group: ParamGroup, groups: Sequence[ParamGroup], added: list[Mirror]) -> None:
         step = self.stream.step_number
         described = self.client.add_tensors(
             self.name,
@@ -293,6 +373,10 @@ class Session:
     def step(self, groups: Sequence[ParamGroup], grad_scale: float) -> None:
         """Applies the gradients that there are."""
         self._check()
+        with self._noticing_its_loss():
+            self._step(groups, grad_scale)
+
+    def _step(self, groups: Sequence[ParamGroup], grad_scale: float) -> None:
         mirrors = self.mirrors
         carried = []
         at = 0
@@ -402,6 +486,7 @@ class Session:
                 and fixed.get("amsgrad") == group.get("amsgrad")
                 and fixed.get("decoupled_weight_decay", False) == _is_decoupled(group)
                 and fixed.get("nesterov") == group.get("nesterov")
+                and ("has_momentum" not in fixed or fixed["has_momentum"] == (_number(group["momentum"]) != 0))
                 and ("dampening" not in fixed or fixed["dampening"] == np.float32(_number(group["dampening"])))
             ):
                 continue
@@ -411,6 +496,15 @@ class Session:
                     f"group {name!r}: amsgrad cannot change while the set lives: expected {fixed['amsgrad']}, got "
                     f"{wanted['amsgrad']}"
                 )
+            if wanted.get("has_momentum", False) != fixed.get("has_momentum", False):
+                if fixed["has_momentum"]:
+                    raise RuntimeError(
+                        f"group {name!r}: momentum cannot end while the set lives: expected more than 0, got "
+                        f"{_number(group['momentum'])}"
+                    )
+                # Of all groups at once, with whatever else has changed.
+                self._begin_momentum(groups)
+                return
             changed = {key: value for key, value in wanted.items() if value != fixed[key]}
             wish: dict[str, Any] = {self._kind: changed}
             self.client.update_group(self.name, name, incarnation=self.stream.incarnation, **wish)
@@ -419,6 +513,8 @@ class Session:
     def _check(self) -> None:
         if not self._end.alive:
             raise RuntimeError("the optimizer is closed")
+        if self._is_gone:
+            raise RuntimeError(f"the set {self.name!r} is gone{_IF_GONE}")
         if self._broken is not None:
             raise RuntimeError(
                 f"{self._broken}, and the parameters may be those of no step: pull() them from the server, or push() "
@@ -432,7 +528,8 @@ class Session:
         if not self._end.alive:
             raise RuntimeError("the optimizer is closed")
         self._broken = "the last pull failed"
-        self.stream.refresh([mirror.target() for mirror in self.mirrors])
+        with self._noticing_its_loss():
+            self.stream.refresh([mirror.target() for mirror in self.mirrors])
         if self.stream.last_result is not None:
             self.last_result = self.stream.last_result
         self._arrived(range(len(self.mirrors)))
@@ -445,7 +542,8 @@ class Session:
             raise RuntimeError("the optimizer is closed")
         sources = [mirror.source() for mirror in self.mirrors]
         # What became of a step that is pending is of no account any more.
-        response = self.client.write(self.name, sources)
+        with self._noticing_its_loss():
+            response = self.client.write(self.name, sources)
         self.stream.move_to(response.incarnation, response.step)
         self._remember()
         self._reload_counts()
@@ -550,7 +648,8 @@ class Session:
         which are here."""
         self._check()
         try:
-            entries, step = self._read_state(groups)
+            with self._noticing_its_loss():
+                entries, step = self._read_state(groups)
         except errors.IncarnationMismatchError as error:
             raise error.with_suffix(": somebody else has written the set: pull() first") from None
         if step != self.stream.step_number:
@@ -598,24 +697,47 @@ class Session:
     ) -> None:
         """Makes the set's state what `entries` say of each parameter, unless it is that state (`origin`) already.
         Parameters are those that are here."""
-        self._check()
+        if not self._is_gone:
+            self._check()
+        # Before anything changes.
+        arrays = [
+            {slot: self._as_slot(mirror, slot, entry[slot]) for slot in _ARRAYS if entry.get(slot) is not None}
+            for mirror, entry in zip(self.mirrors, entries)
+        ]
         is_here = origin is not None and dict(origin) == self.origin(self.stream.step_number)
-        if is_here and self._is_state(entries, groups):
-            return
-        self._change_groups(groups)
+        if not self._is_gone:
+            try:
+                if is_here and self._is_state(entries, groups):
+                    return
+                self._change_groups(groups)
+                self._write_state(entries, arrays, origin)
+                return
+            except errors.SetNotFoundError:
+                self._is_gone = True
+        spec = self._specification(self.name, groups)
+        # Of several workers one is the first.
+        self._learn(self.client.create(spec, exist_ok=True), groups)
+        self._write_state(entries, arrays, origin)
+        self._is_gone = False
+        self._broken = None
+
+    def _write_state(
+        self,
+        entries: Sequence[Mapping[str, Any]],
+        arrays: Sequence[Mapping[str, Array]],
+        origin: Mapping[str, Any] | None,
+    ) -> None:
         tensors: dict[str, dict[str, Array]] = {slot: {} for slot in ["parameter", *self._slots]}
         counts = []
-        for mirror, name, entry in zip(self.mirrors, self._tensor_names, entries):
-            # An SGD of torch's does not count.
-            begun = entry.get("momentum_buffer") is not None
-            counts.append(int(entry.get("step", 1 if begun else 0)))
-            master = entry.get(_MASTER)
-            tensors["parameter"][name] = mirror.source() if master is None else self._as_slot(mirror, _MASTER, master)
+        for i, (mirror, entry, given) in enumerate(zip(self.mirrors, entries, arrays)):
+            begun = "momentum_buffer" in given
+            # An SGD of torch's does not count. A buffer that there is none of is to begin.
+            awaits = self._fixed_by_group[self.stream.tensors[i].group].get("has_momentum", False) and not begun
+            counts.append(0 if awaits else int(entry.get("step", 1 if begun else 0)))
+            name = self._tensor_names[i]
+            tensors["parameter"][name] = given[_MASTER] if _MASTER in given else mirror.source()
             for slot in self._slots:
-                value = entry.get(slot)
-                tensors[slot][name] = (
-                    np.zeros(mirror.shape, np.float32) if value is None else self._as_slot(mirror, slot, value)
-                )
+                tensors[slot][name] = given[slot] if slot in given else np.zeros(mirror.shape, np.float32)
         step = max([*counts, 0 if origin is None else int(origin["step"])])
         state = adamant.State(step, tensors, update_counts=counts)
         response = self.client.write_state(self.name, state, incarnation=self.stream.incarnation)
