@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +9,11 @@ import numpy as np
 import torch
 from torch.utils import _python_dispatch
 
+from adamant._words import WEIGHTS, WORDS, Words
+
 Array = np.ndarray[Any, Any]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
-
-
-# Of each of so many 64-bit words of a parameter, again and again: odd, so that no change of one word goes unnoticed,
-# and without a pattern, so that hardly any change of several does.
-_WORDS = 512
-_WEIGHTS = np.random.default_rng(0).integers(2**63, size=_WORDS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
 # Up to so many elements a parameter is kept, which takes less time than a sum, and in all so many.
@@ -82,7 +77,7 @@ class Mirror:
         self._is_direct = real.device.type == "cpu" and real.is_contiguous() and not parameter.is_conj()
         self._buffer = real if self._is_direct else torch.empty(self.shape, dtype=real.dtype)
         self._array = as_array(self._buffer)
-        self.words = _Words(self._array) if self._is_direct else None
+        self.words = Words(self._array) if self._is_direct else None
         is_small = self.words is not None and real.element_size() == 4 and real.numel() <= _SMALL
         self.small = self._array.reshape(-1).view(np.int32) if is_small else None
 
@@ -179,35 +174,14 @@ def _check_cluster(mirrors: Sequence[Mirror], begin: int, end: int) -> None:
             )
 
 
-class _Words:
-    """The elements of an array as 64-bit words: whole rows, what is left, and the bytes that are left of that."""
-
-    def __init__(self, array: Array) -> None:
-        octets = array.reshape(-1).view(np.uint8)
-        words = octets[: octets.size // 8 * 8].view(np.uint64)
-        rows = words.size // _WORDS
-        self._rows = words[: rows * _WORDS].reshape(rows, _WORDS) if rows else None
-        self._rest = words[rows * _WORDS :]
-        self._weights = _WEIGHTS[: self._rest.size]
-        self._tail = octets[words.size * 8 :] if octets.size % 8 else None
-
-    def total(self) -> int:
-        total = int(self._rest.dot(self._weights))
-        if self._rows is not None:
-            total += 3 * int(self._rows.sum(axis=0).dot(_WEIGHTS))
-        if self._tail is not None:
-            total += 5 * int.from_bytes(self._tail.tobytes(), sys.byteorder)
-        return total % 2**64
-
-
 def _total_on_device(tensor: torch.Tensor) -> torch.Tensor:
     """The like, without bringing elements here."""
     bits = bits_of(tensor.contiguous()).reshape(-1)
-    weights = torch.from_numpy(_WEIGHTS.view(np.int64)).to(bits.device)
-    rows = bits.numel() // _WORDS * _WORDS
+    weights = torch.from_numpy(WEIGHTS.view(np.int64)).to(bits.device)
+    rows = bits.numel() // WORDS * WORDS
     total = (bits[rows:] * weights[: bits.numel() - rows]).sum()
     if rows:
-        total += 3 * (bits[:rows].view(-1, _WORDS).sum(0) * weights).sum()
+        total += 3 * (bits[:rows].view(-1, WORDS).sum(0) * weights).sum()
     return total
 
 

@@ -45,6 +45,7 @@ class _Remote(torch.optim.Optimizer):
         wire_dtype: str | None = None,
         workers: int = 1,
         rank: int = 0,
+        overlap: bool = False,
         **kwargs: Any,
     ) -> None:
         """Torch's arguments, and then, all by name:
@@ -65,6 +66,9 @@ class _Remote(torch.optim.Optimizer):
             The server computes in 32 bits, and keeps them.
         workers, rank: with more than one worker, each with an optimizer of the same `name` and a rank from 0, `step`
             waits for all of them, and applies the mean of their gradients.
+        overlap: sends gradients while the backward pass still computes others, where a step takes more than one
+            message. The numbers are the same: where a gradient, or a hyperparameter, is another one when `step` comes,
+            all is sent again. Costs a pass over the gradients a step. For parameters on the CPU.
 
         max_grad_norm and on_non_finite are the set's: of one that is there already they must be the same, if they are
         given. `foreach`, `fused` and `capturable` are checked by torch, and mean nothing here; `differentiable` is
@@ -92,6 +96,7 @@ class _Remote(torch.optim.Optimizer):
             wire_dtype=wire_dtype,
             workers=workers,
             rank=rank,
+            overlap=overlap,
         )
         self._show_steps()
 
@@ -145,6 +150,13 @@ class _Remote(torch.optim.Optimizer):
         scale: torch.Tensor | None = getattr(self, "grad_scale", None)
         self._attached.step(self.param_groups, 1.0 if scale is None else float(scale))
         return loss
+
+    @_not_traced
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's."""
+        if self._session is not None:
+            self._session.forget_gradients()
+        super().zero_grad(set_to_none)
 
     @_not_traced
     def pull(self) -> None:

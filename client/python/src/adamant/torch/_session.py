@@ -15,8 +15,10 @@ import torch
 
 import adamant
 from adamant import errors, v1
+from adamant._connection import BegunStep
 from adamant._own_set import end
 from adamant.torch._mirror import Array, Memory, Mirror, as_array, bits_of, check_disjoint
+from adamant.torch._overlap import Overlap
 
 ParamGroup = Mapping[str, Any]
 
@@ -95,6 +97,7 @@ class Session:
         wire_dtype: str | None,
         workers: int,
         rank: int,
+        overlap: bool,
     ) -> None:
         self.client = client
         self.name = f"torch/{uuid.uuid4().hex}" if name is None else name
@@ -113,6 +116,8 @@ class Session:
         self._overrides: tuple[Any, list[v1.GroupOverride]] = ((), [])
         self.mirrors: list[Mirror] = []
         self._memory = Memory()
+        self._overlap = Overlap(weakref.WeakMethod(self._begin)) if overlap else None
+        self._param_groups = groups
         # At the latest when the program ends.
         self._own_sets = [self.name] if name is None else []
         self._end = weakref.finalize(self, end, client, os.getpid(), self._own_sets)
@@ -135,6 +140,8 @@ class Session:
     ) -> None:
         self.mirrors = self._mirrors(groups)
         self._memory.add(self.mirrors)
+        if self._overlap is not None:
+            self._overlap.watch(self.mirrors)
         described = None
         if not is_own:
             with contextlib.suppress(errors.SetNotFoundError):
@@ -362,6 +369,8 @@ class Session:
         )
         self.mirrors += added
         self._memory.add(added)
+        if self._overlap is not None:
+            self._overlap.watch(added)
         self._learn(described, groups)
         self._remember(range(len(self.mirrors) - len(added), len(self.mirrors)))
         if self.stream.step_number != step:
@@ -373,6 +382,8 @@ class Session:
     def step(self, groups: Sequence[ParamGroup], grad_scale: float) -> None:
         """Applies the gradients that there are."""
         self._check()
+        # Another list after load_state_dict.
+        self._param_groups = groups
         with self._noticing_its_loss():
             self._step(groups, grad_scale)
 
@@ -405,6 +416,7 @@ class Session:
             gradients[i] = mirrors[i].gradient()
             targets[i] = mirrors[i].target()
         overrides = self._make_overrides(groups)
+        begun = None if self._overlap is None else self._overlap.take(carried)
         last = self.last_result
         before = self.stream.step_number
         self._broken = "the last step was interrupted"
@@ -418,6 +430,7 @@ class Session:
                 gradient_dtype=self._wire_dtype,
                 reply_dtype=self._reply_dtype(carried),
                 contribution=self._contribution,
+                begun=begun,
             )
             self.last_result = result
             self._arrived(carried)
@@ -439,6 +452,17 @@ class Session:
             is_refusal = self.last_result is last and self._is_refusal(error)
             self._broken = None if is_refusal else f"the last step failed ({error})"
             raise
+
+    def _begin(self) -> BegunStep | None:
+        """A step with the hyperparameters of now."""
+        if self._broken is not None or not self._end.alive:
+            return None
+        return self.stream.begin(self._make_overrides(self._param_groups), self._wire_dtype)
+
+    def forget_gradients(self) -> None:
+        """What has been sent of them is of no use."""
+        if self._overlap is not None:
+            self._overlap.cancel()
 
     def _is_refusal(self, error: Exception) -> bool:
         """Whether a step that has failed so has changed nothing, neither there nor here."""
@@ -775,4 +799,6 @@ class Session:
 
     def close(self) -> None:
         """Deletes the set, if it is the optimizer's own, and lets go of the connection."""
+        if self._overlap is not None:
+            self._overlap.close()
         self._end()
