@@ -7,6 +7,7 @@ import gc
 import io
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -761,6 +762,62 @@ def test_values_that_no_set_can_hold_are_refused(adam):
     gradients(params, 0)
     with pytest.raises(adamant.ValueOutOfRangeError):
         optimizer.step()
+
+
+# What is shown.
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_transfers_are_shown_on_a_terminal(adam, name, monkeypatch, is_terminal):
+    pytest.importorskip("tqdm")
+    screen = Terminal() if is_terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    shown = []
+
+    def look():
+        shown.append(sorted({line.split(":")[0].strip() for line in re.split("[\r\n]", screen.getvalue())} - {""}))
+        screen.seek(0)
+        screen.truncate()
+
+    params = parameters((400_000,), (3,))
+    optimizer = adam(params, name=name, progress=True)
+    look()
+    # That is a write, which nobody waits for as such.
+    params[0].data.mul_(2)
+    train(optimizer, params, range(2))
+    look()
+    optimizer.pull()
+    look()
+    optimizer.push()
+    look()
+    saved = optimizer.state_dict()
+    look()
+    train(optimizer, params, [2])
+    optimizer.load_state_dict(saved)
+    look()
+    expected = [[f"attach {name} (read)", f"attach {name} (write)"], []]
+    expected += [[f"pull {name} (read)"], [f"push {name} (write)"], [f"state_dict {name} (read)"]]
+    expected.append([f"load_state_dict {name} (write)"])
+    assert shown == (expected if is_terminal else [[]] * 6)
+
+
+def test_nothing_is_shown_unless_it_is_asked_for(adam, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    optimizer = adam(parameters((400_000,)))
+    optimizer.state_dict()
+    assert screen.getvalue() == ""
+
+
+def test_without_tqdm_there_is_no_progress(adam, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ImportError, match=r"progress: expected tqdm .* pip install 'adamant-client\[progress\]'"):
+        adam(parameters((3,)), progress=True)
 
 
 # Its end, and what it is not.

@@ -14,14 +14,14 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Callable, Protocol, TypeVar
 
 import grpc
 
 from adamant import _fork, _framing, v1
-from adamant._arrays import FLOAT32, Array, round_in_place, wire_dtype
+from adamant._arrays import FLOAT32, Array, element_bytes, round_in_place, wire_dtype
 from adamant._options import RetryPolicy, Timeouts
 from adamant._transport import ByteStream, Transport, interruptible
 from adamant._words import Words
@@ -37,6 +37,9 @@ from adamant.errors import (
 )
 
 _T = TypeVar("_T")
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with "read" or "write", the bytes that have moved, and those that there are."""
 
 # How often a target is tried to which there is no connection, in seconds, and how long a try may take.
 _CONNECT_INTERVAL = 0.3
@@ -184,12 +187,14 @@ class RetryingConnection:
         timeouts: Timeouts,
         message_bytes: int,
         on_wait: Callable[[AdamantError], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         self._transport = transport
         self._retry = retry
         self._timeouts = timeouts
         self._message_bytes = message_bytes
         self._on_wait = on_wait
+        self._on_progress = on_progress
         # Streams of steps that await their next one, of whatever set.
         self._idle: deque[ByteStream] = deque()
         self._lock = threading.Lock()
@@ -369,8 +374,10 @@ class RetryingConnection:
             interrupt.attach(stream)
             stream.set_timeout(attempts.timeout(self._timeouts.transfer))
             header = call.header.SerializeToString()
+            progress = self._progress("write", (zip(source.arrays, source.dtypes) for source in call.sources))
             for message, _ in _framing.messages(header, call.sources, self._message_bytes):
                 stream.write(message)
+                progress(len(message))
             stream.done_writing()
             reply = stream.read()
             if reply is None:
@@ -390,8 +397,12 @@ class RetryingConnection:
                 stream.set_timeout(attempts.timeout(self._timeouts.transfer))
                 stream.write(request.SerializeToString())
                 stream.done_writing()
+                wanted = ([array for array in arrays if array is not None] for arrays in call.targets.values())
+                # A read comes in fp32.
+                progress = self._progress("read", ([(array, FLOAT32) for array in arrays] for arrays in wanted))
                 while (message := stream.read(ahead=True)) is not None:
                     found = receiver.take(message)
+                    progress(len(message))
                     if found is not None:
                         header = v1.ReadHeader.FromString(found)
             if header is None:
@@ -417,6 +428,23 @@ class RetryingConnection:
         except BaseException:
             stream.close()
             raise
+
+    def _progress(self, what: str, moved: Iterable[Iterable[tuple[Array, int]]]) -> Callable[[int], None]:
+        """What is to be called with the bytes of each message of a transfer of arrays, beside how each travels."""
+        tell = self._on_progress
+        if tell is None:
+            return lambda _: None
+        total = sum(array.size * element_bytes(dtype) for arrays in moved for array, dtype in arrays)
+        done = 0
+
+        def count(size: int) -> None:
+            nonlocal done
+            # Messages have more in them than elements.
+            done = min(total, done + size)
+            tell(what, done, total)
+
+        tell(what, 0, total)
+        return count
 
     def _take_idle(self) -> ByteStream | None:
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import adamant
+from adamant.torch._bars import Bars
 from adamant.torch._session import STATE_KEYS, Session
 
 # As torch's own steps: dynamo is not to trace a call over the network, nor to be imported for saying so.
@@ -46,6 +47,7 @@ class _Remote(torch.optim.Optimizer):
         workers: int = 1,
         rank: int = 0,
         overlap: bool = False,
+        progress: bool = False,
         **kwargs: Any,
     ) -> None:
         """Torch's arguments, and then, all by name:
@@ -69,6 +71,7 @@ class _Remote(torch.optim.Optimizer):
         overlap: sends gradients while the backward pass still computes others, where a step takes more than one
             message. The numbers are the same: where a gradient, or a hyperparameter, is another one when `step` comes,
             all is sent again. Costs a pass over the gradients a step. For parameters on the CPU.
+        progress: draws a bar of tqdm's for each transfer of all parameters, or of their state, on a terminal.
 
         max_grad_norm and on_non_finite are the set's: of one that is there already they must be the same, if they are
         given. `foreach`, `fused` and `capturable` are checked by torch, and mean nothing here; `differentiable` is
@@ -84,8 +87,9 @@ class _Remote(torch.optim.Optimizer):
             raise ValueError("name: expected one that all workers know, got none")
         super().__init__(params, *args, **kwargs)
         _check_groups(self.param_groups)
+        bars = Bars() if progress else None
         self._session = Session(
-            adamant.Client(target),
+            adamant.Client(target, on_progress=bars),
             self.param_groups,
             kind=self._kind,
             name=name,
@@ -97,6 +101,7 @@ class _Remote(torch.optim.Optimizer):
             workers=workers,
             rank=rank,
             overlap=overlap,
+            bars=bars,
         )
         self._show_steps()
 

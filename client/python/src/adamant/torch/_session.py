@@ -17,6 +17,7 @@ import adamant
 from adamant import errors, v1
 from adamant._connection import BegunStep
 from adamant._own_set import end
+from adamant.torch._bars import Bars
 from adamant.torch._mirror import Array, Memory, Mirror, as_array, bits_of, check_disjoint
 from adamant.torch._overlap import Overlap
 
@@ -98,6 +99,7 @@ class Session:
         workers: int,
         rank: int,
         overlap: bool,
+        bars: Bars | None,
     ) -> None:
         self.client = client
         self.name = f"torch/{uuid.uuid4().hex}" if name is None else name
@@ -118,14 +120,20 @@ class Session:
         self._memory = Memory()
         self._overlap = Overlap(weakref.WeakMethod(self._begin)) if overlap else None
         self._param_groups = groups
+        self._bars = bars
         # At the latest when the program ends.
         self._own_sets = [self.name] if name is None else []
         self._end = weakref.finalize(self, end, client, os.getpid(), self._own_sets)
         try:
-            self._attach(groups, name is None, attach, max_grad_norm, on_non_finite, workers)
+            with self._shown("attach"):
+                self._attach(groups, name is None, attach, max_grad_norm, on_non_finite, workers)
         except BaseException:
             self._end()
             raise
+
+    def _shown(self, label: str) -> contextlib.AbstractContextManager[None]:
+        """Transfers are shown, if that is wished."""
+        return contextlib.nullcontext() if self._bars is None else self._bars.shown(f"{label} {self.name}")
 
     # What the set is.
 
@@ -356,7 +364,7 @@ class Session:
         if not added:
             return
         self._check()
-        with self._noticing_its_loss():
+        with self._noticing_its_loss(), self._shown("add_param_group"):
             self._add_group(group, groups, added)
 
     def _add_group(self, group: ParamGroup, groups: Sequence[ParamGroup], added: list[Mirror]) -> None:
@@ -552,7 +560,7 @@ class Session:
         if not self._end.alive:
             raise RuntimeError("the optimizer is closed")
         self._broken = "the last pull failed"
-        with self._noticing_its_loss():
+        with self._noticing_its_loss(), self._shown("pull"):
             self.stream.refresh([mirror.target() for mirror in self.mirrors])
         if self.stream.last_result is not None:
             self.last_result = self.stream.last_result
@@ -566,7 +574,7 @@ class Session:
             raise RuntimeError("the optimizer is closed")
         sources = [mirror.source() for mirror in self.mirrors]
         # What became of a step that is pending is of no account any more.
-        with self._noticing_its_loss():
+        with self._noticing_its_loss(), self._shown("push"):
             response = self.client.write(self.name, sources)
         self.stream.move_to(response.incarnation, response.step)
         self._remember()
@@ -672,7 +680,7 @@ class Session:
         which are here."""
         self._check()
         try:
-            with self._noticing_its_loss():
+            with self._noticing_its_loss(), self._shown("state_dict"):
                 entries, step = self._read_state(groups)
         except errors.IncarnationMismatchError as error:
             raise error.with_suffix(": somebody else has written the set: pull() first") from None
@@ -721,6 +729,12 @@ class Session:
     ) -> None:
         """Makes the set's state what `entries` say of each parameter, unless it is that state (`origin`) already.
         Parameters are those that are here."""
+        with self._shown("load_state_dict"):
+            self._load(entries, groups, origin)
+
+    def _load(
+        self, entries: Sequence[Mapping[str, Any]], groups: Sequence[ParamGroup], origin: Mapping[str, Any] | None
+    ) -> None:
         if not self._is_gone:
             self._check()
         # Before anything changes.
