@@ -1105,10 +1105,10 @@ def test_ctrl_c_while_the_parameters_are_put_in_place(adam, monkeypatch):
     train(optimizer, params, range(2))
     arrived = optimizer._session._arrived
 
-    def interrupted(indices):
+    def interrupted(*args):
         monkeypatch.undo()
         interrupt()
-        arrived(indices)
+        arrived(*args)
 
     monkeypatch.setattr(optimizer._session, "_arrived", interrupted)
     gradients(params, 2)

@@ -330,6 +330,20 @@ def test_parameters_that_overlap_in_memory_are_refused(adam, make_views):
     assert len(optimizer.param_groups) == len(params) - 1
 
 
+def test_parameters_that_come_to_overlap_are_refused(adam):
+    params = parameters((3,), (3,))
+    optimizer = adam(params)
+    gradients(params, 0)
+    optimizer.step()
+    apart = params[1].data
+    params[1].data = params[0].data
+    with pytest.raises(ValueError, match="parameter '1': expected memory of its own"):
+        optimizer.step()
+    params[1].data = apart
+    optimizer.step()
+    assert optimizer.last_result.step == 2
+
+
 def test_parts_of_one_buffer_that_do_not_overlap_are_parameters(adam):
     def views():
         matrix = parameters((6, 6))[0].detach()

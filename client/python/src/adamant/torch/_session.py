@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import uuid
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import grpc
@@ -18,7 +20,7 @@ from adamant import errors, v1
 from adamant._connection import BegunStep
 from adamant._own_set import end
 from adamant.torch._bars import Bars
-from adamant.torch._mirror import Array, Memory, Mirror, as_array, bits_of, check_disjoint
+from adamant.torch._mirror import Array, Layout, Memory, Mirror, as_array, bits_of, check_disjoint
 from adamant.torch._overlap import Overlap
 
 ParamGroup = Mapping[str, Any]
@@ -104,8 +106,9 @@ class Session:
         self.client = client
         self.name = f"torch/{uuid.uuid4().hex}" if name is None else name
         self.last_result: adamant.StepResult | None = None
-        # How many updates each parameter has had: together, and one by one.
-        self._counts = torch.zeros(0)
+        # How many updates each parameter has had: together, and, in the same memory, one by one. By numpy, since torch
+        # takes 20 us to add to a few numbers that are in no cache.
+        self._counts = np.zeros(0, np.float32)
         self.steps: list[torch.Tensor] = []
         self._kind = kind
         self._local_changes = local_changes
@@ -117,6 +120,7 @@ class Session:
         self._is_gone = False
         self._overrides: tuple[Any, list[v1.GroupOverride]] = ((), [])
         self.mirrors: list[Mirror] = []
+        self._layout: Layout | None = None
         self._memory = Memory()
         self._overlap = Overlap(weakref.WeakMethod(self._begin)) if overlap else None
         self._param_groups = groups
@@ -376,6 +380,7 @@ class Session:
             incarnation=self.stream.incarnation,
         )
         self.mirrors += added
+        self._layout = None
         self._memory.add(added)
         if self._overlap is not None:
             self._overlap.watch(added)
@@ -396,33 +401,21 @@ class Session:
             self._step(groups, grad_scale)
 
     def _step(self, groups: Sequence[ParamGroup], grad_scale: float) -> None:
-        mirrors = self.mirrors
-        carried = []
-        at = 0
-        for group in groups:
-            for parameter in group["params"]:
-                if at == len(mirrors) or parameter is not mirrors[at].parameter:
-                    raise RuntimeError(
-                        "the optimizer's parameters are others than those it was made with: make another optimizer"
-                    )
-                gradient = parameter.grad
-                if gradient is not None:
-                    if gradient.is_sparse and self._kind == "adam":
-                        raise RuntimeError(
-                            "Adam does not support sparse gradients: expected dense ones, got a sparse one of "
-                            f"parameter {mirrors[at].name!r}"
-                        )
-                    carried.append(at)
-                at += 1
+        parameters = list(chain.from_iterable(group["params"] for group in groups))
+        if len(parameters) != len(self.mirrors) or not all(
+            map(operator.is_, parameters, [mirror.parameter for mirror in self.mirrors])
+        ):
+            raise RuntimeError(
+                "the optimizer's parameters are others than those it was made with: make another optimizer"
+            )
+        found = [parameter.grad for parameter in parameters]
+        carried = [i for i, gradient in enumerate(found) if gradient is not None]
         if not carried:
             return
-        self._notice_local_changes()
+        layout = self._lay_out()
+        gradients = self._gradients(found, layout)
+        self._notice_local_changes(layout)
         self._change_groups(groups)
-        gradients: list[Array | None] = [None] * len(mirrors)
-        targets: list[Array | None] = [None] * len(mirrors)
-        for i in carried:
-            gradients[i] = mirrors[i].gradient()
-            targets[i] = mirrors[i].target()
         overrides = self._make_overrides(groups)
         begun = None if self._overlap is None else self._overlap.take(carried)
         last = self.last_result
@@ -431,19 +424,19 @@ class Session:
         try:
             result = self.stream.step(
                 gradients,
-                targets,
-                tensors=None if len(carried) == len(mirrors) else carried,
+                layout.targets,
+                tensors=None if len(carried) == len(gradients) else carried,
                 overrides=overrides,
                 grad_scale=grad_scale,
                 gradient_dtype=self._wire_dtype,
-                reply_dtype=self._reply_dtype(carried),
+                reply_dtype=self._reply_dtype(layout, carried),
                 contribution=self._contribution,
                 begun=begun,
             )
             self.last_result = result
-            self._arrived(carried)
+            self._arrived(layout, carried)
             if result.applied and result.parameters_step == before + 1:
-                if len(carried) == len(mirrors):
+                if len(carried) == len(gradients):
                     self._counts += 1
                 else:
                     self._counts[carried] += 1
@@ -460,6 +453,26 @@ class Session:
             is_refusal = self.last_result is last and self._is_refusal(error)
             self._broken = None if is_refusal else f"the last step failed ({error})"
             raise
+
+    def _gradients(self, found: Sequence[torch.Tensor | None], layout: Layout) -> list[Array | None]:
+        """Of each its array, to be sent."""
+        if not layout.is_complex:
+            # numpy refuses whatever is not fp32 or fp16 on the CPU, is sparse, or has a history of its own.
+            with contextlib.suppress(RuntimeError, TypeError):
+                return [None if gradient is None else gradient.numpy() for gradient in found]
+        for mirror, gradient in zip(self.mirrors, found):
+            if gradient is not None and gradient.is_sparse and self._kind == "adam":
+                raise RuntimeError(
+                    "Adam does not support sparse gradients: expected dense ones, got a sparse one of "
+                    f"parameter {mirror.name!r}"
+                )
+        return [None if gradient is None else mirror.gradient() for mirror, gradient in zip(self.mirrors, found)]
+
+    def _lay_out(self) -> Layout:
+        """Where parameters lie now."""
+        if self._layout is None or not self._layout.holds():
+            self._layout = Layout(self.mirrors)
+        return self._layout
 
     def _begin(self) -> BegunStep | None:
         """A step with the hyperparameters of now."""
@@ -485,10 +498,10 @@ class Session:
             self._contribution is not None and isinstance(error, errors.NonFiniteGradientError)
         )
 
-    def _reply_dtype(self, carried: Sequence[int]) -> str:
+    def _reply_dtype(self, layout: Layout, carried: Sequence[int]) -> str:
         if self._wire_dtype is not None:
             return self._wire_dtype
-        dtypes = {self.mirrors[i].parameter.dtype for i in carried}
+        dtypes = {layout.dtypes[i] for i in carried}
         return _DTYPES.get(dtypes.pop(), "float32") if len(dtypes) == 1 else "float32"
 
     def _make_overrides(self, groups: Sequence[ParamGroup]) -> list[v1.GroupOverride]:
@@ -560,11 +573,12 @@ class Session:
         if not self._end.alive:
             raise RuntimeError("the optimizer is closed")
         self._broken = "the last pull failed"
+        layout = self._lay_out()
         with self._noticing_its_loss(), self._shown("pull"):
-            self.stream.refresh([mirror.target() for mirror in self.mirrors])
+            self.stream.refresh(layout.targets)
         if self.stream.last_result is not None:
             self.last_result = self.stream.last_result
-        self._arrived(range(len(self.mirrors)))
+        self._arrived(layout, range(len(self.mirrors)))
         self._reload_counts()
         self._broken = None
 
@@ -581,24 +595,27 @@ class Session:
         self._reload_counts()
         self._broken = None
 
-    def _arrived(self, indices: Sequence[int]) -> None:
-        mirrors = [self.mirrors[i] for i in indices]
-        with torch.no_grad():
-            for mirror in mirrors:
-                mirror.arrived()
+    def _arrived(self, layout: Layout, indices: Sequence[int]) -> None:
+        are_all = len(indices) == len(self.mirrors)
+        if layout.copied:
+            with torch.no_grad():
+                for i in layout.copied if are_all else layout.copied.intersection(indices):
+                    self.mirrors[i].arrived()
+        parameters = layout.parameters if are_all else [layout.parameters[i] for i in indices]
         # Whoever has kept one for a backward pass is to be told.
-        torch.autograd.graph.increment_version([mirror.parameter for mirror in mirrors])
-        self._remember(indices)
+        torch.autograd.graph.increment_version(parameters)
+        if self._local_changes != "ignore":
+            self._memory.remember(layout, None if are_all else indices)
 
     def _remember(self, indices: Sequence[int] | None = None) -> None:
         if self._local_changes != "ignore":
-            self._memory.remember(range(len(self.mirrors)) if indices is None else indices)
+            self._memory.remember(self._lay_out(), indices)
 
-    def _notice_local_changes(self) -> None:
+    def _notice_local_changes(self, layout: Layout) -> None:
         """Writes into the set what was written into parameters here: torch's own optimizers would go on from that."""
         if self._local_changes == "ignore":
             return
-        suspects, unsure = self._memory.compare()
+        suspects, unsure = self._memory.compare(layout)
         # Those that are rounded here are looked at one element at a time.
         unsure += [i for i in suspects if self._precision(self.mirrors[i]) != torch.float32]
         changed = {i: self.mirrors[i].local() for i in suspects if i not in unsure}
@@ -613,7 +630,7 @@ class Session:
                     same.append(i)
                 else:
                     changed[i] = elements
-            self._memory.remember(same)
+            self._memory.remember(layout, same)
         if not changed:
             return
         names = [self._tensor_names[i] for i in sorted(changed)]
@@ -637,11 +654,11 @@ class Session:
         except KeyboardInterrupt:
             # Written or not, which decides where the next step begins: now it is.
             self.stream.move_to(write().incarnation, before)
-            self._memory.remember(sorted(changed))
+            self._memory.remember(layout, sorted(changed))
             raise
         # If others have stepped, this one's step is refused, as it would have been without the write.
         self.stream.move_to(response.incarnation, before)
-        self._memory.remember(sorted(changed))
+        self._memory.remember(layout, sorted(changed))
 
     def _precision(self, mirror: Mirror) -> torch.dtype:
         """What a parameter is rounded to on its way here."""
@@ -667,9 +684,9 @@ class Session:
 
     def _set_counts(self, counts: Sequence[int]) -> None:
         if len(self.steps) != len(counts):
-            self._counts = torch.zeros(len(counts))
-            self.steps = list(self._counts)
-        self._counts.copy_(torch.tensor(counts))
+            self._counts = np.zeros(len(counts), np.float32)
+            self.steps = list(torch.from_numpy(self._counts))
+        self._counts[:] = counts
 
     def origin(self, step: int) -> dict[str, Any]:
         """Names a state of the set."""
