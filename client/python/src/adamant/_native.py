@@ -18,7 +18,7 @@ from typing import Any
 
 from adamant import _fork, v1
 from adamant._arrays import FLOAT32, Array, wire_dtype
-from adamant._connection import OnProgress, ReadCall, RetryingConnection, StepCall, WriteCall
+from adamant._connection import ReadCall, RetryingConnection, StepCall, WriteCall
 from adamant._framing import Source
 from adamant._options import RetryPolicy, Timeouts
 from adamant._transport import Transport, interruptible
@@ -227,7 +227,7 @@ class NativeConnection(RetryingConnection):
         timeouts: Timeouts,
         message_bytes: int,
         on_wait: Callable[[AdamantError], None] | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         super().__init__(transport, retry, timeouts, message_bytes, on_wait, on_progress)
         self._library = library

@@ -321,11 +321,13 @@ class StepStream:
 
     def begin(self, overrides: Iterable[v1.GroupOverride], gradient_dtype: object = None) -> BegunStep | None:
         """Begins to send the gradient of a step that is to be like the last one but for its `overrides`: from where the
-        stream is now. None: there was none, or it is not known what became of it."""
-        if self._last_header is None or self._pending is not None:
+        stream is now. None: there was none, it was asynchronous or brought rows of a tensor, or it is not known what
+        became of it."""
+        last = self._last_header
+        if last is None or self._pending is not None or last.HasField("base_step") or last.sparse:
             return None
         header = v1.StepHeader()
-        header.CopyFrom(self._last_header)
+        header.CopyFrom(last)
         header.request_id = new_request_id()
         header.incarnation = self._incarnation
         header.expected_step = self._step
