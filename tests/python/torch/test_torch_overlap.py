@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
+import weakref
 
 import pytest
 import torch
@@ -395,6 +397,25 @@ def test_an_optimizer_that_is_closed_sends_nothing(adam, begun):
     optimizer.close()
     loss_of(model, 1).backward()
     assert begun["begun"] == 0
+
+
+def test_gradients_that_the_model_no_longer_has_are_not_kept(adam, begun):
+    model = make_model()
+    optimizer = adam(model.parameters(), overlap=True)
+    plain(optimizer, model, 0)
+    optimizer.zero_grad()
+    loss_of(model, 1).backward()
+    gradient = weakref.ref(model[0].weight.grad)
+    assert begun["begun"] == 1
+    model.zero_grad()
+    loss_of(model, 2).backward()
+    for thread in threading.enumerate():
+        if thread.name == "adamant-sender":
+            thread.join()
+    gc.collect()
+    assert gradient() is None
+    optimizer.step()
+    assert optimizer.last_result.step == 2
 
 
 def test_parameters_do_not_keep_the_optimizer(adam, client, server):

@@ -73,6 +73,8 @@ class Overlap:
             if count > self._passes:
                 self._is_over = True
                 self._drop()
+                # Which the model may not have any more.
+                self._sent = {}
                 return
             mirror = self._mirrors[index]
             gradient = mirror.parameter.grad
