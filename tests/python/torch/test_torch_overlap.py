@@ -246,7 +246,7 @@ def test_the_numbers_are_those_without(make, begun, cls, situation):
 
 @pytest.mark.parametrize("wire_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_of_every_type(adam, begun, dtype, wire_dtype):
+def test_of_every_type(calls, adam, begun, dtype, wire_dtype):
     bits = []
     for overlap in (False, True):
         model = make_model().to(dtype)
