@@ -12,7 +12,7 @@ import numpy as np
 
 from adamant import _fork, _framing, _native, v1
 from adamant._arrays import Array, Arrays, by_index, check, wire_dtype
-from adamant._connection import EventStream, ReadCall, RetryingConnection, WriteCall, new_request_id
+from adamant._connection import EventStream, OnProgress, ReadCall, RetryingConnection, WriteCall, new_request_id
 from adamant._optimizers import Adam, Group, Optimizer
 from adamant._options import RetryPolicy, Timeouts
 from adamant._step_stream import StepStream
@@ -125,6 +125,7 @@ class Client:
         message_bytes: int = _MESSAGE_BYTES,
         channel_options: Sequence[tuple[str, Any]] = (),
         on_wait: Callable[[AdamantError], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         """Connects when the first call needs it, which waits for a server that is not there yet (Timeouts.connect).
 
@@ -135,6 +136,9 @@ class Client:
             through grpcio.
         on_wait: called when a call begins to wait, with the reason: once each time that there is no connection, and
             before each attempt after the first. For a line in a log.
+        on_progress: called while a read or write of tensors is under way: with "read" or "write", how many bytes have
+            moved, and how many there are. It begins with 0, again where an attempt is repeated. Has them go through
+            grpcio.
         """
         if target is None:
             target = os.environ.get("ADAMANT_TARGET", "")
@@ -153,10 +157,12 @@ class Client:
         # Options of a channel are for grpcio's.
         library = None if channel_options else _native.find_library()
         if library is None:
-            self._connection = RetryingConnection(transport, policy, self._timeouts, message_bytes, on_wait)
+            self._connection = RetryingConnection(
+                transport, policy, self._timeouts, message_bytes, on_wait, on_progress
+            )
         else:
             self._connection = _native.NativeConnection(
-                library, transport, policy, self._timeouts, message_bytes, on_wait
+                library, transport, policy, self._timeouts, message_bytes, on_wait, on_progress
             )
 
     @property

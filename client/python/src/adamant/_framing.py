@@ -302,6 +302,41 @@ def messages(
     yield b"".join(parts), True
 
 
+# The message that ends a step.
+LAST = _LAST
+
+
+class Chunks:
+    """Makes messages of about `limit` bytes at most, of gradients as they come."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit - _MESSAGE_OVERHEAD_BYTES
+        self._parts: list[Any] = []
+        self._room = self._limit
+
+    def add(self, tensor: int, array: Array, dtype: int) -> Iterator[bytes]:
+        """The messages that are full with it."""
+        width = element_bytes(dtype)
+        flat = array.reshape(-1)
+        offset = 0
+        while offset < flat.size:
+            count = min(flat.size - offset, (self._room - _CHUNK_OVERHEAD_BYTES) // width)
+            if count <= 0 or len(self._parts) == 2 * MAX_CHUNKS:
+                yield from self.end()
+                continue
+            elements = convert(flat[offset : offset + count], dtype)
+            prefix = frame_chunk(tensor, offset, 0, dtype, elements.nbytes)
+            self._parts += (prefix, elements)
+            self._room -= len(prefix) + elements.nbytes
+            offset += count
+
+    def end(self) -> Iterator[bytes]:
+        """The message that is not full yet, if there is one."""
+        if self._parts:
+            yield b"".join(self._parts)
+            self._parts, self._room = [], self._limit
+
+
 class MalformedMessage(Exception):
     """The other side sent what is no message."""
 

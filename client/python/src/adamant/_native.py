@@ -257,8 +257,9 @@ class NativeConnection(RetryingConnection):
         timeouts: Timeouts,
         message_bytes: int,
         on_wait: Callable[[AdamantError], None] | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        super().__init__(transport, retry, timeouts, message_bytes, on_wait)
+        super().__init__(transport, retry, timeouts, message_bytes, on_wait, on_progress)
         self._library = library
         # By thread, the call that Ctrl-C ends.
         self._cancellable: dict[int, _Call] = {}
@@ -337,7 +338,10 @@ class NativeConnection(RetryingConnection):
         return v1.StepResult.FromString(self._call(self._library.step, ctypes.byref(native)))
 
     def write(self, call: WriteCall) -> v1.WriteTensorsResponse:
-        if not all(set(source.dtypes) == {FLOAT32} and _all_fp32(source.arrays) for source in call.sources):
+        # The library does not tell how far it is.
+        if self._on_progress is not None or not all(
+            set(source.dtypes) == {FLOAT32} and _all_fp32(source.arrays) for source in call.sources
+        ):
             return super().write(call)
         spans = [_write_spans(source) for source in call.sources]
         slots = (_Slot * len(spans))()
@@ -348,7 +352,7 @@ class NativeConnection(RetryingConnection):
         return v1.WriteTensorsResponse.FromString(made)
 
     def read(self, call: ReadCall) -> v1.ReadHeader:
-        if not all(_all_fp32(arrays) for arrays in call.targets.values()):
+        if self._on_progress is not None or not all(_all_fp32(arrays) for arrays in call.targets.values()):
             return super().read(call)
         spans = [_spans(len(arrays), range(len(arrays)), arrays) for arrays in call.targets.values()]  # type: ignore[arg-type]
         slots = (_Slot * len(spans))()

@@ -24,7 +24,7 @@ from adamant._arrays import (
     dtype_argument,
     wire_dtype,
 )
-from adamant._connection import Connection, ReadCall, StepCall, new_request_id
+from adamant._connection import BegunStep, Connection, ReadCall, StepCall, new_request_id
 from adamant.errors import (
     AdamantError,
     ConfigChangedError,
@@ -162,6 +162,9 @@ class StepStream:
         self._shapes = [tuple(tensor.shape) for tensor in tensors]
         self._sizes = [tensor.element_count for tensor in tensors]
         self._pending: str | None = None
+        self._last_header: v1.StepHeader | None = None
+        # Of the step that is about to be sent.
+        self._begun: BegunStep | None = None
         self._last_result: StepResult | None = None
         self._buffer = _framing.MessageBuffer()
         self._layouts: dict[tuple[tuple[int, ...], tuple[int, ...]], _Layout] = {}
@@ -219,6 +222,7 @@ class StepStream:
         contribution: Contribution | None = None,
         asynchronous: bool = False,
         request_id: str | None = None,
+        begun: BegunStep | None = None,
     ) -> StepResult:
         """Applies a gradient, and brings the updated parameters back.
 
@@ -249,6 +253,8 @@ class StepStream:
         asynchronous: the gradient counts although the set has moved on since, by as many steps as its `max_staleness`.
         request_id: names the step, so that a program that was restarted in the middle of it may repeat it: 1 to 64
             printable ASCII characters, new for every step. None: a random one.
+        begun: what `begin` began, of which `grads` has what was sent. Where it is another step than this one, all is
+            sent again.
 
         On return all parameters are of the one step `parameters_step`, and `step_number` is that. Look at `outcome`: a
         gradient that is not finite is SKIPPED_NON_FINITE, which is no error, and left the set as it was. Of a step that
@@ -273,7 +279,7 @@ class StepStream:
                 set=self._set,
                 incarnation=self._incarnation,
                 schema_fingerprint=self._fingerprint,
-                request_id=new_request_id() if request_id is None else request_id,
+                request_id=request_id or (begun.header.request_id if begun is not None else new_request_id()),
             )
             if asynchronous:
                 header.base_step = self._step
@@ -307,6 +313,12 @@ class StepStream:
                     header.weight = contribution.weight
                 header.ack_when_folded = contribution.ack_when_folded
                 brings_back = brings_back and not contribution.ack_when_folded
+            self._last_header = header
+            if begun is not None and begun.header != header:
+                # An attempt that is not complete ends with the next one of the same request.
+                begun.cancel()
+                begun = None
+            self._begun = begun
             while True:
                 try:
                     result = self._send(header, grads, sparse, out, wire, reply, brings_back, contribution is not None)
@@ -320,6 +332,25 @@ class StepStream:
             return result
         finally:
             self._busy.release()
+
+    def begin(self, overrides: Iterable[v1.GroupOverride], gradient_dtype: object = None) -> BegunStep | None:
+        """Begins to send the gradient of a step that is to be like the last one but for its `overrides`: from where the
+        stream is now. None: there was none, it was asynchronous or brought rows of a tensor, or it is not known what
+        became of it."""
+        last = self._last_header
+        if last is None or self._pending is not None or last.HasField("base_step") or last.sparse:
+            return None
+        header = v1.StepHeader()
+        header.CopyFrom(last)
+        header.request_id = new_request_id()
+        header.incarnation = self._incarnation
+        header.expected_step = self._step
+        if header.HasField("round"):
+            header.round = self._round
+        del header.overrides[:]
+        header.overrides.extend(overrides)
+        wire = None if gradient_dtype is None else dtype_argument("gradient_dtype", gradient_dtype)
+        return self._connection.begin_step(header, wire)
 
     def refresh(self, out: Arrays | None = None) -> dict[str, Array] | None:
         """Brings the set's current parameters into `out`, which is as in `step`, and moves the stream to their state.
@@ -428,10 +459,11 @@ class StepStream:
             round_timeout=self._round_timeout if contributes else 0.0,
             rows=rows,
         )
+        begun, self._begun = self._begun, None
         # Not known from here on, unless it turns out.
         self._pending = header.request_id
         try:
-            result = self._connection.step(call)
+            result = self._connection.step(call) if begun is None else begun.step(call)
         except AdamantError as error:
             # A server that says why it does not apply a step has not applied it; one that is out of reach may have.
             if error.reason and error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
