@@ -98,7 +98,7 @@ std::vector<absl::Span<const float>> SpansOf(const adamant_source* tensors, int6
   return spans;
 }
 
-std::vector<absl::Span<float>> SpansOf(const adamant_target* tensors, int64_t count) {
+std::vector<absl::Span<float>> SpansOf(const adamant_destination* tensors, int64_t count) {
   std::vector<absl::Span<float>> spans;
   spans.reserve(count);
   for (int64_t i = 0; i < count; ++i) spans.emplace_back(tensors[i].data, tensors[i].count);
@@ -137,7 +137,7 @@ absl::StatusOr<std::string> Write(Connection* connection, const void* header, si
 }
 
 absl::StatusOr<std::string> Read(Connection* connection, const void* request, size_t request_size,
-                                 const adamant_target_slot* slots, int64_t slot_count) {
+                                 const adamant_destination_slot* slots, int64_t slot_count) {
   adamant::ReadCall call;
   if (absl::Status status = Parse(request, request_size, &call.request); !status.ok()) return status;
   std::vector<std::vector<absl::Span<float>>> spans;
@@ -234,7 +234,7 @@ int32_t adamant_write(adamant_connection* connection, const void* header, size_t
 }
 
 int32_t adamant_read(adamant_connection* connection, const void* request, size_t request_size,
-                     const adamant_target_slot* slots, int64_t slot_count, adamant_bytes* header,
+                     const adamant_destination_slot* slots, int64_t slot_count, adamant_bytes* header,
                      adamant_status* status) {
   return Tell(Read(connection->connection.get(), request, request_size, slots, slot_count), header, status);
 }

@@ -41,6 +41,7 @@ WriteCall MakeWriteCall(absl::string_view set, v1::WriteMode mode, const WriteOp
   call.header.set_mode(mode);
   call.header.set_request_id(options.request_id);
   if (options.incarnation.has_value()) call.header.set_incarnation(*options.incarnation);
+  call.read = options.read;
   call.progress = options.progress;
   return call;
 }
@@ -79,7 +80,7 @@ absl::StatusOr<v1::ReadHeader> ReadNamed(ReadCall call, const std::vector<int32_
     if (!named.ok()) return named.status();
     target.tensors = spans.emplace_back(*std::move(named));
   }
-  call.pass_over_empty = true;
+  call.request.mutable_tensors()->Add(tensors.begin(), tensors.end());
   return connection->Read(call);
 }
 

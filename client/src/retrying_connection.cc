@@ -77,6 +77,15 @@ absl::Status Validate(const std::string& target, const ClientOptions& options) {
   return status;
 }
 
+// Those of which there is a span.
+std::vector<int32_t> IndicesOf(MutableTensors tensors) {
+  std::vector<int32_t> indices;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (!tensors[i].empty()) indices.push_back(static_cast<int32_t>(i));
+  }
+  return indices;
+}
+
 // Memory of the caller's that messages refer to.
 class Loan {
  public:
@@ -98,10 +107,11 @@ class Loan {
 // Sends, waits for what `receive` makes of the reply, and in any case until gRPC has let go of the sources.
 absl::Status SendAndReceive(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
                             absl::Span<const RowsGradient> rows, v1::Dtype dtype, int64_t message_bytes,
-                            ByteStream* stream, absl::FunctionRef<absl::Status()> receive,
-                            const Progress& progress = nullptr) {
+                            const ElementReader& read, ByteStream* stream, absl::FunctionRef<absl::Status()> receive,
+                            const Progress& progress) {
   Loan loan;
-  absl::Status status = SendTensors(header, sources, rows, dtype, message_bytes, loan.TakeHold(), stream, progress);
+  absl::Status status =
+      SendTensors(header, sources, rows, dtype, message_bytes, loan.TakeHold(), stream, progress, read);
   if (status.ok()) status = receive();
   if (!status.ok()) stream->Close();
   stream->DriveUntil([&] { return loan.returned(); });
@@ -365,7 +375,7 @@ absl::StatusOr<v1::StepResult> RetryingConnection::ExchangeOn(std::unique_ptr<By
     };
   }
   const absl::Status status = SendAndReceive(
-      header, {&gradients, 1}, call.rows, call.gradient_dtype, options_.message_bytes, stream.get(),
+      header, {&gradients, 1}, call.rows, call.gradient_dtype, options_.message_bytes, call.read, stream.get(),
       [&] { return ReceiveStep(call, stream.get(), &result); }, send_progress);
   if (!status.ok()) return status;
   KeepStepStream(std::move(stream));
@@ -382,7 +392,15 @@ absl::StatusOr<v1::StepResult> RetryingConnection::Fetch(const StepCall& call, v
   read.request.set_set(call.header.set());
   read.request.set_incarnation(result.incarnation());
   read.targets = {{v1::SLOT_PARAMETER, call.parameters}};
-  read.pass_over_empty = true;
+  if (!call.header.tensors().empty()) {
+    *read.request.mutable_tensors() = call.header.tensors();
+  } else {
+    // Of frozen tensors nothing comes.
+    const std::vector<int32_t> brought = IndicesOf(call.parameters);
+    if (brought.size() < call.parameters.size()) {
+      read.request.mutable_tensors()->Add(brought.begin(), brought.end());
+    }
+  }
   absl::StatusOr<v1::ReadHeader> header = TryRead(read, attempts);
   if (!header.ok()) return header.status();
   result.set_parameters_step(header->step());
@@ -406,7 +424,7 @@ absl::StatusOr<v1::WriteTensorsResponse> RetryingConnection::TryWrite(const Writ
   stream->SetTimeout(attempts.Timeout(options_.transfer_timeout));
   v1::WriteTensorsResponse response;
   const absl::Status status = SendAndReceive(
-      header, call.sources, {}, v1::DTYPE_FLOAT32, options_.message_bytes, stream.get(),
+      header, call.sources, {}, v1::DTYPE_FLOAT32, options_.message_bytes, call.read, stream.get(),
       [&] { return ReceiveWritten(stream.get(), &response); }, call.progress);
   if (!status.ok()) return status;
   return response;
@@ -428,7 +446,7 @@ absl::StatusOr<v1::ReadHeader> RetryingConnection::TryRead(const ReadCall& call,
 
   int64_t total = 0;
   for (const ReadCall::Target& target : call.targets) total += CountElements(target.tensors);
-  TensorReceiver receiver(call.targets, call.pass_over_empty);
+  TensorReceiver receiver(call.targets);
   std::optional<v1::ReadHeader> header;
   while (true) {
     absl::StatusOr<std::optional<grpc::ByteBuffer>> buffer = stream->Read();

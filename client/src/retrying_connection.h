@@ -56,7 +56,6 @@ class RetryingConnection : public Connection {
   absl::StatusOr<v1::StepResult> Fetch(const StepCall& call, v1::StepResult result, const Attempts& attempts);
   absl::StatusOr<v1::WriteTensorsResponse> TryWrite(const WriteCall& call, const v1::WriteHeader& header,
                                                     const Attempts& attempts);
-  // With `pass_over_empty` the tensors whose span is empty are not read.
   absl::StatusOr<v1::ReadHeader> TryRead(const ReadCall& call, const Attempts& attempts);
   absl::StatusOr<std::unique_ptr<EventStream>> TryWatch(const v1::WatchParameterSetRequest& request,
                                                         const Attempts& attempts);

@@ -130,7 +130,7 @@ absl::StatusOr<v1::StepResult> StepStream::Send(ConstTensors gradients, MutableT
   std::vector<absl::Span<float>> carried_parameters;
   gradients = WithoutOthers(gradients, whole, &carried_gradients);
   parameters = WithoutOthers(parameters, *carried, &carried_parameters);
-  if (status.ok()) status = CheckNoOverlap(gradients, options.rows, parameters);
+  if (status.ok()) status = CheckNoOverlap(options.read ? ConstTensors() : gradients, options.rows, parameters);
   if (!status.ok()) return status;
 
   StepCall call;
@@ -165,6 +165,7 @@ absl::StatusOr<v1::StepResult> StepStream::Send(ConstTensors gradients, MutableT
   call.rows = options.rows;
   call.parameters = parameters;
   call.gradient_dtype = options.gradient_dtype;
+  call.read = options.read;
   call.progress = options.progress;
   absl::StatusOr<v1::StepResult> result = connection_->Step(call);
   if (result.ok()) MoveOn(*result, options);

@@ -50,6 +50,12 @@ void Add(absl::Span<const float> elements, v1::Dtype dtype, TensorMessageBuilder
   }
 }
 
+// What the slices of one message refer to.
+struct MessageHold {
+  std::shared_ptr<const void> callers;         // memory
+  std::vector<std::unique_ptr<float[]>> read;  // what was read for this message
+};
+
 // Reads the next `to.size()` elements of a chunk.
 void Read(wire::TensorMessage::Chunk* chunk, absl::Span<float> to) {
   const auto count = static_cast<int64_t>(to.size());
@@ -83,7 +89,8 @@ std::vector<int64_t> Sizes(ConstTensors tensors) {
 
 absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
                          absl::Span<const RowsGradient> rows, v1::Dtype dtype, int64_t message_bytes,
-                         std::shared_ptr<const void> hold, ByteStream* stream, const Progress& progress) {
+                         std::shared_ptr<const void> hold, ByteStream* stream, const Progress& progress,
+                         const ElementReader& read) {
   int64_t total = 0;
   if (progress) {
     for (const WriteCall::Source& source : sources) total += CountElements(source.tensors);
@@ -94,28 +101,44 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
     if (status.ok() && progress && added > 0) progress(added, total);
     return status;
   };
-  TensorMessageBuilder builder(hold);
+  std::shared_ptr<MessageHold> message_hold;
+  const auto begin_message = [&] {
+    if (!read) return TensorMessageBuilder(hold);
+    message_hold = std::make_shared<MessageHold>(MessageHold{.callers = hold, .read = {}});
+    return TensorMessageBuilder(message_hold);
+  };
+  TensorMessageBuilder builder = begin_message();
   builder.SetHeader(header);
   if (!FitIntoOne(header, sources, rows, dtype, message_bytes)) {
     absl::Status status = send(&builder);
     if (!status.ok()) return status;
-    builder = TensorMessageBuilder(hold);
+    builder = begin_message();
   }
   const int64_t limit = message_bytes - kMessageOverheadBytes;
   for (const WriteCall::Source& source : sources) {
     const std::vector<int64_t> sizes = Sizes(source.tensors);
     TensorCutter cutter(sizes, source.slot, wire::ChunkForm::kData, dtype);
+    absl::Status status;
     const auto add = [&](int32_t tensor, int64_t begin, int64_t end, TensorMessageBuilder* message) {
-      Add(source.tensors[tensor].subspan(begin, end - begin), dtype, message);
+      if (read) {
+        auto& elements = message_hold->read.emplace_back(std::make_unique_for_overwrite<float[]>(end - begin));
+        const absl::Span<float> to = absl::MakeSpan(elements.get(), end - begin);
+        status = read(source.slot, tensor, begin, to);
+        if (!status.ok()) return false;
+        Add(to, dtype, message);
+      } else {
+        Add(source.tensors[tensor].subspan(begin, end - begin), dtype, message);
+      }
       added += end - begin;
       return true;
     };
     while (true) {
       cutter.Fill(limit, add, &builder);
-      if (cutter.done()) break;
-      absl::Status status = send(&builder);
       if (!status.ok()) return status;
-      builder = TensorMessageBuilder(hold);
+      if (cutter.done()) break;
+      status = send(&builder);
+      if (!status.ok()) return status;
+      builder = begin_message();
     }
   }
   for (const RowsGradient& gradient : rows) {
@@ -127,7 +150,7 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
       if (count == 0) {
         absl::Status status = send(&builder);
         if (!status.ok()) return status;
-        builder = TensorMessageBuilder(hold);
+        builder = begin_message();
         continue;
       }
       builder.BeginRows(gradient.tensor, left.first(count), wire::ChunkForm::kData, static_cast<int64_t>(count * width),
@@ -140,8 +163,7 @@ absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span
   return send(&builder);
 }
 
-TensorReceiver::TensorReceiver(absl::Span<const ReadCall::Target> targets, bool pass_over_empty)
-    : targets_(targets), pass_over_empty_(pass_over_empty) {
+TensorReceiver::TensorReceiver(absl::Span<const ReadCall::Target> targets) : targets_(targets) {
   for (const ReadCall::Target& target : targets) received_.emplace_back(target.tensors.size());
 }
 
@@ -213,7 +235,6 @@ absl::Status TensorReceiver::Take(wire::TensorMessage* message) {
       if (!status.ok()) return status;
       continue;
     }
-    if (pass_over_empty_ && target->tensors[chunk.tensor()].empty()) continue;
     int64_t& received = received_[target - targets_.begin()][chunk.tensor()];
     if (chunk.offset() != received) {
       return absl::InternalError(absl::StrCat("the server sent element ", chunk.offset(), " of tensor ", chunk.tensor(),

@@ -22,10 +22,12 @@ namespace adamant {
 // Sends `header` and all elements of `sources`, and of `rows`, rounded to `dtype`, and says that they are all. One
 // message if they fit into `message_bytes`; otherwise the header alone, then messages of that size. Unless they are of
 // 16 bits, the messages refer to the elements where they lie until `hold` is released. After each message `progress`,
-// if there is one, is told how many elements of `sources` have been sent.
+// if there is one, is told how many elements of `sources` have been sent. Where there is `read`, it has the elements of
+// `sources`, and its error is returned; the stream is then to be closed.
 absl::Status SendTensors(const google::protobuf::MessageLite& header, absl::Span<const WriteCall::Source> sources,
                          absl::Span<const RowsGradient> rows, v1::Dtype dtype, int64_t message_bytes,
-                         std::shared_ptr<const void> hold, ByteStream* stream, const Progress& progress = nullptr);
+                         std::shared_ptr<const void> hold, ByteStream* stream, const Progress& progress = nullptr,
+                         const ElementReader& read = nullptr);
 
 // How many elements there are in all.
 template <typename Element>
@@ -38,8 +40,8 @@ int64_t CountElements(absl::Span<const absl::Span<Element>> tensors) {
 // Takes the chunks of one reply into the caller's spans, and sees to it that every element comes exactly once.
 class TensorReceiver {
  public:
-  // `targets` outlives this. Where `pass_over_empty`, elements of tensors whose span is empty are dropped.
-  explicit TensorReceiver(absl::Span<const ReadCall::Target> targets, bool pass_over_empty = false);
+  // `targets` outlives this.
+  explicit TensorReceiver(absl::Span<const ReadCall::Target> targets);
   // The reply to a step with `rows`, for `parameters`: both outlive this. Of these tensors their rows come.
   TensorReceiver(const ReadCall::Target& parameters, absl::Span<const RowsGradient> rows);
 
@@ -65,7 +67,6 @@ class TensorReceiver {
   absl::Status TakeRows(wire::TensorMessage::Chunk* chunk);
 
   absl::Span<const ReadCall::Target> targets_;
-  bool pass_over_empty_;
   // How many elements of each tensor of each target have come.
   std::vector<std::vector<int64_t>> received_;
   std::map<int32_t, Rows> rows_;  // by tensor

@@ -1,4 +1,5 @@
-// Files are mapped in both directions, so that a tensor is in memory once, and only while it is used.
+// Files are written where they are mapped, so that a tensor is in memory once. They are not read so: pages that cannot
+// be read end the program, or, where it is the kernel that reads them for a socket, the connection.
 #include "client/tensor_files/tensor_file.h"
 
 #include <fcntl.h>
@@ -6,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstdlib>
@@ -26,6 +28,9 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "files are little-endian, and used where they are mapped");
 
 constexpr char kStandardOutput[] = "-";
+
+// Far above what numpy itself reads, which is 10,000.
+constexpr int64_t kMostNpyHeaderBytes = 1 << 20;
 
 absl::Status SystemError(absl::string_view path) {
   const int error = errno;
@@ -127,17 +132,22 @@ absl::StatusOr<FileFormat> FormatOfPath(absl::string_view path) {
 }
 
 struct TensorFile::Rep {
-  absl::Status Understand();
+  Rep(const std::string& path, FileFormat format, int fd) : path(path), format(format), file(fd) {}
 
-  std::string path;
-  Mapping mapping;
-  FileFormat format;
-  std::vector<FileTensor> tensors = {};
-  // Where the bytes of each are, in the mapping.
-  std::vector<int64_t> offsets = {};
-  std::map<std::string, std::string> metadata = {};
-  // What was widened, or lies askew in the file.
-  std::vector<std::unique_ptr<float[]>> copies = {};
+  absl::Status Understand();
+  // Reads the bytes from `offset` on until `to` is full. INVALID_ARGUMENT if the file ends before.
+  absl::Status ReadBytes(int64_t offset, absl::Span<char> to) const;
+  // The first bytes from `offset` on, at most `count`: fewer where the file is shorter.
+  absl::StatusOr<std::string> Beginning(int64_t offset, int64_t count) const;
+
+  const std::string path;
+  const FileFormat format;
+  const Descriptor file;
+  int64_t size = 0;  // when it was opened, in bytes
+  std::vector<FileTensor> tensors;
+  // Where the bytes of each are.
+  std::vector<int64_t> offsets;
+  std::map<std::string, std::string> metadata;
 };
 
 TensorFile::TensorFile(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
@@ -151,15 +161,41 @@ const std::vector<FileTensor>& TensorFile::tensors() const { return rep_->tensor
 const std::map<std::string, std::string>& TensorFile::metadata() const { return rep_->metadata; }
 bool TensorFile::IsFloat(const FileTensor& tensor) { return FloatOf(tensor.dtype).has_value(); }
 
+absl::Status TensorFile::Rep::ReadBytes(int64_t offset, absl::Span<char> to) const {
+  while (!to.empty()) {
+    const ssize_t got = pread(file.get(), to.data(), to.size(), offset);
+    if (got < 0 && errno == EINTR) continue;
+    // Whatever the system calls it: no server is to blame, and nothing is better in a moment.
+    if (got < 0) return absl::UnknownError(absl::StrCat("cannot be read at byte ", offset, ": ", std::strerror(errno)));
+    if (got == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("expected the ", size, " bytes that the file had when it was opened, and there is none at ",
+                       offset, ": others have cut it off"));
+    }
+    to.remove_prefix(got);
+    offset += got;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> TensorFile::Rep::Beginning(int64_t offset, int64_t count) const {
+  std::string bytes(std::clamp<int64_t>(size - offset, 0, count), '\0');
+  absl::Status status = ReadBytes(offset, absl::MakeSpan(bytes.data(), bytes.size()));
+  if (!status.ok()) return status;
+  return bytes;
+}
+
 absl::Status TensorFile::Rep::Understand() {
-  const absl::string_view bytes = mapping.view();
   switch (format) {
     case FileFormat::kSafetensors: {
-      const absl::StatusOr<int64_t> length = ParseSafetensorsPrefix(bytes, mapping.size());
+      const absl::StatusOr<std::string> prefix = Beginning(0, kSafetensorsPrefixBytes);
+      if (!prefix.ok()) return prefix.status();
+      const absl::StatusOr<int64_t> length = ParseSafetensorsPrefix(*prefix, size);
       if (!length.ok()) return length.status();
       const int64_t data = kSafetensorsPrefixBytes + *length;
-      absl::StatusOr<SafetensorsHeader> header =
-          ParseSafetensorsHeader(bytes.substr(kSafetensorsPrefixBytes, *length), mapping.size() - data);
+      const absl::StatusOr<std::string> json = Beginning(kSafetensorsPrefixBytes, *length);
+      if (!json.ok()) return json.status();
+      absl::StatusOr<SafetensorsHeader> header = ParseSafetensorsHeader(*json, size - data);
       if (!header.ok()) return header.status();
       for (SafetensorsTensor& tensor : header->tensors) {
         const int64_t count = (tensor.end - tensor.begin) * 8 / *SafetensorsBits(tensor.dtype);
@@ -170,7 +206,9 @@ absl::Status TensorFile::Rep::Understand() {
       return absl::OkStatus();
     }
     case FileFormat::kNpy: {
-      absl::StatusOr<NpyHeader> header = ParseNpyHeader(bytes);
+      const absl::StatusOr<std::string> start = Beginning(0, kMostNpyHeaderBytes);
+      if (!start.ok()) return start.status();
+      absl::StatusOr<NpyHeader> header = ParseNpyHeader(*start);
       if (!header.ok()) return header.status();
       const std::optional<std::string> dtype = DtypeOfDescr(header->descr);
       if (!dtype.has_value()) {
@@ -179,7 +217,7 @@ absl::Status TensorFile::Rep::Understand() {
       }
       const std::optional<int64_t> count = CountElements(header->shape);
       const int64_t element_bytes = *SafetensorsBits(*dtype) / 8;
-      const int64_t got = mapping.size() - header->data_offset;
+      const int64_t got = size - header->data_offset;
       if (!count.has_value() || *count > got / element_bytes || *count * element_bytes != got) {
         return absl::InvalidArgumentError(
             absl::StrCat("expected as many bytes as the array has elements of ", element_bytes, ", ",
@@ -190,12 +228,12 @@ absl::Status TensorFile::Rep::Understand() {
       return absl::OkStatus();
     }
     case FileFormat::kRaw:
-      if (mapping.size() % sizeof(float) != 0) {
+      if (size % sizeof(float) != 0) {
         return absl::InvalidArgumentError(
-            absl::StrCat("expected whole elements of ", sizeof(float), " bytes, got ", mapping.size(), " bytes"));
+            absl::StrCat("expected whole elements of ", sizeof(float), " bytes, got ", size, " bytes"));
       }
       offsets.push_back(0);
-      const auto count = mapping.size() / static_cast<int64_t>(sizeof(float));
+      const auto count = size / static_cast<int64_t>(sizeof(float));
       tensors.push_back({"", {count}, count, "F32"});
       return absl::OkStatus();
   }
@@ -205,41 +243,43 @@ absl::Status TensorFile::Rep::Understand() {
 absl::StatusOr<TensorFile> TensorFile::Open(const std::string& path) {
   const absl::StatusOr<FileFormat> format = FormatOfPath(path);
   if (!format.ok()) return format.status();
-  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  auto rep = std::make_unique<Rep>(path, *format, open(path.c_str(), O_RDONLY | O_CLOEXEC));
   struct stat status;
-  if (file.get() < 0 || fstat(file.get(), &status) != 0) return SystemError(path);
+  if (rep->file.get() < 0 || fstat(rep->file.get(), &status) != 0) return SystemError(path);
   if (!S_ISREG(status.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": expected a regular file"));
-  std::optional<Mapping> mapping = Mapping::Map(file.get(), status.st_size, PROT_READ, MAP_PRIVATE);
-  if (!mapping.has_value()) return SystemError(path);
-  auto rep = std::make_unique<Rep>(Rep{.path = path, .mapping = *std::move(mapping), .format = *format});
+  rep->size = status.st_size;
   const absl::Status understood = rep->Understand();
   if (!understood.ok()) return InFile(path, understood);
-  rep->copies.resize(rep->tensors.size());
   return TensorFile(std::move(rep));
 }
 
-absl::StatusOr<absl::Span<const float>> TensorFile::Elements(size_t index) {
+absl::Status TensorFile::Read(size_t index, int64_t begin, absl::Span<float> to) const {
   const FileTensor& tensor = rep_->tensors[index];
   const std::optional<v1::Dtype> dtype = FloatOf(tensor.dtype);
+  const std::string where = tensor.name.empty() ? rep_->path : absl::StrCat(rep_->path, ": tensor '", tensor.name, "'");
   if (!dtype.has_value()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(tensor.name.empty() ? "the array" : absl::StrCat("tensor '", tensor.name, "'"),
-                     ": expected elements of type F32, F16 or BF16, got ", tensor.dtype));
+        absl::StrCat(where, ": expected elements of type F32, F16 or BF16, got ", tensor.dtype));
   }
-  if (tensor.element_count == 0) return absl::Span<const float>();
-  const char* const bytes = rep_->mapping.data() + rep_->offsets[index];
-  const bool in_place = *dtype == v1::DTYPE_FLOAT32 && reinterpret_cast<uintptr_t>(bytes) % alignof(float) == 0;
-  if (in_place) return absl::MakeConstSpan(reinterpret_cast<const float*>(bytes), tensor.element_count);
-  std::unique_ptr<float[]>& copy = rep_->copies[index];
-  if (copy == nullptr) {
-    copy = std::make_unique_for_overwrite<float[]>(tensor.element_count);
-    if (Is16Bit(*dtype)) {
-      Widen(*dtype, bytes, tensor.element_count, copy.get());
-    } else {
-      std::memcpy(copy.get(), bytes, tensor.element_count * sizeof(float));
-    }
+  const int64_t offset = rep_->offsets[index];
+  if (!Is16Bit(*dtype)) {
+    const absl::Status status =
+        rep_->ReadBytes(offset + begin * static_cast<int64_t>(sizeof(float)),
+                        absl::MakeSpan(reinterpret_cast<char*>(to.data()), to.size() * sizeof(float)));
+    return status.ok() ? status : InFile(where, status);
   }
-  return absl::MakeConstSpan(copy.get(), tensor.element_count);
+  constexpr int64_t kPiece = 65536;
+  std::vector<char> piece(std::min<int64_t>(kPiece, to.size()) * sizeof(uint16_t));
+  while (!to.empty()) {
+    const int64_t count = std::min<int64_t>(kPiece, to.size());
+    const absl::Status status = rep_->ReadBytes(offset + begin * static_cast<int64_t>(sizeof(uint16_t)),
+                                                absl::MakeSpan(piece.data(), count * sizeof(uint16_t)));
+    if (!status.ok()) return InFile(where, status);
+    Widen(*dtype, piece.data(), count, to.data());
+    to.remove_prefix(count);
+    begin += count;
+  }
+  return absl::OkStatus();
 }
 
 struct TensorFileWriter::Rep {

@@ -26,12 +26,12 @@ struct FileTensor {
   // Extents, outermost first; none: a scalar. A raw file is one row of all of its elements.
   std::vector<int64_t> shape = {};
   int64_t element_count = 0;
-  // As .safetensors files call it. F32, F16 and BF16 are what Elements takes.
+  // As .safetensors files call it. F32, F16 and BF16 are what Read takes.
   std::string dtype = {};
 };
 
-// A file that is read. Its pages are mapped: elements of type F32 are used where they lie in the file, and whatever is
-// of no interest is not read. Thread-compatible. A file that others cut off meanwhile ends the program.
+// A file that is read. Whatever is of no interest is not read, and nothing is kept: a file may be larger than memory.
+// What others do to it meanwhile is met by Read, and by nothing else. Thread-safe once it is open.
 class TensorFile {
  public:
   // Understands what is in the file, whose format its name says. INVALID_ARGUMENT if it is not of that format, is cut
@@ -50,11 +50,13 @@ class TensorFile {
   // Of a .safetensors file.
   const std::map<std::string, std::string>& metadata() const;
 
-  // Whether Elements takes the tensor.
+  // Whether Read takes the tensor.
   static bool IsFloat(const FileTensor& tensor);
-  // The elements of tensors()[index], row-major, for as long as this lives. Those of 16 bits are widened, exactly, into
-  // memory that this keeps. INVALID_ARGUMENT for other types.
-  absl::StatusOr<absl::Span<const float>> Elements(size_t index);
+  // Reads the elements from `begin` on of tensors()[index], row-major, until `to` is full; those of 16 bits are
+  // widened, exactly. Errors begin with `path` and name the tensor: INVALID_ARGUMENT for other types, and where the
+  // file has become too short; UNKNOWN for what the system could not read. Requires: begin + to.size() is at most the
+  // tensor's element_count.
+  absl::Status Read(size_t index, int64_t begin, absl::Span<float> to) const;
 
  private:
   struct Rep;

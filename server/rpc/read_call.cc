@@ -1,5 +1,6 @@
 #include "server/rpc/read_call.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -15,6 +16,18 @@ struct MessageHold {
   std::shared_ptr<const core::Reading> reading;
   std::unique_ptr<float[]> copies;  // of what the reading does not hold
 };
+
+// How many elements of each slot are to be read, with what lies between tensors where all are.
+int64_t ElementsOf(const v1::ReadTensorsRequest& request, const core::ParameterSet& set) {
+  const core::Schema& schema = set.schema();
+  if (request.tensors().empty()) return schema.flat_size();
+  const auto tensors = static_cast<int32_t>(schema.tensors().size());
+  int64_t elements = 0;
+  for (const int32_t tensor : request.tensors()) {
+    if (tensor >= 0 && tensor < tensors) elements += schema.sizes()[tensor];
+  }
+  return std::min(elements, schema.flat_size());
+}
 
 }  // namespace
 
@@ -34,7 +47,7 @@ absl::Status ReadCall::Begin(const grpc::ByteBuffer& buffer) {
   if (!set.ok()) return set.status();
   form_ = request.as_values() ? wire::ChunkForm::kValues : wire::ChunkForm::kData;
   BeginOperation(
-      {.bytes = (request.slots_size() + 1) * (*set)->schema().flat_size() * static_cast<int64_t>(sizeof(float))});
+      {.bytes = (request.slots_size() + 1) * ElementsOf(request, *(*set)) * static_cast<int64_t>(sizeof(float))});
   (*set)->BeginRead(request,
                     [self = std::static_pointer_cast<ReadCall>(shared_from_this())](
                         absl::StatusOr<std::unique_ptr<core::Reading>> reading) { self->Begun(std::move(reading)); });
@@ -76,7 +89,7 @@ void ReadCall::WriteNext() {
     return true;
   };
   while (status.ok() && slot_ < slots.size() && builder.size() < wire::kMessageBytes) {
-    if (!cutter_.has_value()) cutter_.emplace(schema.sizes(), slots[slot_], form_);
+    if (!cutter_.has_value()) cutter_.emplace(reading_->sizes(), slots[slot_], form_);
     cutter_->Fill(wire::kMessageBytes, source, &builder);
     if (!status.ok() || !cutter_->done()) break;
     cutter_.reset();

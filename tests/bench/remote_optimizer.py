@@ -66,6 +66,21 @@ def optimizer(client: adamant.Client, size: str, cls: Any = remote.RemoteAdam, *
     return step
 
 
+def training(client: adamant.Client, batch: int, overlap: bool) -> Callable[[], Any]:
+    """A step with the passes before it, of 16 Mi parameters."""
+    layers = [layer for _ in range(16) for layer in (torch.nn.Linear(1024, 1024, bias=False), torch.nn.ReLU())]
+    model = torch.nn.Sequential(*layers)
+    made = remote.RemoteAdam(model.parameters(), target=client.target, overlap=overlap)
+    inputs = torch.randn(batch, 1024)
+
+    def step() -> None:
+        made.zero_grad()
+        model(inputs).square().mean().backward()
+        made.step()
+
+    return step
+
+
 def turn(step: Callable[[], Any], count: int) -> float:
     """The median step, in seconds."""
     samples = []
@@ -116,6 +131,9 @@ def measure(client: adamant.Client, pairs: int, small: bool) -> None:
         for changes in ("ignore", "push"):
             first = optimizer(client, size, local_changes=changes)
             compare(f"local_changes={changes!r}, stream", size, first, stream(client, size), pairs, small)
+    for batch in [1] if small else [16, 128, 512]:
+        pair = [training(client, batch, overlap) for overlap in (True, False)]
+        compare(f"a batch of {batch}, overlap, without", "16 Mi", *pair, pairs, small)
     for size in ["65"] if small else ["65", "16 Mi"]:
         plain = optimizer(client, size)
         for name, options in (

@@ -251,10 +251,10 @@ TEST_F(ClientTest, ReadParametersPassesItsOptionsOn) {
           .ok());
 }
 
-TEST_F(ClientTest, ReadParametersOfSomeTensorsDropsTheOthers) {
+TEST_F(ClientTest, ReadParametersOfSomeTensorsAsksForThoseAlone) {
   const std::vector<absl::Span<float>> spans(3, absl::MakeSpan(elements_));
   EXPECT_CALL(*connection_, Read).WillOnce([](const ReadCall& call) {
-    EXPECT_TRUE(call.pass_over_empty);
+    EXPECT_THAT(call.request.tensors(), ElementsAre(1));
     EXPECT_EQ(call.targets[0].tensors.size(), 3);
     EXPECT_TRUE(call.targets[0].tensors[0].empty());
     EXPECT_EQ(call.targets[0].tensors[1].size(), 3);

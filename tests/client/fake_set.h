@@ -307,7 +307,8 @@ class FakeReadStream : public FakeStream {
       builder.SetHeader(header);
       outgoing_ = {builder.Finish()};
     } else {
-      outgoing_ = set_->Messages(header, /*header_first=*/true);
+      const std::vector<int32_t> asked(request.tensors().begin(), request.tensors().end());
+      outgoing_ = set_->Messages(header, /*header_first=*/true, asked.empty() ? set_->AllTensors() : asked);
     }
   }
 };

@@ -516,6 +516,71 @@ TEST_F(RetryingConnectionTest, WriteIsRepeatedUnderItsRequestId) {
   EXPECT_THAT(set_.held, IsEmpty());
 }
 
+// Reads `elements`, of which the test's spans have no more than the size.
+ElementReader ReaderOf(const std::vector<std::vector<float>>& elements) {
+  return [&elements](v1::Slot, int32_t tensor, int64_t begin, absl::Span<float> to) {
+    std::copy_n(elements[tensor].begin() + begin, to.size(), to.begin());
+    return absl::OkStatus();
+  };
+}
+
+std::vector<absl::Span<const float>> SizesOf(const std::vector<std::vector<float>>& elements) {
+  std::vector<absl::Span<const float>> spans;
+  for (const std::vector<float>& tensor : elements) spans.emplace_back(nullptr, tensor.size());
+  return spans;
+}
+
+TEST_F(RetryingConnectionTest, ElementsMayComeFromElsewhereThanMemoryInEveryAttempt) {
+  set_.faults = {{.reply_messages = 0, .status = kGone}};
+  const std::vector<absl::Span<const float>> sizes = SizesOf(gradients_);
+  WriteCall call = {{}, {{v1::SLOT_PARAMETER, sizes}}};
+  call.read = ReaderOf(gradients_);
+
+  ASSERT_TRUE(connection_.Write(call).ok());
+
+  EXPECT_THAT(set_.log, ElementsAre("Write a", "Write a"));
+  EXPECT_EQ(set_.parameters, gradients_);
+  EXPECT_THAT(set_.held, IsEmpty());
+}
+
+TEST_F(RetryingConnectionTest, GradientMayComeFromElsewhereThanMemoryAndIsRoundedAllTheSame) {
+  for (std::vector<float>& tensor : gradients_) {
+    for (float& element : tensor) element = 1 + element / 256;
+  }
+  const std::vector<absl::Span<const float>> sizes = SizesOf(gradients_);
+  StepCall call;
+  call.header.set_expected_step(0);
+  call.gradients = sizes;
+  call.parameters = parameter_spans_;
+  call.gradient_dtype = v1::DTYPE_BFLOAT16;
+  call.read = ReaderOf(gradients_);
+  ASSERT_TRUE(connection_.Step(call).ok());
+  FakeSet other(kSizes);
+  std::swap(other.parameters, set_.parameters);
+  set_.step = 0;
+  const std::vector<std::vector<float>> after = parameters_;
+  const std::vector<absl::Span<const float>> gradients = Const(gradients_);
+  call.gradients = gradients;
+  call.read = nullptr;
+  ASSERT_TRUE(connection_.Step(call).ok());
+  EXPECT_EQ(parameters_, after);
+}
+
+TEST_F(RetryingConnectionTest, ElementsThatCannotBeReadEndTheCallAndAreNotAskedForAgain) {
+  const std::vector<absl::Span<const float>> sizes = SizesOf(gradients_);
+  const absl::Status broken = absl::InvalidArgumentError("w.raw: others have cut it off");
+  WriteCall call = {{}, {{v1::SLOT_PARAMETER, sizes}}};
+  call.read = [&](v1::Slot, int32_t tensor, int64_t, absl::Span<float>) {
+    return tensor == 0 ? absl::OkStatus() : broken;
+  };
+
+  EXPECT_EQ(connection_.Write(call).status(), broken);
+
+  EXPECT_THAT(set_.log, ElementsAre("Write a"));
+  EXPECT_THAT(waits_, IsEmpty());
+  EXPECT_THAT(set_.held, IsEmpty());
+}
+
 // What a transfer has been told of its progress, which also has to come to its end.
 using Told = std::vector<std::pair<int64_t, int64_t>>;
 
@@ -554,14 +619,17 @@ TEST_F(RetryingConnectionTest, StepTellsHowFarItHasComeUpAndDown) {
   EXPECT_EQ(told.back(), std::pair(int64_t{1206}, int64_t{1206}));
 }
 
-TEST_F(RetryingConnectionTest, ReadTellsHowFarItHasComeAndDropsWhatHasNoSpanIfItMay) {
+TEST_F(RetryingConnectionTest, ReadOfSomeTensorsTellsHowFarItHasCome) {
   set_.parameters = gradients_;
   parameter_spans_[0] = {};
   Told told;
   const auto progress = [&](int64_t done, int64_t total) { told.emplace_back(done, total); };
 
+  v1::ReadTensorsRequest request;
+  request.add_tensors(1);
+
   const absl::StatusOr<v1::ReadHeader> header =
-      connection_.Read({{}, {{v1::SLOT_PARAMETER, parameter_spans_}}, /*pass_over_empty=*/true, progress});
+      connection_.Read({request, {{v1::SLOT_PARAMETER, parameter_spans_}}, progress});
 
   ASSERT_TRUE(header.ok()) << header.status();
   EXPECT_EQ(parameters_[1], gradients_[1]);

@@ -124,6 +124,51 @@ TEST_P(ReadTest, AReadPaysFourBytesAParameterForEachSlotUntilItIsOver) {
   EXPECT_EQ(server_.used().read, 0);
 }
 
+TEST_P(ReadTest, AReadOfSomeTensorsPaysForTheirBlocksAloneAndLeavesTheOthersToSteps) {
+  v1::ReadTensorsRequest request;
+  request.add_tensors(1);
+  absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), request);
+  ASSERT_THAT(reading, IsOk());
+  const Schema& schema = (*reading)->schema();
+  const Schema::Tensor& tensor = schema.tensors()[1];
+  EXPECT_EQ((*reading)->sizes()[0], 0);
+  EXPECT_EQ((*reading)->sizes()[1], tensor.size());
+  int64_t elements = 0;
+  ForEachRun(tensor.begin, tensor.end, [&](int64_t block, int64_t, int64_t) {
+    elements += std::min(kBlockElements, schema.flat_size() - block * kBlockElements);
+  });
+  EXPECT_EQ(server_.used().read, BlockPool::ChargedBytes(elements));
+  Values before(tensor.size());
+  ASSERT_THAT((*reading)->Copy(v1::SLOT_PARAMETER, tensor.begin, tensor.end, before.data()), IsOk());
+  StepOn();
+  Values after(tensor.size());
+  ASSERT_THAT((*reading)->Copy(v1::SLOT_PARAMETER, tensor.begin, tensor.end, after.data()), IsOk());
+  EXPECT_TRUE(SameBits(before, after));
+  reading->reset();
+  EXPECT_EQ(server_.used().read, 0);
+}
+
+TEST_P(ReadTest, AReadOfSomeTensorsOfEverySlotPaysForAllOfTheOptimizers) {
+  v1::ReadTensorsRequest request = FullReadRequest();
+  request.add_tensors(0);
+  const absl::StatusOr<std::unique_ptr<Reading>> reading = Read(set_.get(), request);
+  ASSERT_THAT(reading, IsOk());
+  EXPECT_EQ(server_.used().read, 3 * ArrayBytes(*set_));
+  EXPECT_EQ((*reading)->sizes()[1], 0);
+}
+
+TEST_P(ReadTest, ATensorIsKnownAndAskedForOnce) {
+  const auto with = [](const std::vector<int32_t>& tensors) {
+    v1::ReadTensorsRequest request;
+    request.mutable_tensors()->Add(tensors.begin(), tensors.end());
+    return request;
+  };
+  EXPECT_THAT(Read(set_.get(), with({0, 0})), RefusesField("tensors[1]"));
+  EXPECT_THAT(Read(set_.get(), with({1, 0})), RefusesField("tensors[1]"));
+  EXPECT_THAT(Read(set_.get(), with({-1})), RefusesField("tensors[0]"));
+  EXPECT_THAT(Read(set_.get(), with({0, 1000})), RefusesField("tensors[1]"));
+}
+
 TEST_P(ReadTest, AReadWithoutRoomIsRefusedAndAStepIsNot) {
   const absl::StatusOr<std::unique_ptr<Reading>> held = Read(set_.get(), FullReadRequest());
   const Grant grant = FillReadBudget();

@@ -67,14 +67,14 @@ int main(int argc, char** argv) {
   const float gradient[COUNT] = {1, -2, 4};
   float parameters[COUNT];
   const adamant_source source = {gradient, COUNT};
-  const adamant_target target = {parameters, COUNT};
+  const adamant_destination destination = {parameters, COUNT};
   adamant_step_call call = {0};
   call.header_size = Decode(argv[3]);
   call.header = message;
   call.gradient_dtype = 1;
   call.tensor_count = 1;
   call.gradients = &source;
-  call.parameters = &target;
+  call.parameters = &destination;
   adamant_bytes bytes;
   if (Say("Step", adamant_step(connection, &call, &bytes, &status), &status) != ADAMANT_OK) return 1;
   adamant_bytes_free(&bytes);
@@ -91,7 +91,7 @@ int main(int argc, char** argv) {
   adamant_bytes_free(&bytes);
 
   memset(parameters, 0, sizeof(parameters));
-  const adamant_target_slot read_slot = {1, 1, &target};
+  const adamant_destination_slot read_slot = {1, 1, &destination};
   const size_t name_size = Decode(argv[5]);
   if (Say("Read", adamant_read(connection, message, name_size, &read_slot, 1, &bytes, &status), &status) !=
       ADAMANT_OK) {

@@ -137,6 +137,49 @@ TEST_F(CliTest, ModelThatCannotBeWrittenLeavesNoSet) {
   EXPECT_THAT(DoJson({"list"})["parameter_sets"], IsEmpty());
 }
 
+TEST_F(CliTest, FileThatIsCutOffWhileItIsReadIsNamedAndLeavesNoSet) {
+  const std::string model = Path("model.safetensors"), state = Path("state.safetensors");
+  Do({"create", "s", "--tensor=w=1000000"});
+  Do({"export", "s", state, "--optimizer-state"});
+  Do({"export", "s", model});
+  const std::vector<std::vector<std::string>> commands = {
+      {"create", "new", "--from", model}, {"import", "new", model, "--create"}, {"import", "new", state, "--create"}};
+  for (size_t i = 0; i < commands.size(); ++i) {
+    // Whoever waits for the server has opened the file.
+    const std::string file = commands[i][0] == "create" ? commands[i][3] : commands[i][2];
+    const std::string bytes = ReadFile(file);
+    const std::string target = absl::StrCat("unix:", Path(absl::StrCat("server", i)));
+    std::vector<std::string> command = {ADAMANT_CLI, absl::StrCat("--target=", target), "--timeout=60s"};
+    command.insert(command.end(), commands[i].begin(), commands[i].end());
+    ChildProgram program(command);
+    ASSERT_TRUE(program.standard_error().AwaitLine("waiting").has_value());
+    std::filesystem::resize_file(file, 2'000'000);
+    ServerProcess server({absl::StrCat("--listen=", target)});
+    EXPECT_EQ(program.Wait(), 2);
+    EXPECT_THAT(program.standard_error().AwaitEnd(),
+                AllOf(HasSubstr(file), HasSubstr("tensor 'w'"), HasSubstr("others have cut it off")));
+    ChildProgram list({ADAMANT_CLI, absl::StrCat("--target=", target), "list", "-q"});
+    EXPECT_EQ(list.Wait(), 0);
+    EXPECT_EQ(list.standard_output().AwaitEnd(), "");
+    std::ofstream(file, std::ios::binary) << bytes;
+  }
+}
+
+TEST_F(CliTest, FileThatHasLessThanItSaysIsNamedAndChangesNothing) {
+  // The kernel's own files say that they have a page, and have a few letters.
+  const std::string file = Path("short.raw");
+  std::filesystem::create_symlink("/sys/devices/system/cpu/online", file);
+  ASSERT_EQ(std::filesystem::file_size(file) % 4096, 0u);
+  const std::string elements = absl::StrCat(std::filesystem::file_size(file) / 8);
+  Do({"create", "s", absl::StrCat("--tensor=v=", elements), absl::StrCat("--tensor=w=", elements)});
+  for (const char* command : {"write", "step"}) {
+    const Ended ended = Run({command, "s", file});
+    EXPECT_EQ(ended.code, 2);
+    EXPECT_THAT(ended.error, AllOf(HasSubstr(file), HasSubstr("'v'"), HasSubstr("expected the 4096 bytes")));
+  }
+  EXPECT_EQ(DoJson({"get", "s"})["parameter_set"]["step"], "0");
+}
+
 TEST_F(CliTest, ListsSetsAsATableAsJsonAndByName) {
   for (const char* name : {"a/1", "a/2", "b"}) {
     Do({"create", name, "--tensor=w=2x3", "--tensor", "a=b=scalar", "--label", absl::StrCat("name=", name)});

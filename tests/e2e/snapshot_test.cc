@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <map>
 #include <set>
 #include <thread>
 #include <vector>
@@ -52,6 +53,38 @@ TEST_F(SnapshotTest, ReadersOfTheWholeStateSeeOnlyWholeStepsWhileStepsRun) {
   for (std::thread& reader : readers) reader.join();
   // They read in between, and not only before or after.
   for (const std::set<int64_t>& steps : seen) EXPECT_GT(steps.size(), 2u);
+}
+
+TEST_F(SnapshotTest, ReadOfSomeTensorsSendsThoseOfEverySlotAndNoOthers) {
+  ASSERT_TRUE(client_.Step(spec_, StepHeader(spec_.name()), Gradient(ParameterCount(spec_), 1)).ok());
+  const absl::StatusOr<Arrays> all = client_.ReadArrays(spec_);
+  ASSERT_TRUE(all.ok()) << all.status();
+  const std::vector<int64_t> sizes = TensorSizes(spec_);
+  v1::ReadTensorsRequest request;
+  request.set_set(spec_.name());
+  request.add_slots(v1::SLOT_EXP_AVG);
+  request.add_slots(v1::SLOT_PARAMETER);
+  request.add_tensors(1);
+  const auto stub = v1::OptimizerService::NewStub(client_.channel());
+  grpc::ClientContext context;
+  const auto stream = stub->ReadTensors(&context, request);
+  std::map<v1::Slot, Values> read;
+  for (v1::ReadTensorsResponse response; stream->Read(&response);) {
+    for (const v1::TensorChunk& chunk : response.chunks()) {
+      EXPECT_EQ(chunk.tensor(), 1);
+      Values& values = read[chunk.slot() == v1::SLOT_UNSPECIFIED ? v1::SLOT_PARAMETER : chunk.slot()];
+      EXPECT_EQ(chunk.offset(), values.size());
+      const auto* const elements = reinterpret_cast<const float*>(chunk.data().data());
+      values.insert(values.end(), elements, elements + chunk.data().size() / sizeof(float));
+    }
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  const auto expected = [&](const Values& values) {
+    return Values(values.begin() + sizes[0], values.begin() + sizes[0] + sizes[1]);
+  };
+  EXPECT_EQ(read.size(), 2u);
+  EXPECT_TRUE(SameBits(read[v1::SLOT_PARAMETER], expected(all->parameters)));
+  EXPECT_TRUE(SameBits(read[v1::SLOT_EXP_AVG], expected(all->exp_avg)));
 }
 
 TEST_F(SnapshotTest, ReadThatBeganBeforeAStepBringsTheStateBeforeIt) {

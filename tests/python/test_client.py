@@ -150,6 +150,18 @@ def test_read_into_arrays_and_only_what_is_newer(client, name):
         client.read(name, incarnation=state.incarnation + 1)
 
 
+def test_read_of_some_tensors_brings_those_alone(client, name):
+    client.create(name, {t: np.full(2, i, np.float32) for i, t in enumerate("abc")})
+    parameters = client.read(name, tensors=["c", "b"]).parameters
+    assert {t: values.tolist() for t, values in parameters.items()} == {"b": [1, 1], "c": [2, 2]}
+    out = {"a": np.full(2, 7, np.float32), "b": np.zeros(2, np.float16)}
+    assert client.read(name, out, tensors=["b"]).parameters.keys() == {"b"}
+    assert (out["a"].tolist(), out["b"].tolist()) == ([7, 7], [1, 1])
+    for tensors, error in ((["d"], "no tensor 'd'"), ([], "at least one")):
+        with pytest.raises(ValueError, match=error):
+            client.read(name, tensors=tensors)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "slots"),
     [
@@ -331,3 +343,23 @@ def test_a_reason_that_is_not_known_goes_by_its_code():
 
     error = errors.make_error(grpc.StatusCode.ABORTED, "new", v1.ErrorDetail(reason=9999))
     assert (type(error), error.reason, error.code) == (adamant.AdamantError, "9999", grpc.StatusCode.ABORTED)
+
+
+def test_progress_is_told_of_reads_and_writes(server, name):
+    told = []
+    with adamant.Client(server.address, on_progress=lambda *each: told.append(each)) as client:
+        total = 4 * 1_000_003
+        client.create(name, {"a": np.ones(1_000_000, np.float32), "b": np.ones(3, np.float32)})
+        assert told[0] == ("write", 0, total)
+        assert told[-1] == ("write", total, total)
+        assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+        assert len(told) > 3
+        told.clear()
+        client.read(name)
+        client.read_state(name)
+        assert told[0] == ("read", 0, total)
+        assert told[-1] == ("read", 3 * total, 3 * total)
+        assert ("read", total, total) in told
+        told.clear()
+        client.open_steps(name).step([np.ones(1_000_000, np.float32), np.ones(3, np.float32)])
+        assert told == []

@@ -81,6 +81,41 @@ def test_a_reply_that_breaks_off_in_the_middle_leaves_no_mix(network, client, na
         assert (out[0] == -1).all()
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_rows_that_are_lost_are_read(network, client, name, size, in_place):
+    """The server does not remember which they were."""
+    rows = np.array([3, 1, 3] if size == SMALL else np.arange(0, size, 2)[::-1])
+    gradient = np.full(rows.size, 1.001, np.float32)
+    client.create(name, {"table": (size,), "whole": (1,)}, adamant.SGD(lr=1.0))
+    with adamant.Client(network.address, retry=FAST) as remote:
+        steps = remote.open_steps(name)
+        # Also where the reply to the step itself says that it was applied before.
+        for lose in (True, False):
+            out = {"table": np.full(size, 7, np.float32), "whole": np.full(1, 7, np.float32)} if in_place else None
+            step = {
+                "grads": {"whole": np.ones(1, np.float32)},
+                "rows": {"table": (rows, gradient)},
+                "reply_dtype": "bfloat16",
+                "request_id": f"step {steps.step_number}",
+            }
+            if lose:
+                network.cut_before_reply()
+            else:
+                client.open_steps(name).step(**step)
+            result = steps.step(**step, out=out)
+            expected = np.zeros(size, np.float32)
+            np.add.at(expected, rows, gradient * steps.step_number)
+            assert result.replayed
+            found = out or result.parameters
+            # As bfloat16 has them.
+            expected = (((-expected).view(np.uint32) + 0x8000) >> 16 << 16).view(np.float32)
+            if not in_place:
+                expected = expected[np.unique(rows)]
+            np.testing.assert_array_equal(found["table"], expected)
+            assert found["whole"] == -steps.step_number
+        assert client.get(name).step == 2
+
+
 def test_a_step_that_was_sent_before_is_not_applied_again(client, name, size):
     client.create(name, {"w": (size,)}, adamant.SGD(lr=1.0))
     one = [np.ones(size, np.float32)]
@@ -335,6 +370,70 @@ def test_no_ctrl_c_leaves_a_stream_busy(server, client, name):
         assert (parameters["w"] == -steps.step_number).all()
         line += 1
     assert line > 20
+
+
+CALLS = {
+    "unary": lambda client, name: client.get(name),
+    "connect": lambda client, name: client._connection._transport.connect(60),
+    "read": lambda client, name: client.read(name),
+    "write": lambda client, name: client.write(name, [np.ones(SMALL, np.float32)]),
+    "watch": lambda client, name: client.watch(name),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_ctrl_c_ends_a_call_that_hangs_and_strikes_nowhere_inside_of_it(network, client, name, call, monkeypatch):
+    """Inside of grpcio it could leave a lock of the channel's locked."""
+    client.create(name, {"w": (SMALL,)})
+    with adamant.Client(network.address, retry=FAST) as remote:
+        begun = []
+
+        def begin():
+            begun.append(signal.getsignal(signal.SIGINT))
+            interrupt()
+
+        holder = remote._connection._transport if call == "connect" else remote._connection
+        original = getattr(holder, call)
+        releases = []
+
+        def hold_and_call(*arguments):
+            releases.append(network.hold("down", then=begin))
+            return original(*arguments)
+
+        monkeypatch.setattr(holder, call, hold_and_call)
+        with pytest.raises(KeyboardInterrupt):
+            CALLS[call](remote, name)
+        monkeypatch.undo()
+        for release in releases:
+            release()
+        assert len(begun) == 1
+        assert begun[0] is not signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert remote.get(name).name == name
+        assert remote.open_steps(name).step([np.ones(SMALL, np.float32)]).applied
+
+
+@pytest.mark.parametrize("end", ["close", "cancel"])
+def test_ctrl_c_does_not_strike_where_a_watch_ends(server, client, name, end, calls, monkeypatch):
+    client.create(name, {"w": (SMALL,)})
+    kind = _transport._CoreStream if calls == "core" else _transport._PublicStream
+    original = getattr(kind, end)
+    ended = []
+
+    def interrupt_and_end(stream):
+        interrupt()
+        original(stream)
+        ended.append(stream)
+
+    with adamant.Client(server.address) as remote:
+        watch = remote.watch(name)
+        monkeypatch.setattr(kind, end, interrupt_and_end)
+        with pytest.raises(KeyboardInterrupt):
+            watch.cancel() if end == "cancel" else watch.__exit__()
+        monkeypatch.undo()
+        assert ended
+        watch.__exit__()
+        assert remote.get(name).step == 0
 
 
 def test_ctrl_c_while_a_watch_waits(server, client, name):

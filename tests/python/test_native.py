@@ -56,10 +56,47 @@ def test_steps_that_need_several_messages_go_through_the_library(
     # Of 16 bits: by hand-framed messages.
     stream.step({key: value.astype(np.float16) for key, value in gradients.items()})
     assert len(steps) == 1
+    # Rows that go to their places do, and those that come back by themselves do not.
+    rows = {"large": (np.arange(1 << 20)[::-1], gradients["large"])}
+    out = {key: np.zeros(shape, np.float32) for key, shape in sizes.items()}
+    stream.step(gradients, out, rows=rows)
+    assert len(steps) == 2
+    result = stream.step(gradients, rows=rows)
+    assert len(steps) == 2
+    stream.step(gradients, rows=rows, omit_parameters=True)
+    assert len(steps) == 3
+    assert result.parameters is not None
+    np.testing.assert_array_equal(out["large"], np.full(1 << 20, -3))
+    np.testing.assert_array_equal(result.parameters["large"], np.full(1 << 20, -4))
     state = client.read(name)
     assert state is not None
-    np.testing.assert_array_equal(state.parameters["large"][:3], [-2, -2, -2])
-    np.testing.assert_array_equal(state.parameters["small"], [-3, -3, -3])
+    np.testing.assert_array_equal(state.parameters["large"][:3], [-5, -5, -5])
+    np.testing.assert_array_equal(state.parameters["small"], [-6, -6, -6])
+
+
+@pytest.mark.skipif(not LIBRARY, reason="$ADAMANT_C_LIBRARY names no libadamant_c.so")
+@pytest.mark.parametrize(("size", "tensors", "through"), [(1_000, 1, 0), (100_000, 1, 1), (100_000, 1_000, 0)])
+def test_steps_of_one_message_go_through_the_library_where_that_is_faster(
+    client: adamant.Client, name: str, monkeypatch: pytest.MonkeyPatch, size: int, tensors: int, through: int
+) -> None:
+    client.create(name, {f"t{i}": (size // tensors,) for i in range(tensors)}, adamant.SGD(lr=1.0))
+    library = _native.find_library()
+    assert library is not None
+    steps = []
+    step = library.step
+    monkeypatch.setattr(library, "step", lambda *arguments: steps.append(1) or step(*arguments))
+    stream = client.open_steps(name)
+    gradients = [np.ones(size // tensors, np.float32) for _ in range(tensors)]
+    for gradient in gradients:
+        gradient.flags.writeable = False
+    out = [np.zeros_like(gradient) for gradient in gradients]
+    stream.step(gradients, out)
+    assert len(steps) == through
+    assert all((array == -1).all() for array in out)
+    # Into the gradient, which is copied into the message by grpcio alone.
+    stream.step(out, out)
+    assert len(steps) == through
+    assert all((array == 0).all() for array in out)
 
 
 @pytest.mark.skipif(not LIBRARY, reason="$ADAMANT_C_LIBRARY names no libadamant_c.so")

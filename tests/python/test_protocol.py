@@ -100,18 +100,109 @@ def test_messages_by_hand_are_protobufs(seed):
 
 
 @pytest.mark.parametrize("seed", seeds(20))
+def test_messages_of_rows_by_hand_are_protobufs(seed):
+    generator = np.random.default_rng(seed)
+    header = v1.StepHeader(set="s" * int(generator.integers(1, 300)))
+    limit = int(generator.choice([1024, 5000, 1 << 20]))
+    made = []
+    for tensor in sorted(generator.choice(300, size=generator.integers(0, 4), replace=False).tolist()):
+        width = int(generator.choice([0, 1, 3, 400]))
+        # Of all lengths that a varint has.
+        numbers = generator.integers(0, 1 << 62, size=generator.choice([0, 1, 600])) >> generator.integers(0, 62)
+        values = generator.normal(size=(numbers.size, width)).astype(np.float32)
+        dtype = int(generator.choice([FLOAT32, v1.DTYPE_BFLOAT16]))
+        made.append(_framing.Rows(tensor, (1 << 62, width), numbers, values, dtype, False))
+    received = {each.tensor: ([], b"") for each in made}
+    messages = list(_framing.messages(header.SerializeToString(), (), limit, made))
+    for i, (data, last) in enumerate(messages):
+        # A row is not divided.
+        assert len(data) <= max(limit, header.ByteSize() + 16, 1700)
+        assert last == (i == len(messages) - 1)
+        for chunk in v1.StepRequest.FromString(data).chunks:
+            numbers, elements = received[chunk.tensor]
+            width = 4 if chunk.dtype == v1.DTYPE_UNSPECIFIED else 2
+            assert len(chunk.data) % (width * len(chunk.rows)) == 0
+            received[chunk.tensor] = (numbers + list(chunk.rows), elements + chunk.data)
+    assert v1.StepRequest.FromString(messages[0][0]).header == header
+    for each in made:
+        numbers, elements = received[each.tensor]
+        assert numbers == each.rows.tolist()
+        assert elements == convert(each.values.reshape(-1), each.dtype).tobytes()
+
+
+def test_rows_of_a_reply_that_are_not_due_are_refused():
+    def reply(rows, **chunk):
+        return v1.StepResponse(chunks=[v1.TensorChunk(rows=rows, **chunk)]).SerializeToString()
+
+    def receiver(compact=False):
+        rows = _framing.Rows(1, (9, 2), np.array([8, 3, 8, 5]), np.zeros((4, 2), np.float32), FLOAT32, compact)
+        table = np.zeros((3 if compact else 9, 2), np.float32)
+        return _framing.Receiver({v1.SLOT_PARAMETER: [np.zeros(2, np.float32), table]}, rows=[rows]), table
+
+    ones = np.ones(2, np.float32).tobytes()
+    for data, message in (
+        (reply([3], tensor=0, data=ones), "rows of tensor 0, which is to come whole"),
+        (reply([4], tensor=1, data=ones), "other rows of tensor 1"),
+        (reply([], tensor=1, data=ones), "8 bytes of 0 rows"),
+        (reply([3, 5, 8, 8], tensor=1, data=ones * 4), "other rows of tensor 1"),
+        (reply([3, 5], tensor=1, data=ones), "8 bytes of 2 rows"),
+        (b"\x7a\x05\x08\x01\x2a\x01\x83", "a number that does not end"),
+        (b"\x7a\x10\x08\x01\x2a\x0c" + b"\x83" * 11 + b"\0", "more than ten bytes"),
+    ):
+        with pytest.raises(_framing.MalformedMessage, match=message):
+            receiver()[0].take(data)
+    for compact in (False, True):
+        taking, table = receiver(compact)
+        taking.take(reply([3], tensor=1, data=ones))
+        # Not packed.
+        taking.take(b"\x7a\x0e\x08\x01\x28\x05\x7a\x08" + ones)
+        taking.take(reply([], tensor=0, data=ones))
+        with pytest.raises(_framing.MalformedMessage, match="2 of 3 rows of tensor 1"):
+            taking.finish()
+        taking.finish(without_rows=True)
+        assert table[:, 0].tolist() == ([1, 1, 0] if compact else [0, 0, 0, 1, 0, 1, 0, 0, 0])
+
+
+@pytest.mark.parametrize("seed", seeds(20))
 def test_small_messages_by_hand_are_protobufs(seed):
     generator = np.random.default_rng(seed)
     tensors = sorted(generator.choice(3000, size=generator.integers(1, 50), replace=False).tolist())
     arrays = [generator.normal(size=generator.integers(1, 200)).astype(np.float32) for _ in tensors]
     small = _framing.SmallMessages(tensors, [array.size for array in arrays], [FLOAT32] * len(arrays))
     header = v1.StepHeader(set="x" * int(generator.integers(1, 200)), expected_step=int(generator.integers(1 << 40)))
+    buffer = _framing.MessageBuffer()
     for _ in range(2):
-        data = small.make(header.SerializeToString(), arrays)
+        data = small.make(header.SerializeToString(), arrays, buffer)
         expected = v1.StepRequest(header=header, last=True)
         for tensor, array in zip(tensors, arrays):
             expected.chunks.add(tensor=tensor, data=array.tobytes())
         assert data == expected.SerializeToString()
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="bytes cannot be filled")
+def test_large_messages_are_made_in_the_memory_of_those_before_that_nobody_holds():
+    buffer = _framing.MessageBuffer()
+
+    def make(first, element, size=50_000):
+        return buffer.join([first, np.full(size, element, np.float32)], len(first) + 4 * size)
+
+    def expected(first, element, size=50_000):
+        return first + np.full(size, element, np.float32).tobytes()
+
+    at = id(make(b"first", 1))
+    second = make(b"other", 2)
+    assert id(second) == at
+    assert second == expected(b"other", 2)
+    third = make(b"third", 3)
+    # Whoever still has a message has what it was.
+    assert second == expected(b"other", 2)
+    assert third == expected(b"third", 3)
+    del second
+    held = id(third)
+    del third
+    assert id(make(b"fifth", 5)) == held
+    assert make(b"longer", 6) == expected(b"longer", 6)
+    assert make(b"short", 7, 10) == expected(b"short", 7, 10)
 
 
 @pytest.mark.parametrize("seed", seeds(20))

@@ -350,3 +350,98 @@ def test_steps_that_bring_parameters_back_and_steps_that_do_not_take_turns(clien
         assert (result.step, result.parameters) == (i, None)
         assert (out[0] == -(i - i % 3)).all()
     assert steps.step(grads).parameters["b"] == -7
+
+
+def lazy_adam(table, steps, lr, betas=(0.9, 0.999), eps=1e-8):
+    """Adam of the rows that come, in double: duplicates add up, and other rows keep parameters and moments."""
+    p = table.astype(np.float64)
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    for t, (rows, values) in enumerate(steps, 1):
+        g = np.zeros_like(p)
+        np.add.at(g, rows, values.astype(np.float64))
+        touched = np.unique(rows)
+        m[touched] = betas[0] * m[touched] + (1 - betas[0]) * g[touched]
+        v[touched] = betas[1] * v[touched] + (1 - betas[1]) * g[touched] ** 2
+        step = (m[touched] / (1 - betas[0] ** t)) / (np.sqrt(v[touched] / (1 - betas[1] ** t)) + eps)
+        p[touched] -= lr * step
+    return p
+
+
+# The larger ones take several messages, of rows that take up to three bytes.
+@pytest.mark.parametrize(("extent", "width", "count"), [(50, 3, 20), (40_000, 40, 9_000)], ids=str)
+@pytest.mark.parametrize("in_place", [True, False])
+def test_rows_are_lazy_adam(client, name, extent, width, count, in_place):
+    random = np.random.default_rng(extent)
+    table = random.normal(size=(extent, width)).astype(np.float32)
+    before = table.copy()
+    bias = np.zeros(3, np.float32)
+    client.create(name, {"bias": bias, "table": table}, adamant.Adam(lr=1e-2))
+    steps = client.open_steps(name)
+    sent = []
+    for i in range(3):
+        rows = random.integers(0, extent, size=count)
+        values = random.normal(size=(count, width)).astype(np.float32)
+        sent.append((rows, values))
+        out = [bias, table] if in_place else None
+        result = steps.step({"bias": np.ones(3, np.float32)}, out, rows={"table": (rows, values)})
+        assert (result.outcome, steps.step_number) == (adamant.StepOutcome.APPLIED, i + 1)
+        if result.parameters is not None:
+            table[np.unique(rows)] = result.parameters["table"]
+            bias = result.parameters["bias"]
+    np.testing.assert_allclose(table, lazy_adam(before, sent, 1e-2), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(bias, adam(np.zeros(3), [np.ones(3)] * 3, 1e-2), rtol=1e-5)
+    state = client.read(name).parameters
+    np.testing.assert_array_equal(state["table"], table)
+    np.testing.assert_array_equal(state["bias"], bias)
+
+
+def test_rows_of_several_tensors_travel_in_any_form(client, name):
+    shapes = {"whole": (2,), "scalars": (9,), "cubes": (70_000, 2, 2)}
+    client.create(name, shapes, adamant.SGD(lr=1.0))
+    steps = client.open_steps(name)
+    out = {key: np.full(shape, 7, np.float32) for key, shape in shapes.items()}
+    rows = {
+        "cubes": (np.array([69_999, 128, 69_999], np.int32), np.ones((3, 2, 2), np.float16)),
+        1: (np.array([8, 0, 8]), np.full(3, 0x3F80, np.uint16)),
+    }
+    # bfloat16 has no room for -1.001.
+    whole = {"whole": np.full(2, 1.001, np.float32)}
+    steps.step(whole, out, rows=rows, gradient_dtype="float32", reply_dtype="bfloat16")
+    assert out["whole"].tolist() == [-1, -1]
+    assert out["scalars"].tolist() == [-1, 7, 7, 7, 7, 7, 7, 7, -2]
+    assert out["cubes"][[0, 128, 69_999], 0, 0].tolist() == [7, -1, -2]
+    halves = {key: np.full(shape, 0x40E0, np.uint16) for key, shape in shapes.items()}
+    steps.step({}, halves, tensors=["scalars"], rows={1: rows[1]}, reply_dtype="bfloat16")
+    assert halves["scalars"].tolist() == [0xC000, *[0x40E0] * 7, 0xC080]
+    assert (halves["whole"] == 0x40E0).all()
+    assert steps.step({}, tensors=[1], rows={1: (np.array([], np.int64), np.array([], np.float32))}).step == 3
+    assert steps.step({}, tensors=[1], rows={1: rows[1]}, omit_parameters=True).step == 4
+    assert client.read(name).parameters["scalars"].tolist() == [-3, 0, 0, 0, 0, 0, 0, 0, -6]
+
+
+def test_rows_that_there_are_not_are_named_and_change_nothing(client, name):
+    client.create(name, {"table": (10, 2), "scalar": ()}, adamant.SGD(lr=1.0))
+    steps = client.open_steps(name)
+    ones, scalar = np.ones((2, 2), np.float32), [None, np.ones((), np.float32)]
+
+    def refused(error, match, rows):
+        with pytest.raises(error, match=match):
+            steps.step(scalar, rows=rows)
+
+    refused(ValueError, r"rows\['table'\]: expected rows below 10, got 10", {"table": (np.array([3, 10]), ones)})
+    refused(ValueError, r"rows\['table'\]: expected rows below 10, got -1", {"table": (np.array([-1, 3]), ones)})
+    refused(ValueError, r"rows\['table'\]: expected shape \(1, 2\), got \(2, 2\)", {"table": (np.array([3]), ones)})
+    refused(TypeError, r"rows\['table'\]: expected rows .* got 1 of float64", {"table": (np.array([3.0]), ones)})
+    refused(ValueError, r"rows\['scalar'\]: expected a tensor that has rows", {"scalar": (np.array([0]), ones)})
+    refused(ValueError, "rows: expected names or indices of the set's 2, got 'no'", {"no": (np.array([0]), ones)})
+    both = {"table": (np.array([0, 1]), ones), 0: (np.array([0, 1]), ones)}
+    refused(ValueError, "tensor 'table' is there by its name and by its index", both)
+    # The client knows no better, and the server does.
+    with pytest.raises(adamant.InvalidFieldError, match="sparse"):
+        steps.step(scalar, tensors=["scalar"], rows={"table": (np.array([3, 4]), ones)})
+    assert steps.pending is None
+    assert client.get(name).step == 0
+    assert not client.read(name).parameters["table"].any()
+    table = np.zeros((10, 2), np.float32)
+    with pytest.raises(ValueError, match="overlaps"):
+        steps.step(scalar, [table, scalar[1].copy()], rows={"table": (np.array([3, 4]), table[:2])})

@@ -19,6 +19,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "client/tensor_files/safetensors.h"
 
 namespace adamant::tensor_files {
 namespace {
@@ -63,9 +64,10 @@ std::vector<float> Elements(TensorFile* file, const std::string& name = "") {
     ADD_FAILURE() << "no tensor " << name;
     return {};
   }
-  const auto elements = file->Elements(tensor - file->tensors().data());
-  EXPECT_TRUE(elements.ok()) << elements.status();
-  return elements.ok() ? std::vector<float>(elements->begin(), elements->end()) : std::vector<float>();
+  std::vector<float> elements(tensor->element_count);
+  const absl::Status status = file->Read(tensor - file->tensors().data(), 0, absl::MakeSpan(elements));
+  EXPECT_TRUE(status.ok()) << status;
+  return elements;
 }
 
 std::vector<uint32_t> Bits(const std::vector<float>& values) {
@@ -140,12 +142,49 @@ TEST(TensorFileTest, ElementsOfOtherTypesAreAnErrorAndTheRestIsNot) {
   const FileTensor* const steps = Find(*file, "steps");
   EXPECT_FALSE(TensorFile::IsFloat(*steps));
   EXPECT_TRUE(TensorFile::IsFloat(*Find(*file, "bfloat")));
-  const absl::Status status = file->Elements(steps - file->tensors().data()).status();
+  std::vector<float> elements(steps->element_count);
+  const absl::Status status = file->Read(steps - file->tensors().data(), 0, absl::MakeSpan(elements));
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(status.message(), AllOf(HasSubstr("'steps'"), HasSubstr("F32, F16 or BF16"), HasSubstr("I64")));
   absl::StatusOr<TensorFile> doubles = TensorFile::Open(Golden("double.npy"));
   ASSERT_TRUE(doubles.ok()) << doubles.status();
-  EXPECT_THAT(doubles->Elements(0).status().message(), HasSubstr("got F64"));
+  EXPECT_THAT(doubles->Read(0, 0, {}).message(), HasSubstr("got F64"));
+}
+
+TEST(TensorFileTest, ReadsAnyPartOfATensorHoweverWideItsElementsAre) {
+  constexpr int64_t kCount = 200'000;  // more than are widened at a time
+  std::string bytes;
+  std::vector<uint16_t> halves(kCount);
+  for (int64_t i = 0; i < kCount; ++i) halves[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(float(i % 251)) >> 16);
+  std::vector<SafetensorsTensor> entries = {{"bf16", "BF16", {kCount}}, {"f32", "F32", {2}}};
+  const absl::StatusOr<std::string> header = FormatSafetensorsHeader(&entries, {});
+  ASSERT_TRUE(header.ok()) << header.status();
+  bytes.append(reinterpret_cast<const char*>(halves.data()), kCount * sizeof(uint16_t));
+  bytes.append("\0\0\x80\x3f\0\0\0\x40", 8);
+  const absl::StatusOr<TensorFile> file = TensorFile::Open(WriteFile("parts.safetensors", *header + bytes));
+  ASSERT_TRUE(file.ok()) << file.status();
+  std::vector<float> part(150'000);
+  ASSERT_TRUE(file->Read(0, 1000, absl::MakeSpan(part)).ok());
+  for (size_t i = 0; i < part.size(); ++i) ASSERT_EQ(part[i], float((i + 1000) % 251)) << i;
+  float last = 0;
+  ASSERT_TRUE(file->Read(1, 1, absl::MakeSpan(&last, 1)).ok());
+  EXPECT_EQ(last, 2);
+}
+
+TEST(TensorFileTest, FileThatOthersCutOffIsAnErrorThatNamesTheTensor) {
+  const std::string path = WriteFile("cut_later.safetensors", ReadAll(Golden("model.safetensors")));
+  const absl::StatusOr<TensorFile> file = TensorFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  std::filesystem::resize_file(path, 8);
+  for (size_t i = 0; i < file->tensors().size(); ++i) {
+    const FileTensor& tensor = file->tensors()[i];
+    if (!TensorFile::IsFloat(tensor) || tensor.element_count == 0) continue;
+    std::vector<float> elements(tensor.element_count);
+    const absl::Status status = file->Read(i, 0, absl::MakeSpan(elements));
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(status.message(), AllOf(HasSubstr(path), HasSubstr(absl::StrCat("'", tensor.name, "'")),
+                                        HasSubstr("others have cut it off")));
+  }
 }
 
 TEST(TensorFileTest, FilesThatAreNotWhatTheyShouldBeAreErrorsThatSayWhy) {

@@ -91,10 +91,10 @@ typedef struct adamant_source {
   int64_t count;
 } adamant_source;
 
-typedef struct adamant_target {
+typedef struct adamant_destination {
   float* data;
   int64_t count;
-} adamant_target;
+} adamant_destination;
 
 // Rows of one tensor, as adamant/connection.h's RowsGradient.
 typedef struct adamant_rows {
@@ -113,7 +113,7 @@ typedef struct adamant_step_call {
   int32_t gradient_dtype;
   int64_t tensor_count;
   const adamant_source* gradients;
-  const adamant_target* parameters;
+  const adamant_destination* parameters;
   int64_t row_count;
   const adamant_rows* rows;
   // Of a contribution: how long it may wait for the others, beside the time of a step.
@@ -130,11 +130,11 @@ typedef struct adamant_source_slot {
   const adamant_source* tensors;
 } adamant_source_slot;
 
-typedef struct adamant_target_slot {
+typedef struct adamant_destination_slot {
   int32_t slot;
   int64_t tensor_count;
-  const adamant_target* tensors;
-} adamant_target_slot;
+  const adamant_destination* tensors;
+} adamant_destination_slot;
 
 // One write. `header` is a WriteHeader; `response` becomes a WriteTensorsResponse.
 int32_t adamant_write(adamant_connection* connection, const void* header, size_t header_size,
@@ -142,7 +142,7 @@ int32_t adamant_write(adamant_connection* connection, const void* header, size_t
                       adamant_status* status);
 // One read. `request` is a ReadTensorsRequest without `slots`; `header` becomes a ReadHeader.
 int32_t adamant_read(adamant_connection* connection, const void* request, size_t request_size,
-                     const adamant_target_slot* slots, int64_t slot_count, adamant_bytes* header,
+                     const adamant_destination_slot* slots, int64_t slot_count, adamant_bytes* header,
                      adamant_status* status);
 
 typedef struct adamant_watch adamant_watch;

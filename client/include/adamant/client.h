@@ -41,8 +41,7 @@ struct ReadOptions {
   std::optional<int64_t> if_newer_than_step = std::nullopt;
   // When the server has no room to keep the snapshot: read on until the next step, and only then fail, ABORTED.
   bool may_abort = false;
-  // Indices of the tensors to bring, ascending; those of the others are dropped as they come, and
-  // their spans are not looked at. Empty: all.
+  // Indices of the tensors to read, ascending; the spans of the others are not looked at. Empty: all.
   std::vector<int32_t> tensors = {};
   // Is told how far the read has come; empty: nobody is.
   Progress progress = nullptr;
@@ -57,6 +56,8 @@ struct WriteOptions {
   // Of WriteParameters: indices of the tensors to replace, ascending; the others stay as they are, and their spans are
   // not looked at. Empty: all.
   std::vector<int32_t> tensors = {};
+  // Where what is written comes from, with the size of each span: its memory is not looked at. Empty: from the spans.
+  ElementReader read = nullptr;
   // Is told how far the write has come; empty: nobody is.
   Progress progress = nullptr;
 };

@@ -29,6 +29,12 @@ using MutableTensors = absl::Span<const absl::Span<float>>;
 // way, and no more. For a progress bar; it should return soon.
 using Progress = std::function<void(int64_t done, int64_t total)>;
 
+// Elements that are not in memory but come from elsewhere, such as a file: fills `to` with those of a tensor in `slot`,
+// UNSPECIFIED for a gradient, from `begin` on. Called from the thread of the call, a message at a time; an attempt that
+// follows a failed one asks for them again. An error ends the call before anything is applied, and is what that
+// returns; it should be none that RetryPolicy repeats.
+using ElementReader = std::function<absl::Status(v1::Slot slot, int32_t tensor, int64_t begin, absl::Span<float> to)>;
+
 // The gradient of some rows of a tensor, for a step that brings no more of it (StepOptions::rows).
 struct RowsGradient {
   // Index of the tensor, which has at least one extent.
@@ -54,6 +60,8 @@ struct StepCall {
   absl::Span<const RowsGradient> rows = {};
   // Of a contribution: how long it may wait for the others, beside the time of a step.
   absl::Duration round_timeout = absl::ZeroDuration();
+  // Where `gradients` come from: then of their spans the size counts alone. Empty: from the spans.
+  ElementReader read = nullptr;
   // Empty: nobody is told. First the gradient goes, then the parameters come; rows do not count.
   Progress progress = nullptr;
 };
@@ -70,9 +78,11 @@ struct WriteCall {
   std::vector<Source> sources;
   // Empty: nobody is told.
   Progress progress = nullptr;
+  // Where they come from: then of their spans the size counts alone. Empty: from the spans.
+  ElementReader read = nullptr;
 };
 
-// One read: every tensor of each slot that it names.
+// One read: of each slot that it names every tensor, or those of request.tensors().
 struct ReadCall {
   struct Target {
     v1::Slot slot;
@@ -80,10 +90,9 @@ struct ReadCall {
   };
   // `slots` is the connection's to set, from `targets`.
   v1::ReadTensorsRequest request;
+  // The spans of tensors that are not to come are empty.
   std::vector<Target> targets;
-  // Drops the elements of tensors whose span is empty. Without it a span that is shorter than its tensor is an error.
-  bool pass_over_empty = false;
-  // Empty: nobody is told. What is dropped does not count.
+  // Empty: nobody is told.
   Progress progress = nullptr;
 };
 

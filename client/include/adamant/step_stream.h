@@ -46,6 +46,9 @@ struct StepOptions {
   v1::Dtype reply_dtype = v1::DTYPE_FLOAT32;
   // Brings back no parameters: there need be no spans for them.
   bool omit_parameters = false;
+  // Where the gradient comes from, with the size of each span: its memory is not looked at. Of rows it does not hold.
+  // Empty: from the spans.
+  ElementReader read = nullptr;
   // Is told how far the step has come, gradient and parameters together; rows do not count. Empty: nobody is.
   Progress progress = nullptr;
 

@@ -108,6 +108,8 @@ absl::Status Create(Shell* shell, const CreateOptions& options) {
 
   absl::StatusOr<Client> client = shell->Connect();
   if (!client.ok()) return client.status();
+  absl::StatusOr<Client> transfers = shell->ConnectForTransfers();
+  if (!transfers.ok()) return transfers.status();
   absl::StatusOr<v1::CreateParameterSetResponse> response =
       client->CreateParameterSet(spec, options.if_not_exists ? v1::IF_EXISTS_USE_IF_SAME_SPEC : v1::IF_EXISTS_FAIL);
   if (!response.ok()) return response.status();
@@ -118,7 +120,7 @@ absl::Status Create(Shell* shell, const CreateOptions& options) {
     status = tensors.status();
     absl::StatusOr<TensorMatch> match = absl::UnknownError("");
     if (status.ok()) {
-      match = TensorMatch::FindSlot(file.get(), *tensors, v1::SLOT_PARAMETER);
+      match = TensorMatch::FindSlot(*file, *tensors, v1::SLOT_PARAMETER);
       status = match.status();
     }
     if (status.ok() && !match->complete()) {
@@ -126,21 +128,16 @@ absl::Status Create(Shell* shell, const CreateOptions& options) {
                                                        " tensors of the set, got ", match->present().size()));
     }
     if (status.ok()) {
-      absl::StatusOr<Client> transfers = shell->ConnectForTransfers();
-      if (!transfers.ok()) return transfers.status();
       const absl::StatusOr<v1::WriteTensorsResponse> written = transfers->WriteParameters(
-          options.name, match->spans(), {.incarnation = set->incarnation(), .progress = shell->ShowProgress("write")});
+          options.name, match->spans(),
+          {.incarnation = set->incarnation(), .read = match->Reader(), .progress = shell->ShowProgress("write")});
       status = written.status();
       if (written.ok()) {
         set->set_incarnation(written->incarnation());
         set->set_state(v1::PARAMETER_SET_STATE_READY);
       }
     }
-    if (!status.ok()) {
-      // Nobody has any use for half of a model.
-      if (response->created()) client->DeleteParameterSet(options.name, set->incarnation()).IgnoreError();
-      return status;
-    }
+    if (!status.ok()) return response->created() ? Undo(*set, status, &*client) : status;
   }
   if (shell->json()) {
     shell->PrintJson(*response);

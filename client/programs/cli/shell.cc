@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -69,6 +70,16 @@ ExitCode ExitCodeOf(const absl::Status& status) {
     default:
       return kOtherError;
   }
+}
+
+absl::Status Undo(const v1::ParameterSet& created, const absl::Status& error, Client* client) {
+  const absl::Status deleted = client->DeleteParameterSet(created.name(), created.incarnation());
+  if (deleted.ok() || absl::IsNotFound(deleted)) return error;
+  absl::Status longer(error.code(),
+                      absl::StrCat(error.message(), "; the set '", created.name(),
+                                   "' was created, awaits a write, and could not be deleted: ", deleted.message()));
+  error.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) { longer.SetPayload(url, payload); });
+  return longer;
 }
 
 std::string RenderTable(const std::vector<std::string>& titles, const std::vector<std::vector<std::string>>& rows) {

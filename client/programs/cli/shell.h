@@ -41,6 +41,10 @@ extern const char kExitCodesHelp[];
 
 ExitCode ExitCodeOf(const absl::Status& status);
 
+// After `error`, which came between the creation of a set and its first parameters: deletes it, of which nobody has any
+// use. Returns the error, and says so if the set is still there.
+absl::Status Undo(const v1::ParameterSet& created, const absl::Status& error, Client* client);
+
 // Rows below a line of titles, as wide as what is in them. Columns that have nothing but numbers stand to the right.
 std::string RenderTable(const std::vector<std::string>& titles, const std::vector<std::vector<std::string>>& rows);
 

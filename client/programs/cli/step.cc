@@ -121,6 +121,7 @@ absl::Status Step(Shell* shell, const StepFlags& flags) {
   absl::StatusOr<std::optional<TensorFileWriter>> output = MakeOutput(flags, stream->tensors(), &parameters);
   if (!output.ok()) return output.status();
   options.omit_parameters = !output->has_value();
+  options.read = match->Reader();
   options.progress = shell->ShowProgress("step");
   const absl::StatusOr<v1::StepResult> result = stream->Step(match->spans(), parameters, options);
   if (!result.ok()) return result.status();

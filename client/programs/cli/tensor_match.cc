@@ -56,47 +56,64 @@ std::string NameInFile(v1::Slot slot, absl::string_view tensor) {
   return slot == v1::SLOT_PARAMETER ? std::string(tensor) : absl::StrCat(SlotName(slot), "/", tensor);
 }
 
-absl::Status TensorMatch::Take(TensorFile* file, size_t index, const v1::Tensor& tensor) {
-  const FileTensor& from = file->tensors()[index];
-  const bool raw = file->format() == FileFormat::kRaw;
-  if (raw ? from.element_count != tensor.element_count()
-          : !std::equal(from.shape.begin(), from.shape.end(), tensor.shape().begin(), tensor.shape().end())) {
-    return Wrong(
-        file->path(), tensor.name(),
-        raw ? absl::StrCat("expected ", tensor.element_count(), " elements, got ", from.element_count)
-            : absl::StrCat("expected the shape ", RenderShape(tensor.shape()), ", got ", RenderShape(from.shape)));
-  }
-  if (found_[tensor.index()]) return Wrong(file->path(), tensor.name(), "is there for the second time");
-  const absl::StatusOr<absl::Span<const float>> elements = file->Elements(index);
-  if (!elements.ok()) return Wrong(file->path(), "", elements.status().message());
-  spans_[tensor.index()] = *elements;
-  found_[tensor.index()] = true;
+absl::Status TensorMatch::Read(int32_t tensor, int64_t begin, absl::Span<float> to) const {
+  const Place& place = places_[tensor];
+  absl::Status status = place.file->Read(place.index, place.begin + begin, to);
+  if (status.ok() || !place.file->tensors()[place.index].name.empty()) return status;
+  // The file does not know what it has.
+  return absl::Status(status.code(), absl::StrCat(status.message(), "; it was read for tensor '", place.tensor, "'"));
+}
+
+ElementReader TensorMatch::Reader() const {
+  return [this](v1::Slot /*slot*/, int32_t tensor, int64_t begin, absl::Span<float> to) {
+    return Read(tensor, begin, to);
+  };
+}
+
+absl::Status TensorMatch::Put(const v1::Tensor& tensor, const Place& place) {
+  Place& known = places_[tensor.index()];
+  if (known.file != nullptr) return Wrong(place.file->path(), tensor.name(), "is there for the second time");
+  known = place;
+  known.tensor = tensor.name();
+  spans_[tensor.index()] = absl::Span<const float>(nullptr, tensor.element_count());
   return absl::OkStatus();
 }
 
-absl::Status TensorMatch::TakeAll(TensorFile* file, const std::vector<v1::Tensor>& tensors) {
-  const absl::StatusOr<absl::Span<const float>> elements = file->Elements(0);
-  if (!elements.ok()) return Wrong(file->path(), "", elements.status().message());
+absl::Status TensorMatch::Take(const TensorFile& file, size_t index, const v1::Tensor& tensor) {
+  const FileTensor& from = file.tensors()[index];
+  const bool raw = file.format() == FileFormat::kRaw;
+  if (raw ? from.element_count != tensor.element_count()
+          : !std::equal(from.shape.begin(), from.shape.end(), tensor.shape().begin(), tensor.shape().end())) {
+    return Wrong(
+        file.path(), tensor.name(),
+        raw ? absl::StrCat("expected ", tensor.element_count(), " elements, got ", from.element_count)
+            : absl::StrCat("expected the shape ", RenderShape(tensor.shape()), ", got ", RenderShape(from.shape)));
+  }
+  // Says at once what is wrong with the type.
+  absl::Status readable = file.Read(index, 0, {});
+  return readable.ok() ? Put(tensor, {.file = &file, .index = index}) : readable;
+}
+
+absl::Status TensorMatch::TakeAll(const TensorFile& file, const std::vector<v1::Tensor>& tensors) {
   int64_t total = 0;
   for (const v1::Tensor& tensor : tensors) total += tensor.element_count();
-  if (static_cast<int64_t>(elements->size()) != total) {
-    return Wrong(file->path(), "",
-                 absl::StrCat("expected the ", total, " elements of all tensors, got ", elements->size(),
+  if (file.tensors()[0].element_count != total) {
+    return Wrong(file.path(), "",
+                 absl::StrCat("expected the ", total, " elements of all tensors, got ", file.tensors()[0].element_count,
                               "; say TENSOR=FILE if it has one of them"));
   }
-  absl::Span<const float> rest = *elements;
+  int64_t begin = 0;
   for (const v1::Tensor& tensor : tensors) {
-    if (found_[tensor.index()]) return Wrong(file->path(), tensor.name(), "is there for the second time");
-    spans_[tensor.index()] = rest.first(tensor.element_count());
-    rest.remove_prefix(tensor.element_count());
-    found_[tensor.index()] = true;
+    absl::Status status = Put(tensor, {.file = &file, .index = 0, .begin = begin});
+    if (!status.ok()) return status;
+    begin += tensor.element_count();
   }
   return absl::OkStatus();
 }
 
 void TensorMatch::Finish(const std::vector<v1::Tensor>& tensors) {
   for (const v1::Tensor& tensor : tensors) {
-    if (found_[tensor.index()] || tensor.element_count() == 0) present_.push_back(tensor.index());
+    if (places_[tensor.index()].file != nullptr || tensor.element_count() == 0) present_.push_back(tensor.index());
   }
 }
 
@@ -104,14 +121,14 @@ absl::StatusOr<TensorMatch> TensorMatch::Find(const std::vector<std::string>& ar
                                               const std::vector<v1::Tensor>& tensors, bool partial) {
   const std::map<std::string, int32_t, std::less<>> index = Index(tensors);
   TensorMatch match(tensors);
-  match.files_.reserve(arguments.size());
   for (const std::string& argument : arguments) {
     // Names of tensors and of files may have any character: what decides is what there is.
     const size_t equals = argument.rfind('=');
     const auto named = equals == std::string::npos ? index.end() : index.find(argument.substr(0, equals));
     absl::StatusOr<TensorFile> opened = TensorFile::Open(named == index.end() ? argument : argument.substr(equals + 1));
     if (!opened.ok()) return opened.status();
-    TensorFile& file = match.files_.emplace_back(*std::move(opened));
+    match.files_.push_back(std::make_unique<TensorFile>(*std::move(opened)));
+    const TensorFile& file = *match.files_.back();
     if (file.format() == FileFormat::kSafetensors) {
       for (size_t i = 0; i < file.tensors().size(); ++i) {
         const std::string& name = file.tensors()[i].name;
@@ -121,18 +138,18 @@ absl::StatusOr<TensorMatch> TensorMatch::Find(const std::vector<std::string>& ar
           if (IsMoment(name, index)) continue;
           return Wrong(file.path(), name, "the set has no tensor of this name");
         }
-        absl::Status status = match.Take(&file, i, tensors[found->second]);
+        absl::Status status = match.Take(file, i, tensors[found->second]);
         if (!status.ok()) return status;
       }
       continue;
     }
     absl::Status status;
     if (named != index.end()) {
-      status = match.Take(&file, 0, tensors[named->second]);
+      status = match.Take(file, 0, tensors[named->second]);
     } else if (tensors.size() == 1) {
-      status = match.Take(&file, 0, tensors[0]);
+      status = match.Take(file, 0, tensors[0]);
     } else if (file.format() == FileFormat::kRaw) {
-      status = match.TakeAll(&file, tensors);
+      status = match.TakeAll(file, tensors);
     } else {
       status = Wrong(file.path(), "", absl::StrCat("of which of the ", tensors.size(), " tensors? Say TENSOR=FILE"));
     }
@@ -140,7 +157,7 @@ absl::StatusOr<TensorMatch> TensorMatch::Find(const std::vector<std::string>& ar
   }
   match.Finish(tensors);
   for (const v1::Tensor& tensor : tensors) {
-    if (partial || match.found_[tensor.index()] || tensor.element_count() == 0) continue;
+    if (partial || match.places_[tensor.index()].file != nullptr || tensor.element_count() == 0) continue;
     return absl::InvalidArgumentError(absl::StrCat("no file has the tensor '", tensor.name(), "', and there are ",
                                                    tensors.size() - match.present_.size(),
                                                    " such; with --partial they are left as they are"));
@@ -148,10 +165,10 @@ absl::StatusOr<TensorMatch> TensorMatch::Find(const std::vector<std::string>& ar
   return match;
 }
 
-absl::StatusOr<TensorMatch> TensorMatch::FindSlot(TensorFile* file, const std::vector<v1::Tensor>& tensors,
+absl::StatusOr<TensorMatch> TensorMatch::FindSlot(const TensorFile& file, const std::vector<v1::Tensor>& tensors,
                                                   v1::Slot slot) {
   std::map<absl::string_view, size_t> names;
-  for (size_t i = 0; i < file->tensors().size(); ++i) names[file->tensors()[i].name] = i;
+  for (size_t i = 0; i < file.tensors().size(); ++i) names[file.tensors()[i].name] = i;
   TensorMatch match(tensors);
   for (const v1::Tensor& tensor : tensors) {
     const auto found = names.find(NameInFile(slot, tensor.name()));

@@ -5,6 +5,7 @@
 #include <adamant/client.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -22,12 +23,17 @@ absl::StatusOr<v1::Slot> ParseSlot(absl::string_view name);
 // What a tensor of a slot is called in a file that has more than parameters, such as `exp_avg/layer.weight`.
 std::string NameInFile(v1::Slot slot, absl::string_view tensor);
 
-// Files, and the elements that they have for a set's tensors. Thread-compatible; the spans are good as long as it
-// lives.
+// Files, and the elements that they have for a set's tensors. Thread-compatible.
 class TensorMatch {
  public:
-  // One span a tensor, by index; empty for those that the files do not have.
+  // One span a tensor, by index, of its size and without memory: what is there is read when it is sent. Empty for those
+  // that the files do not have.
   absl::Span<const absl::Span<const float>> spans() const { return spans_; }
+  // Reads elements of a tensor that they have, from `begin` on, until `to` is full. Errors name the file and the
+  // tensor.
+  absl::Status Read(int32_t tensor, int64_t begin, absl::Span<float> to) const;
+  // Read for a call that has these spans, of one slot; this outlives it.
+  ElementReader Reader() const;
   // Those that they have, ascending; a tensor without elements is always there.
   const std::vector<int32_t>& present() const { return present_; }
   bool complete() const { return present_.size() == spans_.size(); }
@@ -41,19 +47,29 @@ class TensorMatch {
                                           const std::vector<v1::Tensor>& tensors, bool partial);
   // The same for the tensors of one slot in a file that is open, under their names there; `file` outlives this. What
   // the set does not have is passed over.
-  static absl::StatusOr<TensorMatch> FindSlot(tensor_files::TensorFile* file, const std::vector<v1::Tensor>& tensors,
-                                              v1::Slot slot);
+  static absl::StatusOr<TensorMatch> FindSlot(const tensor_files::TensorFile& file,
+                                              const std::vector<v1::Tensor>& tensors, v1::Slot slot);
 
  private:
-  explicit TensorMatch(const std::vector<v1::Tensor>& tensors) : spans_(tensors.size()), found_(tensors.size()) {}
+  explicit TensorMatch(const std::vector<v1::Tensor>& tensors) : spans_(tensors.size()), places_(tensors.size()) {}
 
-  absl::Status Take(tensor_files::TensorFile* file, size_t index, const v1::Tensor& tensor);
-  absl::Status TakeAll(tensor_files::TensorFile* file, const std::vector<v1::Tensor>& tensors);
+  // Where a tensor's elements are: from `begin` on of one of a file's; none if they are in no file.
+  struct Place {
+    const tensor_files::TensorFile* file = nullptr;
+    size_t index = 0;
+    int64_t begin = 0;
+    std::string tensor = {};
+  };
+
+  absl::Status Take(const tensor_files::TensorFile& file, size_t index, const v1::Tensor& tensor);
+  absl::Status TakeAll(const tensor_files::TensorFile& file, const std::vector<v1::Tensor>& tensors);
+  // Takes a tensor's elements to be there. INVALID_ARGUMENT if they are elsewhere, too.
+  absl::Status Put(const v1::Tensor& tensor, const Place& place);
   void Finish(const std::vector<v1::Tensor>& tensors);
 
-  std::vector<tensor_files::TensorFile> files_;
+  std::vector<std::unique_ptr<tensor_files::TensorFile>> files_;
   std::vector<absl::Span<const float>> spans_;
-  std::vector<bool> found_;
+  std::vector<Place> places_;  // by tensor
   std::vector<int32_t> present_;
 };
 

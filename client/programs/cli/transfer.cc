@@ -210,7 +210,8 @@ absl::Status Write(Shell* shell, const WriteFlags& flags) {
   if (!tensors.ok()) return tensors.status();
   const absl::StatusOr<TensorMatch> match = TensorMatch::Find(flags.files, *tensors, flags.partial);
   if (!match.ok()) return match.status();
-  WriteOptions options = {.request_id = flags.request_id, .progress = shell->ShowProgress("write")};
+  WriteOptions options = {
+      .request_id = flags.request_id, .read = match->Reader(), .progress = shell->ShowProgress("write")};
   if (!match->complete()) options.tensors = match->present();
   const absl::StatusOr<v1::WriteTensorsResponse> response = client->WriteParameters(flags.set, match->spans(), options);
   if (!response.ok()) return response.status();
@@ -348,7 +349,7 @@ absl::StatusOr<v1::ParameterSet> CreateFrom(const TensorFile& file, const Import
 
 // Restores what the file has: everything, or the parameters if it has no more.
 absl::StatusOr<v1::WriteTensorsResponse> Restore(Shell* shell, const v1::ParameterSet& set, const ImportFlags& flags,
-                                                 TensorFile* file, Client* client, bool* everything) {
+                                                 const TensorFile& file, Client* client, bool* everything) {
   const absl::StatusOr<std::vector<v1::Tensor>> tensors = client->ListTensors(flags.set);
   if (!tensors.ok()) return tensors.status();
   std::vector<v1::Slot> slots = OptimizerSlots(set);
@@ -370,30 +371,35 @@ absl::StatusOr<v1::WriteTensorsResponse> Restore(Shell* shell, const v1::Paramet
     matches.push_back(*std::move(match));
     SlotOf(slot, &state) = matches.back().spans();
   }
-  const std::string step = Metadata(*file, kStepKey);
+  const std::string step = Metadata(file, kStepKey);
   if (slots.size() > 1 && moments && !*everything) {
     return absl::InvalidArgumentError(absl::StrCat(flags.file, ": has a part of the optimizer's state, and not all"));
   }
   // A set without moments has a step all the same, but a file of parameters alone is none of a whole state.
-  if (slots.size() == 1) *everything = file->metadata().contains(kUpdateCountsKey);
+  if (slots.size() == 1) *everything = file.metadata().contains(kUpdateCountsKey);
   if (!*everything) {
     return client->WriteParameters(flags.set, matches.front().spans(),
-                                   {.incarnation = set.incarnation(), .progress = shell->ShowProgress("import")});
+                                   {.incarnation = set.incarnation(),
+                                    .read = matches.front().Reader(),
+                                    .progress = shell->ShowProgress("import")});
   }
   if (!absl::SimpleAtoi(step, &state.step)) {
     return absl::InvalidArgumentError(absl::StrCat(flags.file, ": expected the step of the state as `", kStepKey,
                                                    "` in its metadata, got '", step, "'"));
   }
   std::vector<int64_t> counts;
-  for (const absl::string_view count : absl::StrSplit(Metadata(*file, kUpdateCountsKey), ',', absl::SkipWhitespace())) {
+  for (const absl::string_view count : absl::StrSplit(Metadata(file, kUpdateCountsKey), ',', absl::SkipWhitespace())) {
     if (!absl::SimpleAtoi(count, &counts.emplace_back())) {
       return absl::InvalidArgumentError(
           absl::StrCat(flags.file, ": `", kUpdateCountsKey, "` has no number: '", count, "'"));
     }
   }
   state.update_counts = counts;
-  return client->WriteState(flags.set, state,
-                            {.incarnation = set.incarnation(), .progress = shell->ShowProgress("import")});
+  const auto read = [&](v1::Slot slot, int32_t tensor, int64_t begin, absl::Span<float> to) {
+    return matches[std::find(slots.begin(), slots.end(), slot) - slots.begin()].Read(tensor, begin, to);
+  };
+  return client->WriteState(
+      flags.set, state, {.incarnation = set.incarnation(), .read = read, .progress = shell->ShowProgress("import")});
 }
 
 absl::Status Import(Shell* shell, const ImportFlags& flags) {
@@ -408,10 +414,9 @@ absl::Status Import(Shell* shell, const ImportFlags& flags) {
       flags.create ? CreateFrom(*file, flags, &*client) : client->GetParameterSet(flags.set);
   if (!set.ok()) return set.status();
   bool everything = false;
-  const absl::StatusOr<v1::WriteTensorsResponse> response = Restore(shell, *set, flags, &*file, &*client, &everything);
+  const absl::StatusOr<v1::WriteTensorsResponse> response = Restore(shell, *set, flags, *file, &*client, &everything);
   if (!response.ok()) {
-    if (flags.create) client->DeleteParameterSet(flags.set, set->incarnation()).IgnoreError();
-    return response.status();
+    return flags.create ? Undo(*set, response.status(), &*client) : response.status();
   }
   PrintWritten(shell, *response,
                absl::StrCat("imported ", flags.set, everything ? " with its optimizer's state" : ", parameters alone"));

@@ -98,6 +98,11 @@ absl::Status Reading::Refer(const v1::ReadTensorsRequest& request, bool reserve)
                                    "tensors were added while the read waited for its turn");
   }
   schema_ = set.schema;
+  if (!request.tensors().empty() && selection_ == nullptr) {
+    absl::StatusOr<std::vector<bool>> selected = SelectByIndex(*schema_, request.tensors(), "tensors");
+    if (!selected.ok()) return selected.status();
+    selection_ = std::make_shared<const TensorSelection>(schema_, *std::move(selected));
+  }
   header_.set_incarnation(set.lifecycle.incarnation());
   header_.set_step(set.lifecycle.step());
   header_.set_state(set.lifecycle.state());
@@ -113,14 +118,19 @@ absl::Status Reading::Refer(const v1::ReadTensorsRequest& request, bool reserve)
     return absl::OkStatus();
   }
   if (reserve) {
-    absl::StatusOr<Grant> grant =
-        set.resources.read->TryReserve(ArrayBytes(*set.schema) * static_cast<int64_t>(slots_.size()));
+    // The optimizer's slots are viewed as a whole.
+    const int64_t bytes = selection_ != nullptr && !of_optimizer
+                              ? BlockPool::ChargedBytes(selection_->block_elements())
+                              : ArrayBytes(*set.schema) * static_cast<int64_t>(slots_.size());
+    absl::StatusOr<Grant> grant = set.resources.read->TryReserve(bytes);
     holds_ = grant.ok();
     const bool may_copy = request.may_abort() && (!of_optimizer || set.resources.backend->on_host());
     if (!holds_) return may_copy ? absl::OkStatus() : grant.status();
     grant_ = *std::move(grant);
   }
-  if (holds_ && absl::c_linear_search(slots_, v1::SLOT_PARAMETER)) snapshot_ = set.snapshot;
+  if (holds_ && absl::c_linear_search(slots_, v1::SLOT_PARAMETER)) {
+    snapshot_ = selection_ == nullptr || set.snapshot == nullptr ? set.snapshot : selection_->Restrict(set.snapshot);
+  }
   return absl::OkStatus();
 }
 
@@ -187,6 +197,10 @@ void Reading::Answer(std::unique_ptr<Reading> reading, absl::Status status, Done
 }
 
 const Schema& Reading::schema() const { return *schema_; }
+
+absl::Span<const int64_t> Reading::sizes() const {
+  return selection_ == nullptr ? schema_->sizes() : selection_->sizes();
+}
 
 const BlockList& Reading::Blocks(v1::Slot slot) const {
   if (slot == v1::SLOT_PARAMETER) return snapshot_->blocks();

@@ -11,6 +11,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "adamant/v1/service.pb.h"
 #include "server/core/backend/slot_arrays.h"
 #include "server/core/base/then.h"
@@ -18,6 +19,7 @@
 #include "server/core/memory/snapshot.h"
 #include "server/core/set/turn_queue.h"
 #include "server/core/spec/schema.h"
+#include "server/core/spec/tensor_selection.h"
 
 namespace adamant::core {
 
@@ -42,6 +44,8 @@ class Reading {
   const std::vector<v1::Slot>& slots() const { return slots_; }
   const Schema& schema() const;
   const std::shared_ptr<const Schema>& shared_schema() const { return schema_; }
+  // Elements of each tensor; 0 of one that was not asked for, of which nothing may be visited or copied.
+  absl::Span<const int64_t> sizes() const;
 
   // Whether it holds what it reads; false where nothing is read, because nothing was modified.
   bool holds() const { return holds_; }
@@ -75,6 +79,7 @@ class Reading {
   // Constant once the read has begun.
   v1::ReadHeader header_;
   std::shared_ptr<const Schema> schema_;
+  std::shared_ptr<const TensorSelection> selection_;  // null: all tensors
   std::vector<v1::Slot> slots_;
   bool holds_ = false;
   bool awaits_publish_ = false;    // a step changes rows of what is published now

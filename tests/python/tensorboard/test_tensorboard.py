@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -26,14 +25,34 @@ def scalars(logdir):
     }
 
 
+# The program, which tells of each event that it has written.
+PROGRAM = """
+import sys
+
+from adamant import tensorboard
+
+take = tensorboard.Recorder.take
+
+
+def take_and_tell(self, event):
+    take(self, event)
+    print(event.WhichOneof("event"), event.step, flush=True)
+
+
+tensorboard.Recorder.take = take_and_tell
+sys.exit(tensorboard.main())
+"""
+
+
 @pytest.fixture
 def program(server, name, tmp_path):
     """adamant-tensorboard, as it watches the set."""
     started = []
 
     def start(logdir=tmp_path, target=server.address, of=name):
-        command = [sys.executable, "-m", "adamant.tensorboard", f"--target={target}", f"--set={of}"]
-        started.append(subprocess.Popen([*command, f"--logdir={logdir}"], stderr=subprocess.PIPE, text=True))
+        command = [sys.executable, "-c", PROGRAM, f"--target={target}", f"--set={of}", f"--logdir={logdir}"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, text=True, **pipes))
         return started[-1]
 
     yield start
@@ -41,14 +60,8 @@ def program(server, name, tmp_path):
         if process.poll() is None:
             process.kill()
             process.wait()
+        process.stdout.close()
         process.stderr.close()
-
-
-def wait_until(holds):
-    end = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def create(client, name):
@@ -103,26 +116,27 @@ def test_staleness_and_what_was_missed(client, name, tmp_path):
 def test_the_program_writes_until_the_set_is_deleted(client, name, program, tmp_path):
     steps = create(client, name)
     process = program()
+    assert process.stdout.readline() == "current 0\n"
     one = {"x": np.ones(3, np.float32), "y": np.ones(1, np.float32)}
-    wait_until(lambda: steps.step(one) and list(tmp_path.glob("events*")))
-    wait_until(lambda: steps.step(one) and scalars(tmp_path).get("grad_norm"))
-    for _ in range(5):
-        last = steps.step(one).step
+    for step in range(1, 6):
+        steps.step(one)
+        assert process.stdout.readline() == f"committed {step}\n"
         # While it is written.
-        wait_until(lambda: scalars(tmp_path)["grad_norm"][-1][0] == last)  # noqa: B023
+        assert [at for at, _ in scalars(tmp_path)["grad_norm"]] == list(range(1, step + 1))
     client.delete(name)
     assert process.wait() == 0
-    assert [step for step, _ in scalars(tmp_path)["learning_rate/a"]][-5:] == list(range(last - 4, last + 1))
+    assert [step for step, _ in scalars(tmp_path)["learning_rate/a"]] == [1, 2, 3, 4, 5]
 
 
 def test_the_program_ends_at_ctrl_c_and_has_written(client, name, program, tmp_path):
     steps = create(client, name)
     process = program()
-    one = {"x": np.ones(3, np.float32), "y": np.ones(1, np.float32)}
-    wait_until(lambda: steps.step(one) and list(tmp_path.glob("events*")))
-    wait_until(lambda: steps.step(one) and scalars(tmp_path).get("grad_norm"))
+    assert process.stdout.readline() == "current 0\n"
+    steps.step({"x": np.ones(3, np.float32), "y": np.ones(1, np.float32)})
+    assert process.stdout.readline() == "committed 1\n"
     process.send_signal(signal.SIGINT)
     assert process.wait() == 0
+    assert [step for step, _ in scalars(tmp_path)["grad_norm"]] == [1]
 
 
 def test_a_set_that_is_not_there_is_an_error(program):

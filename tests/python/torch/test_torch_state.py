@@ -7,6 +7,7 @@ import gc
 import io
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -524,6 +525,22 @@ def test_a_set_that_others_step_is_pulled(adam, name):
     assert not torch.equal(others[0], mine)
 
 
+def test_a_state_is_that_of_the_parameters_that_are_here(adam, name):
+    params, others = parameters((3,)), parameters((3,))
+    first, second = adam(params, name=name), adam(others, name=name)
+    second.state_dict()
+    train(first, params, range(2))
+    with pytest.raises(RuntimeError, match=r"another client has stepped .* step 0, .* of step 2: pull\(\) first"):
+        second.state_dict()
+    second.pull()
+    assert second.state_dict()["adamant"]["step"] == 2
+    first.push()
+    with pytest.raises(adamant.IncarnationMismatchError, match=r"pull\(\) first"):
+        second.state_dict()
+    second.pull()
+    assert_same_state(second.state_dict()["state"], first.state_dict()["state"])
+
+
 # What is written here.
 
 WRITES = {
@@ -747,6 +764,62 @@ def test_values_that_no_set_can_hold_are_refused(adam):
         optimizer.step()
 
 
+# What is shown.
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_transfers_are_shown_on_a_terminal(adam, name, monkeypatch, is_terminal):
+    pytest.importorskip("tqdm")
+    screen = Terminal() if is_terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    shown = []
+
+    def look():
+        shown.append(sorted({line.split(":")[0].strip() for line in re.split("[\r\n]", screen.getvalue())} - {""}))
+        screen.seek(0)
+        screen.truncate()
+
+    params = parameters((400_000,), (3,))
+    optimizer = adam(params, name=name, progress=True)
+    look()
+    # That is a write, which nobody waits for as such.
+    params[0].data.mul_(2)
+    train(optimizer, params, range(2))
+    look()
+    optimizer.pull()
+    look()
+    optimizer.push()
+    look()
+    saved = optimizer.state_dict()
+    look()
+    train(optimizer, params, [2])
+    optimizer.load_state_dict(saved)
+    look()
+    expected = [[f"attach {name} (read)", f"attach {name} (write)"], []]
+    expected += [[f"pull {name} (read)"], [f"push {name} (write)"], [f"state_dict {name} (read)"]]
+    expected.append([f"load_state_dict {name} (write)"])
+    assert shown == (expected if is_terminal else [[]] * 6)
+
+
+def test_nothing_is_shown_unless_it_is_asked_for(adam, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    optimizer = adam(parameters((400_000,)))
+    optimizer.state_dict()
+    assert screen.getvalue() == ""
+
+
+def test_without_tqdm_there_is_no_progress(adam, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ImportError, match=r"progress: expected tqdm .* pip install 'adamant-client\[progress\]'"):
+        adam(parameters((3,)), progress=True)
+
+
 # Its end, and what it is not.
 
 
@@ -853,6 +926,58 @@ def test_ctrl_c_leaves_the_parameters_of_one_step(adam, network, client, size, d
     assert optimizer.last_result.step == described.step + 1
 
 
+@pytest.mark.parametrize("noticed_by", ["step", "pull", "push", "state_dict", "load_state_dict", "add_param_group"])
+@pytest.mark.parametrize("named", [True, False])
+@EVERY
+def test_a_set_that_is_gone_is_made_again_of_a_checkpoint(make, client, name, cls, named, noticed_by):
+    ours, theirs = parameters((3,), (4,)), parameters((3,), (4,))
+    options = {**KWARGS[cls], **({"name": name} if named else {})}
+    mine, torchs = make(cls, ours, max_grad_norm=7.0, **options), PAIRS[cls](theirs, **KWARGS[cls])
+    for params, optimizer in ((ours, mine), (theirs, torchs)):
+        train(optimizer, params, range(3))
+    model, saved = [p.detach().clone() for p in ours], copy.deepcopy(mine.state_dict())
+    train(mine, ours, [8])
+    before = client.get(mine.set_name)
+    # As a server does that is started again.
+    client.delete(mine.set_name)
+    if noticed_by != "load_state_dict":
+        gradients(ours, 9)
+        arguments = [{"params": parameters((2,))}] if noticed_by == "add_param_group" else []
+        with pytest.raises(adamant.SetNotFoundError, match=r"load_state_dict.* of a checkpoint makes it again"):
+            getattr(mine, noticed_by)(*arguments)
+        for use in (mine.step, mine.state_dict):
+            with pytest.raises(RuntimeError, match=r"is gone: load_state_dict.* of a checkpoint makes it again"):
+                use()
+    for parameter, value in zip(ours, model):
+        parameter.data.copy_(value)
+    mine.load_state_dict(saved)
+    assert mine.state_dict()["adamant"]["step"] == 3
+    for params, optimizer in ((ours, mine), (theirs, torchs)):
+        train(optimizer, params, range(3, 6))
+    assert_near(ours, theirs)
+    after = client.get(mine.set_name)
+    assert (after.clipping, after.groups, after.labels) == (before.clipping, before.groups, before.labels)
+
+
+def test_a_server_that_was_started_again_goes_on_from_a_checkpoint(adam, start_server):
+    server = start_server()
+    params = parameters((3,))
+    optimizer = adam(params, target=server.address)
+    train(optimizer, params, range(2))
+    model, saved = params[0].detach().clone(), optimizer.state_dict()
+    train(optimizer, params, [2])
+    expected = params[0].detach().clone()
+    server.stop()
+    start_server(listen=server.address)
+    with pytest.raises(adamant.SetNotFoundError):
+        train(optimizer, params, [3])
+    params[0].data.copy_(model)
+    optimizer.load_state_dict(saved)
+    train(optimizer, params, [2])
+    assert torch.equal(params[0], expected)
+    assert optimizer.last_result.step == 3
+
+
 def test_a_server_that_is_gone_is_no_reason_not_to_end(adam, start_server):
     server = start_server()
     params = parameters((3,))
@@ -878,12 +1003,75 @@ def test_sgd_without_momentum_has_no_buffer_to_save(sgd):
     assert_near(ours, theirs)
 
 
-def test_momentum_does_not_come_out_of_nothing(sgd):
+@pytest.mark.parametrize("dampening", [0.0, 0.5])
+def test_momentum_begins_at_any_time(sgd, client, dampening):
+    """With the gradient of that step, and in each group when it is set there."""
+    ours, theirs = parameters((3,), (4,), (5,)), parameters((3,), (4,), (5,))
+    mine, torchs = (
+        make([{"params": params[:2]}, {"params": params[2:]}], lr=0.1, dampening=dampening)
+        for make, params in ((sgd, ours), (torch.optim.SGD, theirs))
+    )
+    names = [mine.set_name]
+    for params, optimizer in ((ours, mine), (theirs, torchs)):
+        train(optimizer, params, range(2))
+        for group in optimizer.param_groups:
+            group["momentum"] = 0.9
+            train(optimizer, params, range(2, 4), without=[1])
+            train(optimizer, params, range(4, 6))
+            names.append(mine.set_name)
+    assert_near(ours, theirs)
+    saved, expected = mine.state_dict(), torchs.state_dict()
+    for i, entry in expected["state"].items():
+        torch.testing.assert_close(saved["state"][i]["momentum_buffer"], entry["momentum_buffer"], rtol=1e-5, atol=1e-7)
+    assert mine.last_result.step == 10
+    client.get(names[-1])
+    mine.close()
+    for gone in names:
+        with pytest.raises(adamant.SetNotFoundError):
+            client.get(gone)
+
+
+def test_momentum_that_is_loaded_begins(sgd):
+    ours, theirs = parameters((3,), (4,)), parameters((3,), (4,))
+    mine, torchs = sgd(ours, lr=0.1), torch.optim.SGD(theirs, lr=0.1, momentum=0.9, dampening=0.5)
+    train(torchs, theirs, range(2), without=[1])
+    saved = torchs.state_dict()
+    train(mine, ours, range(2), without=[1])
+    for parameter, value in zip(ours, theirs):
+        parameter.data.copy_(value.detach())
+    broken = copy.deepcopy(saved)
+    broken["state"][0]["momentum_buffer"] = torch.zeros(7)
+    before = mine.set_name
+    with pytest.raises(ValueError, match="momentum_buffer of parameter '0': expected shape"):
+        mine.load_state_dict(broken)
+    assert mine.set_name == before
+    mine.load_state_dict(saved)
+    for params, optimizer in ((ours, mine), (theirs, torchs)):
+        train(optimizer, params, range(2, 5))
+    assert_near(ours, theirs)
+
+
+def test_momentum_does_not_begin_in_a_set_that_others_may_use(sgd, name):
     params = parameters((3,))
-    optimizer = sgd(params, lr=0.1)
+    optimizer = sgd(params, lr=0.1, name=name)
     optimizer.param_groups[0]["momentum"] = 0.9
-    with pytest.raises(adamant.InvalidFieldError, match="momentum"):
+    with pytest.raises(RuntimeError, match=r"group '0': momentum cannot begin .*: expected 0, got 0\.9"):
         train(optimizer, params, [0])
+    optimizer.param_groups[0]["momentum"] = 0
+    train(optimizer, params, [0])
+    assert optimizer.last_result.step == 1
+
+
+def test_momentum_does_not_end(sgd):
+    params = parameters((3,))
+    optimizer = sgd(params, lr=0.1, momentum=0.9)
+    train(optimizer, params, [0])
+    optimizer.param_groups[0]["momentum"] = 0.0
+    with pytest.raises(RuntimeError, match=r"momentum cannot end .*: expected more than 0, got 0\.0"):
+        train(optimizer, params, [1])
+    optimizer.param_groups[0]["momentum"] = 0.5
+    train(optimizer, params, [1])
+    assert optimizer.last_result.step == 2
 
 
 @pytest.mark.parametrize("written", [True, False])
@@ -917,10 +1105,10 @@ def test_ctrl_c_while_the_parameters_are_put_in_place(adam, monkeypatch):
     train(optimizer, params, range(2))
     arrived = optimizer._session._arrived
 
-    def interrupted(indices):
+    def interrupted(*args):
         monkeypatch.undo()
         interrupt()
-        arrived(indices)
+        arrived(*args)
 
     monkeypatch.setattr(optimizer._session, "_arrived", interrupted)
     gradients(params, 2)

@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -300,6 +301,64 @@ def test_a_parameter_that_is_there_twice_is_refused(adam):
         adam([parameter, parameter])
 
 
+OVERLAPPING = {
+    "one storage": (lambda b: [b, b.view(4, 6)], "parameter '1': .* got some that parameter '0' has"),
+    "a part": (lambda b: [b[:10], b[9:]], "parameter '1': .* got some that parameter '0' has"),
+    "a row and a column": (lambda b: [b.view(4, 6)[:, 2], b.view(4, 6)[3]], "parameter '1': .* parameter '0' has"),
+    "apart in between": (lambda b: [b[:4], b[20:], b[10:21]], "parameter '1': .* parameter '2' has"),
+    "another storage": (lambda b: [b, torch.from_numpy(b.numpy()[20:])], "parameter '1': .* parameter '0' has"),
+    "two types": (lambda b: [b, b.view(torch.bfloat16)[46:]], "parameter '1': .* parameter '0' has"),
+    "expanded": (lambda b: [b[:1].expand(5)], "parameter '0': expected memory for each of its elements"),
+    "strided": (lambda b: [b.as_strided((4, 4), (2, 1))], "parameter '0': expected memory for each of its elements"),
+}
+
+
+@pytest.mark.parametrize("make_views", OVERLAPPING)
+def test_parameters_that_overlap_in_memory_are_refused(adam, make_views):
+    views, message = OVERLAPPING[make_views]
+    params = [nn.Parameter(view) for view in views(torch.zeros(24))]
+    with pytest.raises(ValueError, match=message):
+        adam(params)
+    if len(params) == 1:
+        return
+    optimizer = adam(params[:1])
+    # Nor are they added.
+    for added in params[1:-1]:
+        optimizer.add_param_group({"params": added})
+    with pytest.raises(ValueError, match="expected memory of its own"):
+        optimizer.add_param_group({"params": params[-1:]})
+    assert len(optimizer.param_groups) == len(params) - 1
+
+
+def test_parameters_that_come_to_overlap_are_refused(adam):
+    params = parameters((3,), (3,))
+    optimizer = adam(params)
+    gradients(params, 0)
+    optimizer.step()
+    apart = params[1].data
+    params[1].data = params[0].data
+    with pytest.raises(ValueError, match="parameter '1': expected memory of its own"):
+        optimizer.step()
+    params[1].data = apart
+    optimizer.step()
+    assert optimizer.last_result.step == 2
+
+
+def test_parts_of_one_buffer_that_do_not_overlap_are_parameters(adam):
+    def views():
+        matrix = parameters((6, 6))[0].detach()
+        whole = [matrix[:3, ::2], matrix[:3, 1::2], matrix[3], matrix[4:, 2:].t(), matrix[4:, :2], matrix[:0]]
+        return [nn.Parameter(view) for view in whole]
+
+    ours, theirs = views(), views()
+    mine, torchs = adam(ours, lr=0.1), torch.optim.Adam(theirs, lr=0.1)
+    for i in range(3):
+        for params, optimizer in ((ours, mine), (theirs, torchs)):
+            gradients(params, i)
+            optimizer.step()
+    assert_near(ours, theirs)
+
+
 def test_sparse_gradients_are_those_of_torch(make):
     indices = torch.tensor([1, 3, 1])
     for cls, torchs_cls in PAIRS.items():
@@ -379,9 +438,74 @@ def test_a_gradient_that_is_not_finite_is_an_error_where_that_is_wished(adam):
     with pytest.raises(adamant.NonFiniteGradientError):
         optimizer.step()
     gradients(params, 1)
-    with pytest.raises(RuntimeError, match=r"the last step failed .*: pull\(\)"):
+    optimizer.step()
+    assert optimizer.last_result.step == 1
+
+
+def test_a_gradient_that_is_not_finite_ends_its_round_where_that_is_wished(make, client, name):
+    client.create(name, {"0": (3,)}, adamant.Adam(), on_non_finite="reject", workers=v1.Workers(count=2))
+    params = [parameters((3,)) for _ in range(2)]
+    workers = [make(remote.RemoteAdam, each, name=name, workers=2, rank=rank) for rank, each in enumerate(params)]
+
+    def step(rank):
+        try:
+            workers[rank].step()
+        except adamant.NonFiniteGradientError as error:
+            return error
+        return workers[rank].last_result.step
+
+    with ThreadPoolExecutor(2) as threads:
+        gradients(params[0], 0)
+        params[1][0].grad = torch.full((3,), float("inf"))
+        assert all(isinstance(each, adamant.NonFiniteGradientError) for each in threads.map(step, range(2)))
+        for each, optimizer in zip(params, workers):
+            gradients(each, 1)
+            with pytest.raises(RuntimeError, match=r"the last step failed .*: pull\(\)"):
+                optimizer.step()
+            optimizer.pull()
+        assert list(threads.map(step, range(2))) == [1, 1]
+
+
+REFUSED = {
+    "lr": float("nan"),
+    "weight_decay": -1.0,
+    "betas": (0.9, 1.0),
+    "eps": 0.0,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("key", REFUSED)
+def test_a_step_that_is_refused_changes_nothing(adam, key, dtype):
+    params = parameters((3,), (300_000,), dtype=dtype)
+    optimizer = adam(params, lr=0.1, weight_decay=0.1)
+    group = optimizer.param_groups[0]
+    good = group[key]
+    for i in range(2):
+        gradients(params, i)
         optimizer.step()
-    optimizer.pull()
+    before = [p.detach().clone() for p in params]
+    group[key] = REFUSED[key]
+    gradients(params, 2)
+    with pytest.raises(adamant.InvalidFieldError):
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(params, before))
+    group[key] = good
+    optimizer.step()
+    assert optimizer.last_result.step == 3
+
+
+def test_a_step_that_cannot_be_sent_changes_nothing(adam):
+    params = parameters((3,))
+    optimizer = adam(params)
+    gradients(params, 0)
+    before, params[0].grad = params[0].grad, None
+    # Where a hook has put it, since torch checks what is assigned.
+    params[0].grad = torch.zeros(3)
+    params[0].grad.data = torch.zeros(4)
+    with pytest.raises(ValueError, match="shape"):
+        optimizer.step()
+    params[0].grad = before
     optimizer.step()
     assert optimizer.last_result.step == 1
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from adamant import _fork, _framing, _native, v1
 from adamant._arrays import Array, Arrays, by_index, check, wire_dtype
-from adamant._connection import EventStream, ReadCall, RetryingConnection, WriteCall, new_request_id
+from adamant._connection import EventStream, OnProgress, ReadCall, RetryingConnection, WriteCall, new_request_id
 from adamant._optimizers import Adam, Group, Optimizer
 from adamant._options import RetryPolicy, Timeouts
 from adamant._step_stream import StepStream
@@ -125,6 +125,7 @@ class Client:
         message_bytes: int = _MESSAGE_BYTES,
         channel_options: Sequence[tuple[str, Any]] = (),
         on_wait: Callable[[AdamantError], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         """Connects when the first call needs it, which waits for a server that is not there yet (Timeouts.connect).
 
@@ -135,6 +136,9 @@ class Client:
             through grpcio.
         on_wait: called when a call begins to wait, with the reason: once each time that there is no connection, and
             before each attempt after the first. For a line in a log.
+        on_progress: called while a read or write of tensors is under way: with "read" or "write", how many bytes have
+            moved, and how many there are. It begins with 0, again where an attempt is repeated. Has them go through
+            grpcio.
         """
         if target is None:
             target = os.environ.get("ADAMANT_TARGET", "")
@@ -153,10 +157,12 @@ class Client:
         # Options of a channel are for grpcio's.
         library = None if channel_options else _native.find_library()
         if library is None:
-            self._connection = RetryingConnection(transport, policy, self._timeouts, message_bytes, on_wait)
+            self._connection = RetryingConnection(
+                transport, policy, self._timeouts, message_bytes, on_wait, on_progress
+            )
         else:
             self._connection = _native.NativeConnection(
-                library, transport, policy, self._timeouts, message_bytes, on_wait
+                library, transport, policy, self._timeouts, message_bytes, on_wait, on_progress
             )
 
     @property
@@ -278,6 +284,7 @@ class Client:
         name: str,
         out: Arrays | None = None,
         *,
+        tensors: Sequence[str] | None = None,
         incarnation: int | None = None,
         if_newer_than_step: None = None,
         may_abort: bool = False,
@@ -289,6 +296,7 @@ class Client:
         name: str,
         out: Arrays | None = None,
         *,
+        tensors: Sequence[str] | None = None,
         incarnation: int | None = None,
         if_newer_than_step: int,
         may_abort: bool = False,
@@ -299,24 +307,34 @@ class Client:
         name: str,
         out: Arrays | None = None,
         *,
+        tensors: Sequence[str] | None = None,
         incarnation: int | None = None,
         if_newer_than_step: int | None = None,
         may_abort: bool = False,
     ) -> State | None:
         """The parameters of one step, while steps of others go on: into `out`, or new arrays.
 
+        tensors: names of those to read, in any order. The others do not come, and `out` needs no arrays for them.
         if_newer_than_step: reads nothing, and returns None, unless the set is beyond this step. Demand the incarnation,
             too, to be told of a write that took it back.
         may_abort: where the server has no room to keep the snapshot, read on until the next step, and only then fail.
         """
-        tensors = self.list_tensors(name)
-        names = [tensor.name for tensor in tensors]
-        arrays: Sequence[Array]
+        known = self.list_tensors(name)
+        names = [tensor.name for tensor in known]
+        if tensors is not None:
+            for tensor in tensors:
+                if tensor not in names:
+                    raise ValueError(f"tensors: the set has no tensor {tensor!r}")
+            if not tensors:
+                raise ValueError("tensors: expected at least one name; None reads all")
+        wanted = [tensors is None or each in tensors for each in names]
+        arrays: Sequence[Array | None]
         if out is None:
-            arrays = [np.empty(tuple(tensor.shape), np.float32) for tensor in tensors]
+            arrays = [np.empty(tuple(tensor.shape), np.float32) for tensor in known]
         else:
-            arrays = by_index("out", out, names, None)
-        return self._read(name, tensors, {"parameter": arrays}, incarnation, if_newer_than_step, may_abort)
+            arrays = by_index("out", out, names, wanted)
+        arrays = [array if is_wanted else None for array, is_wanted in zip(arrays, wanted)]
+        return self._read(name, known, {"parameter": arrays}, incarnation, if_newer_than_step, may_abort)
 
     @overload
     def read_state(self, name: str, *, incarnation: int | None = None, if_newer_than_step: None = None) -> State: ...
@@ -581,7 +599,7 @@ class Client:
         self,
         name: str,
         tensors: Sequence[v1.Tensor],
-        arrays: Mapping[str, Sequence[Array]],
+        arrays: Mapping[str, Sequence[Array | None]],
         incarnation: int | None,
         if_newer_than_step: int | None,
         may_abort: bool,
@@ -594,18 +612,26 @@ class Client:
             request.if_newer_than_step = if_newer_than_step
         targets: dict[int, Sequence[Array | None]] = {
             _SLOTS[slot]: [
-                check("out", array, tensor.name, tuple(tensor.shape), tensor.element_count, writable=True)
+                None
+                if array is None
+                else check("out", array, tensor.name, tuple(tensor.shape), tensor.element_count, writable=True)
                 for array, tensor in zip(found, tensors)
             ]
             for slot, found in arrays.items()
         }
+        # They are None in every slot alike.
+        missing = {i for found in arrays.values() for i, array in enumerate(found) if array is None}
+        if missing:
+            request.tensors.extend(i for i in range(len(tensors)) if i not in missing)
         header = self._connection.read(ReadCall(request, targets))
         if header.not_modified:
             return None
-        names = [tensor.name for tensor in tensors]
         return State(
             step=header.step,
-            tensors={slot: dict(zip(names, found)) for slot, found in arrays.items()},
+            tensors={
+                slot: {tensor.name: array for tensor, array in zip(tensors, found) if array is not None}
+                for slot, found in arrays.items()
+            },
             incarnation=header.incarnation,
             update_counts=list(header.update_counts) or None,
         )

@@ -9,20 +9,23 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import queue
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Callable, Protocol, TypeVar
 
 import grpc
+import numpy as np
 
-from adamant import _framing, v1
-from adamant._arrays import FLOAT32, Array, round_in_place, wire_dtype
+from adamant import _fork, _framing, v1
+from adamant._arrays import FLOAT32, Array, element_bytes, round_in_place, wire_dtype
 from adamant._options import RetryPolicy, Timeouts
 from adamant._transport import ByteStream, Transport, interruptible
+from adamant._words import Words
 from adamant.errors import (
     AdamantError,
     DeadlineExceededError,
@@ -35,6 +38,9 @@ from adamant.errors import (
 )
 
 _T = TypeVar("_T")
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with "read" or "write", the bytes that have moved, and those that there are."""
 
 # How often a target is tried to which there is no connection, in seconds, and how long a try may take.
 _CONNECT_INTERVAL = 0.3
@@ -58,6 +64,8 @@ class StepCall:
     record: _framing.ReplyRecord
     # Of a contribution: how long it may wait for the others, beside the time of a step.
     round_timeout: float = 0.0
+    # Of the tensors that `header.sparse` announces, in its order, which have no part in `sources`.
+    rows: Sequence[_framing.Rows] = ()
 
 
 @dataclass
@@ -98,6 +106,9 @@ class Connection(Protocol):
 
     def step(self, call: StepCall) -> v1.StepResult:
         """Applies one step, exactly once. On error its `parameters` are indeterminate."""
+
+    def begin_step(self, header: v1.StepHeader, dtype: int | None) -> BegunStep:
+        """Begins to send the gradient of a step that may be made."""
 
     def write(self, call: WriteCall) -> v1.WriteTensorsResponse:
         """Writes, once."""
@@ -179,12 +190,14 @@ class RetryingConnection:
         timeouts: Timeouts,
         message_bytes: int,
         on_wait: Callable[[AdamantError], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         self._transport = transport
         self._retry = retry
         self._timeouts = timeouts
         self._message_bytes = message_bytes
         self._on_wait = on_wait
+        self._on_progress = on_progress
         # Streams of steps that await their next one, of whatever set.
         self._idle: deque[ByteStream] = deque()
         self._lock = threading.Lock()
@@ -205,6 +218,9 @@ class RetryingConnection:
     def step(self, call: StepCall) -> v1.StepResult:
         return self._repeat(lambda attempts: self._try_step(call, attempts))
 
+    def begin_step(self, header: v1.StepHeader, dtype: int | None) -> BegunStep:
+        return BegunStep(self, header, dtype)
+
     def write(self, call: WriteCall) -> v1.WriteTensorsResponse:
         return self._repeat(lambda attempts: self._try_write(call, attempts))
 
@@ -218,9 +234,10 @@ class RetryingConnection:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, deque()
-        for stream in idle:
-            stream.close()
-        self._transport.close()
+        with interruptible():
+            for stream in idle:
+                stream.close()
+            self._transport.close()
 
     def _repeat(self, attempt: Callable[[Attempts], _T]) -> _T:
         attempts = Attempts(self._retry, self._on_wait)
@@ -308,7 +325,7 @@ class RetryingConnection:
                 stream.write(call.small(header_bytes), last=True)  # type: ignore[misc]
             else:
                 sources = () if without_gradient else call.sources
-                for message, last in _framing.messages(header_bytes, sources, self._message_bytes):
+                for message, last in _framing.messages(header_bytes, sources, self._message_bytes, call.rows):
                     stream.write(message, last=last)
             result = self._receive_step(stream, call, ahead=not small)
             stream.set_timeout(None)
@@ -325,19 +342,23 @@ class RetryingConnection:
             stream.close()
         else:
             self._keep_idle(stream)
+        if result.replayed and call.rows:
+            # The answer to a request that was applied before has no rows.
+            return self._fetch(call, result, attempts)
         return result
 
     def _receive_step(self, stream: ByteStream, call: StepCall, *, ahead: bool) -> v1.StepResult:
         parameters = () if call.parameters is None else call.parameters
-        receiver = _framing.Receiver({v1.SLOT_PARAMETER: parameters}, record=call.record)
+        receiver = _framing.Receiver({v1.SLOT_PARAMETER: parameters}, record=call.record, rows=call.rows)
         while True:
             message = stream.read(ahead=ahead)
             if message is None:
                 raise make_error(grpc.StatusCode.UNAVAILABLE, "the server ended the call before it answered")
             header = receiver.take(message)
             if header is not None:
-                receiver.finish()
-                return v1.StepResult.FromString(header)
+                result = v1.StepResult.FromString(header)
+                receiver.finish(without_rows=result.replayed)
+                return result
 
     def _fetch(self, call: StepCall, result: v1.StepResult, attempts: Attempts) -> v1.StepResult:
         """What a step's reply would have brought."""
@@ -345,9 +366,20 @@ class RetryingConnection:
         if call.parameters is None:
             return result
         request = v1.ReadTensorsRequest(set=call.header.set, incarnation=result.incarnation)
-        read = ReadCall(request, {v1.SLOT_PARAMETER: call.parameters})
+        targets = list(call.parameters)
+        compact = [rows for rows in call.rows if rows.compact]
+        for rows in compact:
+            targets[rows.tensor] = np.empty(rows.shape, np.float32)
+        brought = [tensor for tensor, array in enumerate(targets) if array is not None]
+        if len(brought) < len(targets):
+            request.tensors.extend(brought)
+        read = ReadCall(request, {v1.SLOT_PARAMETER: targets})
         header = self._try_read(read, attempts, pass_over=True)
         result.parameters_step = header.step
+        for rows in compact:
+            target, whole = call.parameters[rows.tensor], targets[rows.tensor]
+            assert target is not None and whole is not None
+            np.copyto(target, whole[rows.distinct])
         # A read comes in fp32. That the reply was lost must not show in its bits.
         result.overflowed = 0
         reply_dtype = call.header.reply_dtype or FLOAT32
@@ -361,8 +393,10 @@ class RetryingConnection:
             interrupt.attach(stream)
             stream.set_timeout(attempts.timeout(self._timeouts.transfer))
             header = call.header.SerializeToString()
+            progress = self._progress("write", (zip(source.arrays, source.dtypes) for source in call.sources))
             for message, _ in _framing.messages(header, call.sources, self._message_bytes):
                 stream.write(message)
+                progress(len(message))
             stream.done_writing()
             reply = stream.read()
             if reply is None:
@@ -382,8 +416,12 @@ class RetryingConnection:
                 stream.set_timeout(attempts.timeout(self._timeouts.transfer))
                 stream.write(request.SerializeToString())
                 stream.done_writing()
+                wanted = ([array for array in arrays if array is not None] for arrays in call.targets.values())
+                # A read comes in fp32.
+                progress = self._progress("read", ([(array, FLOAT32) for array in arrays] for arrays in wanted))
                 while (message := stream.read(ahead=True)) is not None:
                     found = receiver.take(message)
+                    progress(len(message))
                     if found is not None:
                         header = v1.ReadHeader.FromString(found)
             if header is None:
@@ -395,20 +433,43 @@ class RetryingConnection:
             raise _misunderstood(error) from error
 
     def _try_watch(self, request: v1.WatchParameterSetRequest, attempts: Attempts) -> EventStream:
-        stream = self._transport.open("WatchParameterSet")
-        try:
-            with interruptible(stream):
+        with interruptible() as interrupt:
+            stream = self._transport.open("WatchParameterSet")
+            try:
+                interrupt.attach(stream)
                 stream.set_timeout(attempts.timeout(self._timeouts.unary))
                 stream.write(request.SerializeToString())
                 stream.done_writing()
                 first = stream.read()
-            if first is None:
-                raise make_error(grpc.StatusCode.INTERNAL, "the server did not answer")
-            stream.set_timeout(None)
-            return _Watching(stream, v1.WatchParameterSetResponse.FromString(first))
-        except BaseException:
-            stream.close()
-            raise
+                if first is None:
+                    raise make_error(grpc.StatusCode.INTERNAL, "the server did not answer")
+                stream.set_timeout(None)
+                watching = _Watching(stream, v1.WatchParameterSetResponse.FromString(first))
+            except BaseException:
+                stream.close()
+                raise
+            finally:
+                interrupt.detach()
+            if interrupt.signalled:
+                stream.close()
+            return watching
+
+    def _progress(self, what: str, moved: Iterable[Iterable[tuple[Array, int]]]) -> Callable[[int], None]:
+        """What is to be called with the bytes of each message of a transfer of arrays, beside how each travels."""
+        tell = self._on_progress
+        if tell is None:
+            return lambda _: None
+        total = sum(array.size * element_bytes(dtype) for arrays in moved for array, dtype in arrays)
+        done = 0
+
+        def count(size: int) -> None:
+            nonlocal done
+            # Messages have more in them than elements.
+            done = min(total, done + size)
+            tell(what, done, total)
+
+        tell(what, 0, total)
+        return count
 
     def _take_idle(self) -> ByteStream | None:
         try:
@@ -420,6 +481,144 @@ class RetryingConnection:
         self._idle.append(stream)
         if self._closed:
             stream.close()
+
+
+class BegunStep:
+    """A step of which gradients go up before it is known to be made. Until `step` it is not complete: the server keeps
+    room for it, and nobody waits for it. One that nobody holds any more is cancelled.
+
+    For one thread at a time. What is sent is sent by a thread of its own: so `add` waits for nothing, and Ctrl-C, which
+    is the main thread's, never strikes inside of gRPC.
+    """
+
+    def __init__(self, connection: RetryingConnection, header: v1.StepHeader, dtype: int | None) -> None:
+        """`dtype`: how the gradients travel; None: as they are."""
+        self.header = header
+        self._generation = _fork.generation
+        self._connection = connection
+        self._sender = _Sender(connection, header.SerializeToString(), dtype)
+        self._thread = threading.Thread(target=self._sender.run, name="adamant-sender", daemon=True)
+        self._thread.start()
+
+    def add(self, tensor: int, gradient: Array) -> bool:
+        """The gradient of the tensor of this index, C-contiguous, is to go up; false where that has failed already. It
+        is read now or later, until `totals`: if somebody writes into it meanwhile, the step is not to be made."""
+        if self._sender.error is not None:
+            return False
+        self._sender.gradients.put((tensor, gradient))
+        return True
+
+    def totals(self) -> dict[int, int] | None:
+        """Waits until all gradients have been sent, and returns of each what `Words.total` of it was before. None: the
+        call has failed."""
+        self._sender.gradients.put(None)
+        with interruptible(self._sender):
+            self._thread.join()
+        return None if self._sender.error is not None else self._sender.totals
+
+    def step(self, call: StepCall) -> v1.StepResult:
+        """Makes the step, as RetryingConnection.step does, of what has been sent and of the rest. After `totals`."""
+        return self._connection._repeat(lambda attempts: self._try(call, attempts))
+
+    def cancel(self) -> None:
+        """It is not to be made."""
+        if self._generation != _fork.generation:
+            # The call is the parent's.
+            return
+        self._sender.is_cancelled = True
+        self._sender.gradients.put(None)
+        with interruptible():
+            self._sender.cancel()
+
+    def __del__(self) -> None:
+        if getattr(self, "_thread", None) is not None:
+            self.cancel()
+
+    def _try(self, call: StepCall, attempts: Attempts) -> v1.StepResult:
+        connection = self._connection
+        stream, self._sender.stream = self._sender.stream, None
+        if attempts.number > 1 or stream is None:
+            return connection._try_step(call, attempts)
+        with interruptible() as interrupt:
+            try:
+                interrupt.attach(stream)
+                stream.set_timeout(attempts.timeout(connection._timeouts.step + call.round_timeout))
+                for message in self._sender.rest(call.sources):
+                    stream.write(message)
+                stream.write(_framing.LAST, last=True)
+                result = connection._receive_step(stream, call, ahead=True)
+                stream.set_timeout(None)
+            except _framing.MalformedMessage as error:
+                stream.close()
+                raise _misunderstood(error) from error
+            except (StalledError, TooManyStreamsError, DrainingError, UnavailableError):
+                # As with a call that was idle.
+                stream.close()
+                call.check_again()
+                return connection._exchange(call, call.header, attempts)
+            except BaseException:
+                stream.close()
+                raise
+            finally:
+                interrupt.detach()
+            if interrupt.signalled:
+                stream.close()
+            else:
+                connection._keep_idle(stream)
+            return result
+
+
+class _Sender:
+    """What the thread of a BegunStep does. It does not refer to that, which so may be collected."""
+
+    def __init__(self, connection: RetryingConnection, header: bytes, dtype: int | None) -> None:
+        # (index, gradient); None at the end.
+        self.gradients: queue.SimpleQueue[tuple[int, Array] | None] = queue.SimpleQueue()
+        # By index, of those that were sent.
+        self.totals: dict[int, int] = {}
+        # The call. None before it has begun, and once it is another's.
+        self.stream: ByteStream | None = None
+        self.error: AdamantError | None = None
+        self.is_cancelled = False
+        self._connection = connection
+        self._header = header
+        self._chunks = _framing.Chunks(connection._message_bytes)
+        self._dtype = dtype
+
+    def run(self) -> None:
+        try:
+            self.stream = self._connection._take_idle() or self._connection._transport.open("Step")
+            self.stream.write(_framing.frame_header(self._header))
+            while not self.is_cancelled and (item := self.gradients.get()) is not None:
+                tensor, gradient = item
+                self.totals[tensor] = Words(gradient).total()
+                self._send(tensor, gradient, wire_dtype(gradient.dtype) if self._dtype is None else self._dtype)
+        except AdamantError as error:
+            self.error = error
+        except RuntimeError as error:
+            # The client has been closed.
+            self.error = make_error(grpc.StatusCode.CANCELLED, str(error))
+        if (self.is_cancelled or self.error is not None) and self.stream is not None:
+            self.stream.close()
+            self.stream = None
+
+    def _send(self, tensor: int, gradient: Array, dtype: int) -> None:
+        assert self.stream is not None
+        for message in self._chunks.add(tensor, gradient, dtype):
+            self.stream.write(message)
+
+    def rest(self, sources: Sequence[_framing.Source]) -> Iterator[bytes]:
+        """The messages of what has not been sent."""
+        for source in sources:
+            for tensor, array, dtype in zip(source.tensors, source.arrays, source.dtypes):
+                if tensor not in self.totals:
+                    yield from self._chunks.add(tensor, array, dtype)
+        yield from self._chunks.end()
+
+    def cancel(self) -> None:
+        stream = self.stream
+        if stream is not None:
+            stream.cancel()
 
 
 class _Watching:
@@ -438,7 +637,9 @@ class _Watching:
         return None if message is None else v1.WatchParameterSetResponse.FromString(message)
 
     def cancel(self) -> None:
-        self._stream.cancel()
+        with interruptible():
+            self._stream.cancel()
 
     def close(self) -> None:
-        self._stream.close()
+        with interruptible():
+            self._stream.close()

@@ -1,27 +1,29 @@
 """Large steps, reads and writes by the C++ client, through its C ABI: libadamant_c.so, where it is found.
 
 It sends from the caller's memory and receives into it, without a copy in between and without the interpreter's lock.
-What fits into one message is as fast by grpcio, and what is converted on the way is left to `_framing`.
+What is small is as fast by grpcio, and what is converted on the way is left to `_framing`.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import ctypes
 import ctypes.util
 import os
+import queue
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 from adamant import _fork, v1
 from adamant._arrays import FLOAT32, Array, wire_dtype
 from adamant._connection import ReadCall, RetryingConnection, StepCall, WriteCall
-from adamant._framing import Source
+from adamant._framing import Rows, Source
 from adamant._options import RetryPolicy, Timeouts
-from adamant._transport import Transport, interruptible
+from adamant._transport import MAX_MESSAGE_BYTES, Transport, interruptible
 from adamant.errors import AdamantError, CancelledError, from_status
 
 # adamant_c.h's ADAMANT_ABI_VERSION.
@@ -71,10 +73,16 @@ class _Options(ctypes.Structure):
     )
 
 
-class _Tensor(ctypes.Structure):
-    """adamant_source and adamant_target."""
+class _Rows(ctypes.Structure):
+    """adamant_rows."""
 
-    _fields_ = (("data", ctypes.c_void_p), ("count", ctypes.c_int64))
+    _fields_ = (
+        ("tensor", ctypes.c_int32),
+        ("rows", ctypes.c_void_p),
+        ("row_count", ctypes.c_int64),
+        ("values", ctypes.c_void_p),
+        ("value_count", ctypes.c_int64),
+    )
 
 
 class _StepCall(ctypes.Structure):
@@ -92,7 +100,7 @@ class _StepCall(ctypes.Structure):
 
 
 class _Slot(ctypes.Structure):
-    """adamant_source_slot and adamant_target_slot."""
+    """adamant_source_slot and adamant_destination_slot."""
 
     _fields_ = (("slot", ctypes.c_int32), ("tensor_count", ctypes.c_int64), ("tensors", ctypes.c_void_p))
 
@@ -198,22 +206,44 @@ def find_library() -> Library | None:
         return _library
 
 
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
+def _address(array: Any) -> int:
+    try:
+        # A fifth of the time that the other takes, which does for arrays that are read-only, or empty.
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (TypeError, ValueError):
+        return int(array.__array_interface__["data"][0])
 
 
-def _spans(count: int, tensors: Sequence[int], arrays: Sequence[Array]) -> Any:
-    """The arrays as the library takes them, by the index of their tensor; the others are none."""
-    spans = (_Tensor * count)()
-    for tensor, array in zip(tensors, arrays):
-        span = spans[tensor]
-        span.data = _address(array)
-        span.count = array.size
+def _spans(count: int, tensors: Iterable[int], arrays: Sequence[Array]) -> Array:
+    """adamant_source or adamant_destination: the arrays by the index of their tensor; the others are none."""
+    spans = np.zeros((count, 2), np.int64)
+    places = np.fromiter(tensors, np.intp)
+    spans[places, 0] = [_address(array) for array in arrays]
+    spans[places, 1] = [array.size for array in arrays]
     return spans
 
 
 def _all_fp32(arrays: Sequence[Array | None]) -> bool:
     return all(array is not None and wire_dtype(array.dtype) == FLOAT32 for array in arrays)
+
+
+# What it takes to hand a call over, and in it each array, is what the library saves with so many bytes.
+_CALL_BYTES = 128 << 10
+_ARRAY_BYTES = 16 << 10
+
+
+def _pays(call: StepCall) -> bool:
+    """Whether a step of one message is faster by the library."""
+    (source,) = call.sources
+    count = len(source.arrays)
+    least = max(_CALL_BYTES, count * _ARRAY_BYTES)
+    if least > MAX_MESSAGE_BYTES or sum(array.nbytes for array in source.arrays) < least:
+        return False
+    # It does not make its message before the reply comes.
+    with contextlib.suppress(ValueError):
+        call.check_again()
+        return True
+    return False
 
 
 class NativeConnection(RetryingConnection):
@@ -227,8 +257,9 @@ class NativeConnection(RetryingConnection):
         timeouts: Timeouts,
         message_bytes: int,
         on_wait: Callable[[AdamantError], None] | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        super().__init__(transport, retry, timeouts, message_bytes, on_wait)
+        super().__init__(transport, retry, timeouts, message_bytes, on_wait, on_progress)
         self._library = library
         # By thread, the call that Ctrl-C ends.
         self._cancellable: dict[int, _Call] = {}
@@ -267,21 +298,25 @@ class NativeConnection(RetryingConnection):
         self._options = options
         self._native = library.make_connection(transport.target, options)
         # Signals are the main thread's: its calls are made by another, and Ctrl-C ends its wait for that.
-        self._worker: concurrent.futures.ThreadPoolExecutor | None = None
+        self._worker: _Worker | None = None
         self._generation = _fork.generation
 
     def step(self, call: StepCall) -> v1.StepResult:
         parameters = call.parameters
         (source,) = call.sources
-        dtypes = set(source.dtypes)
+        dtypes = {*source.dtypes, *(rows.dtype for rows in call.rows)}
         if (
-            call.small is not None
+            (call.small is not None and not _pays(call))
             or len(dtypes) != 1
             or not _all_fp32(source.arrays)
+            or not _all_fp32([rows.values for rows in call.rows])
+            # The library places rows where they belong in their tensor.
+            or any(rows.compact for rows in call.rows if parameters is not None)
             or not _all_fp32([array for array in parameters or () if array is not None])
         ):
             return super().step(call)
-        count = len(parameters) if parameters is not None else max(source.tensors, default=-1) + 1
+        last = max([*source.tensors, *(rows.tensor for rows in call.rows)], default=-1)
+        count = len(parameters) if parameters is not None else last + 1
         gradients = _spans(count, source.tensors, source.arrays)
         header = call.header.SerializeToString()
         native = _StepCall(
@@ -289,34 +324,40 @@ class NativeConnection(RetryingConnection):
             header_size=len(header),
             gradient_dtype=dtypes.pop(),
             tensor_count=count,
-            gradients=ctypes.addressof(gradients),
+            gradients=_address(gradients),
             round_timeout=call.round_timeout,
         )
+        if call.rows:
+            rows = (_Rows * len(call.rows))(*map(_row_spans, call.rows))
+            native.row_count, native.rows = len(rows), ctypes.addressof(rows)
         targets = None
         if parameters is not None:
             brought = [i for i, array in enumerate(parameters) if array is not None]
             targets = _spans(count, brought, [parameters[i] for i in brought])  # type: ignore[misc]
-            native.parameters = ctypes.addressof(targets)
+            native.parameters = _address(targets)
         return v1.StepResult.FromString(self._call(self._library.step, ctypes.byref(native)))
 
     def write(self, call: WriteCall) -> v1.WriteTensorsResponse:
-        if not all(set(source.dtypes) == {FLOAT32} and _all_fp32(source.arrays) for source in call.sources):
+        # The library does not tell how far it is.
+        if self._on_progress is not None or not all(
+            set(source.dtypes) == {FLOAT32} and _all_fp32(source.arrays) for source in call.sources
+        ):
             return super().write(call)
         spans = [_write_spans(source) for source in call.sources]
         slots = (_Slot * len(spans))()
         for slot, source, span in zip(slots, call.sources, spans):
-            slot.slot, slot.tensor_count, slot.tensors = source.slot, len(span), ctypes.addressof(span)
+            slot.slot, slot.tensor_count, slot.tensors = source.slot, len(span), _address(span)
         header = call.header.SerializeToString()
         made = self._call(self._library.write, header, len(header), ctypes.addressof(slots), len(spans))
         return v1.WriteTensorsResponse.FromString(made)
 
     def read(self, call: ReadCall) -> v1.ReadHeader:
-        if not all(_all_fp32(arrays) for arrays in call.targets.values()):
+        if self._on_progress is not None or not all(_all_fp32(arrays) for arrays in call.targets.values()):
             return super().read(call)
         spans = [_spans(len(arrays), range(len(arrays)), arrays) for arrays in call.targets.values()]  # type: ignore[arg-type]
         slots = (_Slot * len(spans))()
         for slot, number, span in zip(slots, call.targets, spans):
-            slot.slot, slot.tensor_count, slot.tensors = number, len(span), ctypes.addressof(span)
+            slot.slot, slot.tensor_count, slot.tensors = number, len(span), _address(span)
         request = call.request.SerializeToString()
         made = self._call(self._library.read, request, len(request), ctypes.addressof(slots), len(spans))
         return v1.ReadHeader.FromString(made)
@@ -329,14 +370,14 @@ class NativeConnection(RetryingConnection):
             self._ended = True
             self._condition.wait_for(lambda: self._calls == 0)
         if self._worker is not None:
-            self._worker.shutdown()
+            self._worker.stop(wait=True)
         self._library.disconnect(self._native)
 
     def __del__(self) -> None:
         # Nobody uses it any more. After a fork the connection is the parent's.
         if getattr(self, "_native", None) is not None and not self._ended and self._generation == _fork.generation:
             if self._worker is not None:
-                self._worker.shutdown(wait=False)
+                self._worker.stop(wait=False)
             self._library.disconnect(self._native)
 
     def _call(self, function: Callable[..., int], *arguments: Any) -> bytes:
@@ -355,39 +396,84 @@ class NativeConnection(RetryingConnection):
 
     def _interruptibly(self, function: Callable[..., int], *arguments: Any) -> bytes:
         if self._worker is None:
-            self._worker = concurrent.futures.ThreadPoolExecutor(1, "adamant")
+            self._worker = _Worker()
         call = _Call()
 
-        def work() -> bytes:
+        def work() -> None:
             self._cancellable[threading.get_ident()] = call
-            return self._library.call(function, self._native, *arguments)
+            try:
+                call.made = self._library.call(function, self._native, *arguments)
+            except BaseException as error:
+                call.error = error
+            finally:
+                call.done.release()
 
         # The call refers to the caller's memory until it has ended. So Ctrl-C, however often, raises nothing before.
         with interruptible(call):
-            future = self._worker.submit(work)
+            self._worker.give(work)
             try:
-                return future.result()
-            except AdamantError:
-                raise
+                call.done.acquire()
             except BaseException:
                 # By a handler of the program's own.
-                while not future.done():
-                    call.cancel()
+                call.cancel()
+                ended = False
+                while not ended:
                     with contextlib.suppress(KeyboardInterrupt):
-                        concurrent.futures.wait([future], 0.05)
+                        ended = call.done.acquire(timeout=0.05)
                 raise
+            if call.error is not None:
+                try:
+                    raise call.error
+                finally:
+                    # It leads to the caller's arrays.
+                    call.error = None
+            return call.made
 
 
 class _Call:
     """What a thread of the connection's is at."""
 
-    is_cancelled = False
+    def __init__(self) -> None:
+        self.is_cancelled = False
+        # Released when the call has ended, by one of these two.
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.made = b""
+        self.error: BaseException | None = None
 
     def cancel(self) -> None:
         self.is_cancelled = True
 
 
-def _write_spans(source: Source) -> Any:
+class _Worker:
+    """A thread that does one thing after the other: concurrent.futures' takes twice as long to be told."""
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=_do_all, args=(self._work,), name="adamant", daemon=True)
+        self._thread.start()
+
+    def give(self, work: Callable[[], None]) -> None:
+        self._work.put(work)
+
+    def stop(self, *, wait: bool) -> None:
+        self._work.put(None)
+        if wait:
+            self._thread.join()
+
+
+def _do_all(works: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (work := works.get()) is not None:
+        work()
+        # Nobody's gradients are kept.
+        del work
+
+
+def _row_spans(rows: Rows) -> _Rows:
+    return _Rows(rows.tensor, _address(rows.rows), rows.rows.size, _address(rows.values), rows.values.size)
+
+
+def _write_spans(source: Source) -> Array:
     return _spans(max(source.tensors, default=-1) + 1, source.tensors, source.arrays)
 
 

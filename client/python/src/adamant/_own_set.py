@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 
 from adamant._client import Client
 from adamant._options import RetryPolicy, Timeouts
@@ -14,13 +15,13 @@ _RETRY = RetryPolicy(max_attempts=1, total_timeout=5)
 _TIMEOUTS = Timeouts(connect=1, unary=3)
 
 
-def end(client: Client, pid: int, own_set: str | None) -> None:
-    """Closes an optimizer's client, and deletes its own set, if it has one. Not in another process than the one that it
+def end(client: Client, pid: int, own_sets: Sequence[str]) -> None:
+    """Closes an optimizer's client, and deletes the sets that are its own. Not in another process than the one that it
     was made in: a forked child's copy of the optimizer is none."""
     if os.getpid() != pid:
         return
     client.close()
-    if own_set is not None:
+    for name in own_sets:
         # It may be gone, and so may the server.
         with contextlib.suppress(AdamantError), Client(client.target, retry=_RETRY, timeouts=_TIMEOUTS) as hasty:
-            hasty.delete(own_set)
+            hasty.delete(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ from adamant._arrays import (
     dtype_argument,
     wire_dtype,
 )
-from adamant._connection import Connection, ReadCall, StepCall, new_request_id
+from adamant._connection import BegunStep, Connection, ReadCall, StepCall, new_request_id
 from adamant.errors import (
     AdamantError,
     ConfigChangedError,
@@ -112,6 +113,9 @@ class Contribution:
     several ranks of a round, one after the other, to all of them but the last. That is gradient accumulation."""
 
 
+Rows = Mapping[Union[str, int], tuple[Array, Array]]
+"""Of tensors, by name or index: which rows, int64, and the gradient of each of them, one after the other."""
+
 Overrides = Union[Mapping[str, Mapping[str, float]], Iterable[v1.GroupOverride]]
 """Hyperparameters for one step: by group, those of v1.GroupOverride by name."""
 
@@ -158,7 +162,11 @@ class StepStream:
         self._shapes = [tuple(tensor.shape) for tensor in tensors]
         self._sizes = [tensor.element_count for tensor in tensors]
         self._pending: str | None = None
+        self._last_header: v1.StepHeader | None = None
+        # Of the step that is about to be sent.
+        self._begun: BegunStep | None = None
         self._last_result: StepResult | None = None
+        self._buffer = _framing.MessageBuffer()
         self._layouts: dict[tuple[tuple[int, ...], tuple[int, ...]], _Layout] = {}
         self._take_configuration(described)
 
@@ -204,6 +212,7 @@ class StepStream:
         out: Arrays | None = None,
         *,
         tensors: Sequence[str | int] | None = None,
+        rows: Rows | None = None,
         overrides: Overrides | None = None,
         grad_scale: float = 1.0,
         metrics: Mapping[str, float] | None = None,
@@ -213,6 +222,7 @@ class StepStream:
         contribution: Contribution | None = None,
         asynchronous: bool = False,
         request_id: str | None = None,
+        begun: BegunStep | None = None,
     ) -> StepResult:
         """Applies a gradient, and brings the updated parameters back.
 
@@ -225,6 +235,11 @@ class StepStream:
         tensors: names or indices of the tensors that the step brings. The others keep their parameters and their state,
             their places in `grads` and `out` are not looked at, and a dict need not have them. None: all that no group
             has frozen.
+        rows: of these tensors some rows alone, for example {"embedding": (touched, gradient)} with `touched` of int64,
+            indices into the tensor's first extent, and `gradient` of shape [touched.size, *shape[1:]] or flat. In any
+            order; what comes for a row more than once is added up. Their places in `grads` are not looked at. The other
+            rows keep their parameters and their state. What comes back are these rows: each at its place in `out`, or,
+            without `out`, in order and each once, which is that of np.unique(touched).
         overrides: hyperparameters that hold for this step alone, instead of their groups': for example
             {"default": {"learning_rate": 1e-4}}.
         grad_scale: what the gradient was multiplied with; it is divided out before anything else is done with it.
@@ -238,11 +253,13 @@ class StepStream:
         asynchronous: the gradient counts although the set has moved on since, by as many steps as its `max_staleness`.
         request_id: names the step, so that a program that was restarted in the middle of it may repeat it: 1 to 64
             printable ASCII characters, new for every step. None: a random one.
+        begun: what `begin` began, of which `grads` has what was sent. Where it is another step than this one, all is
+            sent again.
 
         On return all parameters are of the one step `parameters_step`, and `step_number` is that. Look at `outcome`: a
         gradient that is not finite is SKIPPED_NON_FINITE, which is no error, and left the set as it was. Of a step that
-        brings some of the tensors only their parameters come back; if others stepped between, the rest is older, and
-        `step_number` stays, until `refresh`.
+        brings some of the tensors, or rows, only their parameters come back; if others stepped between, the rest is
+        older, and `step_number` stays, until `refresh`.
 
         Failed attempts are repeated as RetryPolicy says, without ever stepping twice. On an exception the content of
         `out` is indeterminate and `step_number` is as before. After StepMismatchError, IncarnationMismatchError and
@@ -262,7 +279,7 @@ class StepStream:
                 set=self._set,
                 incarnation=self._incarnation,
                 schema_fingerprint=self._fingerprint,
-                request_id=new_request_id() if request_id is None else request_id,
+                request_id=request_id or (begun.header.request_id if begun is not None else new_request_id()),
             )
             if asynchronous:
                 header.base_step = self._step
@@ -270,6 +287,9 @@ class StepStream:
                 header.expected_step = self._step
             if tensors is not None:
                 header.tensors.extend(self._indices(tensors))
+            sparse = [] if rows is None else self._rows(rows, out is None)
+            for each in sparse:
+                header.sparse.add(tensor=each.tensor, rows=each.rows.size)
             if overrides is not None:
                 if isinstance(overrides, Mapping):
                     for group, values in overrides.items():
@@ -293,9 +313,15 @@ class StepStream:
                     header.weight = contribution.weight
                 header.ack_when_folded = contribution.ack_when_folded
                 brings_back = brings_back and not contribution.ack_when_folded
+            self._last_header = header
+            if begun is not None and begun.header != header:
+                # An attempt that is not complete ends with the next one of the same request.
+                begun.cancel()
+                begun = None
+            self._begun = begun
             while True:
                 try:
-                    result = self._send(header, grads, out, wire, reply, brings_back, contribution is not None)
+                    result = self._send(header, grads, sparse, out, wire, reply, brings_back, contribution is not None)
                     break
                 except (ConfigChangedError, TensorNotCarriedError, IncompleteError):
                     # Nothing was applied. If other tensors are frozen now than the stream knew, then that was why.
@@ -306,6 +332,25 @@ class StepStream:
             return result
         finally:
             self._busy.release()
+
+    def begin(self, overrides: Iterable[v1.GroupOverride], gradient_dtype: object = None) -> BegunStep | None:
+        """Begins to send the gradient of a step that is to be like the last one but for its `overrides`: from where the
+        stream is now. None: there was none, it was asynchronous or brought rows of a tensor, or it is not known what
+        became of it."""
+        last = self._last_header
+        if last is None or self._pending is not None or last.HasField("base_step") or last.sparse:
+            return None
+        header = v1.StepHeader()
+        header.CopyFrom(last)
+        header.request_id = new_request_id()
+        header.incarnation = self._incarnation
+        header.expected_step = self._step
+        if header.HasField("round"):
+            header.round = self._round
+        del header.overrides[:]
+        header.overrides.extend(overrides)
+        wire = None if gradient_dtype is None else dtype_argument("gradient_dtype", gradient_dtype)
+        return self._connection.begin_step(header, wire)
 
     def refresh(self, out: Arrays | None = None) -> dict[str, Array] | None:
         """Brings the set's current parameters into `out`, which is as in `step`, and moves the stream to their state.
@@ -354,18 +399,23 @@ class StepStream:
         self,
         header: v1.StepHeader,
         grads: Arrays,
+        rows: Sequence[_framing.Rows],
         out: Arrays | None,
         wire: int | None,
         reply: int,
         brings_back: bool,
         contributes: bool,
     ) -> StepResult:
-        carried = tuple(header.tensors) or self._not_frozen
-        flags = None
-        if len(carried) < len(self._names):
-            flags = [False] * len(self._names)
-            for i in carried:
-                flags[i] = True
+        brought = tuple(header.tensors) or self._not_frozen
+        carried = brought
+        if rows:
+            sparse = {each.tensor for each in rows}
+            carried = tuple(i for i in brought if i not in sparse)
+            # Those of `rows` are the server's to refuse.
+            brought = tuple(sorted(sparse.union(brought)))
+            for each in rows:
+                each.dtype = wire or wire_dtype(each.values.dtype)
+        flags = self._flags(carried)
         arrays = self._sources(grads, carried, flags)
         dtypes = tuple(map(wire_dtype, [array.dtype for array in arrays]))
         travel = dtypes if wire is None else (wire,) * len(dtypes)
@@ -377,7 +427,7 @@ class StepStream:
         targets: Sequence[Array | None] | None = None
         fresh = None
         if brings_back:
-            targets, fresh = self._targets(out, carried, flags)
+            targets, fresh = self._targets(out, brought, self._flags(brought) if rows else flags, rows)
         framed = arrays if layout.is_whole else [array for array in arrays if array.size]
         small = layout.small
         header_room = self._message_bytes - small.framed_bytes - small.data_bytes - 16
@@ -385,12 +435,13 @@ class StepStream:
 
         def check_overlap() -> None:
             if targets is not None:
-                check_no_overlap(arrays, [array for array in targets if array is not None])
+                sent = [*arrays, *(each.values for each in rows)]
+                check_no_overlap(sent, [array for array in targets if array is not None])
 
-        if travel == dtypes and len(framed) <= _framing.MAX_CHUNKS and header.ByteSize() <= header_room:
+        if not rows and travel == dtypes and len(framed) <= _framing.MAX_CHUNKS and header.ByteSize() <= header_room:
 
             def make(header_bytes: bytes) -> bytes:
-                return small.make(header_bytes, framed)
+                return small.make(header_bytes, framed, self._buffer)
 
         else:
             check_overlap()
@@ -401,16 +452,18 @@ class StepStream:
             sources=[source],
             check_again=check_overlap,
             parameters=targets,
-            # That of a reply with parameters is of no use for one without.
+            # That of a reply with whole tensors is of no use for one without, or with rows.
             record=_framing.ReplyRecord()
-            if targets is None
+            if targets is None or rows
             else layout.records.setdefault(reply, _framing.ReplyRecord()),
             round_timeout=self._round_timeout if contributes else 0.0,
+            rows=rows,
         )
+        begun, self._begun = self._begun, None
         # Not known from here on, unless it turns out.
         self._pending = header.request_id
         try:
-            result = self._connection.step(call)
+            result = self._connection.step(call) if begun is None else begun.step(call)
         except AdamantError as error:
             # A server that says why it does not apply a step has not applied it; one that is out of reach may have.
             if error.reason and error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
@@ -418,6 +471,40 @@ class StepStream:
             raise
         self._pending = None
         return self._result(result, fresh)
+
+    def _flags(self, carried: Sequence[int]) -> list[bool] | None:
+        """By index, whether a tensor is one of `carried`; None where all are."""
+        if len(carried) == len(self._names):
+            return None
+        flags = [False] * len(self._names)
+        for i in carried:
+            flags[i] = True
+        return flags
+
+    def _rows(self, rows: Rows, compact: bool) -> list[_framing.Rows]:
+        """`rows` by ascending tensor; how they travel is left open."""
+        found = {}
+        for tensor, (numbers, values) in rows.items():
+            (i,) = self._indices([tensor], "rows")
+            name, shape = self._names[i], self._shapes[i]
+            if i in found:
+                raise ValueError(f"rows: tensor {name!r} is there by its name and by its index")
+            if not shape:
+                raise ValueError(f"rows[{name!r}]: expected a tensor that has rows, got a scalar")
+            numbers = np.asarray(numbers)
+            if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+                raise TypeError(
+                    f"rows[{name!r}]: expected rows in one dimension of int64, got {numbers.ndim} of {numbers.dtype}"
+                )
+            # uint64 has numbers that are none of int64: they wrap to negative ones.
+            numbers = np.ascontiguousarray(numbers, np.int64)
+            outside = numbers[(numbers < 0) | (numbers >= shape[0])]
+            if outside.size:
+                raise ValueError(f"rows[{name!r}]: expected rows below {shape[0]}, got {outside[0]}")
+            of_rows = (numbers.size, *shape[1:])
+            checked = check("rows", values, name, of_rows, math.prod(of_rows))
+            found[i] = _framing.Rows(i, shape, numbers, checked, FLOAT32, compact)
+        return [found[i] for i in sorted(found)]
 
     def _sources(self, grads: Arrays, carried: Sequence[int], flags: Sequence[bool] | None) -> list[Array]:
         arrays = by_index("gradients", grads, self._names, flags)
@@ -435,12 +522,21 @@ class StepStream:
         ]
 
     def _targets(
-        self, out: Arrays | None, carried: Sequence[int], flags: Sequence[bool] | None
+        self,
+        out: Arrays | None,
+        carried: Sequence[int],
+        flags: Sequence[bool] | None,
+        rows: Sequence[_framing.Rows] = (),
     ) -> tuple[list[Array | None], dict[str, Array] | None]:
         """Where the parameters go, by index, and in new arrays, if there is no `out`, by name."""
         fresh = None
+        shapes = self._shapes
         if out is None:
-            fresh = {self._names[i]: np.empty(self._shapes[i], _F4) for i in carried}
+            if rows:
+                shapes = list(shapes)
+                for each in rows:
+                    shapes[each.tensor] = (each.distinct.size, *each.shape[1:])
+            fresh = {self._names[i]: np.empty(shapes[i], _F4) for i in carried}
             found: Sequence[Any] = [fresh.get(name) for name in self._names]
         else:
             found = by_index("out", out, self._names, flags)
@@ -450,11 +546,8 @@ class StepStream:
             chosen = [(i, found[i]) for i in carried]
         checked: list[Array | None] = [
             array
-            if type(array) is np.ndarray
-            and array.dtype is _F4
-            and array.shape == self._shapes[i]
-            and array.flags.carray
-            else check("out", array, self._names[i], self._shapes[i], self._sizes[i], writable=True)
+            if type(array) is np.ndarray and array.dtype is _F4 and array.shape == shapes[i] and array.flags.carray
+            else check("out", array, self._names[i], shapes[i], math.prod(shapes[i]), writable=True)
             for i, array in chosen
         ]
         if flags is None:
@@ -464,12 +557,12 @@ class StepStream:
             targets[i] = target
         return targets, fresh
 
-    def _indices(self, tensors: Sequence[str | int]) -> list[int]:
+    def _indices(self, tensors: Sequence[str | int], what: str = "tensors") -> list[int]:
         indices = set()
         for tensor in tensors:
             index = self._index.get(tensor) if isinstance(tensor, str) else tensor
             if index is None or not 0 <= index < len(self._names):
-                raise ValueError(f"tensors: expected names or indices of the set's {len(self._names)}, got {tensor!r}")
+                raise ValueError(f"{what}: expected names or indices of the set's {len(self._names)}, got {tensor!r}")
             indices.add(index)
         if not indices:
             raise ValueError("tensors: expected at least one, got none")
@@ -506,8 +599,8 @@ class StepStream:
             if not header.HasField("base_step"):
                 self._step = result.step
             return
-        # Of a step that brought some tensors the others are of its step, too, if nobody else was there between.
-        if not header.tensors or result.parameters_step <= self._step + 1:
+        # Of a step that brought some tensors, or rows, the rest is of its step, too, if nobody else was there between.
+        if not (header.tensors or header.sparse) or result.parameters_step <= self._step + 1:
             self._step = result.parameters_step
 
     def _find_out(self, request_id: str) -> StepResult | None:

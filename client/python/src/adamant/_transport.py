@@ -154,7 +154,6 @@ class _Line:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel
-        self.unary: dict[str, grpc.UnaryUnaryMultiCallable] = {}
         self.calls = 0
         self.retired = False
 
@@ -176,11 +175,14 @@ class GrpcTransport:
         self._line: _Line | None = self._make_line()
 
     def unary(self, method: str, request: bytes, timeout: float) -> bytes:
-        with self._call() as line:
-            return self._unary_on(line, method, request, timeout)
+        with interruptible() as interrupt:
+            return self._unary_on(self._acquire(), interrupt, method, request, timeout)
 
     def open(self, method: str) -> ByteStream:
-        line = self._acquire()
+        return self._open_on(self._acquire(), method)
+
+    def _open_on(self, line: _Line, method: str) -> ByteStream:
+        """Takes over what `_acquire` gave."""
         try:
             stream: Any = None
             if not self._public_calls:
@@ -196,9 +198,9 @@ class GrpcTransport:
         return stream  # type: ignore[no-any-return]
 
     def connect(self, timeout: float) -> None:
-        with self._call() as line:
+        with interruptible() as interrupt, self._call() as line:
             try:
-                self._unary_on(line, "GetServerInfo", b"", timeout)
+                self._unary_on(self._acquire(line), interrupt, "GetServerInfo", b"", timeout)
             except AdamantError as error:
                 # Whatever has a reason comes from a server.
                 if error.reason or error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
@@ -222,14 +224,20 @@ class GrpcTransport:
     def _make_line(self) -> _Line:
         return _Line(grpc.insecure_channel(self.target, options=self._options))
 
-    def _unary_on(self, line: _Line, method: str, request: bytes, timeout: float) -> bytes:
-        call = line.unary.get(method)
-        if call is None:
-            call = line.unary[method] = line.channel.unary_unary(_PATH + method)
-        try:
-            return call(request, timeout=timeout)  # type: ignore[no-any-return]
-        except grpc.RpcError as error:
-            raise _from_rpc_error(error) from None
+    def _unary_on(self, line: _Line, interrupt: interruptible, method: str, request: bytes, timeout: float) -> bytes:
+        """As a stream of one message each way, which Ctrl-C does no harm. Takes over what `_acquire` gave."""
+        with contextlib.closing(self._open_on(line, method)) as stream:
+            interrupt.attach(stream)
+            try:
+                stream.set_timeout(timeout)
+                stream.write(request)
+                stream.done_writing()
+                reply = stream.read()
+                if reply is None or stream.read() is not None:
+                    raise make_error(grpc.StatusCode.INTERNAL, "the server did not send one answer")
+                return reply
+            finally:
+                interrupt.detach()
 
     @contextlib.contextmanager
     def _call(self) -> Iterator[_Line]:
@@ -239,10 +247,11 @@ class GrpcTransport:
         finally:
             self._release(line)
 
-    def _acquire(self) -> _Line:
+    def _acquire(self, line: _Line | None = None) -> _Line:
+        """Counts a call on `line`, or on the one that there is now."""
         _fork.check(self._generation)
         with self._lock:
-            line = self._line
+            line = line or self._line
             if line is None:
                 raise RuntimeError("this adamant.Client is closed")
             line.calls += 1

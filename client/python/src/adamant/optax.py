@@ -44,7 +44,7 @@ class _Remote:
         self._name = f"optax/{uuid.uuid4().hex}" if name is None else name
         self._steps: adamant.StepStream | None = None
         # At the latest when the program ends.
-        weakref.finalize(self, end, self._client, os.getpid(), self._name if name is None else None)
+        weakref.finalize(self, end, self._client, os.getpid(), [self._name] if name is None else [])
 
     def create(self, names: Sequence[str], params: Sequence[Any]) -> Any:
         arrays = {name: np.asarray(param) for name, param in zip(names, params)}

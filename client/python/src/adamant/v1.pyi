@@ -1701,6 +1701,9 @@ class ReadTensorsRequest(Message):
     may_abort: bool
     # Send chunks as `values` rather than `data`. Default: `data`.
     as_values: bool
+    # Indices of the tensors to read, ascending. Empty: all. Otherwise INVALID_ARGUMENT (INVALID_FIELD). A read of parameters
+    # alone is charged for what it holds: the 256 KiB blocks that have elements of these tensors.
+    tensors: _Repeated[int]
     def __init__(
         self,
         *,
@@ -1710,6 +1713,7 @@ class ReadTensorsRequest(Message):
         if_newer_than_step: int | None = ...,
         may_abort: bool | None = ...,
         as_values: bool | None = ...,
+        tensors: Iterable[int] = ...,
     ) -> None: ...
 
 class ReadHeader(Message):
@@ -1739,8 +1743,8 @@ class ReadTensorsResponse(Message):
     """One message of what was read."""
     # In the first message only.
     header: ReadHeader
-    # In all messages together every element of every tensor in each slot asked for exactly once; slots in the order
-    # asked for, tensors ascending.
+    # In all messages together every element of every tensor asked for in each slot asked for exactly once; slots in the
+    # order asked for, tensors ascending.
     chunks: _Repeated[TensorChunk]
     def __init__(
         self,

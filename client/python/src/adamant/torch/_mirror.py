@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import _python_dispatch
 
+from adamant._words import WEIGHTS, WORDS, Words
+
 Array = np.ndarray[Any, Any]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
-
-
-# Of each of so many 64-bit words of a parameter, again and again: odd, so that no change of one word goes unnoticed,
-# and without a pattern, so that hardly any change of several does.
-_WORDS = 512
-_WEIGHTS = np.random.default_rng(0).integers(2**63, size=_WORDS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
 # Up to so many elements a parameter is kept, which takes less time than a sum, and in all so many.
@@ -78,11 +73,11 @@ class Mirror:
             raise RuntimeError(
                 f"parameter {self.name!r}: expected shape {self.shape}, which the set has, got {tuple(real.shape)}"
             )
-        # A reply goes right into the parameter where that is possible.
-        self._is_direct = real.device.type == "cpu" and real.is_contiguous() and not parameter.is_conj()
-        self._buffer = real if self._is_direct else torch.empty(self.shape, dtype=real.dtype)
+        # Whether a reply goes right into the parameter.
+        self.is_direct = real.device.type == "cpu" and real.is_contiguous() and not parameter.is_conj()
+        self._buffer = real if self.is_direct else torch.empty(self.shape, dtype=real.dtype)
         self._array = as_array(self._buffer)
-        self.words = _Words(self._array) if self._is_direct else None
+        self.words = Words(self._array) if self.is_direct else None
         is_small = self.words is not None and real.element_size() == 4 and real.numel() <= _SMALL
         self.small = self._array.reshape(-1).view(np.int32) if is_small else None
 
@@ -93,13 +88,13 @@ class Mirror:
 
     def arrived(self) -> None:
         """Elements have been put into `target`."""
-        if not self._is_direct:
+        if not self.is_direct:
             as_real(self.parameter.detach()).copy_(self._buffer)
 
     def local(self) -> torch.Tensor:
         """Its elements as they are, real and contiguous, on the CPU."""
         self.lay_out()
-        if not self._is_direct:
+        if not self.is_direct:
             self._buffer.copy_(as_real(self.parameter.detach()))
         return self._buffer
 
@@ -120,35 +115,73 @@ class Mirror:
         return as_array(as_real(gradient.detach()).to("cpu"))
 
 
-class _Words:
-    """The elements of an array as 64-bit words: whole rows, what is left, and the bytes that are left of that."""
+def _bytes_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """The addresses [begin, end) that its elements lie between."""
+    length = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride())) + 1
+    return tensor.data_ptr(), tensor.data_ptr() + length * tensor.element_size()
 
-    def __init__(self, array: Array) -> None:
-        octets = array.reshape(-1).view(np.uint8)
-        words = octets[: octets.size // 8 * 8].view(np.uint64)
-        rows = words.size // _WORDS
-        self._rows = words[: rows * _WORDS].reshape(rows, _WORDS) if rows else None
-        self._rest = words[rows * _WORDS :]
-        self._weights = _WEIGHTS[: self._rest.size]
-        self._tail = octets[words.size * 8 :] if octets.size % 8 else None
 
-    def total(self) -> int:
-        total = int(self._rest.dot(self._weights))
-        if self._rows is not None:
-            total += 3 * int(self._rows.sum(axis=0).dot(_WEIGHTS))
-        if self._tail is not None:
-            total += 5 * int.from_bytes(self._tail.tobytes(), sys.byteorder)
-        return total % 2**64
+def _may_overlap_itself(tensor: torch.Tensor) -> bool:
+    """Whether two of its elements may be one. False is certain."""
+    length = 1
+    for stride, size in sorted((stride, size) for size, stride in zip(tensor.shape, tensor.stride()) if size > 1):
+        if stride < length:
+            return True
+        length += (size - 1) * stride
+    return False
+
+
+def check_disjoint(mirrors: Sequence[Mirror]) -> None:
+    """Raises where two elements of parameters are one: an update of the one would undo that of the other. Torch, which
+    updates them one after the other, would apply both."""
+    parts = sorted(
+        ((*_bytes_of(mirror.parameter), mirror) for mirror in mirrors if mirror.parameter.numel()),
+        key=lambda part: part[:2],
+    )
+    at = 0
+    while at < len(parts):
+        # Those that lie between each other's elements, as the columns of one matrix do.
+        begin, end, _ = parts[at]
+        cluster = [parts[at][2]]
+        while at + len(cluster) < len(parts) and parts[at + len(cluster)][0] < end:
+            end = max(end, parts[at + len(cluster)][1])
+            cluster.append(parts[at + len(cluster)][2])
+        at += len(cluster)
+        if len(cluster) > 1 or _may_overlap_itself(cluster[0].parameter):
+            _check_cluster(cluster, begin, end)
+
+
+def _check_cluster(mirrors: Sequence[Mirror], begin: int, end: int) -> None:
+    # Of each byte, the number of the parameter that has it, from 1.
+    owners = torch.zeros(end - begin, dtype=torch.int32)
+    for number, mirror in enumerate(mirrors, 1):
+        parameter = mirror.parameter
+        width = parameter.element_size()
+        shape = (*parameter.shape, width)
+        strides = (*(stride * width for stride in parameter.stride()), 1)
+        mine = owners.as_strided(shape, strides, parameter.data_ptr() - begin)
+        other = int(mine.max())
+        if other:
+            raise ValueError(
+                f"parameter {mirror.name!r}: expected memory of its own, got some that parameter "
+                f"{mirrors[other - 1].name!r} has: give the optimizer one of them, or what both are views of"
+            )
+        mine.fill_(number)
+        if int((owners == number).sum()) != parameter.numel() * width:
+            raise ValueError(
+                f"parameter {mirror.name!r}: expected memory for each of its elements, got some that share it: "
+                "give the optimizer a clone() of what was expanded"
+            )
 
 
 def _total_on_device(tensor: torch.Tensor) -> torch.Tensor:
     """The like, without bringing elements here."""
     bits = bits_of(tensor.contiguous()).reshape(-1)
-    weights = torch.from_numpy(_WEIGHTS.view(np.int64)).to(bits.device)
-    rows = bits.numel() // _WORDS * _WORDS
+    weights = torch.from_numpy(WEIGHTS.view(np.int64)).to(bits.device)
+    rows = bits.numel() // WORDS * WORDS
     total = (bits[rows:] * weights[: bits.numel() - rows]).sum()
     if rows:
-        total += 3 * (bits[:rows].view(-1, _WORDS).sum(0) * weights).sum()
+        total += 3 * (bits[:rows].view(-1, WORDS).sum(0) * weights).sum()
     return total
 
 
@@ -170,6 +203,28 @@ def _totals(mirrors: Sequence[Mirror]) -> list[int]:
     return result
 
 
+class Layout:
+    """Where all parameters lie, and what follows from that. It holds until one of them lies elsewhere."""
+
+    def __init__(self, mirrors: Sequence[Mirror]) -> None:
+        check_disjoint(mirrors)
+        # By index, as `Mirror.target`.
+        self.targets = [mirror.target() for mirror in mirrors]
+        self.parameters = [mirror.parameter for mirror in mirrors]
+        self.dtypes = [parameter.dtype for parameter in self.parameters]
+        # Those that are copied from there when they have arrived.
+        self.copied = {i for i, mirror in enumerate(mirrors) if not mirror.is_direct}
+        self.is_complex = any(parameter.is_complex() for parameter in self.parameters)
+        self._addresses = list(map(torch.Tensor.data_ptr, self.parameters))
+        self._are_contiguous = list(map(torch.Tensor.is_contiguous, self.parameters))
+
+    def holds(self) -> bool:
+        return (
+            list(map(torch.Tensor.data_ptr, self.parameters)) == self._addresses
+            and list(map(torch.Tensor.is_contiguous, self.parameters)) == self._are_contiguous
+        )
+
+
 class Memory:
     """What parameters were when they last were the server's: of small ones every bit, of others a sum."""
 
@@ -180,6 +235,7 @@ class Memory:
         self._kept = np.zeros(0, np.int32)
         # Of the others, by index: address, type, version and sum; of small ones, whether it is known. Not there: not.
         self._known: dict[int, tuple[int, torch.dtype, int, int] | None] = {}
+        self._follow(Layout([]))
 
     def add(self, mirrors: Sequence[Mirror]) -> None:
         """There are more, of which nothing is known yet."""
@@ -191,19 +247,30 @@ class Memory:
             self._mirrors.append(mirror)
         self._kept = np.concatenate([self._kept, np.zeros(end - self._kept.size, np.int32)])
 
-    def remember(self, indices: Sequence[int]) -> None:
-        """These are the server's as they are."""
-        for i in indices:
-            self._mirrors[i].lay_out()
-        small = [i for i in indices if i in self._places and self._mirrors[i].small is not None]
-        if len(small) == len(self._places):
-            if small:
-                np.concatenate(self._bits(small), out=self._kept)
+    def _follow(self, layout: Layout) -> None:
+        self._layout = layout
+        # Small ones, and of each its bits; those that were small; the others.
+        self._small = {i: bits for i in self._places if (bits := self._mirrors[i].small) is not None}
+        self._bits = list(self._small.values())
+        self._lost = [i for i in self._places if i not in self._small]
+        self._others = [i for i in range(len(self._mirrors)) if i not in self._places]
+
+    def remember(self, layout: Layout, indices: Sequence[int] | None = None) -> None:
+        """These, or all, are the server's as they are, and lie so."""
+        if layout is not self._layout:
+            self._follow(layout)
+        if indices is None and not self._lost:
+            small: Iterable[int] = self._small
+            others = self._others
+            if self._bits:
+                np.concatenate(self._bits, out=self._kept)
         else:
-            for i, bits in zip(small, self._bits(small)):
-                self._kept[self._places[i]] = bits
+            chosen = range(len(self._mirrors)) if indices is None else indices
+            small = [i for i in chosen if i in self._small]
+            others = [i for i in chosen if i not in self._places]
+            for i in small:
+                self._kept[self._places[i]] = self._small[i]
         self._known.update(dict.fromkeys(small))
-        others = [i for i in indices if i not in self._places]
         for i, total in zip(others, _totals([self._mirrors[i] for i in others])):
             parameter = self._mirrors[i].parameter
             self._known[i] = parameter.data_ptr(), parameter.dtype, parameter._version, total
@@ -212,23 +279,24 @@ class Memory:
         """It may not be what the server has."""
         self._known.pop(index, None)
 
-    def compare(self) -> tuple[list[int], list[int]]:
+    def compare(self, layout: Layout) -> tuple[list[int], list[int]]:
         """Those that are something else now, and those of which that is not known: because it never was, or because
         somebody has written (as load_state_dict and DistributedDataParallel do) and may have written the same."""
+        if layout is not self._layout:
+            self._follow(layout)
         changed: list[int] = []
-        unsure = [i for i in range(len(self._mirrors)) if i not in self._known]
-        for mirror in self._mirrors:
-            mirror.lay_out()
-        small = [i for i in self._places if i in self._known]
-        lost = [i for i in small if self._mirrors[i].small is None]
-        unsure += lost
-        is_whole = small and not lost and len(small) == len(self._places)
+        unsure = list(self._lost)
+        is_whole = len(self._known) == len(self._mirrors)
+        if not is_whole:
+            unsure += [i for i in range(len(self._mirrors)) if i not in self._known and i not in self._lost]
         # Not by torch, whose threads take longer to wake than this takes.
-        if not is_whole or not np.array_equal(np.concatenate(self._bits(small)), self._kept):
-            for i in set(small) - set(lost):
-                if not np.array_equal(self._bits([i])[0], self._kept[self._places[i]]):
-                    changed.append(i)
-        others = [i for i in self._known if i not in self._places]
+        if self._bits and not (is_whole and not self._lost and np.array_equal(np.concatenate(self._bits), self._kept)):
+            changed += [
+                i
+                for i, bits in self._small.items()
+                if i in self._known and not np.array_equal(bits, self._kept[self._places[i]])
+            ]
+        others = [i for i in self._others if i in self._known]
         for i, total in zip(others, _totals([self._mirrors[i] for i in others])):
             known = self._known[i]
             assert known is not None
@@ -239,6 +307,3 @@ class Memory:
             elif (address, dtype, version) != (parameter.data_ptr(), parameter.dtype, parameter._version):
                 unsure.append(i)
         return sorted(changed), sorted(unsure)
-
-    def _bits(self, indices: Sequence[int]) -> list[Array]:
-        return [bits for i in indices if (bits := self._mirrors[i].small) is not None]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import adamant
+from adamant.torch._bars import Bars
 from adamant.torch._session import STATE_KEYS, Session
 
 # As torch's own steps: dynamo is not to trace a call over the network, nor to be imported for saying so.
@@ -45,6 +46,8 @@ class _Remote(torch.optim.Optimizer):
         wire_dtype: str | None = None,
         workers: int = 1,
         rank: int = 0,
+        overlap: bool = False,
+        progress: bool = False,
         **kwargs: Any,
     ) -> None:
         """Torch's arguments, and then, all by name:
@@ -65,6 +68,10 @@ class _Remote(torch.optim.Optimizer):
             The server computes in 32 bits, and keeps them.
         workers, rank: with more than one worker, each with an optimizer of the same `name` and a rank from 0, `step`
             waits for all of them, and applies the mean of their gradients.
+        overlap: sends gradients while the backward pass still computes others, where a step takes more than one
+            message. The numbers are the same: where a gradient, or a hyperparameter, is another one when `step` comes,
+            all is sent again. Costs a pass over the gradients a step. For parameters on the CPU.
+        progress: draws a bar of tqdm's for each transfer of all parameters, or of their state, on a terminal.
 
         max_grad_norm and on_non_finite are the set's: of one that is there already they must be the same, if they are
         given. `foreach`, `fused` and `capturable` are checked by torch, and mean nothing here; `differentiable` is
@@ -80,8 +87,9 @@ class _Remote(torch.optim.Optimizer):
             raise ValueError("name: expected one that all workers know, got none")
         super().__init__(params, *args, **kwargs)
         _check_groups(self.param_groups)
+        bars = Bars() if progress else None
         self._session = Session(
-            adamant.Client(target),
+            adamant.Client(target, on_progress=bars),
             self.param_groups,
             kind=self._kind,
             name=name,
@@ -92,6 +100,8 @@ class _Remote(torch.optim.Optimizer):
             wire_dtype=wire_dtype,
             workers=workers,
             rank=rank,
+            overlap=overlap,
+            bars=bars,
         )
         self._show_steps()
 
@@ -130,7 +140,8 @@ class _Remote(torch.optim.Optimizer):
         """Sends the gradients of the parameters that have one, and brings back these parameters.
 
         Every group's hyperparameters go with it. Nothing is sent where no parameter has a gradient. Raises
-        adamant.AdamantError; after that, `pull` and compute a new gradient. After Ctrl-C the parameters are those that
+        adamant.AdamantError; after that, unless it is about what was sent (INVALID_ARGUMENT), `pull` and compute a new
+        gradient. After Ctrl-C the parameters are those that
         the set has, with the step or without it: `last_result` tells.
         """
         loss = None
@@ -144,6 +155,13 @@ class _Remote(torch.optim.Optimizer):
         scale: torch.Tensor | None = getattr(self, "grad_scale", None)
         self._attached.step(self.param_groups, 1.0 if scale is None else float(scale))
         return loss
+
+    @_not_traced
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's."""
+        if self._session is not None:
+            self._session.forget_gradients()
+        super().zero_grad(set_to_none)
 
     @_not_traced
     def pull(self) -> None:

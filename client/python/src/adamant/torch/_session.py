@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import uuid
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
+import grpc
 import numpy as np
 import torch
 
 import adamant
 from adamant import errors, v1
+from adamant._connection import BegunStep
 from adamant._own_set import end
-from adamant.torch._mirror import Array, Memory, Mirror, as_array, bits_of
+from adamant.torch._bars import Bars
+from adamant.torch._mirror import Array, Layout, Memory, Mirror, as_array, bits_of, check_disjoint
+from adamant.torch._overlap import Overlap
 
 ParamGroup = Mapping[str, Any]
 
@@ -23,7 +29,9 @@ _DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MASTER = "master_param"
 # Of a parameter's entry in a state dict: what the server keeps.
-STATE_KEYS = frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", _MASTER})
+_ARRAYS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", _MASTER)
+STATE_KEYS = frozenset({"step", *_ARRAYS})
+_IF_GONE = ": load_state_dict() of a checkpoint makes it again, with the parameters that are here"
 
 
 def _number(value: Any) -> float:
@@ -59,6 +67,7 @@ def _fixed(group: v1.ParameterGroup) -> dict[str, Any]:
         return {
             "optimizer": "SGD",
             "dampening": np.float32(sgd.dampening),
+            "has_momentum": sgd.momentum != 0,
             "nesterov": sgd.nesterov,
             "maximize": sgd.maximize,
         }
@@ -91,12 +100,15 @@ class Session:
         wire_dtype: str | None,
         workers: int,
         rank: int,
+        overlap: bool,
+        bars: Bars | None,
     ) -> None:
         self.client = client
         self.name = f"torch/{uuid.uuid4().hex}" if name is None else name
         self.last_result: adamant.StepResult | None = None
-        # How many updates each parameter has had: together, and one by one.
-        self._counts = torch.zeros(0)
+        # How many updates each parameter has had: together, and, in the same memory, one by one. By numpy, since torch
+        # takes 20 us to add to a few numbers that are in no cache.
+        self._counts = np.zeros(0, np.float32)
         self.steps: list[torch.Tensor] = []
         self._kind = kind
         self._local_changes = local_changes
@@ -104,16 +116,28 @@ class Session:
         self._contribution = adamant.Contribution(rank) if workers > 1 else None
         # Why the parameters here may be those of no step; then only `pull` or `push` helps.
         self._broken: str | None = None
+        # The server no longer has the set; then only a state that is loaded makes it again.
+        self._is_gone = False
         self._overrides: tuple[Any, list[v1.GroupOverride]] = ((), [])
         self.mirrors: list[Mirror] = []
+        self._layout: Layout | None = None
         self._memory = Memory()
+        self._overlap = Overlap(weakref.WeakMethod(self._begin)) if overlap else None
+        self._param_groups = groups
+        self._bars = bars
         # At the latest when the program ends.
-        self._end = weakref.finalize(self, end, client, os.getpid(), self.name if name is None else None)
+        self._own_sets = [self.name] if name is None else []
+        self._end = weakref.finalize(self, end, client, os.getpid(), self._own_sets)
         try:
-            self._attach(groups, name is None, attach, max_grad_norm, on_non_finite, workers)
+            with self._shown("attach"):
+                self._attach(groups, name is None, attach, max_grad_norm, on_non_finite, workers)
         except BaseException:
             self._end()
             raise
+
+    def _shown(self, label: str) -> contextlib.AbstractContextManager[None]:
+        """Transfers are shown, if that is wished."""
+        return contextlib.nullcontext() if self._bars is None else self._bars.shown(f"{label} {self.name}")
 
     # What the set is.
 
@@ -128,6 +152,8 @@ class Session:
     ) -> None:
         self.mirrors = self._mirrors(groups)
         self._memory.add(self.mirrors)
+        if self._overlap is not None:
+            self._overlap.watch(self.mirrors)
         described = None
         if not is_own:
             with contextlib.suppress(errors.SetNotFoundError):
@@ -171,6 +197,7 @@ class Session:
                     raise ValueError(f"parameter {name!r} is there twice")
                 seen.add(id(parameter))
                 mirrors.append(Mirror(parameter, name))
+        check_disjoint([*self.mirrors, *mirrors])
         devices = sorted({str(mirror.parameter.device) for mirror in [*self.mirrors, *mirrors]})
         if len(devices) > 1:
             raise ValueError(f"expected parameters on one device, got some on each of {', '.join(devices)}")
@@ -239,6 +266,7 @@ class Session:
                         f"optimizer's groups {self._group_of[tensor.group]} and {i}"
                     )
             at += len(group["params"])
+        self._described = described
         self._fixed_by_group = {group.name: _fixed(group) for group in described.groups if group.name in self._group_of}
         self._slots = adamant.optimizer_slots(described)
 
@@ -265,12 +293,85 @@ class Session:
         if count != workers:
             raise ValueError(f"workers of the set {self.name!r}: expected {workers}, got {count}")
 
+    def _specification(self, name: str, groups: Sequence[ParamGroup]) -> v1.ParameterSetSpec:
+        """Of a set that is what this one is, or was, but for how the optimizer's groups are updated now."""
+        described = self._described
+        spec = v1.ParameterSetSpec(
+            name=name,
+            tensors=[v1.TensorSpec(name=each.name, shape=each.shape, group=each.group) for each in self.stream.tensors],
+            initialization=v1.INITIALIZATION_WRITTEN,
+            labels=described.labels,
+            device=described.device,
+            non_finite_policy=described.non_finite_policy,
+            max_staleness=described.max_staleness,
+        )
+        if described.HasField("clipping"):
+            spec.clipping.CopyFrom(described.clipping)
+        if described.HasField("workers"):
+            spec.workers.CopyFrom(described.workers)
+        for group in described.groups:
+            made = spec.groups.add()
+            made.CopyFrom(group)
+            if group.name in self._group_of:
+                made.CopyFrom(_optimizer(groups[self._group_of[group.name]], self._kind).to_group(group.name))
+                made.frozen = group.frozen
+                if group.HasField("schedule"):
+                    made.schedule.CopyFrom(group.schedule)
+        return spec
+
+    def _begin_momentum(self, groups: Sequence[ParamGroup]) -> None:
+        """A set has a buffer for it, or none, as long as it lives: so another one takes its place."""
+        begun = {
+            name
+            for name, fixed in self._fixed_by_group.items()
+            if not fixed["has_momentum"] and _number(groups[self._group_of[name]]["momentum"]) != 0
+        }
+        if not self._own_sets:
+            raise RuntimeError(
+                f"group {min(begun)!r}: momentum cannot begin while the set {self.name!r} lives, which others may use: "
+                f"expected 0, got {_number(groups[self._group_of[min(begun)]]['momentum'])}"
+            )
+        state = self.client.read_state(self.name, incarnation=self.stream.incarnation)
+        if state.step != self.stream.step_number:
+            raise RuntimeError(f"another client has stepped the set {self.name!r}: pull() first")
+        tensors = self.stream.tensors
+        buffers = state.tensors.setdefault("momentum_buffer", {})
+        for tensor in tensors:
+            buffers.setdefault(tensor.name, np.zeros(tuple(tensor.shape), np.float32))
+        counts = state.update_counts or [state.step] * len(tensors)
+        # A buffer begins as the gradient of a tensor's first update.
+        counts = [0 if tensor.group in begun else count for tensor, count in zip(tensors, counts)]
+        before = self.name
+        name = f"torch/{uuid.uuid4().hex}"
+        # Whatever is there at the end is deleted, wherever this may be interrupted.
+        self._own_sets.append(name)
+        described = self.client.create(self._specification(name, groups))
+        written = self.client.write_state(name, adamant.State(state.step, state.tensors, update_counts=counts))
+        self.name = name
+        self._learn(described, groups)
+        self.stream.move_to(written.incarnation, written.step)
+        self._set_counts(counts)
+        self.client.delete(before)
+        self._own_sets.remove(before)
+
+    @contextlib.contextmanager
+    def _noticing_its_loss(self) -> Iterator[None]:
+        try:
+            yield
+        except errors.SetNotFoundError as error:
+            self._is_gone = True
+            raise error.with_suffix(_IF_GONE) from None
+
     def add_group(self, group: ParamGroup, groups: Sequence[ParamGroup]) -> None:
         """The last of the optimizer's groups is new."""
         added = self._mirrors([group])
         if not added:
             return
         self._check()
+        with self._noticing_its_loss(), self._shown("add_param_group"):
+            self._add_group(group, groups, added)
+
+    def _add_group(self, group: ParamGroup, groups: Sequence[ParamGroup], added: list[Mirror]) -> None:
         step = self.stream.step_number
         described = self.client.add_tensors(
             self.name,
@@ -279,7 +380,10 @@ class Session:
             incarnation=self.stream.incarnation,
         )
         self.mirrors += added
+        self._layout = None
         self._memory.add(added)
+        if self._overlap is not None:
+            self._overlap.watch(added)
         self._learn(described, groups)
         self._remember(range(len(self.mirrors) - len(added), len(self.mirrors)))
         if self.stream.step_number != step:
@@ -291,51 +395,48 @@ class Session:
     def step(self, groups: Sequence[ParamGroup], grad_scale: float) -> None:
         """Applies the gradients that there are."""
         self._check()
-        mirrors = self.mirrors
-        carried = []
-        at = 0
-        for group in groups:
-            for parameter in group["params"]:
-                if at == len(mirrors) or parameter is not mirrors[at].parameter:
-                    raise RuntimeError(
-                        "the optimizer's parameters are others than those it was made with: make another optimizer"
-                    )
-                gradient = parameter.grad
-                if gradient is not None:
-                    if gradient.is_sparse and self._kind == "adam":
-                        raise RuntimeError(
-                            "Adam does not support sparse gradients: expected dense ones, got a sparse one of "
-                            f"parameter {mirrors[at].name!r}"
-                        )
-                    carried.append(at)
-                at += 1
+        # Another list after load_state_dict.
+        self._param_groups = groups
+        with self._noticing_its_loss():
+            self._step(groups, grad_scale)
+
+    def _step(self, groups: Sequence[ParamGroup], grad_scale: float) -> None:
+        parameters = list(chain.from_iterable(group["params"] for group in groups))
+        if len(parameters) != len(self.mirrors) or not all(
+            map(operator.is_, parameters, [mirror.parameter for mirror in self.mirrors])
+        ):
+            raise RuntimeError(
+                "the optimizer's parameters are others than those it was made with: make another optimizer"
+            )
+        found = [parameter.grad for parameter in parameters]
+        carried = [i for i, gradient in enumerate(found) if gradient is not None]
         if not carried:
             return
-        self._notice_local_changes()
+        layout = self._lay_out()
+        gradients = self._gradients(found, layout)
+        self._notice_local_changes(layout)
         self._change_groups(groups)
-        gradients: list[Array | None] = [None] * len(mirrors)
-        targets: list[Array | None] = [None] * len(mirrors)
-        for i in carried:
-            gradients[i] = mirrors[i].gradient()
-            targets[i] = mirrors[i].target()
         overrides = self._make_overrides(groups)
+        begun = None if self._overlap is None else self._overlap.take(carried)
+        last = self.last_result
         before = self.stream.step_number
         self._broken = "the last step was interrupted"
         try:
             result = self.stream.step(
                 gradients,
-                targets,
-                tensors=None if len(carried) == len(mirrors) else carried,
+                layout.targets,
+                tensors=None if len(carried) == len(gradients) else carried,
                 overrides=overrides,
                 grad_scale=grad_scale,
                 gradient_dtype=self._wire_dtype,
-                reply_dtype=self._reply_dtype(carried),
+                reply_dtype=self._reply_dtype(layout, carried),
                 contribution=self._contribution,
+                begun=begun,
             )
             self.last_result = result
-            self._arrived(carried)
+            self._arrived(layout, carried)
             if result.applied and result.parameters_step == before + 1:
-                if len(carried) == len(mirrors):
+                if len(carried) == len(gradients):
                     self._counts += 1
                 else:
                     self._counts[carried] += 1
@@ -348,13 +449,59 @@ class Session:
             self.pull()
             raise
         except Exception as error:
-            self._broken = f"the last step failed ({error})"
+            # After a refusal everything is as it was: the next step may do better.
+            is_refusal = self.last_result is last and self._is_refusal(error)
+            self._broken = None if is_refusal else f"the last step failed ({error})"
             raise
 
-    def _reply_dtype(self, carried: Sequence[int]) -> str:
+    def _gradients(self, found: Sequence[torch.Tensor | None], layout: Layout) -> list[Array | None]:
+        """Of each its array, to be sent."""
+        if not layout.is_complex:
+            # numpy refuses whatever is not fp32 or fp16 on the CPU, is sparse, or has a history of its own.
+            with contextlib.suppress(RuntimeError, TypeError):
+                return [None if gradient is None else gradient.numpy() for gradient in found]
+        for mirror, gradient in zip(self.mirrors, found):
+            if gradient is not None and gradient.is_sparse and self._kind == "adam":
+                raise RuntimeError(
+                    "Adam does not support sparse gradients: expected dense ones, got a sparse one of "
+                    f"parameter {mirror.name!r}"
+                )
+        return [None if gradient is None else mirror.gradient() for mirror, gradient in zip(self.mirrors, found)]
+
+    def _lay_out(self) -> Layout:
+        """Where parameters lie now."""
+        if self._layout is None or not self._layout.holds():
+            self._layout = Layout(self.mirrors)
+        return self._layout
+
+    def _begin(self) -> BegunStep | None:
+        """A step with the hyperparameters of now."""
+        if self._broken is not None or not self._end.alive:
+            return None
+        return self.stream.begin(self._make_overrides(self._param_groups), self._wire_dtype)
+
+    def forget_gradients(self) -> None:
+        """What has been sent of them is of no use."""
+        if self._overlap is not None:
+            self._overlap.cancel()
+
+    def _is_refusal(self, error: Exception) -> bool:
+        """Whether a step that has failed so has changed nothing, neither there nor here."""
+        if self.stream.pending is not None:
+            return False
+        if not isinstance(error, errors.AdamantError):
+            # It was never sent.
+            return True
+        # What the server finds wrong with a request it finds before it sends parameters. Of a gradient that is not
+        # finite that is the end of the round, and the next one is to be learnt of.
+        return error.code == grpc.StatusCode.INVALID_ARGUMENT and not (
+            self._contribution is not None and isinstance(error, errors.NonFiniteGradientError)
+        )
+
+    def _reply_dtype(self, layout: Layout, carried: Sequence[int]) -> str:
         if self._wire_dtype is not None:
             return self._wire_dtype
-        dtypes = {self.mirrors[i].parameter.dtype for i in carried}
+        dtypes = {layout.dtypes[i] for i in carried}
         return _DTYPES.get(dtypes.pop(), "float32") if len(dtypes) == 1 else "float32"
 
     def _make_overrides(self, groups: Sequence[ParamGroup]) -> list[v1.GroupOverride]:
@@ -384,6 +531,7 @@ class Session:
                 and fixed.get("amsgrad") == group.get("amsgrad")
                 and fixed.get("decoupled_weight_decay", False) == _is_decoupled(group)
                 and fixed.get("nesterov") == group.get("nesterov")
+                and ("has_momentum" not in fixed or fixed["has_momentum"] == (_number(group["momentum"]) != 0))
                 and ("dampening" not in fixed or fixed["dampening"] == np.float32(_number(group["dampening"])))
             ):
                 continue
@@ -393,6 +541,15 @@ class Session:
                     f"group {name!r}: amsgrad cannot change while the set lives: expected {fixed['amsgrad']}, got "
                     f"{wanted['amsgrad']}"
                 )
+            if wanted.get("has_momentum", False) != fixed.get("has_momentum", False):
+                if fixed["has_momentum"]:
+                    raise RuntimeError(
+                        f"group {name!r}: momentum cannot end while the set lives: expected more than 0, got "
+                        f"{_number(group['momentum'])}"
+                    )
+                # Of all groups at once, with whatever else has changed.
+                self._begin_momentum(groups)
+                return
             changed = {key: value for key, value in wanted.items() if value != fixed[key]}
             wish: dict[str, Any] = {self._kind: changed}
             self.client.update_group(self.name, name, incarnation=self.stream.incarnation, **wish)
@@ -401,6 +558,8 @@ class Session:
     def _check(self) -> None:
         if not self._end.alive:
             raise RuntimeError("the optimizer is closed")
+        if self._is_gone:
+            raise RuntimeError(f"the set {self.name!r} is gone{_IF_GONE}")
         if self._broken is not None:
             raise RuntimeError(
                 f"{self._broken}, and the parameters may be those of no step: pull() them from the server, or push() "
@@ -414,10 +573,12 @@ class Session:
         if not self._end.alive:
             raise RuntimeError("the optimizer is closed")
         self._broken = "the last pull failed"
-        self.stream.refresh([mirror.target() for mirror in self.mirrors])
+        layout = self._lay_out()
+        with self._noticing_its_loss(), self._shown("pull"):
+            self.stream.refresh(layout.targets)
         if self.stream.last_result is not None:
             self.last_result = self.stream.last_result
-        self._arrived(range(len(self.mirrors)))
+        self._arrived(layout, range(len(self.mirrors)))
         self._reload_counts()
         self._broken = None
 
@@ -427,30 +588,34 @@ class Session:
             raise RuntimeError("the optimizer is closed")
         sources = [mirror.source() for mirror in self.mirrors]
         # What became of a step that is pending is of no account any more.
-        response = self.client.write(self.name, sources)
+        with self._noticing_its_loss(), self._shown("push"):
+            response = self.client.write(self.name, sources)
         self.stream.move_to(response.incarnation, response.step)
         self._remember()
         self._reload_counts()
         self._broken = None
 
-    def _arrived(self, indices: Sequence[int]) -> None:
-        mirrors = [self.mirrors[i] for i in indices]
-        with torch.no_grad():
-            for mirror in mirrors:
-                mirror.arrived()
+    def _arrived(self, layout: Layout, indices: Sequence[int]) -> None:
+        are_all = len(indices) == len(self.mirrors)
+        if layout.copied:
+            with torch.no_grad():
+                for i in layout.copied if are_all else layout.copied.intersection(indices):
+                    self.mirrors[i].arrived()
+        parameters = layout.parameters if are_all else [layout.parameters[i] for i in indices]
         # Whoever has kept one for a backward pass is to be told.
-        torch.autograd.graph.increment_version([mirror.parameter for mirror in mirrors])
-        self._remember(indices)
+        torch.autograd.graph.increment_version(parameters)
+        if self._local_changes != "ignore":
+            self._memory.remember(layout, None if are_all else indices)
 
     def _remember(self, indices: Sequence[int] | None = None) -> None:
         if self._local_changes != "ignore":
-            self._memory.remember(range(len(self.mirrors)) if indices is None else indices)
+            self._memory.remember(self._lay_out(), indices)
 
-    def _notice_local_changes(self) -> None:
+    def _notice_local_changes(self, layout: Layout) -> None:
         """Writes into the set what was written into parameters here: torch's own optimizers would go on from that."""
         if self._local_changes == "ignore":
             return
-        suspects, unsure = self._memory.compare()
+        suspects, unsure = self._memory.compare(layout)
         # Those that are rounded here are looked at one element at a time.
         unsure += [i for i in suspects if self._precision(self.mirrors[i]) != torch.float32]
         changed = {i: self.mirrors[i].local() for i in suspects if i not in unsure}
@@ -465,7 +630,7 @@ class Session:
                     same.append(i)
                 else:
                     changed[i] = elements
-            self._memory.remember(same)
+            self._memory.remember(layout, same)
         if not changed:
             return
         names = [self._tensor_names[i] for i in sorted(changed)]
@@ -489,11 +654,11 @@ class Session:
         except KeyboardInterrupt:
             # Written or not, which decides where the next step begins: now it is.
             self.stream.move_to(write().incarnation, before)
-            self._memory.remember(sorted(changed))
+            self._memory.remember(layout, sorted(changed))
             raise
         # If others have stepped, this one's step is refused, as it would have been without the write.
         self.stream.move_to(response.incarnation, before)
-        self._memory.remember(sorted(changed))
+        self._memory.remember(layout, sorted(changed))
 
     def _precision(self, mirror: Mirror) -> torch.dtype:
         """What a parameter is rounded to on its way here."""
@@ -519,19 +684,33 @@ class Session:
 
     def _set_counts(self, counts: Sequence[int]) -> None:
         if len(self.steps) != len(counts):
-            self._counts = torch.zeros(len(counts))
-            self.steps = list(self._counts)
-        self._counts.copy_(torch.tensor(counts))
+            self._counts = np.zeros(len(counts), np.float32)
+            self.steps = list(torch.from_numpy(self._counts))
+        self._counts[:] = counts
 
     def origin(self, step: int) -> dict[str, Any]:
         """Names a state of the set."""
         return {"set": self.name, "incarnation": self.stream.incarnation, "step": step}
 
     def read_state(self, groups: Sequence[ParamGroup]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """The state of each parameter, as torch's optimizers keep it, and the name of the whole."""
+        """The state of each parameter, as torch's optimizers keep it, and the name of the whole: that of the parameters
+        which are here."""
         self._check()
+        try:
+            with self._noticing_its_loss(), self._shown("state_dict"):
+                entries, step = self._read_state(groups)
+        except errors.IncarnationMismatchError as error:
+            raise error.with_suffix(": somebody else has written the set: pull() first") from None
+        if step != self.stream.step_number:
+            raise RuntimeError(
+                f"another client has stepped the set {self.name!r}: expected the state of step "
+                f"{self.stream.step_number}, which the parameters here are of, got that of step {step}: pull() first"
+            )
+        return entries, self.origin(step)
+
+    def _read_state(self, groups: Sequence[ParamGroup]) -> tuple[list[dict[str, Any]], int]:
+        """Whatever state the set is in now, and its step."""
         state = self.client.read_state(self.name, incarnation=self.stream.incarnation)
-        assert state is not None
         counts = state.update_counts or [state.step] * len(self.mirrors)
         entries: list[dict[str, Any]] = []
         at = 0
@@ -549,7 +728,7 @@ class Session:
                     entry[_MASTER] = self._as_torch(mirror, state.parameters[name])
                 entries.append(entry)
             at += len(group["params"])
-        return entries, self.origin(state.step)
+        return entries, state.step
 
     def _slots_of(self, group: ParamGroup) -> list[str]:
         if self._kind == "sgd":
@@ -567,24 +746,53 @@ class Session:
     ) -> None:
         """Makes the set's state what `entries` say of each parameter, unless it is that state (`origin`) already.
         Parameters are those that are here."""
-        self._check()
+        with self._shown("load_state_dict"):
+            self._load(entries, groups, origin)
+
+    def _load(
+        self, entries: Sequence[Mapping[str, Any]], groups: Sequence[ParamGroup], origin: Mapping[str, Any] | None
+    ) -> None:
+        if not self._is_gone:
+            self._check()
+        # Before anything changes.
+        arrays = [
+            {slot: self._as_slot(mirror, slot, entry[slot]) for slot in _ARRAYS if entry.get(slot) is not None}
+            for mirror, entry in zip(self.mirrors, entries)
+        ]
         is_here = origin is not None and dict(origin) == self.origin(self.stream.step_number)
-        if is_here and self._is_state(entries, groups):
-            return
-        self._change_groups(groups)
+        if not self._is_gone:
+            try:
+                if is_here and self._is_state(entries, groups):
+                    return
+                self._change_groups(groups)
+                self._write_state(entries, arrays, origin)
+                return
+            except errors.SetNotFoundError:
+                self._is_gone = True
+        spec = self._specification(self.name, groups)
+        # Of several workers one is the first.
+        self._learn(self.client.create(spec, exist_ok=True), groups)
+        self._write_state(entries, arrays, origin)
+        self._is_gone = False
+        self._broken = None
+
+    def _write_state(
+        self,
+        entries: Sequence[Mapping[str, Any]],
+        arrays: Sequence[Mapping[str, Array]],
+        origin: Mapping[str, Any] | None,
+    ) -> None:
         tensors: dict[str, dict[str, Array]] = {slot: {} for slot in ["parameter", *self._slots]}
         counts = []
-        for mirror, name, entry in zip(self.mirrors, self._tensor_names, entries):
-            # An SGD of torch's does not count.
-            begun = entry.get("momentum_buffer") is not None
-            counts.append(int(entry.get("step", 1 if begun else 0)))
-            master = entry.get(_MASTER)
-            tensors["parameter"][name] = mirror.source() if master is None else self._as_slot(mirror, _MASTER, master)
+        for i, (mirror, entry, given) in enumerate(zip(self.mirrors, entries, arrays)):
+            begun = "momentum_buffer" in given
+            # An SGD of torch's does not count. A buffer that there is none of is to begin.
+            awaits = self._fixed_by_group[self.stream.tensors[i].group].get("has_momentum", False) and not begun
+            counts.append(0 if awaits else int(entry.get("step", 1 if begun else 0)))
+            name = self._tensor_names[i]
+            tensors["parameter"][name] = given[_MASTER] if _MASTER in given else mirror.source()
             for slot in self._slots:
-                value = entry.get(slot)
-                tensors[slot][name] = (
-                    np.zeros(mirror.shape, np.float32) if value is None else self._as_slot(mirror, slot, value)
-                )
+                tensors[slot][name] = given[slot] if slot in given else np.zeros(mirror.shape, np.float32)
         step = max([*counts, 0 if origin is None else int(origin["step"])])
         state = adamant.State(step, tensors, update_counts=counts)
         response = self.client.write_state(self.name, state, incarnation=self.stream.incarnation)
@@ -598,8 +806,8 @@ class Session:
 
     def _is_state(self, entries: Sequence[Mapping[str, Any]], groups: Sequence[ParamGroup]) -> bool:
         """Whether they are what the server has: somebody may have changed them since they were fetched."""
-        current, origin = self.read_state(groups)
-        if origin["step"] != self.stream.step_number:
+        current, step = self._read_state(groups)
+        if step != self.stream.step_number:
             # Another client has stepped the set just now. That is not undone: the next step here is refused.
             return True
         for ours, theirs in zip(entries, current):
@@ -622,4 +830,6 @@ class Session:
 
     def close(self) -> None:
         """Deletes the set, if it is the optimizer's own, and lets go of the connection."""
+        if self._overlap is not None:
+            self._overlap.close()
         self._end()
