@@ -305,6 +305,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     base.info.step = state->header().step();
     base.info.update_counts.assign(state->header().update_counts().begin(), state->header().update_counts().end());
     base.info.description = set;
+    base.info.create_time = absl::Now();
     // Steps that came between the reading and this.
     if (set.incarnation() == base.info.incarnation) {
       v1::SetStatistics* const statistics = base.info.description.mutable_statistics();
@@ -333,14 +334,15 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     base.schema = state->shared_schema();
     parts_.checkpoints->Post([self = shared_from_this(), base = std::move(base), state = std::move(state), generation,
                               done = std::move(done)]() mutable {
-      self->WriteBase(
-          base, generation,
-          [&state](v1::Slot slot, int64_t begin, int64_t end,
-                   absl::FunctionRef<void(const float* elements, int64_t count)> visit) {
+      const absl::StatusOr<std::string> written =
+          self->WriteBase(base, [&state](v1::Slot slot, int64_t begin, int64_t end,
+                                         absl::FunctionRef<void(const float* elements, int64_t count)> visit) {
             state->Visit(slot, begin, end, visit);
-          },
-          [self, state = std::move(state), done = std::move(done)](absl::Status status) mutable {
-            state.reset();
+          });
+      // Before the commit: others may want the memory.
+      state.reset();
+      self->CommitWritten(
+          std::move(base), generation, written, [self, done = std::move(done)](absl::Status status) mutable {
             std::vector<core::Then<absl::Status>> waiting;
             {
               core::MutexLock lock(&self->mutex_);
@@ -364,6 +366,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     base.info.step = record.step;
     base.info.update_counts.assign(record.header.update_counts().begin(), record.header.update_counts().end());
     base.info.description = set;
+    base.info.create_time = absl::Now();
     base.write = record.header;
     uint64_t generation;
     {
@@ -377,17 +380,16 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     base.slots.insert(base.slots.begin(), v1::SLOT_PARAMETER);
     parts_.checkpoints->Post([self = shared_from_this(), base = std::move(base), parameters = &parameters, slots,
                               generation, done = std::move(done)]() mutable {
-      self->WriteBase(
-          base, generation,
-          [&](v1::Slot slot, int64_t begin, int64_t end,
-              absl::FunctionRef<void(const float* elements, int64_t count)> visit) {
+      const absl::StatusOr<std::string> written =
+          self->WriteBase(base, [&](v1::Slot slot, int64_t begin, int64_t end,
+                                    absl::FunctionRef<void(const float* elements, int64_t count)> visit) {
             const auto index = absl::c_find(base.slots, slot) - base.slots.begin();
             const core::BlockList& blocks = index == 0 ? *parameters : slots[index - 1];
             core::ForEachRun(begin, end, [&](int64_t block, int64_t run_begin, int64_t run_end) {
               visit(blocks[block].data() + run_begin, run_end - run_begin);
             });
-          },
-          std::move(done));
+          });
+      self->CommitWritten(std::move(base), generation, written, std::move(done));
     });
   }
 
@@ -510,20 +512,30 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     return Unshared(failed_);
   }
 
-  // Writes a checkpoint, and makes it the set's base; on the thread that does that.
-  void WriteBase(const NewBase& base, uint64_t generation, ElementSource elements, core::Then<absl::Status> done) {
+  // Writes a checkpoint, whose name it returns; on the thread that does that.
+  absl::StatusOr<std::string> WriteBase(const NewBase& base, ElementSource elements) {
     std::string name = absl::StrCat(base.info.step, "-", base.info.incarnation);
     const std::string path = CheckpointPath(directory_, name);
     absl::Status status = CheckWorking();
     if (status.ok()) status = parts_.file_system->MakeDirectory(absl::StrCat(directory_, "/checkpoints"));
+    // One of this state whose record could not be committed.
+    if (status.ok()) status = parts_.file_system->RemoveAll(path);
     if (status.ok()) {
       status = WriteCheckpoint(parts_.file_system, path, base.info, *base.schema, base.slots, elements, parts_.pace);
     }
-    if (!status.ok()) {
-      (void)parts_.file_system->RemoveAll(absl::StrCat(path, ".new"));
-      parts_.executor->Post([status, done = std::move(done)]() mutable { done(Unshared(status)); });
+    if (!status.ok()) return status;
+    return name;
+  }
+
+  // Makes a checkpoint that was written, if it was, the set's base.
+  void CommitWritten(NewBase base, uint64_t generation, const absl::StatusOr<std::string>& written,
+                     core::Then<absl::Status> done) {
+    if (!written.ok()) {
+      parts_.executor->Post([status = written.status(), done = std::move(done)]() mutable { done(Unshared(status)); });
       return;
     }
+    const std::string& name = *written;
+    const std::string path = CheckpointPath(directory_, name);
     struct Outcome {
       StoredRecord record;
       int64_t first = 0;  // of the records that are kept

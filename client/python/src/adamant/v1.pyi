@@ -168,6 +168,15 @@ class ErrorReason(_Enum[int]):
     ERROR_REASON_DEVICE_LOST: ClassVar[int]
     # A device failed in what the request asked of it, and may do so no more; nothing has changed. UNAVAILABLE.
     ERROR_REASON_DEVICE_FAILED: ClassVar[int]
+    # What was asked for needs a data directory, and the server has none. FAILED_PRECONDITION.
+    ERROR_REASON_NO_DATA_DIRECTORY: ClassVar[int]
+    # There is no room on the disk of the data directory; nothing has changed. RESOURCE_EXHAUSTED, with RetryInfo.
+    ERROR_REASON_DISK_EXHAUSTED: ClassVar[int]
+    # The data directory failed, so that it is not known what of a change is on disk: nothing durable is changed until the
+    # server is restarted, and then it shows. UNAVAILABLE.
+    ERROR_REASON_STORE_FAILED: ClassVar[int]
+    # What the data directory had of it is damaged. DATA_LOSS.
+    ERROR_REASON_DAMAGED: ClassVar[int]
 
 ERROR_REASON_UNSPECIFIED: int
 ERROR_REASON_MALFORMED_MESSAGE: int
@@ -207,6 +216,10 @@ ERROR_REASON_SNAPSHOT_GONE: int
 ERROR_REASON_DRAINING: int
 ERROR_REASON_DEVICE_LOST: int
 ERROR_REASON_DEVICE_FAILED: int
+ERROR_REASON_NO_DATA_DIRECTORY: int
+ERROR_REASON_DISK_EXHAUSTED: int
+ERROR_REASON_STORE_FAILED: int
+ERROR_REASON_DAMAGED: int
 
 class ErrorDetail(Message):
     """What is wrong and where. Fields that do not apply are left out."""
@@ -625,6 +638,10 @@ class ParameterSetSpec(Message):
     max_staleness: int
     # Who makes the set's steps together. None: each step is one client's.
     workers: Workers
+    # What of the set outlives the server's process. None: the server's default, nothing unless it was started with
+    # another. FAILED_PRECONDITION (NO_DATA_DIRECTORY) where that is anything and the server has no data directory. Of no
+    # account where specifications are compared.
+    durability: Durability
     def __init__(
         self,
         *,
@@ -638,6 +655,57 @@ class ParameterSetSpec(Message):
         non_finite_policy: int | None = ...,
         max_staleness: int | None = ...,
         workers: Workers | None = ...,
+        durability: Durability | None = ...,
+    ) -> None: ...
+
+class Durability(Message):
+    """What of a set is there again when the server has been restarted, whether it was shut down, was killed, or its machine
+    lost power.
+    """
+    # Nothing: the set is gone.
+    nothing: Nothing
+    # The state of the last checkpoint. Steps after it are lost, and the set is of another incarnation then, unless the
+    # server was shut down in time to make one last checkpoint.
+    checkpoints: Checkpoints
+    # Every step, write and change that was answered: the set is in the state that it was in, to the bit, and remembers
+    # what it remembered.
+    every_step: EveryStep
+    def __init__(
+        self,
+        *,
+        nothing: Nothing | None = ...,
+        checkpoints: Checkpoints | None = ...,
+        every_step: EveryStep | None = ...,
+    ) -> None: ...
+
+class Nothing(Message):
+    """Nothing is kept."""
+    def __init__(self) -> None: ...
+
+class Checkpoints(Message):
+    """Checkpoints from time to time. At least one of the fields must be given. They do not stop the set's steps."""
+    # One after each so many steps, in [1, 2^53].
+    steps: int
+    # One after each so many seconds in which there was a step, in [1, 604800].
+    seconds: float
+    def __init__(
+        self,
+        *,
+        steps: int | None = ...,
+        seconds: float | None = ...,
+    ) -> None: ...
+
+class EveryStep(Message):
+    """Each step's gradient is journaled before the step is applied: 4 bytes a parameter, and a sync of the disk, a step."""
+    # How many steps are journaled at most before a checkpoint takes their place, in [2, 1024]; it begins when half of
+    # them are. The journal takes as many times 4 bytes a parameter on disk, from the set's creation on, beside two
+    # checkpoints. Default 16. A set whose gradients have at most 4 KiB takes no room beforehand, and keeps at least
+    # 1,024.
+    journal_steps: int
+    def __init__(
+        self,
+        *,
+        journal_steps: int | None = ...,
     ) -> None: ...
 
 class Workers(Message):
@@ -746,6 +814,13 @@ class ParameterSet(Message):
     # In a set with workers: the round that contributions are for now, from 1. It advances when a round becomes a step,
     # is skipped, or fails, and never goes back while the set lives.
     round: int
+    # What of the set outlives the server's process, with every default resolved.
+    durability: Durability
+    # The last checkpoint that is on disk. None: there is none yet.
+    last_checkpoint: Checkpoint
+    # The checkpoint that the set was taken back to when the server was restarted, which lost the steps after it. None: no
+    # step was lost.
+    restored_from: Checkpoint
     def __init__(
         self,
         *,
@@ -768,6 +843,28 @@ class ParameterSet(Message):
         max_staleness: int | None = ...,
         workers: Workers | None = ...,
         round: int | None = ...,
+        durability: Durability | None = ...,
+        last_checkpoint: Checkpoint | None = ...,
+        restored_from: Checkpoint | None = ...,
+    ) -> None: ...
+
+class Checkpoint(Message):
+    """A whole state of a set on the server's disk."""
+    # With `step`, which state it is; in [1, 2^53).
+    incarnation: int
+    # At least 0.
+    step: int
+    # When it was complete, by the server's clock.
+    time: Timestamp
+    # What its files take on disk.
+    bytes: int
+    def __init__(
+        self,
+        *,
+        incarnation: int | None = ...,
+        step: int | None = ...,
+        time: Timestamp | None = ...,
+        bytes: int | None = ...,
     ) -> None: ...
 
 class SetStatistics(Message):
@@ -1103,6 +1200,10 @@ class StepResult(Message):
     contributions: int
     # When a round is skipped because one contribution is not finite: its rank. Not given where only their sum is not.
     non_finite_rank: int
+    # The last step that outlives the server's process, as `ParameterSet.durability` promises: with `EveryStep` that of
+    # the set, otherwise that of the last checkpoint. As `parameters_step` it is of now where the request is replayed. Not
+    # given where nothing of the set is kept, or not yet.
+    durable_step: int
     def __init__(
         self,
         *,
@@ -1121,6 +1222,7 @@ class StepResult(Message):
         round: int | None = ...,
         contributions: int | None = ...,
         non_finite_rank: int | None = ...,
+        durable_step: int | None = ...,
     ) -> None: ...
 
 class StepResponse(Message):
