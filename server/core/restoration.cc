@@ -104,22 +104,23 @@ absl::Status WriteState(const std::shared_ptr<SetRep>& set, const RestoredState&
 absl::StatusOr<std::unique_ptr<Restoration>> Restoration::Begin(const Resources& resources,
                                                                 const v1::ParameterSetSpec& spec, RestoredState state,
                                                                 Load load) {
+  const bool is_zero = load == nullptr;
   v1::ParameterSetSpec configured = spec;
   // Nothing is put down while it comes back.
   configured.mutable_durability()->mutable_nothing();
-  if (load == nullptr && !state.uninitialized) configured.set_initialization(v1::INITIALIZATION_ZEROS);
+  if (is_zero && !state.uninitialized) configured.set_initialization(v1::INITIALIZATION_ZEROS);
   absl::StatusOr<std::shared_ptr<SetRep>> made = ParameterSet::Make(resources, configured);
   if (!made.ok()) return AsDamage("the set cannot be made again", made.status());
   // Not std::make_unique: the constructor is private.
   std::unique_ptr<Restoration> restoration(new Restoration(*std::move(made)));
   SetRep& set = *restoration->set_;
   if (absl::Status status = restoration->ConfigureAgain(state.configuration); !status.ok()) return status;
-  if (load != nullptr) {
+  if (!is_zero) {
     absl::Status status = WriteState(restoration->set_, state, std::move(load));
     if (!status.ok()) return AsDamage("the state cannot be read", status);
   }
   MutexLock lock(&set.mutex);
-  if (load == nullptr) {
+  if (is_zero) {
     if (state.uninitialized) {
       set.lifecycle = Lifecycle(set.name, set.schema->fingerprint(), state.incarnation);
     } else {
