@@ -28,6 +28,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
+#include "client/command_line/byte_count.h"
 #include "client/command_line/command_line.h"
 #include "kernels/dispatch.h"
 #include "server/durability_flag.h"
@@ -43,11 +44,11 @@
 
 ABSL_FLAG(std::vector<std::string>, listen, {"0.0.0.0:50051"},
           "addresses to serve on, separated by commas: HOST:PORT (port 0: one that is free) or unix:PATH");
-ABSL_FLAG(std::optional<int64_t>, state_bytes, std::nullopt,
+ABSL_FLAG(std::optional<adamant::ByteCount>, state_bytes, std::nullopt,
           "memory for parameters and moments, 12 bytes a parameter; default 1/2 of what there is");
-ABSL_FLAG(std::optional<int64_t>, inflight_bytes, std::nullopt,
+ABSL_FLAG(std::optional<adamant::ByteCount>, inflight_bytes, std::nullopt,
           "memory for steps and writes under way, 4 bytes a parameter; default 3/16 of what there is");
-ABSL_FLAG(std::optional<int64_t>, read_bytes, std::nullopt,
+ABSL_FLAG(std::optional<adamant::ByteCount>, read_bytes, std::nullopt,
           "memory for snapshots that readers hold, 4 to 12 bytes a parameter; default 3/16 of what there is");
 ABSL_FLAG(
     std::optional<int>, max_streams, std::nullopt,
@@ -62,7 +63,7 @@ ABSL_FLAG(std::vector<std::string>, trusted, {},
 ABSL_FLAG(int, compute_threads, 0,
           "threads that large steps are computed on; 0: one for each processor that this process may use");
 ABSL_FLAG(std::string, default_device, "cpu", "where sets live that name no device: cpu or cuda:N");
-ABSL_FLAG(std::optional<int64_t>, device_bytes, std::nullopt,
+ABSL_FLAG(std::optional<adamant::ByteCount>, device_bytes, std::nullopt,
           "memory of each CUDA device for sets, 12 bytes a parameter; default 15/16 of what is free at the start");
 ABSL_FLAG(std::string, isa, "", "instruction set of the kernels: scalar, avx2 or avx512; empty: the best there is");
 ABSL_FLAG(absl::Duration, admission_wait, absl::Seconds(1), "how long a step waits for memory before it is refused");
@@ -72,14 +73,14 @@ ABSL_FLAG(absl::Duration, patience, absl::Seconds(30),
 ABSL_FLAG(
     absl::Duration, think_time, absl::Minutes(10),
     "how long a client may be silent between the messages of a step or write while nobody waits for what it holds");
-ABSL_FLAG(int64_t, min_rate, 256 * 1024, "bytes a second that a client must send or take");
+ABSL_FLAG(adamant::ByteCount, min_rate, {256 * 1024}, "bytes a second that a client must send or take");
 ABSL_FLAG(std::string, data_dir, "", "folder for sets that outlive the process; empty: none does");
 ABSL_FLAG(std::string, durability, "nothing",
           "what is kept of sets that do not say: nothing; every_step, or every_step:N with N steps between two "
           "checkpoints at most; checkpoints:N,T after so many steps, so much time, or both. Needs --data_dir");
 ABSL_FLAG(bool, accept_data_loss, false,
           "start although something in --data_dir is missing or damaged: without the sets that it is of");
-ABSL_FLAG(int64_t, checkpoint_rate, 0, "bytes a second that checkpoints may write; 0: as many as the disk takes");
+ABSL_FLAG(adamant::ByteCount, checkpoint_rate, {0}, "bytes a second that checkpoints may write; 0: as many as the disk takes");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(8), "how long calls may run on after SIGTERM, SIGINT or SIGHUP");
 ABSL_FLAG(adamant::LogLevel, log_level, adamant::LogLevel::kInfo, "debug, info, warning or error");
 ABSL_FLAG(std::string, probe, "", "HOST:PORT or unix:PATH: ask the server there whether it serves, and exit 0 if so");
@@ -116,6 +117,10 @@ int64_t RaiseFileLimit() {
   return static_cast<int64_t>(std::min<rlim_t>(files.rlim_cur, std::numeric_limits<int>::max()));
 }
 
+std::optional<int64_t> Bytes(const std::optional<ByteCount>& flag) {
+  return flag.has_value() ? std::optional(flag->bytes) : std::nullopt;
+}
+
 absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
   rpc::ServerOptions options;
   options.addresses = absl::GetFlag(FLAGS_listen);
@@ -133,7 +138,7 @@ absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
         absl::StrCat("--compute_threads: expected [0, 1024], got ", options.compute_threads));
   }
   options.default_device = absl::GetFlag(FLAGS_default_device);
-  if (const std::optional<int64_t> bytes = absl::GetFlag(FLAGS_device_bytes); bytes.has_value()) {
+  if (const std::optional<int64_t> bytes = Bytes(absl::GetFlag(FLAGS_device_bytes)); bytes.has_value()) {
     if (*bytes < 1) return absl::InvalidArgumentError(absl::StrCat("--device_bytes: expected 1 or more, got ", *bytes));
     options.device_bytes = *bytes;
   }
@@ -141,7 +146,7 @@ absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
   options.patience = absl::GetFlag(FLAGS_patience);
   options.think_time = absl::GetFlag(FLAGS_think_time);
   options.release_free_memory = &ReleaseFreeMemory;
-  options.min_rate = static_cast<double>(absl::GetFlag(FLAGS_min_rate));
+  options.min_rate = static_cast<double>(absl::GetFlag(FLAGS_min_rate).bytes);
   const struct {
     const char* flag;
     absl::Duration value;
@@ -159,15 +164,15 @@ absl::StatusOr<rpc::ServerOptions> OptionsFromFlags() {
   }
   if (options.min_rate <= 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--min_rate: expected 1 or more, got ", absl::GetFlag(FLAGS_min_rate)));
+        absl::StrCat("--min_rate: expected 1 or more, got ", absl::GetFlag(FLAGS_min_rate).bytes));
   }
 
   absl::StatusOr<int64_t> memory = UsableMemory();
   if (!memory.ok()) return memory.status();
   absl::StatusOr<MemoryShares> shares =
       DivideMemory(*memory, rpc::kStreamBytes,
-                   {absl::GetFlag(FLAGS_state_bytes), absl::GetFlag(FLAGS_inflight_bytes),
-                    absl::GetFlag(FLAGS_read_bytes), absl::GetFlag(FLAGS_max_streams)});
+                   {Bytes(absl::GetFlag(FLAGS_state_bytes)), Bytes(absl::GetFlag(FLAGS_inflight_bytes)),
+                    Bytes(absl::GetFlag(FLAGS_read_bytes)), absl::GetFlag(FLAGS_max_streams)});
   if (!shares.ok()) return shares.status();
   options.state_bytes = shares->state;
   options.inflight_bytes = shares->inflight;
@@ -209,7 +214,7 @@ absl::StatusOr<std::unique_ptr<store::Store>> OpenStore() {
   options.directory = directory;
   options.default_durability = *durability;
   options.accept_data_loss = absl::GetFlag(FLAGS_accept_data_loss);
-  options.checkpoint_bytes_per_second = absl::GetFlag(FLAGS_checkpoint_rate);
+  options.checkpoint_bytes_per_second = absl::GetFlag(FLAGS_checkpoint_rate).bytes;
   if (options.checkpoint_bytes_per_second < 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("--checkpoint_rate: expected 0 or more, got ", options.checkpoint_bytes_per_second));

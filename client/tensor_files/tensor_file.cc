@@ -86,6 +86,11 @@ class Mapping {
   int64_t size_;
 };
 
+// Memory, which is taken as it is written to.
+std::optional<Mapping> MapMemory(int64_t size) {
+  return Mapping::Map(-1, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+}
+
 // How many elements a shape has; nothing if there are more than a file of fp32 can have, or an extent is negative.
 std::optional<int64_t> CountElements(absl::Span<const int64_t> shape) {
   int64_t count = sizeof(float);
@@ -303,6 +308,11 @@ struct TensorFileWriter::Rep {
   std::unique_ptr<Descriptor> stream = nullptr;
   mode_t mode = 0;  // of the file that there is; 0: there is none
   std::optional<Mapping> mapping = std::nullopt;
+  v1::Dtype dtype = v1::DTYPE_FLOAT32;
+  // Where that has 16 bits: the elements in fp32, one tensor behind the other, and where each begins.
+  std::optional<Mapping> wide = std::nullopt;
+  std::vector<int64_t> begins = {};
+  int64_t overflowed = 0;
   // Of a .safetensors file: its tensors, and how long its header is.
   std::vector<SafetensorsTensor> entries = {};
   int64_t header_bytes = 0;
@@ -356,12 +366,21 @@ TensorFileWriter::~TensorFileWriter() = default;
 
 absl::StatusOr<TensorFileWriter> TensorFileWriter::Create(const std::string& path, FileFormat format,
                                                           const std::vector<FileTensor>& tensors,
-                                                          const std::map<std::string, std::string>& metadata) {
+                                                          const std::map<std::string, std::string>& metadata,
+                                                          absl::string_view dtype) {
   auto rep = std::make_unique<Rep>();
   rep->path = path;
+  const std::optional<v1::Dtype> known = FloatOf(dtype);
+  if (!known.has_value() || (*known != v1::DTYPE_FLOAT32 && format != FileFormat::kSafetensors)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": expected elements of type F32, or in a .safetensors file F16 or BF16, got ", dtype));
+  }
+  rep->dtype = *known;
+  const bool is_16_bit = Is16Bit(*known);
+  const auto element_bytes = static_cast<int64_t>(is_16_bit ? sizeof(uint16_t) : sizeof(float));
   std::string header;
   if (format == FileFormat::kSafetensors) {
-    for (const FileTensor& tensor : tensors) rep->entries.push_back({tensor.name, "F32", tensor.shape});
+    for (const FileTensor& tensor : tensors) rep->entries.push_back({tensor.name, std::string(dtype), tensor.shape});
     absl::StatusOr<std::string> formatted = FormatSafetensorsHeader(&rep->entries, metadata);
     if (!formatted.ok()) return InFile(path, formatted.status());
     header = *std::move(formatted);
@@ -374,13 +393,20 @@ absl::StatusOr<TensorFileWriter> TensorFileWriter::Create(const std::string& pat
   }
   auto size = static_cast<int64_t>(header.size());
   rep->header_bytes = size;
+  int64_t elements = 0;
   for (const FileTensor& tensor : tensors) {
     const std::optional<int64_t> count = CountElements(tensor.shape);
     rep->offsets.push_back(size);
-    if (!count.has_value() || __builtin_add_overflow(size, *count * static_cast<int64_t>(sizeof(float)), &size)) {
+    if (!count.has_value() || __builtin_add_overflow(size, *count * element_bytes, &size)) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": the tensors are larger than a file can be"));
     }
     rep->counts.push_back(*count);
+    rep->begins.push_back(elements);
+    elements += *count;
+  }
+  if (is_16_bit) {
+    rep->wide = MapMemory(elements * static_cast<int64_t>(sizeof(float)));
+    if (!rep->wide.has_value()) return SystemError(path);
   }
 
   if (path != kStandardOutput) {
@@ -388,7 +414,7 @@ absl::StatusOr<TensorFileWriter> TensorFileWriter::Create(const std::string& pat
     if (!looked.ok()) return looked;
   }
   if (path == kStandardOutput || rep->stream != nullptr) {
-    rep->mapping = Mapping::Map(-1, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+    rep->mapping = MapMemory(size);
   } else {
     const absl::Status made = rep->MakeFile();
     if (!made.ok()) return made;
@@ -421,10 +447,20 @@ absl::Status TensorFileWriter::ReplaceMetadata(const std::map<std::string, std::
 
 absl::Span<float> TensorFileWriter::Elements(size_t index) {
   if (rep_->counts[index] == 0) return {};
+  if (rep_->wide.has_value()) {
+    return absl::MakeSpan(reinterpret_cast<float*>(rep_->wide->data()) + rep_->begins[index], rep_->counts[index]);
+  }
   return absl::MakeSpan(reinterpret_cast<float*>(rep_->mapping->data() + rep_->offsets[index]), rep_->counts[index]);
 }
 
+int64_t TensorFileWriter::overflowed() const { return rep_->overflowed; }
+
 absl::Status TensorFileWriter::Commit() {
+  for (size_t i = 0; rep_->wide.has_value() && i < rep_->counts.size(); ++i) {
+    const absl::Span<float> elements = Elements(i);
+    rep_->overflowed += Round(rep_->dtype, elements);
+    Narrow(rep_->dtype, elements.data(), rep_->counts[i], rep_->mapping->data() + rep_->offsets[i]);
+  }
   if (rep_->file == nullptr) {
     absl::string_view left = rep_->mapping->view();
     while (!left.empty()) {

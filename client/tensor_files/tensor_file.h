@@ -64,18 +64,19 @@ class TensorFile {
   std::unique_ptr<Rep> rep_;
 };
 
-// A file that is written: fp32, row-major. It takes its name only when it is complete, so that nobody meets half of one
+// A file that is written: row-major. It takes its name only when it is complete, so that nobody meets half of one
 // and an older one stays until then. Thread-compatible.
 class TensorFileWriter {
  public:
   // Makes room for the tensors, of which `name` and `shape` are of account, at `path`; `-` is standard output, which,
   // like a pipe or a device at `path`, takes memory until Commit. A file that is there is replaced, where a link leads,
   // and keeps its permissions. A .npy file has one tensor; a raw file has one behind the other, and no names.
-  // INVALID_ARGUMENT if the tensors do not make a file of the format; an error of the system's if there is no room, or
-  // no right to write.
+  // Elements are of `dtype`: `F32`, or in a .safetensors file also `F16` or `BF16`. INVALID_ARGUMENT if that, or the
+  // tensors, do not make a file of the format; an error of the system's if there is no room, or no right to write.
   static absl::StatusOr<TensorFileWriter> Create(const std::string& path, FileFormat format,
                                                  const std::vector<FileTensor>& tensors,
-                                                 const std::map<std::string, std::string>& metadata = {});
+                                                 const std::map<std::string, std::string>& metadata = {},
+                                                 absl::string_view dtype = "F32");
 
   TensorFileWriter(TensorFileWriter&&);
   TensorFileWriter& operator=(TensorFileWriter&&);
@@ -85,11 +86,14 @@ class TensorFileWriter {
   // Other values for the metadata of a .safetensors file, for who knows them late. INVALID_ARGUMENT unless they take no
   // more room than those given to Create; the file is then as it was. Requires: the format is kSafetensors.
   absl::Status ReplaceMetadata(const std::map<std::string, std::string>& metadata);
-  // Where the elements of the tensor go; zero before.
+  // Where the elements of the tensor go; zero before. Those that the file has in 16 bits take memory until Commit,
+  // which rounds them to the nearest, halfway to even.
   absl::Span<float> Elements(size_t index);
   // Once, when all elements are there: on OK the file is on disk under its name, or everything has been written to
   // what is no file. On error there is nothing of it but what that has taken.
   absl::Status Commit();
+  // How many elements Commit has made infinite, as they are too large for their type.
+  int64_t overflowed() const;
 
  private:
   struct Rep;

@@ -22,6 +22,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -37,6 +38,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "client/command_line/byte_count.h"
 #include "client/command_line/command_line.h"
 #include "proto/wire/tensor_message.h"
 #include "tests/bench/child_process.h"
@@ -70,13 +72,14 @@ ABSL_FLAG(std::string, allocator, ADAMANT_BENCH_ALLOCATOR,
           "Of the worker and of peers: tcmalloc, thresholds (glibc with raised thresholds), or glibc (as it comes).");
 ABSL_FLAG(std::string, probe, "",
           "Exchange: which ends probe the bandwidth: on (both), off, server or client. Empty: as in a step.");
-ABSL_FLAG(int32_t, frame_bytes, 0,
+ABSL_FLAG(adamant::ByteCount, frame_bytes, {0},
           "Exchange: the largest HTTP/2 frame that an end takes, 16,384 to 16,777,215. 0: as in a step.");
-ABSL_FLAG(int32_t, lookahead_bytes, 0, "Exchange: what may be under way on a stream. 0: as in a step.");
+ABSL_FLAG(adamant::ByteCount, lookahead_bytes, {0}, "Exchange: what may be under way on a stream. 0: as in a step.");
 ABSL_FLAG(
-    int32_t, read_chunk_bytes, 0,
+    adamant::ByteCount, read_chunk_bytes, {0},
     "Exchange: what gRPC reads from a socket at a time if GRPC_EXPERIMENTS is -tcp_read_chunks. 0: as in a step.");
-ABSL_FLAG(int32_t, message_bytes, adamant::wire::kMessageBytes, "Exchange: the size of messages, at most 4 MiB.");
+ABSL_FLAG(adamant::ByteCount, message_bytes, {adamant::wire::kMessageBytes},
+          "Exchange: the size of messages, at most 4 MiB.");
 ABSL_FLAG(bool, overlap, false, "Exchange: ask for the next message before the last one is copied.");
 ABSL_FLAG(std::string, listen, "127.0.0.1:0", "Peer and tcp_peer: address to listen at.");
 ABSL_FLAG(std::string, peer, "", "Worker: address of the peer.");
@@ -143,10 +146,10 @@ int Pairs(bool compare) {
 
 ExchangeSettings Settings() {
   return {.probe = absl::GetFlag(FLAGS_probe),
-          .frame_bytes = absl::GetFlag(FLAGS_frame_bytes),
-          .lookahead_bytes = absl::GetFlag(FLAGS_lookahead_bytes),
-          .read_chunk_bytes = absl::GetFlag(FLAGS_read_chunk_bytes),
-          .message_bytes = absl::GetFlag(FLAGS_message_bytes),
+          .frame_bytes = static_cast<int>(absl::GetFlag(FLAGS_frame_bytes).bytes),
+          .lookahead_bytes = static_cast<int>(absl::GetFlag(FLAGS_lookahead_bytes).bytes),
+          .read_chunk_bytes = static_cast<int>(absl::GetFlag(FLAGS_read_chunk_bytes).bytes),
+          .message_bytes = static_cast<int>(absl::GetFlag(FLAGS_message_bytes).bytes),
           .overlap = absl::GetFlag(FLAGS_overlap)};
 }
 
@@ -208,20 +211,20 @@ absl::Status CheckFlags(const std::string& command) {
   if (!probe.empty() && probe != "on" && probe != "off" && probe != "server" && probe != "client") {
     return invalid(absl::StrCat("--probe must be on, off, server or client, got ", probe));
   }
-  const int frame_bytes = absl::GetFlag(FLAGS_frame_bytes);
+  const int64_t frame_bytes = absl::GetFlag(FLAGS_frame_bytes).bytes;
   if (frame_bytes != 0 && (frame_bytes < kMinFrameBytes || frame_bytes > kMaxFrameBytes)) {
     return invalid(
         absl::StrCat("--frame_bytes must be 0 or in [", kMinFrameBytes, ", ", kMaxFrameBytes, "], got ", frame_bytes));
   }
-  const int lookahead_bytes = absl::GetFlag(FLAGS_lookahead_bytes);
-  if (lookahead_bytes < 0) {
-    return invalid(absl::StrCat("--lookahead_bytes must not be negative, got ", lookahead_bytes));
+  const int64_t lookahead_bytes = absl::GetFlag(FLAGS_lookahead_bytes).bytes;
+  if (lookahead_bytes < 0 || lookahead_bytes > std::numeric_limits<int>::max()) {
+    return invalid(absl::StrCat("--lookahead_bytes must not be negative, nor 2GiB or more, got ", lookahead_bytes));
   }
-  const int read_chunk_bytes = absl::GetFlag(FLAGS_read_chunk_bytes);
-  if (read_chunk_bytes < 0) {
-    return invalid(absl::StrCat("--read_chunk_bytes must not be negative, got ", read_chunk_bytes));
+  const int64_t read_chunk_bytes = absl::GetFlag(FLAGS_read_chunk_bytes).bytes;
+  if (read_chunk_bytes < 0 || read_chunk_bytes > std::numeric_limits<int>::max()) {
+    return invalid(absl::StrCat("--read_chunk_bytes must not be negative, nor 2GiB or more, got ", read_chunk_bytes));
   }
-  const int message_bytes = absl::GetFlag(FLAGS_message_bytes);
+  const int64_t message_bytes = absl::GetFlag(FLAGS_message_bytes).bytes;
   if (message_bytes < 1 || message_bytes > wire::kMaxMessageBytes) {
     return invalid(absl::StrCat("--message_bytes must be in [1, ", wire::kMaxMessageBytes, "], got ", message_bytes));
   }

@@ -250,8 +250,8 @@ TEST(CallsTest, BurstOfCallsWaitsForPlacesAndIsNotRefused) {
 }
 
 TEST(CallsTest, LimitsCanBeAsked) {
-  ServerProcess server({"--patience=31s", "--think_time=7m", "--min_rate=1000", "--admission_wait=3s",
-                        "--max_streams=5", "--max_connections=77"});
+  ServerProcess server({"--patience=31s", "--think_time=7m", "--min_rate=2KiB", "--admission_wait=3s",
+                        "--max_streams=5", "--max_connections=77", "--state_bytes=16MiB"});
   TestClient client(server.address());
   const absl::StatusOr<v1::GetServerInfoResponse> info =
       client.Call(&v1::OptimizerService::Stub::GetServerInfo, v1::GetServerInfoRequest());
@@ -260,7 +260,9 @@ TEST(CallsTest, LimitsCanBeAsked) {
   EXPECT_EQ(limits.patience().seconds(), 31);
   EXPECT_EQ(limits.think_time().seconds(), 7 * 60);
   EXPECT_EQ(limits.admission_wait().seconds(), 3);
-  EXPECT_EQ(limits.min_rate(), 1000);
+  EXPECT_EQ(limits.min_rate(), 2048);
+  EXPECT_EQ(info->budgets(0).name(), "state");
+  EXPECT_EQ(info->budgets(0).capacity_bytes(), 16 << 20);
   EXPECT_EQ(limits.max_streams(), 5);
   EXPECT_EQ(limits.max_connections(), 77);
   EXPECT_EQ(limits.max_calls_per_connection(), 100);

@@ -1,6 +1,10 @@
 // adamant, the program, against the real server, both as their users run them.
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <grpcpp/generic/async_generic_service.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
 #include <pty.h>
 #include <signal.h>
@@ -272,6 +276,36 @@ TEST_F(CliTest, WritesAllOrSomeTensorsAndReadsThemIntoFiles) {
   EXPECT_THAT(Run({"read", "s", "no such tensor"}).error, HasSubstr("has no tensor 'no such tensor'"));
 }
 
+TEST_F(CliTest, WhatStandsBeforeAnEqualsSignIsATensorIfTheSetHasIt) {
+  Do({"create", "s", "--tensor=w=2", "--tensor=w=b=2"});
+  RawFile("x.raw", {1, 2});
+  RawFile("w=x.raw", {3, 4});
+  std::filesystem::create_directories(Path("a=b"));
+  RawFile("a=b/x.raw", {5, 6});
+  const auto write = [&](const std::string& argument) {
+    ChildProgram program({"/bin/sh", "-c",
+                          absl::StrCat("cd ", folder_, " && exec ", ADAMANT_CLI, " --target=", server_.address(),
+                                       " write s --partial ", argument)});
+    const int code = program.Wait();
+    return Ended{code, program.standard_output().AwaitEnd(), program.standard_error().AwaitEnd()};
+  };
+  EXPECT_EQ(write("w=x.raw").code, 0);
+  EXPECT_THAT(Values("s", "w"), ElementsAre(1, 2));
+  EXPECT_EQ(write("w=w=x.raw").code, 0);
+  EXPECT_THAT(Values("s", "w"), ElementsAre(3, 4));
+  EXPECT_EQ(write("w=a=b/x.raw").code, 0);
+  EXPECT_THAT(Values("s", "w"), ElementsAre(5, 6));
+  // The longest name.
+  EXPECT_EQ(write("w=b=x.raw").code, 0);
+  EXPECT_THAT(Values("s", "w=b"), ElementsAre(1, 2));
+  const Ended file = write("./w=x.raw");
+  EXPECT_EQ(file.code, 2);
+  EXPECT_THAT(file.error, AllOf(HasSubstr("./w=x.raw"), HasSubstr("got 2")));
+  const Ended neither = write("v=x.raw");
+  EXPECT_EQ(neither.code, 3);
+  EXPECT_THAT(neither.error, AllOf(HasSubstr("v=x.raw: No such file"), HasSubstr("no tensor 'v'")));
+}
+
 TEST_F(CliTest, ExportAndImportGoOnWithTheSameBits) {
   for (const std::string optimizer : {"adam", "sgd"}) {
     const std::string set = optimizer, copy = optimizer + "-copy";
@@ -327,6 +361,61 @@ TEST_F(CliTest, ExportedParametersAloneAreImportedAsSuch) {
   EXPECT_EQ(Values("s", "w", "exp_avg"), exp_avg);
   EXPECT_EQ(Run({"import", "x", Golden("mixed.safetensors"), "--create"}).code, 2);
   EXPECT_EQ(Run({"export", "s", Path("s.npy")}).code, 2);
+}
+
+TEST_F(CliTest, ExportInSixteenBitsRoundsToTheNearestAndSaysWhatIsTooLarge) {
+  Do({"create", "s", "--tensor=odd=1", "--tensor=w=4"});
+  // In bf16 halfway between two, once to each side; and what fp16 does not have.
+  Do({"write", "s", "odd=" + RawFile("odd.raw", {1}), "w=" + RawFile("w.raw", {0x1.01p0f, 0x1.03p0f, 1e5f, -0.5f})});
+  for (const auto& [dtype, name] : {std::pair("bfloat16", "BF16"), std::pair("float16", "F16")}) {
+    const std::string file = Path(absl::StrCat(dtype, ".safetensors"));
+    const json exported = DoJson({"export", "s", file, "--dtype", dtype});
+    EXPECT_EQ(exported["overflowed"], name == std::string("F16") ? 1 : 0);
+    EXPECT_THAT(ReadFile(file), HasSubstr(absl::StrCat("\"dtype\":\"", name, "\"")));
+  }
+  Do({"import", "copy", Path("bfloat16.safetensors"), "--create"});
+  EXPECT_THAT(Values("copy", "w"), ElementsAre(1, 0x1.04p0f, 99840, -0.5));
+  EXPECT_THAT(Values("copy", "odd"), ElementsAre(1));
+  EXPECT_THAT(Run({"export", "s", Path("f.safetensors"), "--dtype=float16"}).error,
+              HasSubstr("1 elements are too large for float16"));
+  EXPECT_EQ(Run({"export", "s", Path("x.safetensors"), "--dtype=float8"}).code, 2);
+  EXPECT_EQ(Run({"export", "s", Path("x.safetensors"), "--dtype=float16", "--optimizer-state"}).code, 2);
+}
+
+TEST_F(CliTest, RenamesTensorsOnTheirWayOutAndIn) {
+  Do({"create", "s", "--tensor=layers.0.w=2", "--tensor=layers.1.w=2", "--tensor=b=1"});
+  const std::string gradient = RawFile("g.raw", {1, -2, 3, 0.5, -1});
+  Do({"step", "s", gradient});
+  const auto names = [&](const std::string& set) {
+    std::vector<std::string> found;
+    const json described = DoJson({"get", set, "-t"});
+    for (const json& tensor : described["tensors"]) found.push_back(tensor["name"]);
+    return found;
+  };
+  const std::string file = Path("renamed.safetensors");
+  Do({"export", "s", file, "--optimizer-state", "--rename=layers.*.w=model.*.weight", "--rename", "b=model.bias"});
+  EXPECT_THAT(ReadFile(file), AllOf(HasSubstr("\"exp_avg/model.1.weight\""), Not(HasSubstr("layers"))));
+  Do({"import", "as-it-is", file, "--create"});
+  EXPECT_THAT(names("as-it-is"), ElementsAre("model.0.weight", "model.1.weight", "model.bias"));
+  Do({"import", "back", file, "--create", "--rename=model.bias=b", "--rename=model.*.weight=layers.*.w"});
+  EXPECT_THAT(names("back"), ElementsAre("layers.0.w", "layers.1.w", "b"));
+  Do({"import", "s", file, "--rename=model.bias=b", "--rename=model.*.weight=layers.*.w"});
+  for (const char* slot : {"parameter", "exp_avg", "exp_avg_sq"}) {
+    EXPECT_EQ(Values("back", "layers.1.w", slot), Values("s", "layers.1.w", slot)) << slot;
+    EXPECT_EQ(Values("as-it-is", "model.bias", slot), Values("s", "b", slot)) << slot;
+  }
+  Do({"create", "new", "--from", Golden("mixed.safetensors"), "--skip-other-types", "--rename=*=m.*"});
+  EXPECT_THAT(Values("new", "m.weight"), ElementsAre(0, 0.25, 0.5, 0.75, 1, 1.25));
+  const std::vector<std::pair<std::string, std::string>> wrong = {
+      {"--rename=b", "expected FROM=TO"},
+      {"--rename=c=d", "'c=d' is for no tensor"},
+      {"--rename=*=b", "expected one *"},
+      {"--rename=b=layers.0.w", "would both be 'layers.0.w'"}};
+  for (const auto& [rule, error] : wrong) {
+    const Ended ended = Run({"export", "s", Path("x.safetensors"), rule});
+    EXPECT_EQ(ended.code, 2);
+    EXPECT_THAT(ended.error, HasSubstr(error));
+  }
 }
 
 TEST_F(CliTest, UpdatesGroupAndSet) {
@@ -461,6 +550,59 @@ TEST_F(CliTest, ServerWithoutRoomAndDiskWithoutRoomHaveExitCodes) {
   ChildProgram full({"/bin/sh", "-c", absl::StrCat(ADAMANT_CLI, " --target=", server_.address(), " info >/dev/full")});
   EXPECT_EQ(full.Wait(), 1);
   EXPECT_THAT(full.standard_error().AwaitEnd(), HasSubstr("standard output"));
+}
+
+// Answers every call with one error.
+class RefusingServer : public grpc::CallbackGenericService {
+ public:
+  explicit RefusingServer(const grpc::Status& status) : status_(status) {
+    int port = 0;
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.RegisterCallbackGenericService(this);
+    server_ = builder.BuildAndStart();
+    address_ = absl::StrCat("127.0.0.1:", port);
+  }
+
+  const std::string& address() const { return address_; }
+
+ private:
+  struct Refusal : grpc::ServerGenericBidiReactor {
+    explicit Refusal(const grpc::Status& status) { Finish(status); }
+    void OnDone() override { delete this; }
+  };
+
+  grpc::ServerGenericBidiReactor* CreateReactor(grpc::GenericCallbackServerContext*) override {
+    return new Refusal(status_);
+  }
+
+  const grpc::Status status_;
+  std::string address_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+TEST_F(CliTest, EveryErrorOfAServerHasItsExitCode) {
+  const std::vector<std::pair<grpc::StatusCode, int>> codes = {
+      {grpc::StatusCode::INTERNAL, 1},          {grpc::StatusCode::UNKNOWN, 1},
+      {grpc::StatusCode::INVALID_ARGUMENT, 2},  {grpc::StatusCode::NOT_FOUND, 3},
+      {grpc::StatusCode::ALREADY_EXISTS, 4},    {grpc::StatusCode::FAILED_PRECONDITION, 5},
+      {grpc::StatusCode::ABORTED, 6},           {grpc::StatusCode::UNAVAILABLE, 7},
+      {grpc::StatusCode::DEADLINE_EXCEEDED, 7}, {grpc::StatusCode::RESOURCE_EXHAUSTED, 8},
+      {grpc::StatusCode::DATA_LOSS, 9}};
+  const std::string gradient = RawFile("g.raw", {1, 2});
+  for (const auto& [status, exit_code] : codes) {
+    const RefusingServer server(grpc::Status(status, "as it is told"));
+    for (const std::vector<std::string>& command :
+         std::vector<std::vector<std::string>>{{"get", "s"}, {"step", "s", gradient}, {"read", "s"}}) {
+      std::vector<std::string> arguments = {ADAMANT_CLI, "--target", server.address(), "--timeout=200ms"};
+      // Transfers are given more time than this test has.
+      if (exit_code == 7 && command[0] != "get") continue;
+      arguments.insert(arguments.end(), command.begin(), command.end());
+      ChildProgram program(arguments);
+      EXPECT_EQ(program.Wait(), exit_code) << status << " " << command[0];
+      EXPECT_THAT(program.standard_error().AwaitEnd(), HasSubstr("as it is told"));
+    }
+  }
 }
 
 TEST_F(CliTest, TargetMayComeFromTheEnvironment) {

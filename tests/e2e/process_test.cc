@@ -222,9 +222,9 @@ TEST_P(WrongStartTest, IsOneClearLineAndExitCodeOne) {
 INSTANTIATE_TEST_SUITE_P(Flags, WrongStartTest,
                          testing::Values("--no_such_flag", "--compute_threads=many", "--compute_threads=-1",
                                          "--isa=abacus", "--log_level=loud", "--patience=0", "--patience=soon",
-                                         "--min_rate=0", "--think_time=0", "--max_connections=0",
-                                         "--trusted=10.0.0.0/33", "--admission_wait=-1s", "--drain_timeout=-1s",
-                                         "--listen=", "stray"));
+                                         "--min_rate=0", "--min_rate=1kb", "--read_bytes=1.5GiB", "--think_time=0",
+                                         "--max_connections=0", "--trusted=10.0.0.0/33", "--admission_wait=-1s",
+                                         "--drain_timeout=-1s", "--listen=", "stray"));
 INSTANTIATE_TEST_SUITE_P(Addresses, WrongStartTest,
                          testing::Values("--listen=localhost", "--listen=127.0.0.1:99999", "--listen=127.0.0.1:-1",
                                          "--listen=127.0.0.1:0,unix:/no/such/folder/socket"));

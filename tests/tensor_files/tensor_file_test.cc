@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <string>
 #include <thread>
 #include <utility>
@@ -256,6 +257,28 @@ TEST(TensorFileWriterTest, NumpyAndSafetensorsReadWhatItWrites) {
   absl::StatusOr<TensorFile> file = TensorFile::Open(folder + "/written.safetensors");
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_THAT(Elements(&*file, "weight"), ElementsAre(0, 1, 2, 3, 4, 5));
+}
+
+TEST(TensorFileWriterTest, SixteenBitsAreRoundedToTheNearestAndWhatIsTooLargeIsCounted) {
+  const std::vector<FileTensor> tensors = {{.name = "one", .shape = {1}}, {.name = "three", .shape = {3}}};
+  const std::vector<std::vector<float>> elements = {{1}, {0x1.002p0f, 0x1.006p0f, -1e6f}};
+  const std::string path = absl::StrCat(FolderForFiles(), "/narrow.safetensors");
+  absl::StatusOr<TensorFileWriter> writer =
+      TensorFileWriter::Create(path, FileFormat::kSafetensors, tensors, {}, "F16");
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  Fill(&*writer, elements);
+  ASSERT_TRUE(writer->Commit().ok());
+  EXPECT_EQ(writer->overflowed(), 1);
+  absl::StatusOr<TensorFile> file = TensorFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ(Find(*file, "three")->dtype, "F16");
+  EXPECT_THAT(Elements(&*file, "one"), ElementsAre(1));
+  // Halfway between two, each goes to the one whose last bit is 0.
+  EXPECT_THAT(Elements(&*file, "three"), ElementsAre(1, 0x1.008p0f, -std::numeric_limits<float>::infinity()));
+  for (const auto& [format, dtype] : {std::pair(FileFormat::kNpy, "F16"), std::pair(FileFormat::kSafetensors, "I8")}) {
+    EXPECT_THAT(TensorFileWriter::Create(path, format, {tensors[0]}, {}, dtype).status().message(),
+                HasSubstr("expected elements of type F32"));
+  }
 }
 
 TEST(TensorFileWriterTest, NobodyMeetsAFileThatIsNotComplete) {

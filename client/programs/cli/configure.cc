@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "client/programs/cli/renaming.h"
 #include "client/programs/cli/set_flags.h"
 #include "client/programs/cli/shell.h"
 #include "client/programs/cli/tensor_match.h"
@@ -22,7 +23,7 @@ using tensor_files::TensorFile;
 
 struct CreateOptions {
   std::string name, from, spec, device;
-  std::vector<std::string> tensors;
+  std::vector<std::string> tensors, renames;
   bool awaits_write = false, skip_other_types = false, if_not_exists = false;
   GroupFlags group;
   SetFlags set;
@@ -56,7 +57,8 @@ absl::Status AddTensors(const std::vector<std::string>& texts, v1::ParameterSetS
 }
 
 // The tensors of a model.
-absl::Status AddTensors(const TensorFile& file, bool skip_other_types, v1::ParameterSetSpec* spec) {
+absl::Status AddTensors(const TensorFile& file, bool skip_other_types, const Renaming& renaming,
+                        v1::ParameterSetSpec* spec) {
   for (const FileTensor& tensor : file.tensors()) {
     if (!TensorFile::IsFloat(tensor)) {
       if (skip_other_types) continue;
@@ -65,7 +67,7 @@ absl::Status AddTensors(const TensorFile& file, bool skip_other_types, v1::Param
                        tensor.dtype, "; with --skip-other-types the set does without it"));
     }
     v1::TensorSpec* const added = spec->add_tensors();
-    added->set_name(tensor.name);
+    added->set_name(renaming.Apply(tensor.name));
     added->mutable_shape()->Add(tensor.shape.begin(), tensor.shape.end());
   }
   return absl::OkStatus();
@@ -90,6 +92,8 @@ absl::Status Create(Shell* shell, const CreateOptions& options) {
   if (!status.ok()) return status;
 
   std::unique_ptr<TensorFile> file;
+  const absl::StatusOr<Renaming> renaming = Renaming::Parse(options.renames);
+  if (!renaming.ok()) return renaming.status();
   if (!options.from.empty()) {
     absl::StatusOr<TensorFile> opened = TensorFile::Open(options.from);
     if (!opened.ok()) return opened.status();
@@ -98,7 +102,10 @@ absl::Status Create(Shell* shell, const CreateOptions& options) {
       return absl::InvalidArgumentError(
           absl::StrCat(options.from, ": expected a .safetensors file: tensors have names"));
     }
-    if (spec.tensors().empty()) status = AddTensors(*file, options.skip_other_types, &spec);
+    status = renaming->Check(ParameterNames(*file));
+    if (status.ok() && spec.tensors().empty()) {
+      status = AddTensors(*file, options.skip_other_types, *renaming, &spec);
+    }
     if (!status.ok()) return status;
   }
   if (spec.initialization() == v1::INITIALIZATION_UNSPECIFIED || file != nullptr) {
@@ -120,7 +127,7 @@ absl::Status Create(Shell* shell, const CreateOptions& options) {
     status = tensors.status();
     absl::StatusOr<TensorMatch> match = absl::UnknownError("");
     if (status.ok()) {
-      match = TensorMatch::FindSlot(*file, *tensors, v1::SLOT_PARAMETER);
+      match = TensorMatch::FindSlot(*file, *tensors, v1::SLOT_PARAMETER, *renaming);
       status = match.status();
     }
     if (status.ok() && !match->complete()) {
@@ -236,6 +243,10 @@ void AddConfigureCommands(CLI::App* app, Shell* shell, Command* chosen) {
                                              "The whole set as JSON, a ParameterSetSpec of the protocol: for several "
                                              "groups, and what has no flag here.")
                                 ->type_name("FILE");
+  create->add_option("--rename", options->renames, kRenameHelp)
+      ->type_name("FROM=TO")
+      ->allow_extra_args(false)
+      ->needs(from);
   create
       ->add_flag("--skip-other-types", options->skip_other_types,
                  "Leaves out tensors of the file that are not F32, F16 or BF16.")

@@ -136,10 +136,7 @@ void AddStepCommands(CLI::App* app, Shell* shell, Command* chosen) {
   const auto flags = std::make_shared<StepFlags>();
   CLI::App* const step = app->add_subcommand("step", "Applies one step, by a gradient that is in files.");
   step->add_option("SET", flags->set, "Name of the set.")->required();
-  step->add_option("FILE", flags->files,
-                   "Files. TENSOR=FILE says of which tensor a file without names is; a .raw file may have all.")
-      ->required()
-      ->type_name("[TENSOR=]FILE");
+  step->add_option("FILE", flags->files, kFilesHelp)->required()->type_name("[TENSOR=]FILE");
   step->add_flag("--partial", flags->partial, "Steps the tensors that the files have; the others keep all they have.");
   step->add_option("-o,--output", flags->output, "Where to put the parameters after the step.")->type_name("FILE");
   step->add_option("--expected-step", flags->expected_step, "Steps only from this step of the set.");

@@ -1,6 +1,8 @@
 #include "client/programs/cli/tensor_match.h"
 
+#include <functional>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -30,7 +32,8 @@ std::map<std::string, int32_t, std::less<>> Index(const std::vector<v1::Tensor>&
 }
 
 // Whether `name` is a moment of one of the tensors.
-bool IsMoment(absl::string_view name, const std::map<std::string, int32_t, std::less<>>& index) {
+template <typename Index>
+bool IsMoment(absl::string_view name, const Index& index) {
   for (const v1::Slot slot : kSlots) {
     if (slot == v1::SLOT_PARAMETER) continue;
     const std::string prefix = NameInFile(slot, "");
@@ -54,6 +57,16 @@ absl::StatusOr<v1::Slot> ParseSlot(absl::string_view name) {
 
 std::string NameInFile(v1::Slot slot, absl::string_view tensor) {
   return slot == v1::SLOT_PARAMETER ? std::string(tensor) : absl::StrCat(SlotName(slot), "/", tensor);
+}
+
+std::vector<std::string> ParameterNames(const TensorFile& file) {
+  std::set<std::string, std::less<>> all;
+  for (const FileTensor& tensor : file.tensors()) all.insert(tensor.name);
+  std::vector<std::string> names;
+  for (const FileTensor& tensor : file.tensors()) {
+    if (!IsMoment(tensor.name, all)) names.push_back(tensor.name);
+  }
+  return names;
 }
 
 absl::Status TensorMatch::Read(int32_t tensor, int64_t begin, absl::Span<float> to) const {
@@ -122,10 +135,17 @@ absl::StatusOr<TensorMatch> TensorMatch::Find(const std::vector<std::string>& ar
   const std::map<std::string, int32_t, std::less<>> index = Index(tensors);
   TensorMatch match(tensors);
   for (const std::string& argument : arguments) {
-    // Names of tensors and of files may have any character: what decides is what there is.
-    const size_t equals = argument.rfind('=');
-    const auto named = equals == std::string::npos ? index.end() : index.find(argument.substr(0, equals));
+    // Names of tensors and of files may have any character: what decides is which tensors there are.
+    size_t equals = argument.rfind('=');
+    auto named = index.end();
+    while (equals != std::string::npos && (named = index.find(argument.substr(0, equals))) == index.end()) {
+      equals = equals == 0 ? std::string::npos : argument.rfind('=', equals - 1);
+    }
     absl::StatusOr<TensorFile> opened = TensorFile::Open(named == index.end() ? argument : argument.substr(equals + 1));
+    if (absl::IsNotFound(opened.status()) && named == index.end() && absl::StrContains(argument, '=')) {
+      return absl::NotFoundError(absl::StrCat(opened.status().message(), ", and the set has no tensor '",
+                                              argument.substr(0, argument.rfind('=')), "'"));
+    }
     if (!opened.ok()) return opened.status();
     match.files_.push_back(std::make_unique<TensorFile>(*std::move(opened)));
     const TensorFile& file = *match.files_.back();
@@ -166,12 +186,17 @@ absl::StatusOr<TensorMatch> TensorMatch::Find(const std::vector<std::string>& ar
 }
 
 absl::StatusOr<TensorMatch> TensorMatch::FindSlot(const TensorFile& file, const std::vector<v1::Tensor>& tensors,
-                                                  v1::Slot slot) {
-  std::map<absl::string_view, size_t> names;
-  for (size_t i = 0; i < file.tensors().size(); ++i) names[file.tensors()[i].name] = i;
+                                                  v1::Slot slot, const Renaming& renaming) {
+  // By what they are called after that, within their slot.
+  std::map<std::string, size_t, std::less<>> names;
+  const std::string prefix = NameInFile(slot, "");
+  for (size_t i = 0; i < file.tensors().size(); ++i) {
+    const absl::string_view name = file.tensors()[i].name;
+    if (absl::StartsWith(name, prefix)) names.emplace(renaming.Apply(name.substr(prefix.size())), i);
+  }
   TensorMatch match(tensors);
   for (const v1::Tensor& tensor : tensors) {
-    const auto found = names.find(NameInFile(slot, tensor.name()));
+    const auto found = names.find(tensor.name());
     if (found == names.end()) continue;
     absl::Status status = match.Take(file, found->second, tensor);
     if (!status.ok()) return status;

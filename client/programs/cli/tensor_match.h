@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "client/programs/cli/renaming.h"
 #include "client/tensor_files/tensor_file.h"
 
 namespace adamant::programs::cli {
@@ -22,6 +23,13 @@ std::string SlotName(v1::Slot slot);
 absl::StatusOr<v1::Slot> ParseSlot(absl::string_view name);
 // What a tensor of a slot is called in a file that has more than parameters, such as `exp_avg/layer.weight`.
 std::string NameInFile(v1::Slot slot, absl::string_view tensor);
+// The names of a file's tensors but for those that are moments of another one.
+std::vector<std::string> ParameterNames(const tensor_files::TensorFile& file);
+
+// What the help of a command says of such arguments.
+inline constexpr char kFilesHelp[] =
+    "Files. TENSOR=FILE says of which tensor a file without names is; a .raw file may have all. Where the set has the "
+    "tensor w, w=x.npy is x.npy for it, and a file of that name is ./w=x.npy.";
 
 // Files, and the elements that they have for a set's tensors. Thread-compatible.
 class TensorMatch {
@@ -38,17 +46,19 @@ class TensorMatch {
   const std::vector<int32_t>& present() const { return present_; }
   bool complete() const { return present_.size() == spans_.size(); }
 
-  // Finds in `arguments`, each `FILE` or `TENSOR=FILE`, the set's tensors. A file without names (.npy, .raw) is for the
-  // tensor that is named, or for the only one that there is; a .raw file without a name may also have all tensors, one
-  // behind the other. Tensors of a .safetensors file that are a slot of the set's other than its parameters are left
-  // alone. INVALID_ARGUMENT, naming the file and the tensor, for what the set does not have, for another shape, and for
-  // elements that are no floats; what the files do not have is an error unless `partial`.
+  // Finds in `arguments`, each `FILE` or `TENSOR=FILE`, the set's tensors. An argument is the latter where what stands
+  // before one of its `=` is a tensor of the set, the longest there is, whatever files there are. A file without names
+  // (.npy, .raw) is for the tensor that is named, or for the only one that there is; a .raw file without a name may
+  // also have all tensors, one behind the other. Tensors of a .safetensors file that are a slot of the set's other than
+  // its parameters are left alone. INVALID_ARGUMENT, naming the file and the tensor, for what the set does not have,
+  // for another shape, and for elements that are no floats; what the files do not have is an error unless `partial`.
   static absl::StatusOr<TensorMatch> Find(const std::vector<std::string>& arguments,
                                           const std::vector<v1::Tensor>& tensors, bool partial);
-  // The same for the tensors of one slot in a file that is open, under their names there; `file` outlives this. What
-  // the set does not have is passed over.
+  // The same for the tensors of one slot in a file that is open, by their names there after `renaming`; `file` outlives
+  // this. What the set does not have is passed over.
   static absl::StatusOr<TensorMatch> FindSlot(const tensor_files::TensorFile& file,
-                                              const std::vector<v1::Tensor>& tensors, v1::Slot slot);
+                                              const std::vector<v1::Tensor>& tensors, v1::Slot slot,
+                                              const Renaming& renaming = {});
 
  private:
   explicit TensorMatch(const std::vector<v1::Tensor>& tensors) : spans_(tensors.size()), places_(tensors.size()) {}

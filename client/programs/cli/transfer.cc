@@ -17,8 +17,10 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "client/programs/cli/renaming.h"
 #include "client/programs/cli/shell.h"
 #include "client/programs/cli/tensor_match.h"
+#include "client/programs/optimizer_choice.h"
 #include "client/tensor_files/tensor_file.h"
 
 namespace adamant::programs::cli {
@@ -247,8 +249,24 @@ std::string CompactJson(const google::protobuf::Message& message) {
   return json;
 }
 
+// What .safetensors files call it.
+std::string FileDtype(v1::Dtype dtype) {
+  if (dtype == v1::DTYPE_FLOAT16) return "F16";
+  return dtype == v1::DTYPE_BFLOAT16 ? "BF16" : "F32";
+}
+
+absl::Status Rename(const Renaming& renaming, std::vector<v1::Tensor>* tensors) {
+  std::vector<std::string> names;
+  for (const v1::Tensor& tensor : *tensors) names.push_back(tensor.name());
+  absl::Status status = renaming.Check(names);
+  if (!status.ok()) return status;
+  for (v1::Tensor& tensor : *tensors) tensor.set_name(renaming.Apply(tensor.name()));
+  return absl::OkStatus();
+}
+
 struct ExportFlags {
-  std::string set, file;
+  std::string set, file, dtype = "float32";
+  std::vector<std::string> renames;
   bool optimizer_state = false;
 };
 
@@ -261,12 +279,18 @@ absl::Status Export(Shell* shell, const ExportFlags& flags) {
   if (!format.ok() || *format != FileFormat::kSafetensors) {
     return absl::InvalidArgumentError(absl::StrCat(flags.file, ": expected a name that ends in .safetensors"));
   }
+  const absl::StatusOr<v1::Dtype> dtype = ParseDtype(flags.dtype);
+  if (!dtype.ok()) return absl::InvalidArgumentError(absl::StrCat("--dtype: ", dtype.status().message()));
+  const absl::StatusOr<Renaming> renaming = Renaming::Parse(flags.renames);
+  if (!renaming.ok()) return renaming.status();
   absl::StatusOr<Client> client = shell->ConnectForTransfers();
   if (!client.ok()) return client.status();
   const absl::StatusOr<v1::ParameterSet> set = client->GetParameterSet(flags.set);
   if (!set.ok()) return set.status();
-  const absl::StatusOr<std::vector<v1::Tensor>> tensors = client->ListTensors(flags.set);
+  absl::StatusOr<std::vector<v1::Tensor>> tensors = client->ListTensors(flags.set);
   if (!tensors.ok()) return tensors.status();
+  absl::Status status = Rename(*renaming, &*tensors);
+  if (!status.ok()) return status;
 
   std::vector<v1::Slot> slots = {v1::SLOT_PARAMETER};
   if (flags.optimizer_state) {
@@ -288,7 +312,7 @@ absl::Status Export(Shell* shell, const ExportFlags& flags) {
   };
   if (flags.optimizer_state) metadata[kUpdateCountsKey] = std::string((kNumberWidth + 1) * tensors->size(), ' ');
   absl::StatusOr<TensorFileWriter> writer =
-      TensorFileWriter::Create(flags.file, FileFormat::kSafetensors, entries, metadata);
+      TensorFileWriter::Create(flags.file, FileFormat::kSafetensors, entries, metadata, FileDtype(*dtype));
   if (!writer.ok()) return writer.status();
   std::vector<std::vector<absl::Span<float>>> spans;
   MutableState state;
@@ -308,21 +332,27 @@ absl::Status Export(Shell* shell, const ExportFlags& flags) {
     counts.resize(metadata[kUpdateCountsKey].size(), ' ');
     metadata[kUpdateCountsKey] = std::move(counts);
   }
-  absl::Status status = writer->ReplaceMetadata(metadata);
+  status = writer->ReplaceMetadata(metadata);
   if (status.ok()) status = writer->Commit();
   if (!status.ok()) return status;
   if (shell->json()) {
     shell->Print(absl::StrCat("{\"header\":", RenderJson(*header, /*one_line=*/true),
-                              ",\"file\":", QuoteJson(flags.file), ",\"tensors\":", entries.size(), "}"));
+                              ",\"file\":", QuoteJson(flags.file), ",\"tensors\":", entries.size(),
+                              ",\"overflowed\":", writer->overflowed(), "}"));
   } else {
     shell->Print(absl::StrCat("exported ", flags.set, " of step ", header->step(), " into ", flags.file, ": ",
                               entries.size(), " tensors"));
+    if (writer->overflowed() > 0) {
+      shell->console().Note(absl::StrCat("adamant: ", writer->overflowed(), " elements are too large for ", flags.dtype,
+                                         ", and infinite in the file"));
+    }
   }
   return absl::OkStatus();
 }
 
 struct ImportFlags {
   std::string set, file, device;
+  std::vector<std::string> renames;
   bool create = false;
 };
 
@@ -333,7 +363,8 @@ std::string Metadata(const TensorFile& file, const std::string& key) {
   return std::string(absl::StripAsciiWhitespace(found->second));
 }
 
-absl::StatusOr<v1::ParameterSet> CreateFrom(const TensorFile& file, const ImportFlags& flags, Client* client) {
+absl::StatusOr<v1::ParameterSet> CreateFrom(const TensorFile& file, const ImportFlags& flags, const Renaming& renaming,
+                                            Client* client) {
   const std::string json = Metadata(file, kSpecKey);
   v1::ParameterSetSpec spec;
   if (json.empty() || !google::protobuf::util::JsonStringToMessage(json, &spec).ok()) {
@@ -342,6 +373,7 @@ absl::StatusOr<v1::ParameterSet> CreateFrom(const TensorFile& file, const Import
   }
   spec.set_name(flags.set);
   spec.set_device(flags.device);
+  for (v1::TensorSpec& tensor : *spec.mutable_tensors()) tensor.set_name(renaming.Apply(tensor.name()));
   absl::StatusOr<v1::CreateParameterSetResponse> response = client->CreateParameterSet(spec);
   if (!response.ok()) return response.status();
   return std::move(*response->mutable_parameter_set());
@@ -349,7 +381,8 @@ absl::StatusOr<v1::ParameterSet> CreateFrom(const TensorFile& file, const Import
 
 // Restores what the file has: everything, or the parameters if it has no more.
 absl::StatusOr<v1::WriteTensorsResponse> Restore(Shell* shell, const v1::ParameterSet& set, const ImportFlags& flags,
-                                                 const TensorFile& file, Client* client, bool* everything) {
+                                                 const Renaming& renaming, const TensorFile& file, Client* client,
+                                                 bool* everything) {
   const absl::StatusOr<std::vector<v1::Tensor>> tensors = client->ListTensors(flags.set);
   if (!tensors.ok()) return tensors.status();
   std::vector<v1::Slot> slots = OptimizerSlots(set);
@@ -360,7 +393,7 @@ absl::StatusOr<v1::WriteTensorsResponse> Restore(Shell* shell, const v1::Paramet
   bool moments = false;
   ConstState state;
   for (const v1::Slot slot : slots) {
-    absl::StatusOr<TensorMatch> match = TensorMatch::FindSlot(file, *tensors, slot);
+    absl::StatusOr<TensorMatch> match = TensorMatch::FindSlot(file, *tensors, slot, renaming);
     if (!match.ok()) return match.status();
     if (slot == v1::SLOT_PARAMETER && !match->complete()) {
       return absl::InvalidArgumentError(absl::StrCat(flags.file, ": expected the ", tensors->size(),
@@ -408,13 +441,18 @@ absl::Status Import(Shell* shell, const ImportFlags& flags) {
   if (file->format() != FileFormat::kSafetensors) {
     return absl::InvalidArgumentError(absl::StrCat(flags.file, ": expected a .safetensors file"));
   }
+  const absl::StatusOr<Renaming> renaming = Renaming::Parse(flags.renames);
+  if (!renaming.ok()) return renaming.status();
+  const absl::Status checked = renaming->Check(ParameterNames(*file));
+  if (!checked.ok()) return checked;
   absl::StatusOr<Client> client = shell->ConnectForTransfers();
   if (!client.ok()) return client.status();
   const absl::StatusOr<v1::ParameterSet> set =
-      flags.create ? CreateFrom(*file, flags, &*client) : client->GetParameterSet(flags.set);
+      flags.create ? CreateFrom(*file, flags, *renaming, &*client) : client->GetParameterSet(flags.set);
   if (!set.ok()) return set.status();
   bool everything = false;
-  const absl::StatusOr<v1::WriteTensorsResponse> response = Restore(shell, *set, flags, *file, &*client, &everything);
+  const absl::StatusOr<v1::WriteTensorsResponse> response =
+      Restore(shell, *set, flags, *renaming, *file, &*client, &everything);
   if (!response.ok()) {
     return flags.create ? Undo(*set, response.status(), &*client) : response.status();
   }
@@ -443,11 +481,7 @@ void AddTransferCommands(CLI::App* app, Shell* shell, Command* chosen) {
   CLI::App* const write =
       app->add_subcommand("write", "Replaces parameters by those of files, all at once. The optimizer's state stays.");
   write->add_option("SET", write_flags->set, "Name of the set.")->required();
-  write
-      ->add_option("FILE", write_flags->files,
-                   "Files. TENSOR=FILE says of which tensor a file without names is; a .raw file may have all.")
-      ->required()
-      ->type_name("[TENSOR=]FILE");
+  write->add_option("FILE", write_flags->files, kFilesHelp)->required()->type_name("[TENSOR=]FILE");
   write->add_flag("--partial", write_flags->partial, "Leaves tensors that no file has as they are.");
   write->add_option("--request-id", write_flags->request_id,
                     "Names the write: repeated under the same name, it is not written twice.");
@@ -459,9 +493,18 @@ void AddTransferCommands(CLI::App* app, Shell* shell, Command* chosen) {
   export_command->add_option("SET", export_flags->set, "Name of the set.")->required();
   export_command->add_option("FILE", export_flags->file, "Ends in .safetensors. One that is there is replaced.")
       ->required();
-  export_command->add_flag("--optimizer-state", export_flags->optimizer_state,
-                           "With what it takes to go on training, bit for bit: moments, as exp_avg/TENSOR and so on, "
-                           "and counts of updates.");
+  CLI::Option* const optimizer_state =
+      export_command->add_flag("--optimizer-state", export_flags->optimizer_state,
+                               "With what it takes to go on training, bit for bit: moments, as exp_avg/TENSOR and so "
+                               "on, and counts of updates.");
+  export_command
+      ->add_option("--dtype", export_flags->dtype,
+                   "float32, bfloat16 or float16: the parameters are rounded to the nearest, halfway to even.")
+      ->capture_default_str()
+      ->excludes(optimizer_state);
+  export_command->add_option("--rename", export_flags->renames, kRenameHelp)
+      ->type_name("FROM=TO")
+      ->allow_extra_args(false);
   export_command->footer(
       "The metadata have the step (adamant.step), the incarnation, and what the set was made like (adamant.spec).");
   export_command->callback([=] { *chosen = [=] { return Export(shell, *export_flags); }; });
@@ -471,6 +514,9 @@ void AddTransferCommands(CLI::App* app, Shell* shell, Command* chosen) {
       "import", "Restores what export has saved: everything, or the parameters if the file has no more.");
   import_command->add_option("SET", import_flags->set, "Name of the set.")->required();
   import_command->add_option("FILE", import_flags->file, "A .safetensors file.")->required();
+  import_command->add_option("--rename", import_flags->renames, kRenameHelp)
+      ->type_name("FROM=TO")
+      ->allow_extra_args(false);
   CLI::Option* const create =
       import_command->add_flag("--create", import_flags->create, "Creates the set, like the one that was exported.");
   import_command->add_option("--device", import_flags->device, "Where the new set lives: cpu or cuda:N.")
