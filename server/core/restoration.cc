@@ -123,6 +123,7 @@ absl::StatusOr<std::unique_ptr<Restoration>> Restoration::Begin(const Resources&
   if (is_zero) {
     if (state.uninitialized) {
       set.lifecycle = Lifecycle(set.name, set.schema->fingerprint(), state.incarnation);
+      if (set.snapshot != nullptr) set.unpublished = Snapshot::Release(std::move(set.snapshot));
     } else {
       set.lifecycle.Rewrite(state.incarnation, /*step=*/0);
       set.snapshot = std::make_shared<const Snapshot>(state.incarnation, 0, Snapshot::Release(std::move(set.snapshot)));
@@ -295,9 +296,18 @@ absl::Status Restoration::GrowAgain(const GrowthRecord& record) {
   return AsDamage("an addition of tensors", status);
 }
 
-void Restoration::RollBack() {
+uint64_t Restoration::RollBack() {
+  uint64_t incarnation;
+  {
+    MutexLock lock(&set_->mutex);
+    incarnation = DrawIncarnation(&set_->random);
+  }
+  RollBackAgain(incarnation);
+  return incarnation;
+}
+
+void Restoration::RollBackAgain(uint64_t incarnation) {
   MutexLock lock(&set_->mutex);
-  const uint64_t incarnation = DrawIncarnation(&set_->random);
   if (set_->lifecycle.state() == v1::PARAMETER_SET_STATE_READY) {
     set_->lifecycle.Rewrite(incarnation, set_->lifecycle.step());
     set_->snapshot = std::make_shared<const Snapshot>(incarnation, set_->lifecycle.step(),
@@ -306,6 +316,22 @@ void Restoration::RollBack() {
     set_->lifecycle = Lifecycle(set_->name, set_->schema->fingerprint(), incarnation);
   }
   set_->requests.Forget();
+}
+
+absl::StatusOr<std::unique_ptr<Restoration>> Restoration::BeginDamaged(const Resources& resources,
+                                                                       const v1::ParameterSetSpec& spec,
+                                                                       const RestoredState& state) {
+  RestoredState empty = state;
+  empty.uninitialized = true;
+  empty.update_counts.clear();
+  absl::StatusOr<std::unique_ptr<Restoration>> begun = Begin(resources, spec, std::move(empty), nullptr);
+  if (!begun.ok()) return begun;
+  SetRep& set = *(*begun)->set_;
+  MutexLock lock(&set.mutex);
+  set.lifecycle.Rewrite(state.incarnation, state.step);
+  set.lifecycle.Poison();
+  if (set.snapshot != nullptr) set.unpublished = Snapshot::Release(std::move(set.snapshot));
+  return begun;
 }
 
 v1::ParameterSet Restoration::Describe() const {

@@ -61,6 +61,11 @@ class Restoration {
   static absl::StatusOr<std::unique_ptr<Restoration>> Begin(const Resources& resources,
                                                             const v1::ParameterSetSpec& spec, RestoredState state,
                                                             Load load);
+  // Makes a set of which what is put down is damaged: POISONED, at the step and the incarnation that `state` says, and
+  // a full write heals it.
+  static absl::StatusOr<std::unique_ptr<Restoration>> BeginDamaged(const Resources& resources,
+                                                                   const v1::ParameterSetSpec& spec,
+                                                                   const RestoredState& state);
   Restoration(const Restoration&) = delete;
   Restoration& operator=(const Restoration&) = delete;
 
@@ -74,7 +79,10 @@ class Restoration {
   absl::Status ConfigureAgain(const v1::ParameterSet& configuration);
   absl::Status GrowAgain(const GrowthRecord& record);
   // From here on the set is of another incarnation, which no request has made: what was lost could have had its name.
-  void RollBack();
+  // Returns it.
+  uint64_t RollBack();
+  // The same again.
+  void RollBackAgain(uint64_t incarnation);
 
   // The set, which goes on with this journal. Once, and nothing after it.
   std::shared_ptr<ParameterSet> Finish(std::unique_ptr<SetJournal> journal);

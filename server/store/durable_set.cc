@@ -449,9 +449,12 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     if (has_checkpoint()) *set->mutable_last_checkpoint() = DescribeCheckpoint(base_);
     if (restored_from_.has_value()) *set->mutable_restored_from() = *restored_from_;
   }
-  void SetRestoredFrom() {
+  void NoteRollback(int64_t number, const StoredRecord& record) {
     core::MutexLock lock(&mutex_);
-    restored_from_ = DescribeCheckpoint(base_);
+    if (record.rolled_back().has_restored_from()) restored_from_ = record.rolled_back().restored_from();
+    kept_.push_back(
+        {.number = number, .incarnation = record.incarnation(), .step = record.step(), .kind = record.kind_case()});
+    write_.Clear();
   }
 
   // For a set that the catalog does not know.
@@ -536,17 +539,21 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     }
     const std::string& name = *written;
     const std::string path = CheckpointPath(directory_, name);
+    int64_t bytes = 0;
+    if (absl::StatusOr<class Checkpoint> made = store::Checkpoint::Open(parts_.file_system, path); made.ok()) {
+      bytes = made->bytes();
+    }
     struct Outcome {
       StoredRecord record;
       int64_t first = 0;  // of the records that are kept
     };
     auto outcome = std::make_shared<Outcome>();
     parts_.commits->Commit(
-        [self = shared_from_this(), base, name, generation, outcome](Catalog* catalog) -> absl::Status {
+        [self = shared_from_this(), base, name, bytes, generation, outcome](Catalog* catalog) -> absl::Status {
           {
             core::MutexLock lock(&self->mutex_);
             if (self->generation_ != generation) return absl::AbortedError("the set was written meanwhile");
-            outcome->record = self->MakeBase(base, name, &outcome->first);
+            outcome->record = self->MakeBase(base, name, bytes, &outcome->first);
           }
           absl::StatusOr<int64_t> number = catalog->NextNumber(self->number_);
           if (!number.ok()) return number.status();
@@ -569,7 +576,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   }
 
   // The record of a new base, and the first one of those that are to be kept then.
-  StoredRecord MakeBase(const NewBase& base, const std::string& name, int64_t* first)
+  StoredRecord MakeBase(const NewBase& base, const std::string& name, int64_t bytes, int64_t* first)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     int64_t covers = base_.base().covers();
     for (const KeptRecord& kept : kept_) {
@@ -603,7 +610,8 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     }
     *stored->mutable_spec()->mutable_groups() = stored->configuration().set().groups();
     stored->set_checkpoint(name);
-    stored->set_checkpoint_time_ns(absl::ToUnixNanos(absl::Now()));
+    stored->set_checkpoint_time_ns(absl::ToUnixNanos(base.info.create_time));
+    stored->set_checkpoint_bytes(bytes);
     stored->set_covers(covers);
     *stored->mutable_write() = base.write.has_value() ? *base.write : write_;
     stored->mutable_update_counts()->Add(base.info.update_counts.begin(), base.info.update_counts.end());
@@ -641,6 +649,8 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
           }
         }
         while (!kept_.empty() && kept_.front().number < first) kept_.pop_front();
+        // Of a set that was damaged, and is whole again.
+        if (keeps_steps() && files_.empty()) (void)MakeFile(*schema_);
         for (auto file = files_.begin(); file != files_.end();) {
           if (file->first != last_file_ && file->second->free_slots() == file->second->slots()) {
             old_files.push_back(ElementsPath(directory_, file->first, file->second->slot_bytes()));
@@ -735,11 +745,13 @@ absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Open(const StoreParts& p
                                                              std::vector<KeptRecord> records,
                                                              std::shared_ptr<const core::Schema> schema,
                                                              const v1::WriteHeader& write,
-                                                             const v1::ParameterSetSpec& spec) {
+                                                             const v1::ParameterSetSpec& spec, bool damaged) {
   auto rep = std::make_shared<DurableSetRep>(parts, stored, base, std::move(schema));
   rep->SetNumber(number);
   rep->Keep(std::move(records), write, spec);
-  if (absl::Status status = rep->OpenFiles(/*make=*/false); !status.ok()) return status;
+  if (!damaged) {
+    if (absl::Status status = rep->OpenFiles(/*make=*/false); !status.ok()) return status;
+  }
   return std::unique_ptr<DurableSet>(new DurableSet(std::move(rep)));
 }
 
@@ -837,6 +849,6 @@ std::optional<int64_t> DurableSet::DurableStep(uint64_t incarnation, int64_t ste
 void DurableSet::Describe(v1::ParameterSet* set) const { rep_->Describe(set); }
 void DurableSet::Finish(core::Then<absl::Status> done) { rep_->Finish(std::move(done)); }
 void DurableSet::MarkChanging(core::Then<absl::Status> done) { rep_->MarkChanging(std::move(done)); }
-void DurableSet::SetRestoredFrom() { rep_->SetRestoredFrom(); }
+void DurableSet::NoteRollback(int64_t number, const StoredRecord& record) { rep_->NoteRollback(number, record); }
 
 }  // namespace adamant::store

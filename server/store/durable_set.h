@@ -57,13 +57,14 @@ class DurableSet final : public core::SetJournal {
                                                             std::shared_ptr<const core::Schema> schema,
                                                             const v1::ParameterSet& set);
   // One that comes back, with its last base, and these records; `write` made its incarnation, and `spec` has the
-  // tensors and groups that it has by now. Opens its files of elements.
+  // tensors and groups that it has by now. Opens its files of elements, unless the set is damaged, and awaits a full
+  // write.
   static absl::StatusOr<std::unique_ptr<DurableSet>> Open(const StoreParts& parts, int64_t number,
                                                           const StoredSet& stored, const StoredRecord& base,
                                                           std::vector<KeptRecord> records,
                                                           std::shared_ptr<const core::Schema> schema,
                                                           const v1::WriteHeader& write,
-                                                          const v1::ParameterSetSpec& spec);
+                                                          const v1::ParameterSetSpec& spec, bool damaged);
   ~DurableSet() override;
 
   // Reads elements that a record of the set refers to, whose files have so many slots.
@@ -91,8 +92,8 @@ class DurableSet final : public core::SetJournal {
   void Finish(core::Then<absl::Status> done) override;
   // Takes back what Finish has said, before the set changes.
   void MarkChanging(core::Then<absl::Status> done);
-  // Says that steps after the base were lost.
-  void SetRestoredFrom();
+  // The set was rolled back, which is the record of this number; once it is in the catalog.
+  void NoteRollback(int64_t number, const StoredRecord& record);
   void Describe(v1::ParameterSet* set) const override;
 
  private:

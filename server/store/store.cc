@@ -15,6 +15,7 @@
 #include "proto/error/error.h"
 #include "server/core/restoration.h"
 #include "server/core/set/requests.h"
+#include "server/core/spec/configuration.h"
 #include "server/store/checkpoint.h"
 #include "server/store/durable_set.h"
 #include "server/store/errors.h"
@@ -62,20 +63,27 @@ Store::Store(FileSystem* file_system, StoreOptions options, std::unique_ptr<File
       options_(std::move(options)),
       lock_(std::move(lock)),
       restored_catalog_(std::move(catalog)),
+      clock_(core::NewSteadyClock()),
       executor_(static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U))),
       io_(2),
       checkpoints_(1) {
-  parts_ = {.file_system = file_system_,
-            .directory = options_.directory,
-            .commits = nullptr,
-            .io = &io_,
-            .checkpoints = &checkpoints_,
-            .executor = &executor_,
-            .pace = [](int64_t /*bytes*/) { return absl::OkStatus(); },
-            .warn = options_.warn};
+  if (options_.checkpoint_bytes_per_second > 0) {
+    rate_limit_ = std::make_unique<RateLimit>(clock_.get(), static_cast<double>(options_.checkpoint_bytes_per_second));
+  }
+  parts_ = {
+      .file_system = file_system_,
+      .directory = options_.directory,
+      .commits = nullptr,
+      .io = &io_,
+      .checkpoints = &checkpoints_,
+      .executor = &executor_,
+      .pace = [this](int64_t bytes) { return rate_limit_ != nullptr ? rate_limit_->Wait(bytes) : absl::OkStatus(); },
+      .warn = options_.warn};
 }
 
-Store::~Store() = default;
+Store::~Store() {
+  if (rate_limit_ != nullptr) rate_limit_->Stop(absl::CancelledError("the server ends"));
+}
 
 absl::StatusOr<v1::Durability> Store::Resolve(const v1::Durability* durability) const {
   v1::Durability resolved = durability != nullptr ? *durability : options_.default_durability;
@@ -150,24 +158,55 @@ absl::Status Store::Restore(core::Registry* registry) {
                                               });
   }
   if (!status.ok()) return status;
+  lost_data_ = restored_catalog_->lost_data();
+  if (lost_data_) options_.warn("the catalog has less than it had: every set comes back as another incarnation");
   commits_ = std::make_unique<CommitThread>(std::move(restored_catalog_), &executor_);
   parts_.commits = commits_.get();
 
   std::set<std::string> folders;
+  std::vector<Rollback> rollbacks;
+  bool all_are_known = true;
   for (Found& found : sets) {
-    if (found.stored.ok()) folders.insert(found.stored->folder());
-    status = found.stored.status();
-    if (status.ok()) status = found.status;
-    if (status.ok()) status = RestoreSet(found.number, *found.stored, std::move(found.records), registry);
-    if (status.ok()) continue;
-    const std::string name =
-        found.stored.ok() ? Quoted(found.stored->spec().name()) : absl::StrCat("number ", found.number);
-    const std::string message = absl::StrCat("set ", name, ": ", status.message());
-    if (status.code() != absl::StatusCode::kDataLoss || !options_.accept_data_loss) {
-      return absl::Status(status.code(), message);
+    if (!found.stored.ok()) {
+      const std::string message = absl::StrCat("a set, number ", found.number, ": ", found.stored.status().message());
+      if (!options_.accept_data_loss) return absl::Status(found.stored.status().code(), message);
+      options_.warn(absl::StrCat(message, "; it is left out"));
+      all_are_known = false;
+      continue;
     }
-    options_.warn(absl::StrCat(message, "; it is left out"));
+    folders.insert(found.stored->folder());
+    const std::string name = Quoted(found.stored->spec().name());
+    status = found.status;
+    if (status.ok()) status = RestoreSet(found.number, *found.stored, found.records, registry, &rollbacks);
+    if (status.code() == absl::StatusCode::kDataLoss) {
+      options_.warn(absl::StrCat("set ", name, " is POISONED, and awaits a full write: ", status.message()));
+      status = RestoreDamaged(found.number, *found.stored, found.records, registry);
+    }
+    if (!status.ok()) return absl::Status(status.code(), absl::StrCat("set ", name, ": ", status.message()));
   }
+  if (!rollbacks.empty()) {
+    absl::Notification committed;
+    commits_->Commit(
+        [&](Catalog* catalog) {
+          for (Rollback& rollback : rollbacks) {
+            absl::StatusOr<int64_t> next = catalog->NextNumber(rollback.set);
+            if (!next.ok()) return next.status();
+            rollback.number = *next;
+            if (absl::Status added = catalog->AddRecord(rollback.set, *next, rollback.record); !added.ok())
+              return added;
+          }
+          return absl::OkStatus();
+        },
+        [&](const absl::Status& outcome) {
+          status = Unshared(outcome);
+          committed.Notify();
+        });
+    committed.WaitForNotification();
+    if (!status.ok()) return status;
+    for (const Rollback& rollback : rollbacks) rollback.journal->NoteRollback(rollback.number, rollback.record);
+  }
+  // It may be that of a set that is left out.
+  if (!all_are_known) return absl::OkStatus();
 
   // What changes that came to nothing have left.
   absl::StatusOr<std::vector<std::string>> there = file_system_->List(absl::StrCat(options_.directory, "/sets"));
@@ -180,21 +219,59 @@ absl::Status Store::Restore(core::Registry* registry) {
   return absl::OkStatus();
 }
 
-absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored,
-                               std::vector<std::pair<int64_t, StoredRecord>> records, core::Registry* registry) {
+absl::StatusOr<const core::Resources*> Store::FindDevice(const StoredSet& stored,
+                                                         const core::Registry& registry) const {
+  for (const core::Resources& device : registry.devices()) {
+    if (device.backend->name() == stored.device()) return &device;
+  }
+  return absl::FailedPreconditionError(absl::StrCat("it is on ", stored.device(), ", which this server does not have"));
+}
+
+absl::Status Store::RestoreDamaged(int64_t number, const StoredSet& stored, const Records& records,
+                                   core::Registry* registry) {
+  const absl::StatusOr<const core::Resources*> resources = FindDevice(stored, *registry);
+  if (!resources.ok()) return resources.status();
+  const auto last_base =
+      std::find_if(records.rbegin(), records.rend(), [](const auto& record) { return record.second.has_base(); });
+  StoredRecord base;
+  v1::ParameterSetSpec spec = stored.spec();
+  core::RestoredState state;
+  state.incarnation = 1;
+  if (last_base != records.rend()) {
+    base = last_base->second;
+    if (base.base().has_spec()) spec = base.base().spec();
+    *spec.mutable_groups() = base.base().configuration().set().groups();
+    state.configuration = base.base().configuration().set();
+    // What it says of later ones is not to be believed.
+    state.incarnation = base.incarnation();
+    state.step = base.step();
+  } else {
+    absl::StatusOr<std::shared_ptr<const core::Configuration>> configuration = core::Configuration::Create(spec);
+    if (!configuration.ok()) return Damaged(configuration.status().message());
+    *state.configuration.mutable_groups() = {(*configuration)->groups().begin(), (*configuration)->groups().end()};
+    state.configuration.set_non_finite_policy((*configuration)->non_finite_policy());
+    state.configuration.set_config_revision(1);
+    *base.mutable_base()->mutable_configuration()->mutable_set() = state.configuration;
+  }
+  state.create_time = absl::FromUnixNanos(stored.create_time_ns());
+  absl::StatusOr<std::unique_ptr<core::Restoration>> begun = core::Restoration::BeginDamaged(**resources, spec, state);
+  if (!begun.ok()) return begun.status();
+  absl::StatusOr<std::unique_ptr<DurableSet>> journal =
+      DurableSet::Open(parts_, number, stored, base, {}, (*begun)->schema(), {}, spec, /*damaged=*/true);
+  if (!journal.ok()) return journal.status();
+  registry->Add((*begun)->Finish(*std::move(journal)));
+  return absl::OkStatus();
+}
+
+absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Records& records,
+                               core::Registry* registry, std::vector<Rollback>* rollbacks) {
   const auto last_base =
       std::find_if(records.rbegin(), records.rend(), [](const auto& record) { return record.second.has_base(); });
   if (last_base == records.rend()) return Damaged("none of its records is a whole state");
   const StoredRecord base = last_base->second;
   const StoredBase& state = base.base();
-  const core::Resources* resources = nullptr;
-  for (const core::Resources& device : registry->devices()) {
-    if (device.backend->name() == stored.device()) resources = &device;
-  }
-  if (resources == nullptr) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("it is on ", stored.device(), ", which this server does not have"));
-  }
+  const absl::StatusOr<const core::Resources*> resources = FindDevice(stored, *registry);
+  if (!resources.ok()) return resources.status();
 
   const absl::Time begin = absl::Now();
   v1::ParameterSetSpec spec = state.has_spec() ? state.spec() : stored.spec();
@@ -214,7 +291,7 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored,
   std::unique_ptr<core::Restoration> restoration;
   absl::StatusOr<std::unique_ptr<core::Restoration>> begun = absl::UnknownError("");
   if (state.checkpoint().empty()) {
-    begun = core::Restoration::Begin(*resources, spec, restored, nullptr);
+    begun = core::Restoration::Begin(**resources, spec, restored, nullptr);
   } else {
     absl::StatusOr<class Checkpoint> checkpoint =
         Checkpoint::Open(file_system_, absl::StrCat(directory, "/checkpoints/", state.checkpoint()));
@@ -226,7 +303,7 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored,
       return Damaged(absl::StrCat("the checkpoint ", state.checkpoint(), " is of another state than its name says"));
     }
     begun = core::Restoration::Begin(
-        *resources, spec, restored,
+        **resources, spec, restored,
         [&checkpoint](const core::Schema& schema, absl::Span<const v1::Slot> slots, core::Restoration::Put put) {
           absl::Status status;
           for (const v1::Slot slot : slots) {
@@ -247,7 +324,7 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored,
   const int32_t slots = stored.spec().durability().every_step().journal_steps();
   uint64_t incarnation = base.incarnation();
   int64_t replayed = 0;
-  for (auto& [record_number, record] : records) {
+  for (const auto& [record_number, record] : records) {
     const bool is_covered = record_number <= state.covers();
     KeptRecord keep = {.number = record_number,
                        .incarnation = record.incarnation(),
@@ -309,6 +386,12 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored,
         status = restoration->GrowAgain({request, incarnation});
         break;
       }
+      case StoredRecord::kRolledBack:
+        if (is_covered) break;
+        write.Clear();
+        incarnation = record.incarnation();
+        restoration->RollBackAgain(incarnation);
+        break;
       case StoredRecord::KIND_NOT_SET:
         return Damaged(absl::StrCat("record ", record_number, " is of a kind that this version does not know"));
     }
@@ -316,14 +399,24 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored,
     kept.push_back(std::move(keep));
   }
 
-  absl::StatusOr<std::unique_ptr<DurableSet>> opened =
-      DurableSet::Open(parts_, number, stored, base, std::move(kept), restoration->schema(), write, spec);
+  absl::StatusOr<std::unique_ptr<DurableSet>> opened = DurableSet::Open(
+      parts_, number, stored, base, std::move(kept), restoration->schema(), write, spec, /*damaged=*/false);
   if (!opened.ok()) return opened.status();
   std::unique_ptr<DurableSet> journal = *std::move(opened);
-  const bool is_exact = journal->keeps_steps() || state.final();
+  DurableSet* const durable = journal.get();
+  const bool is_exact = (journal->keeps_steps() || state.final()) && !lost_data_;
   if (!is_exact) {
-    restoration->RollBack();
-    if (!state.checkpoint().empty()) journal->SetRestoredFrom();
+    StoredRecord rollback;
+    rollback.set_incarnation(restoration->RollBack());
+    rollback.set_step(restoration->Describe().step());
+    if (!journal->keeps_steps() && !state.checkpoint().empty()) {
+      v1::ParameterSet described;
+      journal->Describe(&described);
+      *rollback.mutable_rolled_back()->mutable_restored_from() = described.last_checkpoint();
+    } else {
+      rollback.mutable_rolled_back();
+    }
+    rollbacks->push_back({number, rollback, durable});
   } else if (!journal->keeps_steps()) {
     absl::Notification marked;
     absl::Status status;

@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -20,14 +21,18 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "adamant/v1/parameter_set.pb.h"
+#include "server/core/base/clock.h"
 #include "server/core/base/compute_pool.h"
 #include "server/core/journal.h"
 #include "server/core/registry.h"
 #include "server/store/catalog.h"
 #include "server/store/commit_thread.h"
 #include "server/store/file_system.h"
+#include "server/store/rate_limit.h"
 
 namespace adamant::store {
+
+class DurableSet;
 
 struct StoreOptions {
   std::string directory;
@@ -82,9 +87,23 @@ class Store final : public core::Journal {
   Store(FileSystem* file_system, StoreOptions options, std::unique_ptr<FileSystem::Lock> lock,
         std::unique_ptr<Catalog> catalog);
 
-  // Brings one set back.
-  absl::Status RestoreSet(int64_t number, const StoredSet& stored,
-                          std::vector<std::pair<int64_t, StoredRecord>> records, core::Registry* registry);
+  // A set whose steps were lost.
+  struct Rollback {
+    int64_t set;
+    StoredRecord record;
+    DurableSet* journal;
+    int64_t number = 0;  // that the record gets
+  };
+  // Its records, in order.
+  using Records = std::vector<std::pair<int64_t, StoredRecord>>;
+
+  // Brings one set back, and says if it is to be rolled back. Error: DATA_LOSS where it is damaged.
+  absl::Status RestoreSet(int64_t number, const StoredSet& stored, const Records& records, core::Registry* registry,
+                          std::vector<Rollback>* rollbacks);
+  // Brings it back POISONED.
+  absl::Status RestoreDamaged(int64_t number, const StoredSet& stored, const Records& records,
+                              core::Registry* registry);
+  absl::StatusOr<const core::Resources*> FindDevice(const StoredSet& stored, const core::Registry& registry) const;
 
   FileSystem* const file_system_;
   const StoreOptions options_;
@@ -93,10 +112,16 @@ class Store final : public core::Journal {
   // Of Restore only: until then nothing is committed.
   std::unique_ptr<Catalog> restored_catalog_;
 
+  bool lost_data_ = false;
+
+  const std::unique_ptr<core::Clock> clock_;
+  std::unique_ptr<RateLimit> rate_limit_;  // null: as fast as the disk
+  // Those that use what is above and below are gone before it: the thread that commits, those of checkpoints and
+  // elements, and whom they tell.
   core::ComputePool executor_;
+  std::unique_ptr<CommitThread> commits_;
   core::ComputePool io_;
   core::ComputePool checkpoints_;
-  std::unique_ptr<CommitThread> commits_;
   StoreParts parts_;
 };
 
