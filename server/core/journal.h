@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -59,6 +60,22 @@ struct BaseRecord {
   v1::WriteHeader header;
 };
 
+// A checkpoint that is read. Not thread-safe, and not for a thread that others wait for.
+class StoredState {
+ public:
+  // Takes elements [offset, offset + size) of a tensor.
+  using Take = absl::FunctionRef<absl::Status(int tensor, int64_t offset, absl::Span<const float> elements)>;
+
+  virtual ~StoredState() = default;
+
+  virtual int64_t step() const = 0;
+  // By tensor; empty: each has had `step`.
+  virtual const std::vector<int64_t>& update_counts() const = 0;
+  // Calls `take` for all elements of a slot: tensors by index, each one's ascending. Errors: DATA_LOSS (DAMAGED), and
+  // what `take` returns.
+  virtual absl::Status Read(v1::Slot slot, const Schema& schema, Take take) = 0;
+};
+
 // What is on disk of one set. Those that are marked [turn] are for whoever has the set's turn, which goes on until the
 // outcome: so changes are put down in the order in which they are made. What they are given by pointer or reference
 // lives until then. Thread-safe otherwise.
@@ -76,8 +93,8 @@ class SetJournal {
 
   virtual ~SetJournal() = default;
 
-  // Whether steps are put down, and writes before they are answered. Otherwise CommitStep and CommitWrite are not
-  // called, and TakeRoom is not, either.
+  // Whether steps, and writes of parameters, are put down before they are made. Otherwise CommitStep and CommitWrite
+  // are not called, and TakeRoom is not, either.
   virtual bool keeps_steps() const = 0;
 
   // [turn] Room for a step or a write of parameters; null where what is put down already has to be replaced by a
@@ -106,6 +123,11 @@ class SetJournal {
   // Makes a checkpoint of `state`, a reading of all slots, and lets go of it; `set` is the set at that time. If one is
   // under way already, `done` is called when that has ended, with its outcome.
   virtual void Checkpoint(std::unique_ptr<Reading> state, const v1::ParameterSet& set, Then<absl::Status> done) = 0;
+
+  // The checkpoints that there are, the newest first.
+  virtual std::vector<v1::Checkpoint> ListCheckpoints() const = 0;
+  // One of them, which stays as long as this lives. Errors: NOT_FOUND (CHECKPOINT_NOT_FOUND); DATA_LOSS (DAMAGED).
+  virtual absl::StatusOr<std::unique_ptr<StoredState>> OpenCheckpoint(uint64_t incarnation, int64_t step) = 0;
 
   // For a set that does not change any more, after a checkpoint: says on disk that this is what the set was.
   virtual void Finish(Then<absl::Status> done) = 0;

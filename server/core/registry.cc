@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/synchronization/notification.h"
 #include "proto/error/error.h"
 #include "server/core/spec/configuration.h"
 
@@ -73,6 +74,40 @@ absl::StatusOr<v1::CreateParameterSetResponse> Registry::Create(const v1::Create
   response.set_created(true);
   MutexLock lock(&mutex_);
   sets_.emplace(name, *std::move(created));
+  return response;
+}
+
+absl::StatusOr<v1::ForkResponse> Registry::Fork(const v1::ForkRequest& request) {
+  if (absl::Status status = ValidateSetName(request.name(), "name"); !status.ok()) return status;
+  absl::StatusOr<std::shared_ptr<ParameterSet>> source = Find(request.set(), "set");
+  if (!source.ok()) return source.status();
+  v1::ParameterSetSpec spec = (*source)->Spec();
+  spec.set_name(request.name());
+  if (!request.device().empty()) spec.set_device(request.device());
+  if (request.has_durability()) *spec.mutable_durability() = request.durability();
+  const absl::StatusOr<const Resources*> device = FindDevice(spec.device());
+  if (!device.ok()) return device.status();
+  std::optional<uint64_t> incarnation;
+  if (request.has_incarnation()) incarnation = request.incarnation();
+
+  MutexLock create_lock(&create_mutex_);
+  if (Find(request.name()).ok()) {
+    return Error(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SET_EXISTS,
+                 ExpectedGot("a name that no set has", Quoted(request.name())), "name");
+  }
+  absl::StatusOr<std::shared_ptr<ParameterSet>> made = ParameterSet::Create(**device, spec);
+  if (!made.ok()) return made.status();
+  if (absl::Status status = (*made)->CopyFrom(source->get(), incarnation); !status.ok()) {
+    // Nobody knows of it but the disk.
+    absl::Notification deleted;
+    (*made)->Delete(
+        std::nullopt, [] {}, [&deleted](const absl::Status& /*gone*/) { deleted.Notify(); });
+    deleted.WaitForNotification();
+    return status;
+  }
+  v1::ForkResponse response;
+  *response.mutable_parameter_set() = (*made)->Describe();
+  Add(*std::move(made));
   return response;
 }
 

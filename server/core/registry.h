@@ -37,6 +37,9 @@ class Registry {
   absl::StatusOr<v1::CreateParameterSetResponse> Create(const v1::CreateParameterSetRequest& request)
       ABSL_LOCKS_EXCLUDED(create_mutex_, mutex_);
 
+  // Makes a set of another one, as Fork says. May take long; one at a time with creates.
+  absl::StatusOr<v1::ForkResponse> Fork(const v1::ForkRequest& request) ABSL_LOCKS_EXCLUDED(create_mutex_, mutex_);
+
   // Adds a set that has come back, whose name no other has: for whoever does that before anybody else knows of the
   // registry.
   void Add(std::shared_ptr<ParameterSet> set);

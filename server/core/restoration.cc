@@ -9,7 +9,9 @@
 #include "absl/synchronization/notification.h"
 #include "proto/error/error.h"
 #include "server/core/set/growth.h"
+#include "server/core/set/outcome_waiter.h"
 #include "server/core/set/set_rep.h"
+#include "server/core/set/state_writing.h"
 #include "server/core/set/step_attempt.h"
 #include "server/core/set/step_commit.h"
 #include "server/core/set/step_header.h"
@@ -28,82 +30,11 @@ absl::Status AsDamage(absl::string_view what, const absl::Status& status) {
   return Damaged(absl::StrCat(what, ": ", status.message()));
 }
 
-// Waits for the end of what it listens to.
-template <typename ListenerType>
-class Waiter : public ListenerType {
- public:
-  using Reply = typename ListenerType::Reply;
-
-  void OnAdmitted() override { admitted_.Notify(); }
-  void OnOutcome(absl::StatusOr<Reply> reply) override {
-    outcome_ = std::move(reply);
-    over_.Notify();
-    if (!admitted_.HasBeenNotified()) admitted_.Notify();
-  }
-
-  // Returns once chunks may come, or it is over.
-  void AwaitAdmission() { admitted_.WaitForNotification(); }
-  absl::StatusOr<Reply> Await() {
-    over_.WaitForNotification();
-    return std::move(outcome_);
-  }
-
- private:
-  absl::Notification admitted_;
-  absl::Notification over_;
-  absl::StatusOr<Reply> outcome_ = absl::UnknownError("nothing has come of it");
-};
-
-// Waits until whoever has the set's turn has ended it.
-void AwaitTurn(const SetRep& set) {
-  absl::Notification ended;
-  set.turns->Enqueue([&ended](TurnQueue::Turn turn) {
-    turn.EndAtOnce();
-    ended.Notify();
-  });
-  ended.WaitForNotification();
-}
-
-// Writes a whole state, as a client would.
-absl::Status WriteState(const std::shared_ptr<SetRep>& set, const RestoredState& state, Restoration::Load load) {
-  v1::WriteHeader header;
-  header.set_set(set->name);
-  header.set_mode(v1::WRITE_MODE_FULL);
-  header.set_step(state.step);
-  header.mutable_update_counts()->Add(state.update_counts.begin(), state.update_counts.end());
-  auto waiter = std::make_shared<Waiter<WriteListener>>();
-  auto attempt = std::make_shared<WriteAttempt>(set, header, waiter);
-  attempt->MakeAgain(state.incarnation);
-  attempt->Start();
-  waiter->AwaitAdmission();
-  if (attempt->over()) return waiter->Await().status();
-  std::shared_ptr<const Schema> schema;
-  {
-    MutexLock lock(&set->mutex);
-    schema = set->schema;
-  }
-  std::vector<v1::Slot> slots = {v1::SLOT_PARAMETER};
-  slots.insert(slots.end(), set->slots.begin(), set->slots.end());
-  absl::Status status = load(
-      *schema, slots, [&](v1::Slot slot, int tensor, int64_t offset, absl::Span<const float> elements) -> absl::Status {
-        const float* next = elements.data();
-        return attempt->Add(slot, tensor, offset, static_cast<int64_t>(elements.size()), [&](float* to, int64_t n) {
-          std::copy_n(next, n, to);
-          next += n;
-        });
-      });
-  if (status.ok()) status = attempt->Complete();
-  if (status.ok()) status = waiter->Await().status();
-  attempt.reset();
-  AwaitTurn(*set);
-  return status;
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Restoration>> Restoration::Begin(const Resources& resources,
                                                                 const v1::ParameterSetSpec& spec, RestoredState state,
-                                                                Load load) {
+                                                                LoadElements load) {
   const bool is_zero = load == nullptr;
   v1::ParameterSetSpec configured = spec;
   // Nothing is put down while it comes back.
@@ -116,7 +47,8 @@ absl::StatusOr<std::unique_ptr<Restoration>> Restoration::Begin(const Resources&
   SetRep& set = *restoration->set_;
   if (absl::Status status = restoration->ConfigureAgain(state.configuration); !status.ok()) return status;
   if (!is_zero) {
-    absl::Status status = WriteState(restoration->set_, state, std::move(load));
+    absl::Status status =
+        WriteState(restoration->set_, {state.step, state.update_counts, state.incarnation}, std::move(load));
     if (!status.ok()) return AsDamage("the state cannot be read", status);
   }
   MutexLock lock(&set.mutex);
@@ -187,7 +119,7 @@ absl::Status Restoration::StepAgain(const StepRecord& record, const RestoredRows
   for (const int64_t block : selection->blocks()) gradient.Remeasure(block);
 
   StepCommit::Input input;
-  auto waiter = std::make_shared<Waiter<StepListener>>();
+  auto waiter = std::make_shared<OutcomeWaiter<StepListener>>();
   for (const v1::StepHeader& one : record.headers) {
     auto attempt = std::make_shared<StepAttempt>(set_, one, input.contributors.empty() ? waiter : nullptr);
     attempt->StandIn(selection, incarnation, config_revision);
@@ -232,7 +164,7 @@ absl::Status Restoration::WriteAgain(const WriteRecord& record, ReadElements rea
   const BlockList blocks = selection.Spread(*std::move(lent));
   if (absl::Status status = read({&blocks, selection.blocks()}); !status.ok()) return status;
 
-  auto waiter = std::make_shared<Waiter<WriteListener>>();
+  auto waiter = std::make_shared<OutcomeWaiter<WriteListener>>();
   v1::WriteHeader header = record.header;
   // What it demanded it had found.
   header.clear_incarnation();
@@ -329,7 +261,7 @@ absl::StatusOr<std::unique_ptr<Restoration>> Restoration::BeginDamaged(const Res
   SetRep& set = *(*begun)->set_;
   MutexLock lock(&set.mutex);
   set.lifecycle.Rewrite(state.incarnation, state.step);
-  set.lifecycle.Poison();
+  set.lifecycle.Poison("what was kept of the set is damaged");
   if (set.snapshot != nullptr) set.unpublished = Snapshot::Release(std::move(set.snapshot));
   return begun;
 }

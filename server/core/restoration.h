@@ -20,6 +20,7 @@
 #include "server/core/journal.h"
 #include "server/core/set/parameter_set.h"
 #include "server/core/set/resources.h"
+#include "server/core/set/state_writing.h"
 #include "server/core/spec/schema.h"
 
 namespace adamant::core {
@@ -48,19 +49,14 @@ struct RestoredRows {
 // budgets have no room for the set.
 class Restoration {
  public:
-  // Puts elements where they belong: of one tensor of a slot ascending, and in the end all of them.
-  using Put = absl::FunctionRef<absl::Status(v1::Slot slot, int tensor, int64_t offset, absl::Span<const float>)>;
   // Reads what is put down of a change into the blocks, which are nobody else's.
   using ReadElements = absl::FunctionRef<absl::Status(const BroughtElements& to)>;
-
-  // Has Put called for all of these slots.
-  using Load = absl::AnyInvocable<absl::Status(const Schema& schema, absl::Span<const v1::Slot> slots, Put put)>;
 
   // Makes a set as `spec` says, with the tensors and groups that it has in this state, and in this state. Where `load`
   // is null all is zero.
   static absl::StatusOr<std::unique_ptr<Restoration>> Begin(const Resources& resources,
                                                             const v1::ParameterSetSpec& spec, RestoredState state,
-                                                            Load load);
+                                                            LoadElements load);
   // Makes a set of which what is put down is damaged: POISONED, at the step and the incarnation that `state` says, and
   // a full write heals it.
   static absl::StatusOr<std::unique_ptr<Restoration>> BeginDamaged(const Resources& resources,

@@ -73,7 +73,10 @@ std::shared_ptr<Call> CallTable::MakeOptimizerCall(absl::string_view method,
 }
 
 OpenCalls* CallTable::KindOf(absl::string_view method) const {
-  if (method == "CreateParameterSet" || method == "AddTensors") return kinds_.creations;
+  if (method == "CreateParameterSet" || method == "AddTensors" || method == "RestoreCheckpoint" || method == "Fork" ||
+      method == "Checkpoint" || method == "ListCheckpoints") {
+    return kinds_.creations;
+  }
   const bool is_page = method == "GetParameterSet" || method == "ListParameterSets" || method == "ListTensors" ||
                        method == "UpdateParameterGroup" || method == "UpdateParameterSet";
   return is_page ? kinds_.pages : kinds_.small;

@@ -1,6 +1,7 @@
 #include "server/rpc/optimizer_service.h"
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -72,6 +73,11 @@ UnaryCall::Handler OptimizerService::FindHandler(absl::string_view method) {
   if (method == "DeleteParameterSet") return Handle(&OptimizerService::DeleteParameterSet);
   if (method == "UpdateParameterGroup") return Handle(&OptimizerService::UpdateParameterGroup);
   if (method == "UpdateParameterSet") return Handle(&OptimizerService::UpdateParameterSet);
+  if (method == "Checkpoint") return Handle(&OptimizerService::Checkpoint);
+  // It opens files.
+  if (method == "ListCheckpoints") return OnCreationThread(Handle(&OptimizerService::ListCheckpoints));
+  if (method == "RestoreCheckpoint") return OnCreationThread(Handle(&OptimizerService::RestoreCheckpoint));
+  if (method == "Fork") return OnCreationThread(Handle(&OptimizerService::Fork));
   if (method == "GetStepResult") return Handle(&OptimizerService::GetStepResult);
   if (method == "GetServerInfo") return Handle(&OptimizerService::GetServerInfo);
   return nullptr;
@@ -189,6 +195,63 @@ void OptimizerService::DeleteParameterSet(const v1::DeleteParameterSetRequest& r
       answer(status);
     }
   });
+}
+
+void OptimizerService::Checkpoint(const v1::CheckpointRequest& request, Answer<v1::CheckpointResponse> answer) {
+  absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = parts_.registry->Find(request.set(), "set");
+  if (!set.ok()) {
+    answer(set.status());
+    return;
+  }
+  std::optional<uint64_t> incarnation;
+  if (request.has_incarnation()) incarnation = request.incarnation();
+  (*set)->Checkpoint(incarnation, [set = *set, answer = std::move(answer)](const absl::Status& made) mutable {
+    if (!made.ok()) {
+      answer(Unshared(made));
+      return;
+    }
+    v1::CheckpointResponse response;
+    *response.mutable_checkpoint() = set->Describe().last_checkpoint();
+    answer(std::move(response));
+  });
+}
+
+void OptimizerService::ListCheckpoints(const v1::ListCheckpointsRequest& request,
+                                       Answer<v1::ListCheckpointsResponse> answer) {
+  absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = parts_.registry->Find(request.set(), "set");
+  if (!set.ok()) {
+    answer(set.status());
+    return;
+  }
+  absl::StatusOr<std::vector<v1::Checkpoint>> checkpoints = (*set)->ListCheckpoints();
+  if (!checkpoints.ok()) {
+    answer(checkpoints.status());
+    return;
+  }
+  v1::ListCheckpointsResponse response;
+  response.mutable_checkpoints()->Add(checkpoints->begin(), checkpoints->end());
+  answer(std::move(response));
+}
+
+void OptimizerService::RestoreCheckpoint(const v1::RestoreCheckpointRequest& request,
+                                         Answer<v1::RestoreCheckpointResponse> answer) {
+  absl::StatusOr<std::shared_ptr<core::ParameterSet>> set = parts_.registry->Find(request.set(), "set");
+  if (!set.ok()) {
+    answer(set.status());
+    return;
+  }
+  absl::StatusOr<v1::ParameterSet> restored = (*set)->RestoreCheckpoint(request);
+  if (!restored.ok()) {
+    answer(restored.status());
+    return;
+  }
+  v1::RestoreCheckpointResponse response;
+  *response.mutable_parameter_set() = *std::move(restored);
+  answer(std::move(response));
+}
+
+void OptimizerService::Fork(const v1::ForkRequest& request, Answer<v1::ForkResponse> answer) {
+  answer(parts_.registry->Fork(request));
 }
 
 void OptimizerService::GetStepResult(const v1::GetStepResultRequest& request,

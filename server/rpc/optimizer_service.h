@@ -67,6 +67,10 @@ class OptimizerService {
                             Answer<v1::UpdateParameterGroupResponse> answer);
   void UpdateParameterSet(const v1::UpdateParameterSetRequest& request, Answer<v1::UpdateParameterSetResponse> answer);
   void DeleteParameterSet(const v1::DeleteParameterSetRequest& request, Answer<v1::DeleteParameterSetResponse> answer);
+  void Checkpoint(const v1::CheckpointRequest& request, Answer<v1::CheckpointResponse> answer);
+  void ListCheckpoints(const v1::ListCheckpointsRequest& request, Answer<v1::ListCheckpointsResponse> answer);
+  void RestoreCheckpoint(const v1::RestoreCheckpointRequest& request, Answer<v1::RestoreCheckpointResponse> answer);
+  void Fork(const v1::ForkRequest& request, Answer<v1::ForkResponse> answer);
   void GetStepResult(const v1::GetStepResultRequest& request, Answer<v1::GetStepResultResponse> answer);
   void GetServerInfo(const v1::GetServerInfoRequest& request, Answer<v1::GetServerInfoResponse> answer);
 

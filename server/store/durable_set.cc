@@ -29,9 +29,6 @@ std::string SetDirectory(const StoreParts& parts, const StoredSet& stored) {
 std::string ElementsPath(const std::string& directory, int32_t file, int64_t slot_bytes) {
   return absl::StrCat(directory, "/elements-", file, "-", slot_bytes);
 }
-std::string CheckpointPath(const std::string& directory, const std::string& name) {
-  return absl::StrCat(directory, "/checkpoints/", name);
-}
 
 v1::Checkpoint DescribeCheckpoint(const StoredRecord& base) {
   v1::Checkpoint description;
@@ -68,6 +65,25 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     std::optional<ElementPlace> place_;
   };
 
+  // A checkpoint that is read, and not removed as long as it is.
+  class ReadCheckpoint final : public core::StoredState {
+   public:
+    explicit ReadCheckpoint(std::shared_ptr<DurableSetRep> set) : set_(std::move(set)) {}
+    ~ReadCheckpoint() override { set_->LeaveCheckpoint(); }
+
+    void Set(class Checkpoint checkpoint) { checkpoint_ = std::move(checkpoint); }
+
+    int64_t step() const override { return checkpoint_->info().step; }
+    const std::vector<int64_t>& update_counts() const override { return checkpoint_->info().update_counts; }
+    absl::Status Read(v1::Slot slot, const core::Schema& schema, Take take) override {
+      return checkpoint_->Read(slot, schema, take);
+    }
+
+   private:
+    const std::shared_ptr<DurableSetRep> set_;
+    std::optional<class Checkpoint> checkpoint_;
+  };
+
   // A checkpoint that is to be the set's base.
   struct NewBase {
     CheckpointInfo info;
@@ -97,6 +113,49 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   int64_t MostChanges() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const int64_t asked = durability_.every_step().journal_steps();
     return HasSlots(schema_->flat_size()) ? asked : std::max<int64_t>(asked, kInlineChanges);
+  }
+
+  // Looks at the checkpoints that there are.
+  absl::Status OpenCheckpoints() {
+    absl::StatusOr<std::unique_ptr<CheckpointKeeper>> opened =
+        CheckpointKeeper::Open(parts_.file_system, absl::StrCat(directory_, "/checkpoints"));
+    if (!opened.ok()) return opened.status();
+    checkpoints_ = *std::move(opened);
+    return absl::OkStatus();
+  }
+
+  std::vector<v1::Checkpoint> ListCheckpoints() const {
+    std::vector<v1::Checkpoint> listed;
+    for (const KeptCheckpoint& kept : checkpoints_->List()) {
+      v1::Checkpoint& checkpoint = listed.emplace_back();
+      checkpoint.set_incarnation(kept.incarnation);
+      checkpoint.set_step(kept.step);
+      *checkpoint.mutable_time() =
+          google::protobuf::util::TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(kept.create_time));
+      checkpoint.set_bytes(kept.bytes);
+    }
+    return listed;
+  }
+
+  absl::StatusOr<std::unique_ptr<core::StoredState>> OpenCheckpoint(uint64_t incarnation, int64_t step) {
+    {
+      core::MutexLock lock(&mutex_);
+      ++readers_;
+    }
+    // From here on it lets go in any case.
+    std::unique_ptr<ReadCheckpoint> read = std::make_unique<ReadCheckpoint>(shared_from_this());
+    for (const KeptCheckpoint& kept : checkpoints_->List()) {
+      if (kept.incarnation != incarnation || kept.step != step) continue;
+      absl::StatusOr<class Checkpoint> opened =
+          store::Checkpoint::Open(parts_.file_system, checkpoints_->PathOf(kept.name));
+      if (!opened.ok()) return opened.status();
+      read->Set(*std::move(opened));
+      return read;
+    }
+    return Error(absl::StatusCode::kNotFound, v1::ERROR_REASON_CHECKPOINT_NOT_FOUND,
+                 ExpectedGot("the state of one of the set's checkpoints",
+                             absl::StrCat("step ", step, " of incarnation ", incarnation)),
+                 "checkpoint_step");
   }
 
   // Opens the files of elements that records refer to, and the one that new ones go to; makes that if it is new.
@@ -501,6 +560,10 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     --changes_;
     if (place.has_value()) files_[place->file]->Free(place->slot);
   }
+  void LeaveCheckpoint() {
+    core::MutexLock lock(&mutex_);
+    --readers_;
+  }
   void GiveBack(const ElementPlace& place) {
     core::MutexLock lock(&mutex_);
     files_[place.file]->Free(place.slot);
@@ -517,14 +580,11 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
 
   // Writes a checkpoint, whose name it returns; on the thread that does that.
   absl::StatusOr<std::string> WriteBase(const NewBase& base, ElementSource elements) {
-    std::string name = absl::StrCat(base.info.step, "-", base.info.incarnation);
-    const std::string path = CheckpointPath(directory_, name);
+    std::string name = checkpoints_->NewName(base.info.step, base.info.incarnation);
     absl::Status status = CheckWorking();
-    if (status.ok()) status = parts_.file_system->MakeDirectory(absl::StrCat(directory_, "/checkpoints"));
-    // One of this state whose record could not be committed.
-    if (status.ok()) status = parts_.file_system->RemoveAll(path);
     if (status.ok()) {
-      status = WriteCheckpoint(parts_.file_system, path, base.info, *base.schema, base.slots, elements, parts_.pace);
+      status = WriteCheckpoint(parts_.file_system, checkpoints_->PathOf(name), base.info, *base.schema, base.slots,
+                               elements, parts_.pace);
     }
     if (!status.ok()) return status;
     return name;
@@ -538,7 +598,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
       return;
     }
     const std::string& name = *written;
-    const std::string path = CheckpointPath(directory_, name);
+    const std::string path = checkpoints_->PathOf(name);
     int64_t bytes = 0;
     if (absl::StatusOr<class Checkpoint> made = store::Checkpoint::Open(parts_.file_system, path); made.ok()) {
       bytes = made->bytes();
@@ -622,23 +682,14 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
 
   void BaseCommitted(const NewBase& base, const std::string& path, const StoredRecord& record, int64_t first,
                      const absl::Status& status) {
-    std::vector<std::string> unneeded;
     std::vector<std::string> old_files;
+    bool has_reader = false;
     {
       core::MutexLock lock(&mutex_);
-      if (!status.ok()) {
-        unneeded.push_back(path);
-      } else {
-        if (has_checkpoint()) former_.push_back(base_.base().checkpoint());
+      has_reader = readers_ > 0;
+      if (status.ok()) {
         base_ = record;
         if (base.write.has_value()) write_ = *base.write;
-        // The one before it stays, for those who look after their checkpoints themselves.
-        while (former_.size() > 1) {
-          if (former_.front() != record.base().checkpoint()) {
-            unneeded.push_back(CheckpointPath(directory_, former_.front()));
-          }
-          former_.pop_front();
-        }
         for (KeptRecord& kept : kept_) {
           if (kept.number > record.base().covers() || !kept.is_replayed) continue;
           kept.is_replayed = false;
@@ -661,7 +712,14 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
         }
       }
     }
-    for (const std::string& one : unneeded) (void)parts_.file_system->RemoveAll(one);
+    if (!status.ok()) {
+      // Nothing refers to it, and nothing else was it meant for.
+      (void)parts_.file_system->RemoveAll(path);
+      return;
+    }
+    absl::Status kept = checkpoints_->Add(record.base().checkpoint());
+    if (kept.ok() && !has_reader) kept = checkpoints_->RemoveOld(record.base().checkpoint());
+    if (!kept.ok()) parts_.warn(absl::StrCat("old checkpoints of ", Quoted(name_), ": ", kept.ToString()));
     for (const std::string& one : old_files) (void)parts_.file_system->Remove(one);
   }
 
@@ -670,6 +728,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   const std::string name_;
   const v1::Durability durability_;
   const std::string directory_;
+  std::unique_ptr<CheckpointKeeper> checkpoints_;  // constant once it is open
 
   mutable core::Mutex mutex_;
   absl::Status failed_ ABSL_GUARDED_BY(mutex_);
@@ -690,7 +749,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   std::vector<core::Then<absl::Status>> waiting_ ABSL_GUARDED_BY(mutex_);
   // Advanced by each base that a write makes.
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 1;
-  std::deque<std::string> former_ ABSL_GUARDED_BY(mutex_);  // checkpoints before the base's
+  int readers_ ABSL_GUARDED_BY(mutex_) = 0;  // of checkpoints
 };
 
 absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Create(const StoreParts& parts,
@@ -714,6 +773,7 @@ absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Create(const StoreParts&
 
   absl::Status status = parts.file_system->MakeDirectory(rep->directory());
   if (status.ok()) status = rep->OpenFiles(/*make=*/true);
+  if (status.ok()) status = rep->OpenCheckpoints();
   if (status.ok()) status = parts.file_system->SyncDirectory(rep->directory());
   if (status.ok()) status = parts.file_system->SyncDirectory(absl::StrCat(parts.directory, "/sets"));
   if (status.ok()) {
@@ -749,6 +809,7 @@ absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Open(const StoreParts& p
   auto rep = std::make_shared<DurableSetRep>(parts, stored, base, std::move(schema));
   rep->SetNumber(number);
   rep->Keep(std::move(records), write, spec);
+  if (absl::Status status = rep->OpenCheckpoints(); !status.ok()) return status;
   if (!damaged) {
     if (absl::Status status = rep->OpenFiles(/*make=*/false); !status.ok()) return status;
   }
@@ -847,6 +908,10 @@ std::optional<int64_t> DurableSet::DurableStep(uint64_t incarnation, int64_t ste
 }
 
 void DurableSet::Describe(v1::ParameterSet* set) const { rep_->Describe(set); }
+std::vector<v1::Checkpoint> DurableSet::ListCheckpoints() const { return rep_->ListCheckpoints(); }
+absl::StatusOr<std::unique_ptr<core::StoredState>> DurableSet::OpenCheckpoint(uint64_t incarnation, int64_t step) {
+  return rep_->OpenCheckpoint(incarnation, step);
+}
 void DurableSet::Finish(core::Then<absl::Status> done) { rep_->Finish(std::move(done)); }
 void DurableSet::MarkChanging(core::Then<absl::Status> done) { rep_->MarkChanging(std::move(done)); }
 void DurableSet::NoteRollback(int64_t number, const StoredRecord& record) { rep_->NoteRollback(number, record); }

@@ -18,6 +18,7 @@
 #include "server/core/journal.h"
 #include "server/store/catalog.h"
 #include "server/store/checkpoint.h"
+#include "server/store/checkpoint_keeper.h"
 #include "server/store/gradient_slots.h"
 #include "server/store/store.h"
 
@@ -89,6 +90,8 @@ class DurableSet final : public core::SetJournal {
   void Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set,
                   core::Then<absl::Status> done) override;
   std::optional<int64_t> DurableStep(uint64_t incarnation, int64_t step) const override;
+  std::vector<v1::Checkpoint> ListCheckpoints() const override;
+  absl::StatusOr<std::unique_ptr<core::StoredState>> OpenCheckpoint(uint64_t incarnation, int64_t step) override;
   void Finish(core::Then<absl::Status> done) override;
   // Takes back what Finish has said, before the set changes.
   void MarkChanging(core::Then<absl::Status> done);

@@ -304,7 +304,7 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Re
     }
     begun = core::Restoration::Begin(
         **resources, spec, restored,
-        [&checkpoint](const core::Schema& schema, absl::Span<const v1::Slot> slots, core::Restoration::Put put) {
+        [&checkpoint](const core::Schema& schema, absl::Span<const v1::Slot> slots, core::PutElements put) {
           absl::Status status;
           for (const v1::Slot slot : slots) {
             if (!status.ok()) break;

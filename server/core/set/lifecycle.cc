@@ -20,7 +20,7 @@ absl::Status Lifecycle::CheckNotPoisoned() const {
   if (absl::Status status = CheckExists(); !status.ok()) return status;
   if (state_ != v1::PARAMETER_SET_STATE_POISONED) return absl::OkStatus();
   return MakeError(absl::StatusCode::kDataLoss, v1::ERROR_REASON_POISONED,
-                   "a commit failed half way; the set awaits a full write");
+                   absl::StrCat(poison_, "; the set awaits a full write"));
 }
 
 absl::Status Lifecycle::CheckIncarnation(uint64_t demanded, absl::string_view field) const {
@@ -50,7 +50,8 @@ absl::Status Lifecycle::Rewritten() const {
   return MakeError(absl::StatusCode::kAborted, v1::ERROR_REASON_INCARNATION_MISMATCH, "the set was written meanwhile");
 }
 
-void Lifecycle::Poison() {
+void Lifecycle::Poison(std::string why) {
+  poison_ = std::move(why);
   state_ = v1::PARAMETER_SET_STATE_POISONED;
   slots_valid_ = false;
 }

@@ -59,8 +59,9 @@ class Lifecycle {
 
   // A step was committed.
   void Commit(int64_t step) { step_ = step; }
-  // A commit failed half way: the parameters that were published before are whole still, the slots are lost.
-  void Poison();
+  // The slots are lost, because of `why`: a commit failed half way, and the parameters that were published before are
+  // whole still; or what was kept of the set is damaged.
+  void Poison(std::string why = "a commit failed half way");
   // A write has taken the set's own memory, that of the slots too if `full`: it is UNINITIALIZED.
   void BeginRewrite(bool full);
   // A write was committed, with the slots of `step` if it was full: it is READY, as another incarnation.
@@ -80,6 +81,7 @@ class Lifecycle {
   v1::ParameterSetState state_ = v1::PARAMETER_SET_STATE_UNINITIALIZED;
   bool deleted_ = false;
   bool slots_valid_ = true;
+  std::string poison_;  // why it is POISONED, if it is
 };
 
 }  // namespace adamant::core

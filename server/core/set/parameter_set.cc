@@ -6,12 +6,14 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "google/protobuf/util/time_util.h"
 #include "proto/error/error.h"
 #include "server/core/set/checkpointing.h"
 #include "server/core/set/growth.h"
 #include "server/core/set/round_turn.h"
 #include "server/core/set/set_rep.h"
+#include "server/core/set/state_writing.h"
 #include "server/core/spec/slots.h"
 #include "server/core/spec/spec_difference.h"
 
@@ -313,6 +315,15 @@ void ParameterSet::BeginRead(const v1::ReadTensorsRequest& request, Reading::Don
 
 namespace {
 
+// What becomes of a request for something that is on disk, of a set of which nothing is.
+absl::Status NothingKept(const SetRep& set) {
+  MutexLock lock(&set.mutex);
+  absl::Status status = set.lifecycle.CheckExists();
+  if (!status.ok()) return status;
+  return set.lifecycle.MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_NO_DATA_DIRECTORY,
+                                 "nothing of the set is kept: see ParameterSetSpec.durability");
+}
+
 // Deletes the set, which is gone from the journal, if it had one.
 void DeleteNow(const std::shared_ptr<SetRep>& set, absl::AnyInvocable<void()> forget) {
   std::vector<std::shared_ptr<StepAttempt>> steps;
@@ -378,18 +389,138 @@ void ParameterSet::AddTensors(const v1::AddTensorsRequest& request, Then<absl::S
   Growth::Begin(rep_, request, std::move(done));
 }
 
-void ParameterSet::Checkpoint(Then<absl::Status> done) {
+void ParameterSet::Checkpoint(std::optional<uint64_t> incarnation, Then<absl::Status> done) {
   if (rep_->journal != nullptr) {
+    if (incarnation.has_value()) {
+      absl::Status status;
+      {
+        MutexLock lock(&rep_->mutex);
+        status = rep_->lifecycle.CheckExists();
+        if (status.ok()) status = rep_->lifecycle.CheckIncarnation(*incarnation, "incarnation");
+      }
+      if (!status.ok()) {
+        done(std::move(status));
+        return;
+      }
+    }
     BeginCheckpoint(rep_, std::move(done));
     return;
   }
-  MutexLock lock(&rep_->mutex);
-  done(rep_->lifecycle.MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_NO_DATA_DIRECTORY,
-                                 "nothing of the set is kept: see ParameterSetSpec.durability"));
+  done(NothingKept(*rep_));
+}
+
+absl::StatusOr<std::vector<v1::Checkpoint>> ParameterSet::ListCheckpoints() const {
+  if (rep_->journal == nullptr) return NothingKept(*rep_);
+  return rep_->journal->ListCheckpoints();
+}
+
+absl::StatusOr<v1::ParameterSet> ParameterSet::RestoreCheckpoint(const v1::RestoreCheckpointRequest& request) {
+  if (rep_->journal == nullptr) return NothingKept(*rep_);
+  std::shared_ptr<const Schema> schema;
+  {
+    MutexLock lock(&rep_->mutex);
+    absl::Status status = rep_->lifecycle.CheckExists();
+    if (status.ok() && request.has_incarnation()) {
+      status = rep_->lifecycle.CheckIncarnation(request.incarnation(), "incarnation");
+    }
+    if (!status.ok()) return status;
+    schema = rep_->schema;
+  }
+  absl::StatusOr<std::unique_ptr<StoredState>> state =
+      rep_->journal->OpenCheckpoint(request.checkpoint_incarnation(), request.checkpoint_step());
+  if (!state.ok()) return state.status();
+  // All of it, before what the set has is given up for it.
+  std::vector<v1::Slot> all = {v1::SLOT_PARAMETER};
+  all.insert(all.end(), rep_->slots.begin(), rep_->slots.end());
+  for (const v1::Slot slot : all) {
+    absl::Status status = (*state)->Read(
+        slot, *schema,
+        [](int /*tensor*/, int64_t /*offset*/, absl::Span<const float> /*elements*/) { return absl::OkStatus(); });
+    if (!status.ok()) return status;
+  }
+  absl::Status status = WriteState(
+      rep_, {(*state)->step(), (*state)->update_counts()},
+      [&state](const Schema& written, absl::Span<const v1::Slot> slots, PutElements put) {
+        absl::Status read;
+        for (const v1::Slot slot : slots) {
+          if (!read.ok()) break;
+          read = (*state)->Read(slot, written, [&](int tensor, int64_t offset, absl::Span<const float> elements) {
+            return put(slot, tensor, offset, elements);
+          });
+        }
+        return read;
+      });
+  if (!status.ok()) return status;
+  return Describe();
+}
+
+v1::ParameterSetSpec ParameterSet::Spec() const {
+  std::shared_ptr<const Schema> schema;
+  v1::ParameterSet described;
+  {
+    MutexLock lock(&rep_->mutex);
+    schema = rep_->schema;
+    described = DescribeSet(*rep_);
+  }
+  v1::ParameterSetSpec spec;
+  spec.set_name(described.name());
+  for (const Schema::Tensor& tensor : schema->tensors()) {
+    v1::TensorSpec* const added = spec.add_tensors();
+    added->set_name(tensor.name);
+    added->mutable_shape()->Add(tensor.shape.begin(), tensor.shape.end());
+    added->set_group(described.groups(tensor.group).name());
+  }
+  *spec.mutable_groups() = described.groups();
+  spec.set_initialization(v1::INITIALIZATION_WRITTEN);
+  *spec.mutable_labels() = described.labels();
+  spec.set_device(described.device());
+  *spec.mutable_clipping() = described.clipping();
+  spec.set_non_finite_policy(described.non_finite_policy());
+  spec.set_max_staleness(described.max_staleness());
+  if (described.has_workers()) *spec.mutable_workers() = described.workers();
+  return spec;
+}
+
+absl::Status ParameterSet::CopyFrom(ParameterSet* other, std::optional<uint64_t> incarnation) {
+  v1::ReadTensorsRequest request;
+  request.set_set(other->name());
+  request.add_slots(v1::SLOT_PARAMETER);
+  for (const v1::Slot slot : other->rep_->slots) request.add_slots(slot);
+  if (incarnation.has_value()) request.set_incarnation(*incarnation);
+  absl::StatusOr<std::unique_ptr<Reading>> begun = absl::UnknownError("");
+  absl::Notification read;
+  other->BeginRead(request, [&](absl::StatusOr<std::unique_ptr<Reading>> reading) {
+    begun = std::move(reading);
+    read.Notify();
+  });
+  read.WaitForNotification();
+  if (!begun.ok()) return Unshared(begun.status());
+  const std::unique_ptr<Reading> reading = *std::move(begun);
+  const v1::ReadHeader& header = reading->header();
+  if (reading->schema().fingerprint() != schema().fingerprint()) {
+    return Error(absl::StatusCode::kAborted, v1::ERROR_REASON_SNAPSHOT_GONE, "tensors were added meanwhile");
+  }
+  return WriteState(rep_, {header.step(), {header.update_counts().begin(), header.update_counts().end()}},
+                    [&reading](const Schema& schema, absl::Span<const v1::Slot> slots, PutElements put) {
+                      absl::Status status;
+                      for (const v1::Slot slot : slots) {
+                        for (size_t i = 0; i < schema.tensors().size() && status.ok(); ++i) {
+                          const Schema::Tensor& tensor = schema.tensors()[i];
+                          int64_t offset = 0;
+                          if (tensor.size() == 0) continue;
+                          reading->Visit(slot, tensor.begin, tensor.end, [&](const float* elements, int64_t count) {
+                            if (!status.ok()) return;
+                            status = put(slot, static_cast<int>(i), offset, {elements, static_cast<size_t>(count)});
+                            offset += count;
+                          });
+                        }
+                      }
+                      return status;
+                    });
 }
 
 void ParameterSet::FinishJournal(Then<absl::Status> done) {
-  Checkpoint([rep = rep_, done = std::move(done)](absl::Status made) mutable {
+  Checkpoint(std::nullopt, [rep = rep_, done = std::move(done)](absl::Status made) mutable {
     if (made.ok()) {
       rep->journal->Finish(std::move(done));
     } else {

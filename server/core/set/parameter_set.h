@@ -86,9 +86,20 @@ class ParameterSet {
   // what AddTensors says.
   void AddTensors(const v1::AddTensorsRequest& request, Then<absl::StatusOr<v1::ParameterSet>> done);
 
-  // Makes a checkpoint of the set, and tells `done` when it is on disk. Errors: FAILED_PRECONDITION (NO_DATA_DIRECTORY)
-  // where nothing of the set is kept; what stands against a read of all of it; what the journal says.
-  void Checkpoint(Then<absl::Status> done);
+  // Makes a checkpoint of the set, if it is of `incarnation`, where one is given, and tells `done` when it is on disk.
+  // Errors: FAILED_PRECONDITION (NO_DATA_DIRECTORY) where nothing of the set is kept; what stands against a read of all
+  // of it; what the journal says.
+  void Checkpoint(std::optional<uint64_t> incarnation, Then<absl::Status> done);
+  // What there is to take the set back to, the newest first. Error: as of Checkpoint.
+  absl::StatusOr<std::vector<v1::Checkpoint>> ListCheckpoints() const;
+  // Takes the set back, as RestoreCheckpoint says. May take long. Errors: what that says.
+  absl::StatusOr<v1::ParameterSet> RestoreCheckpoint(const v1::RestoreCheckpointRequest& request);
+  // A specification that would create a set with the same tensors and configuration, which awaits its first write.
+  v1::ParameterSetSpec Spec() const;
+  // Writes what `other`, a set of the same tensors and optimizers, is now, if it is of `incarnation`. May take long.
+  // Errors: as of a read of the whole set, and of a write.
+  absl::Status CopyFrom(ParameterSet* other, std::optional<uint64_t> incarnation);
+
   // For a set that does not change any more: makes a checkpoint, and says on disk that it is what the set was. Errors:
   // the same.
   void FinishJournal(Then<absl::Status> done);

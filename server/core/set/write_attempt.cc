@@ -394,7 +394,7 @@ void WriteAttempt::Commit(TurnQueue::Turn turn) {
 void WriteAttempt::Record(std::shared_ptr<const Snapshot> parameters, std::vector<BlockList> blocks,
                           TurnQueue::Turn turn) {
   SetJournal* const journal = set_->journal.get();
-  if (journal == nullptr || !journal->keeps_steps()) {
+  if (journal == nullptr || (!full() && !journal->keeps_steps())) {
     Load(std::move(parameters), std::move(blocks), std::move(turn));
     return;
   }

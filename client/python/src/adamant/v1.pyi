@@ -177,6 +177,8 @@ class ErrorReason(_Enum[int]):
     ERROR_REASON_STORE_FAILED: ClassVar[int]
     # What the data directory had of it is damaged. DATA_LOSS.
     ERROR_REASON_DAMAGED: ClassVar[int]
+    # The set has no such checkpoint. NOT_FOUND.
+    ERROR_REASON_CHECKPOINT_NOT_FOUND: ClassVar[int]
 
 ERROR_REASON_UNSPECIFIED: int
 ERROR_REASON_MALFORMED_MESSAGE: int
@@ -220,6 +222,7 @@ ERROR_REASON_NO_DATA_DIRECTORY: int
 ERROR_REASON_DISK_EXHAUSTED: int
 ERROR_REASON_STORE_FAILED: int
 ERROR_REASON_DAMAGED: int
+ERROR_REASON_CHECKPOINT_NOT_FOUND: int
 
 class ErrorDetail(Message):
     """What is wrong and where. Fields that do not apply are left out."""
@@ -1547,6 +1550,110 @@ class AddTensorsRequest(Message):
 class AddTensorsResponse(Message):
     """The set with its new tensors."""
     # With the new incarnation and fingerprint.
+    parameter_set: ParameterSet
+    def __init__(
+        self,
+        *,
+        parameter_set: ParameterSet | None = ...,
+    ) -> None: ...
+
+class CheckpointRequest(Message):
+    """A set to make a checkpoint of."""
+    # Name of the parameter set.
+    set: str
+    # Demands this incarnation; another one is ABORTED (INCARNATION_MISMATCH). Not given: any.
+    incarnation: int
+    def __init__(
+        self,
+        *,
+        set: str | None = ...,
+        incarnation: int | None = ...,
+    ) -> None: ...
+
+class CheckpointResponse(Message):
+    """A checkpoint that is on disk."""
+    # Of the state that the set was in at some time between the request and this.
+    checkpoint: Checkpoint
+    def __init__(
+        self,
+        *,
+        checkpoint: Checkpoint | None = ...,
+    ) -> None: ...
+
+class ListCheckpointsRequest(Message):
+    """A set whose checkpoints are asked for."""
+    # Name of the parameter set.
+    set: str
+    def __init__(
+        self,
+        *,
+        set: str | None = ...,
+    ) -> None: ...
+
+class ListCheckpointsResponse(Message):
+    """The checkpoints of a set."""
+    # The newest first.
+    checkpoints: _Repeated[Checkpoint]
+    def __init__(
+        self,
+        *,
+        checkpoints: Iterable[Checkpoint] = ...,
+    ) -> None: ...
+
+class RestoreCheckpointRequest(Message):
+    """A checkpoint to take a set back to."""
+    # Name of the parameter set.
+    set: str
+    # Demands that the set is of this incarnation; another one is ABORTED (INCARNATION_MISMATCH). Not given: any.
+    incarnation: int
+    # `Checkpoint.incarnation` and `Checkpoint.step` of the checkpoint.
+    checkpoint_incarnation: int
+    # See `checkpoint_incarnation`.
+    checkpoint_step: int
+    def __init__(
+        self,
+        *,
+        set: str | None = ...,
+        incarnation: int | None = ...,
+        checkpoint_incarnation: int | None = ...,
+        checkpoint_step: int | None = ...,
+    ) -> None: ...
+
+class RestoreCheckpointResponse(Message):
+    """The set as it was taken back."""
+    # With the new incarnation.
+    parameter_set: ParameterSet
+    def __init__(
+        self,
+        *,
+        parameter_set: ParameterSet | None = ...,
+    ) -> None: ...
+
+class ForkRequest(Message):
+    """A set to make of another one."""
+    # Name of the parameter set that there is.
+    set: str
+    # Demands this incarnation of it; another one is ABORTED (INCARNATION_MISMATCH). Not given: any.
+    incarnation: int
+    # The new set's, as `ParameterSetSpec.name`. ALREADY_EXISTS (SET_EXISTS) if a set has it.
+    name: str
+    # Where the new set lives, as `ParameterSetSpec.device`. Empty: where the other one does.
+    device: str
+    # What of the new set is kept, as `ParameterSetSpec.durability`. None: the server's default.
+    durability: Durability
+    def __init__(
+        self,
+        *,
+        set: str | None = ...,
+        incarnation: int | None = ...,
+        name: str | None = ...,
+        device: str | None = ...,
+        durability: Durability | None = ...,
+    ) -> None: ...
+
+class ForkResponse(Message):
+    """The new set."""
+    # As it is.
     parameter_set: ParameterSet
     def __init__(
         self,
