@@ -89,6 +89,11 @@ class SetJournal {
   class Room {
    public:
     virtual ~Room() = default;
+
+    // Begins to put down a block of the gradient that is complete: number `position` of those that the step brings. It
+    // does not change before the step is committed, or comes to nothing. May be called by any thread, while nobody else
+    // uses the room. What is not put down so is when the step is committed.
+    virtual void WriteAhead(size_t position, const BlockRef& block) = 0;
   };
 
   virtual ~SetJournal() = default;
@@ -100,6 +105,8 @@ class SetJournal {
   // [turn] Room for a step or a write of parameters; null where what is put down already has to be replaced by a
   // checkpoint first.
   virtual std::unique_ptr<Room> TakeRoom() = 0;
+  // Room for a step that is yet to arrive; null where there is little, which is left to those who have the turn.
+  virtual std::unique_ptr<Room> TakeRoomAhead() = 0;
   // [turn] Waits for the checkpoint that is under way, if one is.
   virtual void AwaitCheckpoint(Then<absl::Status> done) = 0;
 
@@ -121,7 +128,7 @@ class SetJournal {
   // Whether it is time for a checkpoint of a set that is in this state, and none is under way.
   virtual bool WantsCheckpoint(uint64_t incarnation, int64_t step) const = 0;
   // Makes a checkpoint of `state`, a reading of all slots, and lets go of it; `set` is the set at that time. If one is
-  // under way already, `done` is called when that has ended, with its outcome.
+  // under way already, this one begins when that has ended.
   virtual void Checkpoint(std::unique_ptr<Reading> state, const v1::ParameterSet& set, Then<absl::Status> done) = 0;
 
   // The checkpoints that there are, the newest first.

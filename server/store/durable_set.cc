@@ -50,19 +50,87 @@ StoredElements* ElementsOf(StoredRecord* record) {
 
 class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
  public:
-  // Room for one change: a slot, in a set that has some.
-  class Room final : public core::SetJournal::Room {
+  // Room for one change: a slot, in a set that has some. It is given back by whoever uses it last.
+  class Place {
    public:
-    Room(std::shared_ptr<DurableSetRep> set, std::optional<ElementPlace> place) : set_(std::move(set)), place_(place) {}
-    ~Room() override { set_->LeaveRoom(place_); }
+    Place(std::shared_ptr<DurableSetRep> set, std::optional<ElementPlace> place, GradientSlots* file, bool is_ahead)
+        : set_(std::move(set)), file_(file), is_ahead_(is_ahead), place_(place) {}
+    ~Place() { set_->LeaveRoom(place_, is_ahead_); }
 
+    GradientSlots* file() const { return file_; }
     const std::optional<ElementPlace>& place() const { return place_; }
-    // The slot is a record's from here on.
-    void KeepPlace() { place_.reset(); }
+    // The slot is a record's from here on. For whoever is the only one to use it.
+    void Keep() { place_.reset(); }
+
+    // A write ahead begins, and ends.
+    void Begin() {
+      core::MutexLock lock(&mutex_);
+      ++under_way_;
+    }
+    void End(size_t part, const absl::StatusOr<uint32_t>& checksum) {
+      absl::AnyInvocable<void()> ended;
+      {
+        core::MutexLock lock(&mutex_);
+        if (checksum.ok()) {
+          if (written_.size() <= part) written_.resize(part + 1);
+          written_[part] = *checksum;
+        }
+        if (--under_way_ == 0) ended = std::move(ended_);
+      }
+      if (ended != nullptr) ended();
+    }
+    // Calls `ended` once none is under way: now, or on the thread that ends the last.
+    void AwaitWrites(absl::AnyInvocable<void()> ended) {
+      {
+        core::MutexLock lock(&mutex_);
+        if (under_way_ > 0) {
+          ended_ = std::move(ended);
+          return;
+        }
+      }
+      ended();
+    }
+    // By part; nothing for those that were not written, or failed: they are written again. None is under way.
+    std::vector<std::optional<uint32_t>> TakeWritten() {
+      core::MutexLock lock(&mutex_);
+      return std::move(written_);
+    }
 
    private:
     const std::shared_ptr<DurableSetRep> set_;
+    GradientSlots* const file_;  // null: there is none
+    const bool is_ahead_;
     std::optional<ElementPlace> place_;
+
+    core::Mutex mutex_;
+    int64_t under_way_ ABSL_GUARDED_BY(mutex_) = 0;
+    std::vector<std::optional<uint32_t>> written_ ABSL_GUARDED_BY(mutex_);
+    absl::AnyInvocable<void()> ended_ ABSL_GUARDED_BY(mutex_);
+  };
+
+  class Room final : public core::SetJournal::Room {
+   public:
+    Room(std::shared_ptr<Place> place, core::ComputePool* io) : place_(std::move(place)), io_(io) {}
+
+    void WriteAhead(size_t position, const core::BlockRef& block) override {
+      const int64_t bytes = block.size() * static_cast<int64_t>(sizeof(float));
+      if (place_->file() == nullptr || bytes != kChecksummedBytes) return;
+      place_->Begin();
+      io_->Post([place = place_, position, block = core::BlockRef(block)]() mutable {
+        const absl::StatusOr<uint32_t> written = place->file()->WritePart(
+            place->place()->slot, static_cast<int64_t>(position),
+            {reinterpret_cast<const std::byte*>(block.data()), static_cast<size_t>(kChecksummedBytes)});
+        // The commit writes over it, and must be the only one who has it.
+        block = core::BlockRef();
+        place->End(position, written);
+      });
+    }
+
+    const std::shared_ptr<Place>& place() const { return place_; }
+
+   private:
+    const std::shared_ptr<Place> place_;
+    core::ComputePool* const io_;
   };
 
   // A checkpoint that is read, and not removed as long as it is.
@@ -206,66 +274,75 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     for (const KeptRecord& kept : kept_) changes_ += kept.is_replayed && IsChange(kept.kind);
   }
 
-  std::unique_ptr<core::SetJournal::Room> TakeRoom() {
+  std::unique_ptr<core::SetJournal::Room> TakeRoom(bool ahead) {
     core::MutexLock lock(&mutex_);
     if (changes_ >= MostChanges()) return nullptr;
+    // A checkpoint frees the rooms of what is committed; those of steps that arrive may stay for long.
+    if (ahead && (ahead_ >= MostChanges() / 4 || 2 * changes_ >= MostChanges())) return nullptr;
     std::optional<ElementPlace> place;
+    GradientSlots* file = nullptr;
     if (!files_.empty()) {
-      const std::optional<int32_t> slot = files_[last_file_]->Take();
+      file = files_[last_file_].get();
+      const std::optional<int32_t> slot = file->Take();
       if (!slot.has_value()) return nullptr;
       place = {last_file_, *slot};
     }
     ++changes_;
-    return std::make_unique<Room>(shared_from_this(), place);
+    if (ahead) ++ahead_;
+    return std::make_unique<Room>(std::make_shared<Place>(shared_from_this(), place, file, ahead), parts_.io);
   }
 
   // Puts down a change that brings elements.
-  void CommitElements(std::unique_ptr<core::SetJournal::Room> given, StoredRecord record, ElementPieces pieces,
+  void CommitElements(std::unique_ptr<core::SetJournal::Room> room, StoredRecord record, ElementPieces pieces,
                       core::Then<absl::Status> done) {
     struct Commitment {
-      std::unique_ptr<Room> room;
+      std::shared_ptr<Place> place;
       StoredRecord record;
       ElementPieces pieces;
       core::Then<absl::Status> done;
     };
-    std::unique_ptr<Room> room(static_cast<Room*>(given.release()));
-    const std::optional<ElementPlace> place = room->place();
-    GradientSlots* file = nullptr;
-    if (place.has_value()) {
-      core::MutexLock lock(&mutex_);
-      file = files_[place->file].get();
-    }
+    std::shared_ptr<Place> place = static_cast<Room*>(room.get())->place();
+    room.reset();
+    GradientSlots* const file = place->file();
     if (file == nullptr || pieces.bytes() <= kInlineBytes || pieces.sector_bytes() > file->slot_bytes()) {
-      ElementsOf(&record)->set_here(pieces.Join());
-      CommitChange(std::move(room), std::move(record), std::nullopt, std::move(done));
+      place->AwaitWrites([self = shared_from_this(), place, record = std::move(record), pieces = std::move(pieces),
+                          done = std::move(done)]() mutable {
+        ElementsOf(&record)->set_here(pieces.Join());
+        self->CommitChange(std::move(place), std::move(record), std::nullopt, std::move(done));
+      });
       return;
     }
     auto commitment = std::make_shared<Commitment>(
-        Commitment{std::move(room), std::move(record), std::move(pieces), std::move(done)});
-    parts_.io->Post([self = shared_from_this(), commitment, place, file] {
-      absl::StatusOr<SlotContents> contents = file->Write(place->slot, commitment->pieces.written());
-      absl::Status status = contents.status();
-      if (status.ok()) status = file->Sync();
-      if (!status.ok()) {
-        self->Fail(status);
-        commitment->room.reset();
-        self->parts_.executor->Post([self, commitment] { commitment->done(self->CheckWorking()); });
-        return;
-      }
-      StoredSlot* const slot = ElementsOf(&commitment->record)->mutable_slot();
-      slot->set_file(place->file);
-      slot->set_slot(place->slot);
-      slot->set_bytes(contents->bytes);
-      slot->set_slot_bytes(file->slot_bytes());
-      slot->mutable_checksums()->Add(contents->checksums.begin(), contents->checksums.end());
-      commitment->room->KeepPlace();
-      self->CommitChange(std::move(commitment->room), std::move(commitment->record), place,
-                         std::move(commitment->done));
+        Commitment{std::move(place), std::move(record), std::move(pieces), std::move(done)});
+    commitment->place->AwaitWrites([self = shared_from_this(), commitment] {
+      self->parts_.io->Post([self, commitment] {
+        const ElementPlace where = *commitment->place->place();
+        GradientSlots* const slots = commitment->place->file();
+        absl::StatusOr<SlotContents> contents =
+            slots->Write(where.slot, commitment->pieces.written(), commitment->place->TakeWritten());
+        absl::Status status = contents.status();
+        if (status.ok()) status = slots->Sync();
+        if (!status.ok()) {
+          self->Fail(status);
+          commitment->place.reset();
+          self->parts_.executor->Post([self, commitment] { commitment->done(self->CheckWorking()); });
+          return;
+        }
+        StoredSlot* const slot = ElementsOf(&commitment->record)->mutable_slot();
+        slot->set_file(where.file);
+        slot->set_slot(where.slot);
+        slot->set_bytes(contents->bytes);
+        slot->set_slot_bytes(slots->slot_bytes());
+        slot->mutable_checksums()->Add(contents->checksums.begin(), contents->checksums.end());
+        commitment->place->Keep();
+        self->CommitChange(std::move(commitment->place), std::move(commitment->record), where,
+                           std::move(commitment->done));
+      });
     });
   }
 
   // Puts down a change, or what else is to be there when the set comes back.
-  void CommitChange(std::unique_ptr<Room> room, StoredRecord record, std::optional<ElementPlace> place,
+  void CommitChange(std::shared_ptr<Place> room, StoredRecord record, std::optional<ElementPlace> place,
                     core::Then<absl::Status> done, int64_t tensors = 0) {
     if (absl::Status status = CheckWorking(); !status.ok()) {
       if (place.has_value()) GiveBack(*place);
@@ -375,7 +452,11 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     {
       core::MutexLock lock(&mutex_);
       if (checkpointing_) {
-        waiting_.push_back(std::move(done));
+        // That one may be of a state before.
+        waiting_.push_back([self = shared_from_this(), state = std::move(state), set,
+                            done = std::move(done)](const absl::Status& /*made*/) mutable {
+          self->Checkpoint(std::move(state), set, std::move(done));
+        });
         return;
       }
       if (has_checkpoint() && base_.incarnation() == base.info.incarnation && base_.step() == base.info.step &&
@@ -555,9 +636,10 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     return absl::OkStatus();
   }
 
-  void LeaveRoom(const std::optional<ElementPlace>& place) {
+  void LeaveRoom(const std::optional<ElementPlace>& place, bool is_ahead) {
     core::MutexLock lock(&mutex_);
     --changes_;
+    if (is_ahead) --ahead_;
     if (place.has_value()) files_[place->file]->Free(place->slot);
   }
   void LeaveCheckpoint() {
@@ -743,6 +825,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   std::deque<KeptRecord> kept_ ABSL_GUARDED_BY(mutex_);
   // Steps and writes in `kept_` that have their elements still, and rooms that are taken.
   int64_t changes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t ahead_ ABSL_GUARDED_BY(mutex_) = 0;  // of these rooms: for steps that are yet to arrive
   std::map<int32_t, std::unique_ptr<GradientSlots>> files_ ABSL_GUARDED_BY(mutex_);
   int32_t last_file_ ABSL_GUARDED_BY(mutex_) = 0;
   bool checkpointing_ ABSL_GUARDED_BY(mutex_) = false;
@@ -839,7 +922,8 @@ absl::Status DurableSet::ReadElements(const StoreParts& parts, const StoredSet& 
 }
 
 bool DurableSet::keeps_steps() const { return rep_->keeps_steps(); }
-std::unique_ptr<core::SetJournal::Room> DurableSet::TakeRoom() { return rep_->TakeRoom(); }
+std::unique_ptr<core::SetJournal::Room> DurableSet::TakeRoom() { return rep_->TakeRoom(/*ahead=*/false); }
+std::unique_ptr<core::SetJournal::Room> DurableSet::TakeRoomAhead() { return rep_->TakeRoom(/*ahead=*/true); }
 void DurableSet::AwaitCheckpoint(core::Then<absl::Status> done) { rep_->AwaitCheckpoint(std::move(done)); }
 
 void DurableSet::CommitStep(std::unique_ptr<Room> room, const core::StepRecord& record,

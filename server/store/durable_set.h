@@ -74,6 +74,7 @@ class DurableSet final : public core::SetJournal {
 
   bool keeps_steps() const override;
   std::unique_ptr<Room> TakeRoom() override;
+  std::unique_ptr<Room> TakeRoomAhead() override;
   void AwaitCheckpoint(core::Then<absl::Status> done) override;
   void CommitStep(std::unique_ptr<Room> room, const core::StepRecord& record, const core::BroughtElements& gradient,
                   core::Then<absl::Status> done) override;

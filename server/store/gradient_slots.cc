@@ -34,6 +34,17 @@ class RunningChecksums {
     }
   }
 
+  // The number of the part that comes next, if the one before it is whole.
+  std::optional<size_t> Next() const {
+    if (!checksums_.empty() && in_last_ < kChecksummedBytes) return std::nullopt;
+    return checksums_.size();
+  }
+  // Adds a whole part.
+  void AddPart(uint32_t checksum) {
+    checksums_.push_back(checksum);
+    in_last_ = kChecksummedBytes;
+  }
+
   std::vector<uint32_t> checksums() && { return std::move(checksums_); }
 
  private:
@@ -112,11 +123,25 @@ void GradientSlots::Free(int32_t slot) {
   taken_[slot] = false;
 }
 
-absl::StatusOr<SlotContents> GradientSlots::Write(int32_t slot, absl::Span<const absl::Span<const std::byte>> pieces) {
+absl::StatusOr<uint32_t> GradientSlots::WritePart(int32_t slot, int64_t part, absl::Span<const std::byte> bytes) {
+  absl::Status status = file_->Write(slot * slot_bytes_ + part * kChecksummedBytes, bytes);
+  if (!status.ok()) return status;
+  return Checksum(bytes);
+}
+
+absl::StatusOr<SlotContents> GradientSlots::Write(int32_t slot, absl::Span<const absl::Span<const std::byte>> pieces,
+                                                  absl::Span<const std::optional<uint32_t>> written) {
   int64_t bytes = 0;
   RunningChecksums checksums;
   for (const absl::Span<const std::byte> piece : pieces) {
     const absl::Span<const std::byte> sectors(piece.data(), InSectors(piece.size()));
+    const std::optional<size_t> part = checksums.Next();
+    if (part.has_value() && *part < written.size() && written[*part].has_value() &&
+        static_cast<int64_t>(sectors.size()) == kChecksummedBytes) {
+      checksums.AddPart(*written[*part]);
+      bytes += kChecksummedBytes;
+      continue;
+    }
     checksums.Add(sectors);
     if (absl::Status status = file_->Write(slot * slot_bytes_ + bytes, sectors); !status.ok()) return status;
     bytes += static_cast<int64_t>(sectors.size());

@@ -22,8 +22,8 @@
 
 namespace adamant::store {
 
-// A checksum is of so many bytes of a slot, the last one of what is left.
-inline constexpr int64_t kChecksummedBytes = int64_t{1} << 20;
+// A checksum is of so many bytes of a slot, the last one of what is left: of one block of a set, where that is whole.
+inline constexpr int64_t kChecksummedBytes = int64_t{1} << 18;
 
 // What the record of a step says of its gradient.
 struct SlotContents {
@@ -54,10 +54,15 @@ class GradientSlots {
   std::optional<int32_t> Take();
   void Free(int32_t slot);
 
+  // Writes kChecksummedBytes into a slot, of which they are number `part`, and returns their checksum. As for the rest,
+  // see Write.
+  absl::StatusOr<uint32_t> WritePart(int32_t slot, int64_t part, absl::Span<const std::byte> bytes);
   // Writes `pieces` one behind the other into a slot, from its beginning on, and returns what a record of it says.
   // Pieces are as File::Write has them for kDirect; where one is not as long as a multiple of kSectorBytes it has
   // memory up to there, which is written, too. May take long. Nothing of it is sure to be there before Sync.
-  absl::StatusOr<SlotContents> Write(int32_t slot, absl::Span<const absl::Span<const std::byte>> pieces);
+  // A part that is one piece, and that `written` has a checksum for, was written by WritePart.
+  absl::StatusOr<SlotContents> Write(int32_t slot, absl::Span<const absl::Span<const std::byte>> pieces,
+                                     absl::Span<const std::optional<uint32_t>> written = {});
   // See File::Sync.
   absl::Status Sync();
   // Reads what Write wrote into `pieces`, of the same sizes, and with memory up to whole sectors likewise. DATA_LOSS,

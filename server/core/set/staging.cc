@@ -166,7 +166,9 @@ absl::Status Staging::Add(int32_t tensor, int64_t offset, int64_t count, ChunkSo
     copy(target.mutable_data() + begin, end - begin);
     const size_t position = PositionOf(block);
     missing_[position] -= end - begin;
-    if (missing_[position] == 0 && measure_ != nullptr) stats_[position] = measure_(target.data(), target.size());
+    if (missing_[position] > 0) return;
+    if (measure_ != nullptr) stats_[position] = measure_(target.data(), target.size());
+    if (complete_ != nullptr) complete_(position, target);
   });
   return absl::OkStatus();
 }

@@ -2,7 +2,9 @@
 #ifndef ADAMANT_SERVER_CORE_SET_STAGING_H_
 #define ADAMANT_SERVER_CORE_SET_STAGING_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -64,6 +66,10 @@ class Staging {
   Staging(std::shared_ptr<const TensorSelection> selection, BlockList blocks, kernels::MeasureFunction measure,
           std::unique_ptr<RowStaging> rows = nullptr);
 
+  // From here on `complete` is called for each block that is complete, with where it stands among those that are
+  // selected. Before anything is added.
+  void Watch(std::function<void(size_t position, const BlockRef& block)> complete) { complete_ = std::move(complete); }
+
   // Takes one chunk: `copy` is called for each run of memory that it goes to. Errors as Coverage::Advance, after which
   // nothing was copied. A block is measured when its last element has come, while it is in cache.
   absl::Status Add(int32_t tensor, int64_t offset, int64_t count, ChunkSource copy);
@@ -108,6 +114,7 @@ class Staging {
   // Of each block that is selected: its elements that have not come, without padding, and what they are.
   std::vector<int64_t> missing_;
   std::vector<kernels::GradientStats> stats_;
+  std::function<void(size_t position, const BlockRef& block)> complete_;  // null: nobody watches
 };
 
 }  // namespace adamant::core

@@ -222,6 +222,15 @@ void StepAttempt::LentAll(Lender::Loan loan, BlockList rows, bool to_no_effect) 
     }
     gradient_.emplace(selection_, selection_->Spread(std::move(loan.blocks)), host_kernels().measure,
                       std::move(staged));
+    // One that takes more than a moment: its blocks are on disk before the last has come.
+    if (set_->journal != nullptr && set_->journal->keeps_steps() && !in_round_ &&
+        !IsSmall(selection_->block_elements())) {
+      room_ = set_->journal->TakeRoomAhead();
+    }
+    if (room_ != nullptr) {
+      gradient_->Watch(
+          [room = room_.get()](size_t position, const BlockRef& block) { room->WriteAhead(position, block); });
+    }
   }
   // Before what pays for them may go.
   rows.clear();

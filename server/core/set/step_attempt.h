@@ -11,6 +11,7 @@
 #include "adamant/v1/step.pb.h"
 #include "kernels/update.h"
 #include "server/core/backend/row_work.h"
+#include "server/core/journal.h"
 #include "server/core/memory/block.h"
 #include "server/core/memory/budget.h"
 #include "server/core/memory/lender.h"
@@ -127,6 +128,8 @@ class StepAttempt final : public Attempt<StepListener>, public std::enable_share
   bool has_gradient() const { return gradient_.has_value(); }
   // The gradient, if there is one; in a round with what pays for it.
   PaidGradient TakeGradient() { return {std::move(share_), std::move(gradient_)}; }
+  // Where it has been put down in part; null where it has not.
+  std::unique_ptr<SetJournal::Room> TakeRoom() { return std::move(room_); }
   // What pays for it otherwise, and for the reply where there is none.
   Grant TakeGrant() { return std::move(grant_); }
 
@@ -147,6 +150,7 @@ class StepAttempt final : public Attempt<StepListener>, public std::enable_share
   Grant grant_;  // before what it pays for, which comes back first
   std::shared_ptr<const RoundMemory::Share> share_;
   std::optional<Staging> gradient_;
+  std::unique_ptr<SetJournal::Room> room_;
 
   uint64_t incarnation_ = 0;
   bool in_round_ = false;  // it was entered there

@@ -43,7 +43,8 @@ void StepCommit::TakeRoom() {
     Go();
     return;
   }
-  room_ = journal->TakeRoom();
+  if (!input_.round.has_value()) room_ = input_.contributors.front()->TakeRoom();
+  if (room_ == nullptr) room_ = journal->TakeRoom();
   if (room_ != nullptr) {
     Go();
     return;
