@@ -69,6 +69,8 @@ class StoredState {
   virtual ~StoredState() = default;
 
   virtual int64_t step() const = 0;
+  // Of the tensors that the set had then.
+  virtual uint64_t schema_fingerprint() const = 0;
   // By tensor; empty: each has had `step`.
   virtual const std::vector<int64_t>& update_counts() const = 0;
   // Calls `take` for all elements of a slot: tensors by index, each one's ascending. Errors: DATA_LOSS (DAMAGED), and
