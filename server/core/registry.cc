@@ -177,6 +177,22 @@ void Registry::Delete(const v1::DeleteParameterSetRequest& request, absl::AnyInv
       std::move(done));
 }
 
+void Registry::CheckpointInTime() {
+  std::vector<std::shared_ptr<ParameterSet>> sets;
+  {
+    MutexLock lock(&mutex_);
+    for (const auto& [name, set] : sets_) {
+      if (set->is_kept()) sets.push_back(set);
+    }
+  }
+  for (const std::shared_ptr<ParameterSet>& set : sets) set->CheckpointInTime();
+}
+
+absl::Status Registry::CheckJournal() const {
+  const Journal* const journal = devices_.front().journal;
+  return journal != nullptr ? journal->CheckWorking() : absl::OkStatus();
+}
+
 void Registry::EndRounds(const absl::Status& status) {
   std::vector<std::shared_ptr<ParameterSet>> sets;
   {

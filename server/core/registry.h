@@ -58,6 +58,12 @@ class Registry {
   // As DeleteParameterSet says. `done` is called once, perhaps before this returns.
   void Delete(const v1::DeleteParameterSetRequest& request, absl::AnyInvocable<void(absl::Status)> done);
 
+  // Begins checkpoints of those sets whose journals want one: what is to be called now and then, for sets that have not
+  // stepped for a while.
+  void CheckpointInTime();
+  // OK, or why nothing outlives the process any more that is to.
+  absl::Status CheckJournal() const;
+
   // Ends the rounds that are open: who waits for others that will not come hears `status`.
   void EndRounds(const absl::Status& status);
 

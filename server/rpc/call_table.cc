@@ -73,8 +73,7 @@ std::shared_ptr<Call> CallTable::MakeOptimizerCall(absl::string_view method,
 }
 
 OpenCalls* CallTable::KindOf(absl::string_view method) const {
-  if (method == "CreateParameterSet" || method == "AddTensors" || method == "RestoreCheckpoint" || method == "Fork" ||
-      method == "Checkpoint" || method == "ListCheckpoints") {
+  if (method == "CreateParameterSet" || method == "AddTensors" || method == "RestoreCheckpoint" || method == "Fork") {
     return kinds_.creations;
   }
   const bool is_page = method == "GetParameterSet" || method == "ListParameterSets" || method == "ListTensors" ||
@@ -83,9 +82,13 @@ OpenCalls* CallTable::KindOf(absl::string_view method) const {
 }
 
 std::shared_ptr<Call> CallTable::MakeHealthCall(absl::string_view method, grpc::GenericCallbackServerContext* context) {
-  if (method == "Watch") return std::make_shared<HealthWatchCall>(kinds_.health_watches, context);
+  if (method == "Watch") {
+    return std::make_shared<HealthWatchCall>(kinds_.health_watches, context, registry_->CheckJournal().ok());
+  }
   if (method != "Check") return nullptr;
-  const auto check = [](const grpc::ByteBuffer& request, UnaryCall::Done done) { done(CheckHealth(request)); };
+  const auto check = [registry = registry_](const grpc::ByteBuffer& request, UnaryCall::Done done) {
+    done(CheckHealth(request, registry->CheckJournal().ok()));
+  };
   return std::make_shared<UnaryCall>(check, kinds_.health_checks, context);
 }
 

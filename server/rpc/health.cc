@@ -23,11 +23,11 @@ bool IsKnown(const std::string& service) {
 
 }  // namespace
 
-absl::StatusOr<grpc::ByteBuffer> CheckHealth(const grpc::ByteBuffer& request) {
+absl::StatusOr<grpc::ByteBuffer> CheckHealth(const grpc::ByteBuffer& request, bool whole) {
   health::HealthCheckRequest check;
   if (absl::Status status = Parse(request, &check); !status.ok()) return status;
   if (!IsKnown(check.service())) return absl::NotFoundError(absl::StrCat("no service ", check.service()));
-  return Response(health::HealthCheckResponse::SERVING);
+  return Response(whole ? health::HealthCheckResponse::SERVING : health::HealthCheckResponse::NOT_SERVING);
 }
 
 void HealthWatchCall::OnMessage(const grpc::ByteBuffer& buffer) {
@@ -38,7 +38,8 @@ void HealthWatchCall::OnMessage(const grpc::ByteBuffer& buffer) {
   }
   ShrinkCharge(kIdleCallBytes);
   known_ = IsKnown(watch.service());
-  Write(Response(known_ ? health::HealthCheckResponse::SERVING : health::HealthCheckResponse::SERVICE_UNKNOWN));
+  const auto status = whole_ ? health::HealthCheckResponse::SERVING : health::HealthCheckResponse::NOT_SERVING;
+  Write(Response(known_ ? status : health::HealthCheckResponse::SERVICE_UNKNOWN));
 }
 
 void HealthWatchCall::OnWritten() {

@@ -10,21 +10,23 @@
 
 namespace adamant::rpc {
 
-// The answer to Check while the server serves; when it drains, no call gets as far. Errors: NOT_FOUND for another
+// The answer to Check of a server that serves, or, unless it is `whole`, does not: what is to outlive it does not any
+// more, and it should be restarted. When it drains, no call gets as far. Errors: NOT_FOUND for another
 // service; as Parse. Thread-safe.
-absl::StatusOr<grpc::ByteBuffer> CheckHealth(const grpc::ByteBuffer& request);
+absl::StatusOr<grpc::ByteBuffer> CheckHealth(const grpc::ByteBuffer& request, bool whole);
 
-// Watch: says that the server serves, and at its drain that it serves no more.
+// Watch: says whether the server serves, and at its drain that it serves no more.
 class HealthWatchCall final : public Call {
  public:
-  HealthWatchCall(OpenCalls* open_calls, grpc::GenericCallbackServerContext* context)
-      : Call(open_calls, context, CallShape::kStream) {}
+  HealthWatchCall(OpenCalls* open_calls, grpc::GenericCallbackServerContext* context, bool whole)
+      : Call(open_calls, context, CallShape::kStream), whole_(whole) {}
 
  private:
   void OnMessage(const grpc::ByteBuffer& buffer) override;
   void OnWritten() override;
   void OnDrain() override;
 
+  const bool whole_;
   bool known_ = false;  // whether it watches what there is; constant once the call is idle
   std::atomic<bool> draining_ = false;
 };

@@ -61,6 +61,8 @@ constexpr int kMaxPages = 3;
 constexpr int kMaxSmallCalls = 3;
 // Those that are idle take less: there are places for some sixty.
 constexpr int kMaxSetWatches = 2;
+// How often sets that have not stepped for a while are asked whether they want a checkpoint.
+constexpr absl::Duration kCheckpointTick = absl::Seconds(1);
 constexpr int kMaxHealthChecks = 2;
 constexpr int kMaxHealthWatches = 1;
 constexpr int kMaxReflections = 2;
@@ -222,6 +224,22 @@ struct Server::Parts {
                                              &set_watches, &health_checks, &health_watches, &reflections};
 };
 
+// Shared with the clock's callback.
+struct Server::CheckpointTimer {
+  core::Clock* clock;
+  core::Registry* registry;
+  core::Mutex mutex;
+  bool stopped ABSL_GUARDED_BY(mutex) = false;
+};
+
+void Server::CheckpointInTime(const std::shared_ptr<CheckpointTimer>& timer) {
+  // Under the mutex: whoever stops it waits for the end of this.
+  core::MutexLock lock(&timer->mutex);
+  if (timer->stopped) return;
+  timer->registry->CheckpointInTime();
+  timer->clock->Schedule(kCheckpointTick, [timer] { CheckpointInTime(timer); });
+}
+
 Server::Server() = default;
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
@@ -249,6 +267,13 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   if (absl::Status status = options.restore(server->parts_->registry.get()); !status.ok()) {
     server->parts_->registry->Clear();
     return status;
+  }
+
+  if (options.journal != nullptr) {
+    server->timer_ = std::make_shared<CheckpointTimer>();
+    server->timer_->clock = server->parts_->clock.get();
+    server->timer_->registry = server->parts_->registry.get();
+    CheckpointInTime(server->timer_);
   }
 
   grpc::ServerBuilder builder;
@@ -303,6 +328,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 }
 
 Server::~Server() {
+  if (timer_ != nullptr) {
+    core::MutexLock lock(&timer_->mutex);
+    timer_->stopped = true;
+  }
   acceptor_.reset();
   server_.reset();
   // gRPC may still hold slices of replies, and through them memory, grants and sets.

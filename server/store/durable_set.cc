@@ -423,7 +423,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
 
   bool WantsCheckpoint(uint64_t incarnation, int64_t step) const {
     core::MutexLock lock(&mutex_);
-    if (checkpointing_ || !failed_.ok()) return false;
+    if (checkpointing_) return false;
     if (keeps_steps()) return 2 * changes_ >= MostChanges();
     const bool is_same = incarnation == base_.incarnation();
     if (is_same && step == base_.step()) return false;
@@ -651,14 +651,8 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     files_[place.file]->Free(place.slot);
   }
 
-  void Fail(const absl::Status& status) {
-    core::MutexLock lock(&mutex_);
-    if (failed_.ok()) failed_ = StoreFailed(status.message());
-  }
-  absl::Status CheckWorking() const {
-    core::MutexLock lock(&mutex_);
-    return Unshared(failed_);
-  }
+  void Fail(const absl::Status& status) { parts_.fail(status); }
+  absl::Status CheckWorking() const { return parts_.check(); }
 
   // Writes a checkpoint, whose name it returns; on the thread that does that.
   absl::StatusOr<std::string> WriteBase(const NewBase& base, ElementSource elements) {
@@ -813,7 +807,6 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   std::unique_ptr<CheckpointKeeper> checkpoints_;  // constant once it is open
 
   mutable core::Mutex mutex_;
-  absl::Status failed_ ABSL_GUARDED_BY(mutex_);
   bool deleted_ ABSL_GUARDED_BY(mutex_) = false;
   // As the set is now.
   v1::ParameterSetSpec spec_ ABSL_GUARDED_BY(mutex_);

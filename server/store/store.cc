@@ -78,7 +78,15 @@ Store::Store(FileSystem* file_system, StoreOptions options, std::unique_ptr<File
       .checkpoints = &checkpoints_,
       .executor = &executor_,
       .pace = [this](int64_t bytes) { return rate_limit_ != nullptr ? rate_limit_->Wait(bytes) : absl::OkStatus(); },
-      .warn = options_.warn};
+      .warn = options_.warn,
+      .fail =
+          [this](const absl::Status& status) {
+            core::MutexLock lock(&mutex_);
+            if (!failed_.ok()) return;
+            failed_ = StoreFailed(status.message());
+            options_.warn(absl::StrCat("durable sets do not change until a restart: ", status.message()));
+          },
+      .check = [this] { return CheckWorking(); }};
 }
 
 Store::~Store() {
@@ -130,7 +138,13 @@ absl::StatusOr<std::unique_ptr<core::SetJournal>> Store::CreateSet(const v1::Par
   return DurableSet::Create(parts_, spec, std::move(schema), set);
 }
 
-absl::Status Store::CheckWorking() const { return commits_ != nullptr ? commits_->CheckWorking() : absl::OkStatus(); }
+absl::Status Store::CheckWorking() const {
+  if (commits_ != nullptr) {
+    if (absl::Status status = commits_->CheckWorking(); !status.ok()) return status;
+  }
+  core::MutexLock lock(&mutex_);
+  return Unshared(failed_);
+}
 
 absl::Status Store::Restore(core::Registry* registry) {
   struct Found {

@@ -23,6 +23,7 @@
 #include "adamant/v1/parameter_set.pb.h"
 #include "server/core/base/clock.h"
 #include "server/core/base/compute_pool.h"
+#include "server/core/base/mutex.h"
 #include "server/core/journal.h"
 #include "server/core/registry.h"
 #include "server/store/catalog.h"
@@ -57,6 +58,9 @@ struct StoreParts {
   core::ComputePool* executor;     // goes on when something is on disk
   std::function<absl::Status(int64_t bytes)> pace;
   std::function<void(absl::string_view)> warn;
+  // Says that it is not known what is on disk; and OK, or that this was said, or that the catalog has failed.
+  std::function<void(const absl::Status& status)> fail;
+  std::function<absl::Status()> check;
 };
 
 // Thread-safe. Outlives the sets that it has journals for.
@@ -113,6 +117,9 @@ class Store final : public core::Journal {
   std::unique_ptr<Catalog> restored_catalog_;
 
   bool lost_data_ = false;
+
+  mutable core::Mutex mutex_;
+  absl::Status failed_ ABSL_GUARDED_BY(mutex_);
 
   const std::unique_ptr<core::Clock> clock_;
   std::unique_ptr<RateLimit> rate_limit_;  // null: as fast as the disk

@@ -519,6 +519,8 @@ absl::Status ParameterSet::CopyFrom(ParameterSet* other, std::optional<uint64_t>
                     });
 }
 
+void ParameterSet::CheckpointInTime() { core::CheckpointInTime(rep_); }
+
 void ParameterSet::FinishJournal(Then<absl::Status> done) {
   Checkpoint(std::nullopt, [rep = rep_, done = std::move(done)](absl::Status made) mutable {
     if (made.ok()) {

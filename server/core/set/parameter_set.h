@@ -100,6 +100,8 @@ class ParameterSet {
   // Errors: as of a read of the whole set, and of a write.
   absl::Status CopyFrom(ParameterSet* other, std::optional<uint64_t> incarnation);
 
+  // Begins a checkpoint if the set's journal wants one.
+  void CheckpointInTime();
   // For a set that does not change any more: makes a checkpoint, and says on disk that it is what the set was. Errors:
   // the same.
   void FinishJournal(Then<absl::Status> done);
