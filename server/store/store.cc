@@ -135,6 +135,7 @@ absl::StatusOr<v1::Durability> Store::Resolve(const v1::Durability* durability) 
 absl::StatusOr<std::unique_ptr<core::SetJournal>> Store::CreateSet(const v1::ParameterSetSpec& spec,
                                                                    std::shared_ptr<const core::Schema> schema,
                                                                    const v1::ParameterSet& set) {
+  if (absl::Status status = CheckWorking(); !status.ok()) return status;
   return DurableSet::Create(parts_, spec, std::move(schema), set);
 }
 
