@@ -38,8 +38,7 @@ _SLOTS = {
 
 
 Durability = Union[str, v1.EveryStep, v1.Checkpoints, v1.Durability]
-"""What of a set outlives the server's process: "nothing"; "every_step"; `v1.Checkpoints(steps=1000, seconds=60)`, with one
-of these or both; or `v1.EveryStep(journal_steps=64)`."""
+"""What of a set outlives the server's process; see `Client.create`."""
 
 
 @dataclass
@@ -679,6 +678,7 @@ def _spec(
 
 
 def durability_message(durability: Durability) -> v1.Durability:
+    """What the protocol has for it. ValueError if it is none."""
     if isinstance(durability, v1.Durability):
         return durability
     if isinstance(durability, v1.EveryStep):

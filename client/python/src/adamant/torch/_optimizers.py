@@ -79,8 +79,8 @@ class _Remote(torch.optim.Optimizer):
         progress: draws a bar of tqdm's for each transfer of all parameters, or of their state, on a terminal.
 
         max_grad_norm, on_non_finite and durability are the set's: of one that is there already they must be the same,
-        if they are given (of durability: the same of the three). `foreach`, `fused` and `capturable` are checked by torch, and mean nothing here; `differentiable` is
-        refused.
+        if they are given; of durability, which of the three it is. `foreach`, `fused` and `capturable` are checked by
+        torch, and mean nothing here; `differentiable` is refused.
         """
         _check_choice("attach", attach, ("pull", "push", "error"))
         _check_choice("local_changes", local_changes, ("push", "raise", "ignore"))
