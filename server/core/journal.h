@@ -69,6 +69,8 @@ class StoredState {
   virtual ~StoredState() = default;
 
   virtual int64_t step() const = 0;
+  // Of the tensors that the set had then.
+  virtual uint64_t schema_fingerprint() const = 0;
   // By tensor; empty: each has had `step`.
   virtual const std::vector<int64_t>& update_counts() const = 0;
   // Calls `take` for all elements of a slot: tensors by index, each one's ascending. Errors: DATA_LOSS (DAMAGED), and
@@ -127,9 +129,13 @@ class SetJournal {
 
   // Whether it is time for a checkpoint of a set that is in this state, and none is under way.
   virtual bool WantsCheckpoint(uint64_t incarnation, int64_t step) const = 0;
-  // Makes a checkpoint of `state`, a reading of all slots, and lets go of it; `set` is the set at that time. If one is
-  // under way already, this one begins when that has ended.
-  virtual void Checkpoint(std::unique_ptr<Reading> state, const v1::ParameterSet& set, Then<absl::Status> done) = 0;
+  // Changes with each CommitBase.
+  virtual uint64_t generation() const = 0;
+  // Makes a checkpoint of `state`, a reading of all slots that began in `generation`, and lets go of it; `set` is the
+  // set at that time. If one is under way already, this one begins when that has ended. Error, beside the others:
+  // ABORTED if a base has been committed since: the state may be one before it.
+  virtual void Checkpoint(std::unique_ptr<Reading> state, const v1::ParameterSet& set, uint64_t generation,
+                          Then<absl::Status> done) = 0;
 
   // The checkpoints that there are, the newest first.
   virtual std::vector<v1::Checkpoint> ListCheckpoints() const = 0;

@@ -136,20 +136,19 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   // A checkpoint that is read, and not removed as long as it is.
   class ReadCheckpoint final : public core::StoredState {
    public:
-    explicit ReadCheckpoint(std::shared_ptr<DurableSetRep> set) : set_(std::move(set)) {}
-    ~ReadCheckpoint() override { set_->LeaveCheckpoint(); }
+    ReadCheckpoint(std::shared_ptr<const KeptCheckpoint> held, class Checkpoint checkpoint)
+        : held_(std::move(held)), checkpoint_(std::move(checkpoint)) {}
 
-    void Set(class Checkpoint checkpoint) { checkpoint_ = std::move(checkpoint); }
-
-    int64_t step() const override { return checkpoint_->info().step; }
-    const std::vector<int64_t>& update_counts() const override { return checkpoint_->info().update_counts; }
+    int64_t step() const override { return checkpoint_.info().step; }
+    uint64_t schema_fingerprint() const override { return checkpoint_.info().description.schema_fingerprint(); }
+    const std::vector<int64_t>& update_counts() const override { return checkpoint_.info().update_counts; }
     absl::Status Read(v1::Slot slot, const core::Schema& schema, Take take) override {
-      return checkpoint_->Read(slot, schema, take);
+      return checkpoint_.Read(slot, schema, take);
     }
 
    private:
-    const std::shared_ptr<DurableSetRep> set_;
-    std::optional<class Checkpoint> checkpoint_;
+    const std::shared_ptr<const KeptCheckpoint> held_;
+    class Checkpoint checkpoint_;
   };
 
   // A checkpoint that is to be the set's base.
@@ -206,24 +205,17 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   }
 
   absl::StatusOr<std::unique_ptr<core::StoredState>> OpenCheckpoint(uint64_t incarnation, int64_t step) {
-    {
-      core::MutexLock lock(&mutex_);
-      ++readers_;
+    std::shared_ptr<const KeptCheckpoint> held = checkpoints_->Hold(incarnation, step);
+    if (held == nullptr) {
+      return Error(absl::StatusCode::kNotFound, v1::ERROR_REASON_CHECKPOINT_NOT_FOUND,
+                   ExpectedGot("the state of one of the set's checkpoints",
+                               absl::StrCat("step ", step, " of incarnation ", incarnation)),
+                   "checkpoint_step");
     }
-    // From here on it lets go in any case.
-    std::unique_ptr<ReadCheckpoint> read = std::make_unique<ReadCheckpoint>(shared_from_this());
-    for (const KeptCheckpoint& kept : checkpoints_->List()) {
-      if (kept.incarnation != incarnation || kept.step != step) continue;
-      absl::StatusOr<class Checkpoint> opened =
-          store::Checkpoint::Open(parts_.file_system, checkpoints_->PathOf(kept.name));
-      if (!opened.ok()) return opened.status();
-      read->Set(*std::move(opened));
-      return read;
-    }
-    return Error(absl::StatusCode::kNotFound, v1::ERROR_REASON_CHECKPOINT_NOT_FOUND,
-                 ExpectedGot("the state of one of the set's checkpoints",
-                             absl::StrCat("step ", step, " of incarnation ", incarnation)),
-                 "checkpoint_step");
+    absl::StatusOr<class Checkpoint> opened =
+        store::Checkpoint::Open(parts_.file_system, checkpoints_->PathOf(held->name));
+    if (!opened.ok()) return opened.status();
+    return std::make_unique<ReadCheckpoint>(std::move(held), *std::move(opened));
   }
 
   // Opens the files of elements that records refer to, and the one that new ones go to; makes that if it is new.
@@ -434,40 +426,46 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
                                       static_cast<int64_t>(terms.seconds() * 1e9);
   }
 
-  void Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set, core::Then<absl::Status> done) {
+  uint64_t generation() const {
+    core::MutexLock lock(&mutex_);
+    return generation_;
+  }
+
+  void Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set, uint64_t generation,
+                  core::Then<absl::Status> done) {
     NewBase base;
     base.info.set = name_;
     base.info.incarnation = state->header().incarnation();
     base.info.step = state->header().step();
     base.info.update_counts.assign(state->header().update_counts().begin(), state->header().update_counts().end());
     base.info.description = set;
+    // Tensors may have been added between the reading and this, as steps may have come.
+    base.info.description.set_schema_fingerprint(state->schema().fingerprint());
     base.info.create_time = absl::Now();
-    // Steps that came between the reading and this.
     if (set.incarnation() == base.info.incarnation) {
       v1::SetStatistics* const statistics = base.info.description.mutable_statistics();
       statistics->set_applied(statistics->applied() - (set.step() - base.info.step));
     }
     base.slots = state->slots();
-    uint64_t generation;
+    bool is_there = false;
     {
       core::MutexLock lock(&mutex_);
       if (checkpointing_) {
         // That one may be of a state before.
-        waiting_.push_back([self = shared_from_this(), state = std::move(state), set,
+        waiting_.push_back([self = shared_from_this(), state = std::move(state), set, generation,
                             done = std::move(done)](const absl::Status& /*made*/) mutable {
-          self->Checkpoint(std::move(state), set, std::move(done));
+          self->Checkpoint(std::move(state), set, generation, std::move(done));
         });
         return;
       }
       if (has_checkpoint() && base_.incarnation() == base.info.incarnation && base_.step() == base.info.step &&
           !base_.base().uninitialized()) {
-        generation = 0;
+        is_there = true;
       } else {
         checkpointing_ = true;
-        generation = generation_;
       }
     }
-    if (generation == 0) {
+    if (is_there) {
       done(absl::OkStatus());
       return;
     }
@@ -642,10 +640,6 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     if (is_ahead) --ahead_;
     if (place.has_value()) files_[place->file]->Free(place->slot);
   }
-  void LeaveCheckpoint() {
-    core::MutexLock lock(&mutex_);
-    --readers_;
-  }
   void GiveBack(const ElementPlace& place) {
     core::MutexLock lock(&mutex_);
     files_[place.file]->Free(place.slot);
@@ -759,10 +753,8 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   void BaseCommitted(const NewBase& base, const std::string& path, const StoredRecord& record, int64_t first,
                      const absl::Status& status) {
     std::vector<std::string> old_files;
-    bool has_reader = false;
     {
       core::MutexLock lock(&mutex_);
-      has_reader = readers_ > 0;
       if (status.ok()) {
         base_ = record;
         if (base.write.has_value()) write_ = *base.write;
@@ -789,12 +781,14 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
       }
     }
     if (!status.ok()) {
-      // Nothing refers to it, and nothing else was it meant for.
-      (void)parts_.file_system->RemoveAll(path);
+      // Nothing refers to it, and nothing else was it meant for; unless it is not known what is on disk.
+      if (GetErrorDetail(status).reason() != v1::ERROR_REASON_STORE_FAILED) {
+        (void)parts_.file_system->RemoveAll(path);
+      }
       return;
     }
     absl::Status kept = checkpoints_->Add(record.base().checkpoint());
-    if (kept.ok() && !has_reader) kept = checkpoints_->RemoveOld(record.base().checkpoint());
+    if (kept.ok()) kept = checkpoints_->RemoveOld(record.base().checkpoint());
     if (!kept.ok()) parts_.warn(absl::StrCat("old checkpoints of ", Quoted(name_), ": ", kept.ToString()));
     for (const std::string& one : old_files) (void)parts_.file_system->Remove(one);
   }
@@ -825,7 +819,6 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   std::vector<core::Then<absl::Status>> waiting_ ABSL_GUARDED_BY(mutex_);
   // Advanced by each base that a write makes.
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 1;
-  int readers_ ABSL_GUARDED_BY(mutex_) = 0;  // of checkpoints
 };
 
 absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Create(const StoreParts& parts,
@@ -971,13 +964,15 @@ void DurableSet::CommitBase(const core::BaseRecord& record, const core::BlockLis
 
 void DurableSet::CommitDelete(core::Then<absl::Status> done) { rep_->CommitDelete(std::move(done)); }
 
+uint64_t DurableSet::generation() const { return rep_->generation(); }
+
 bool DurableSet::WantsCheckpoint(uint64_t incarnation, int64_t step) const {
   return rep_->WantsCheckpoint(incarnation, step);
 }
 
-void DurableSet::Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set,
+void DurableSet::Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set, uint64_t generation,
                             core::Then<absl::Status> done) {
-  rep_->Checkpoint(std::move(state), set, std::move(done));
+  rep_->Checkpoint(std::move(state), set, generation, std::move(done));
 }
 
 std::optional<int64_t> DurableSet::DurableStep(uint64_t incarnation, int64_t step) const {

@@ -313,6 +313,7 @@ absl::Status WriteAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, in
   std::optional<std::pair<int64_t, float>> bad;
   absl::Status status = arrival->elements.Add(tensor, offset, count, [&](float* to, int64_t n) {
     copy(to, n);
+    if (takes_any_values_) return;
     for (int64_t i = 0; i < n && !bad.has_value(); ++i) {
       // So written that a NaN is out of range.
       if (!(to[i] >= info.lowest && to[i] <= info.highest)) bad.emplace(position + i, to[i]);

@@ -535,6 +535,60 @@ class Client:
             described = self.get(name)
         return described
 
+    def checkpoint(self, name: str, *, incarnation: int | None = None) -> v1.Checkpoint:
+        """Has the server put all of the set on its disk, as it is at some time during the call, while steps go on.
+
+        An attempt whose reply was lost is repeated: that makes another checkpoint, if the set has moved on."""
+        request = v1.CheckpointRequest(set=name)
+        if incarnation is not None:
+            request.incarnation = incarnation
+        return v1.CheckpointResponse.FromString(self._unary("Checkpoint", request)).checkpoint
+
+    def checkpoints(self, name: str) -> Sequence[v1.Checkpoint]:
+        """What the set can be taken back to, the newest first."""
+        reply = self._unary("ListCheckpoints", v1.ListCheckpointsRequest(set=name))
+        return v1.ListCheckpointsResponse.FromString(reply).checkpoints
+
+    def restore_checkpoint(
+        self, name: str, checkpoint: v1.Checkpoint, *, incarnation: int | None = None
+    ) -> v1.ParameterSet:
+        """Takes the set back to one of its checkpoints, and returns it as it is then: another incarnation, to which
+        open step streams move by `refresh`.
+
+        An attempt whose reply was lost may have done so. Repeated, it does so again, and steps that came in between are
+        undone: demand the set's incarnation where others step it. Then the next attempt raises
+        IncarnationMismatchError, and the set shows where it stands."""
+        request = v1.RestoreCheckpointRequest(
+            set=name, checkpoint_incarnation=checkpoint.incarnation, checkpoint_step=checkpoint.step
+        )
+        if incarnation is not None:
+            request.incarnation = incarnation
+        reply = self._unary("RestoreCheckpoint", request)
+        return v1.RestoreCheckpointResponse.FromString(reply).parameter_set
+
+    def fork(
+        self,
+        name: str,
+        new_name: str,
+        *,
+        device: str = "",
+        durability: v1.Durability | None = None,
+        incarnation: int | None = None,
+    ) -> v1.ParameterSet:
+        """Makes a new set that is what the set is now, and returns it.
+
+        device: where it lives. Empty: where the other one does.
+        durability: what of it is kept on disk. None: the server's default.
+
+        An attempt whose reply was lost may have made it, and the next one then raises SetExistsError.
+        """
+        request = v1.ForkRequest(set=name, name=new_name, device=device)
+        if durability is not None:
+            request.durability.CopyFrom(durability)
+        if incarnation is not None:
+            request.incarnation = incarnation
+        return v1.ForkResponse.FromString(self._unary("Fork", request)).parameter_set
+
     def watch(self, name: str) -> Watch:
         """What happens to the set, as it happens. It does not connect again by itself, and holds a call open."""
         _fork.check(self._generation)
