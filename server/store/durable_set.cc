@@ -542,13 +542,22 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     done(absl::OkStatus());
   }
 
-  void Finish(core::Then<absl::Status> done) {
+  void Finish(const std::vector<core::RememberedStep>& remembered, core::Then<absl::Status> done) {
     StoredRecord record;
     {
       core::MutexLock lock(&mutex_);
       record = base_;
     }
     record.mutable_base()->set_final(true);
+    record.mutable_base()->clear_remembered();
+    for (const core::RememberedStep& step : remembered) {
+      StoredRemembrance* const stored = record.mutable_base()->add_remembered();
+      for (const core::RememberedStep::Key& key : step.keys) {
+        stored->add_request_ids(key.request_id);
+        stored->add_header_hashes(key.header_hash);
+      }
+      *stored->mutable_result() = step.result;
+    }
     CommitChange(nullptr, std::move(record), std::nullopt, std::move(done));
   }
   // The base that the set came back from is not what it is any more, from here on.
@@ -984,7 +993,10 @@ std::vector<v1::Checkpoint> DurableSet::ListCheckpoints() const { return rep_->L
 absl::StatusOr<std::unique_ptr<core::StoredState>> DurableSet::OpenCheckpoint(uint64_t incarnation, int64_t step) {
   return rep_->OpenCheckpoint(incarnation, step);
 }
-void DurableSet::Finish(core::Then<absl::Status> done) { rep_->Finish(std::move(done)); }
+void DurableSet::Finish(const std::vector<core::RememberedStep>& remembered, core::Then<absl::Status> done) {
+  rep_->Finish(remembered, std::move(done));
+}
+void DurableSet::NoteWrite(const v1::WriteHeader& header) { rep_->NoteWrite(header); }
 void DurableSet::MarkChanging(core::Then<absl::Status> done) { rep_->MarkChanging(std::move(done)); }
 void DurableSet::NoteRollback(int64_t number, const StoredRecord& record) { rep_->NoteRollback(number, record); }
 

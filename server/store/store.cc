@@ -298,6 +298,14 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Re
   restored.update_counts.assign(state.update_counts().begin(), state.update_counts().end());
   restored.configuration = state.configuration().set();
   restored.write = state.write();
+  for (const StoredRemembrance& stored_step : state.remembered()) {
+    core::RememberedStep& step = restored.remembered.emplace_back();
+    const int keys = std::min(stored_step.request_ids_size(), stored_step.header_hashes_size());
+    for (int key = 0; key < keys; ++key) {
+      step.keys.push_back({stored_step.request_ids(key), stored_step.header_hashes(key)});
+    }
+    step.result = stored_step.result();
+  }
   restored.statistics = state.statistics();
   restored.round = state.round();
   restored.create_time = absl::FromUnixNanos(stored.create_time_ns());

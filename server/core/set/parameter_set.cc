@@ -537,7 +537,16 @@ void ParameterSet::CheckpointInTime() { core::CheckpointInTime(rep_); }
 void ParameterSet::FinishJournal(Then<absl::Status> done) {
   Checkpoint(std::nullopt, [rep = rep_, done = std::move(done)](absl::Status made) mutable {
     if (made.ok()) {
-      rep->journal->Finish(std::move(done));
+      std::vector<RememberedStep> remembered;
+      {
+        MutexLock lock(&rep->mutex);
+        for (const Requests::Entry& step : rep->requests.remembered()) {
+          RememberedStep& one = remembered.emplace_back();
+          for (const Requests::Key& key : step.keys) one.keys.push_back({key.request_id, key.header_hash});
+          one.result = step.result;
+        }
+      }
+      rep->journal->Finish(remembered, std::move(done));
     } else {
       done(std::move(made));
     }

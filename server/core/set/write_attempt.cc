@@ -527,6 +527,7 @@ void WriteAttempt::Publish(const absl::Status& loaded, std::shared_ptr<const Sna
     Fail(std::move(poisoned));
     return;
   }
+  if (set_->journal != nullptr && !set_->journal->keeps_steps() && !full()) set_->journal->NoteWrite(header_);
   LetNextBegin();
   for (const std::shared_ptr<StepAttempt>& attempt : outdated) attempt->EndUnlessComplete(rewritten);
   if (!watches->empty()) {
