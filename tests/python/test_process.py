@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -70,7 +72,49 @@ def test_a_program_ends_without_closing_anything(server):
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
 
 
-def test_malloc_is_left_alone(server, name, monkeypatch):
+KEEPS = """
+import ctypes, sys
+import numpy as np
+import adamant
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = (ctypes.c_size_t,)
+
+class Mallinfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")]
+    _fields_ += [("others", ctypes.c_int * 5)]
+
+libc.mallinfo.restype = Mallinfo
+
+def mapped(size):
+    before = libc.mallinfo().hblks
+    assert libc.malloc(size)
+    return libc.mallinfo().hblks - before
+
+print(mapped(1_200_000))
+with adamant.Client(sys.argv[1]) as client:
+    client.create("keeps", {"w": (100_000,)}, exist_ok=True)
+    {use}
+print(mapped(1_200_000))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="of glibc")
+@pytest.mark.parametrize(
+    "use", ['client.open_steps("keeps").step([np.ones(100_000, np.float32)])', 'client.read("keeps")']
+)
+def test_what_a_message_takes_is_kept_for_the_next(server, use):
+    """Blocks of three messages come from the kernel each time, until there was one."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    program = KEEPS.replace("{use}", use)
+    done = subprocess.run(
+        [sys.executable, "-c", program, server.address], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (done.returncode, done.stdout) == (0, "1\n0\n"), done.stderr
+
+
+def test_mallocs_settings_are_left_alone(server, name, monkeypatch):
     calls = []
 
     class Libc:
@@ -80,10 +124,11 @@ def test_malloc_is_left_alone(server, name, monkeypatch):
             calls.append((setting, value))
             return 1
 
-    monkeypatch.setattr(_malloc.sys, "platform", "linux")
-    monkeypatch.setattr(_malloc.ctypes, "CDLL", lambda _: Libc())
     with adamant.Client(server.address) as client:
         client.create(name, {"w": (500_000,)})
+        # Not before the client has loaded the library that it may use.
+        monkeypatch.setattr(_malloc.sys, "platform", "linux")
+        monkeypatch.setattr(_malloc.ctypes, "CDLL", lambda _: Libc())
         client.open_steps(name).step([np.ones(500_000, np.float32)])
     assert not calls
     assert adamant.tune_malloc()

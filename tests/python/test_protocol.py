@@ -170,39 +170,12 @@ def test_small_messages_by_hand_are_protobufs(seed):
     arrays = [generator.normal(size=generator.integers(1, 200)).astype(np.float32) for _ in tensors]
     small = _framing.SmallMessages(tensors, [array.size for array in arrays], [FLOAT32] * len(arrays))
     header = v1.StepHeader(set="x" * int(generator.integers(1, 200)), expected_step=int(generator.integers(1 << 40)))
-    buffer = _framing.MessageBuffer()
     for _ in range(2):
-        data = small.make(header.SerializeToString(), arrays, buffer)
+        data = small.make(header.SerializeToString(), arrays)
         expected = v1.StepRequest(header=header, last=True)
         for tensor, array in zip(tensors, arrays):
             expected.chunks.add(tensor=tensor, data=array.tobytes())
         assert data == expected.SerializeToString()
-
-
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="bytes cannot be filled")
-def test_large_messages_are_made_in_the_memory_of_those_before_that_nobody_holds():
-    buffer = _framing.MessageBuffer()
-
-    def make(first, element, size=50_000):
-        return buffer.join([first, np.full(size, element, np.float32)], len(first) + 4 * size)
-
-    def expected(first, element, size=50_000):
-        return first + np.full(size, element, np.float32).tobytes()
-
-    at = id(make(b"first", 1))
-    second = make(b"other", 2)
-    assert id(second) == at
-    assert second == expected(b"other", 2)
-    third = make(b"third", 3)
-    # Whoever still has a message has what it was.
-    assert second == expected(b"other", 2)
-    assert third == expected(b"third", 3)
-    del second
-    held = id(third)
-    del third
-    assert id(make(b"fifth", 5)) == held
-    assert make(b"longer", 6) == expected(b"longer", 6)
-    assert make(b"short", 7, 10) == expected(b"short", 7, 10)
 
 
 @pytest.mark.parametrize("seed", seeds(20))

@@ -20,5 +20,5 @@ def test_the_examples_run(start_server, monkeypatch, capsys):
         session["client"].close()
     said = capsys.readouterr().out
     assert re.match(r"step 100: gradient norm [\d.]+, learning rate 0\.01\n", said)
-    assert "mlp 104 48" in said
+    assert "mlp 105 48" in said
     assert "expected the name of a set" in said

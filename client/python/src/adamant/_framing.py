@@ -7,10 +7,8 @@ be copied twice more. A test holds the two to the same bytes.
 
 from __future__ import annotations
 
-import ctypes
 import io
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -158,52 +156,6 @@ class Rows:
         self.distinct = ordered[np.diff(ordered, prepend=-1) > 0]
 
 
-class MessageBuffer:
-    """Joins the parts of messages: where the last one was as long, in its memory. For one thread at a time.
-
-    What malloc gives for a large message may go back to the kernel with it, and each page of the next one's has then to
-    be fetched again: with glibc as it comes a step of 100,000 parameters took twice as long.
-    """
-
-    # What is shorter malloc keeps, and with shorter parts it would not pay.
-    _LEAST_BYTES = 64 << 10
-    _LEAST_PART_BYTES = 1 << 10
-
-    def __init__(self) -> None:
-        self._message = b""
-
-    def join(self, parts: Sequence[Any], size: int) -> bytes:
-        """`parts`, bytes and C-contiguous arrays, none of them empty, of so many bytes in all."""
-        if size < max(self._LEAST_BYTES, len(parts) * self._LEAST_PART_BYTES) or _new_bytes is None:
-            return b"".join(parts)
-        # What nobody else holds nobody can see change.
-        if len(self._message) != size or sys.getrefcount(self._message) != _HELD_ONCE:
-            self._message = _new_bytes(None, size)
-        memory: Any = (ctypes.c_char * size).from_address(_address_of_bytes(self._message))
-        into = np.frombuffer(memory, np.uint8)
-        at = 0
-        for part in parts:
-            elements = np.frombuffer(part, np.uint8)
-            into[at : at + elements.size] = elements
-            at += elements.size
-        return self._message
-
-
-_new_bytes: Any = None
-_address_of_bytes: Any = None
-if sys.implementation.name == "cpython":
-    # To be filled, once they are there, at this address: that is what C programs do.
-    _new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
-    _new_bytes.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
-    _new_bytes.restype = ctypes.py_object
-    _address_of_bytes = ctypes.pythonapi.PyBytes_AsString
-    _address_of_bytes.argtypes = (ctypes.py_object,)
-    _address_of_bytes.restype = ctypes.c_void_p
-    _holder = MessageBuffer()
-    _holder._message = bytes(100)
-    _HELD_ONCE = sys.getrefcount(_holder._message)
-
-
 class SmallMessages:
     """Makes the one message of small steps, again and again: what frames the elements is made once.
 
@@ -219,12 +171,12 @@ class SmallMessages:
         self.framed_bytes = sum(map(len, self._parts))
         self.data_bytes = sum(size * element_bytes(dtype) for size, dtype in zip(sizes, dtypes))
 
-    def make(self, header: bytes, arrays: Sequence[Array], buffer: MessageBuffer) -> bytes:
+    def make(self, header: bytes, arrays: Sequence[Array]) -> bytes:
         parts = self._parts
         parts[0] = _HEADER + varint(len(header)) + header + _LAST
         parts[2::2] = arrays
         try:
-            return buffer.join(parts, len(parts[0]) + self.framed_bytes + self.data_bytes)
+            return b"".join(parts)
         finally:
             # Nobody's gradients are kept.
             parts[2::2] = [b""] * len(arrays)

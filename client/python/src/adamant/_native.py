@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from adamant import _fork, v1
+from adamant import _fork, _malloc, v1
 from adamant._arrays import FLOAT32, Array, wire_dtype
 from adamant._connection import ReadCall, RetryingConnection, StepCall, WriteCall
 from adamant._framing import Rows, Source
@@ -385,6 +385,8 @@ class NativeConnection(RetryingConnection):
             if self._ended:
                 raise RuntimeError("this adamant.Client is closed")
             self._calls += 1
+        # It makes messages as large as these.
+        _malloc.expect(self._message_bytes)
         try:
             if threading.current_thread() is not threading.main_thread():
                 return self._library.call(function, self._native, *arguments)

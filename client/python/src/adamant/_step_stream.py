@@ -169,7 +169,6 @@ class StepStream:
         # Of the step that is about to be sent.
         self._begun: BegunStep | None = None
         self._last_result: StepResult | None = None
-        self._buffer = _framing.MessageBuffer()
         self._layouts: dict[tuple[tuple[int, ...], tuple[int, ...]], _Layout] = {}
         self._take_configuration(described)
 
@@ -444,7 +443,7 @@ class StepStream:
         if not rows and travel == dtypes and len(framed) <= _framing.MAX_CHUNKS and header.ByteSize() <= header_room:
 
             def make(header_bytes: bytes) -> bytes:
-                return small.make(header_bytes, framed, self._buffer)
+                return small.make(header_bytes, framed)
 
         else:
             check_overlap()

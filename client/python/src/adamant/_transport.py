@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from adamant import _fork
+from adamant import _fork, _malloc
 from adamant.errors import AdamantError, UnavailableError, from_status, make_error
 
 try:
@@ -497,6 +497,7 @@ class _CoreStream(_TimedStream):
             self._drive()
         if self._status is not None:
             raise self._error()
+        _malloc.expect(len(message))
         operation = self._write_operation(message, 0)
         if self._reading or not last:
             self._writing = self._operate((operation,), "write")
@@ -581,6 +582,7 @@ class _CoreStream(_TimedStream):
             if message is None:
                 self._ended = True
             else:
+                _malloc.expect(len(message))
                 self._messages.append(message)
         elif tag == "write":
             self._writing = False
@@ -617,6 +619,7 @@ class _PublicStream(_TimedStream):
     def write(self, message: bytes, *, last: bool = False) -> None:
         self._room.acquire()
         if self._call.is_active():
+            _malloc.expect(len(message))
             self._requests.put(message)
             return
         self._room.release()
@@ -629,7 +632,9 @@ class _PublicStream(_TimedStream):
 
     def read(self, *, ahead: bool = False) -> bytes | None:
         try:
-            return next(self._call)  # type: ignore[no-any-return]
+            message: bytes = next(self._call)
+            _malloc.expect(len(message))
+            return message
         except StopIteration:
             return None
         except grpc.RpcError as error:
