@@ -220,8 +220,8 @@ TEST_P(CheckpointRpcsTest, ListHasTheNewestTwoAsTheyWereMadeAlsoAfterARestart) {
     const absl::StatusOr<std::vector<v1::Checkpoint>> listed = service_->ListCheckpoints("set");
     ASSERT_TRUE(listed.ok()) << listed.status();
     ASSERT_THAT(*listed, SizeIs(2));
-    EXPECT_EQ((*listed)[0].SerializeAsString(), made[2].SerializeAsString());
-    EXPECT_EQ((*listed)[1].SerializeAsString(), made[1].SerializeAsString());
+    EXPECT_EQ((*listed)[0].DebugString(), made[2].DebugString());
+    EXPECT_EQ((*listed)[1].DebugString(), made[1].DebugString());
   };
   is_listed();
   service_.Kill();
@@ -283,8 +283,7 @@ TEST_P(CheckpointRpcsTest, ParametersThatNoClientMayWriteAreRestoredAndForked) {
   header.set_mode(v1::WRITE_MODE_FULL);
   header.set_step(0);
   const Values largest(zeros.size(), 18446744073709551616.0f);
-  ASSERT_TRUE(
-      service_.raw().Write(spec, header, {.parameters = zeros, .exp_avg = largest, .exp_avg_sq = zeros}).ok());
+  ASSERT_TRUE(service_.raw().Write(spec, header, {.parameters = zeros, .exp_avg = largest, .exp_avg_sq = zeros}).ok());
   ASSERT_TRUE(service_.raw().Step(spec, StepHeader("set"), zeros).ok());
   const Arrays then = service_.Read(spec);
   const v1::ParameterSetSpec other = Named(spec, "other");
