@@ -51,7 +51,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(FileSystem* file_system, Stor
       file_system->TakeLock(absl::StrCat(options.directory, "/LOCK"));
   if (!lock.ok()) return lock.status();
   absl::StatusOr<std::unique_ptr<Catalog>> catalog =
-      Catalog::Open(file_system, options.directory, options.accept_data_loss);
+      Catalog::Open(file_system, options.directory, options.accept_data_loss, options.sqlite_vfs);
   if (!catalog.ok()) return catalog.status();
   // Not std::make_unique: the constructor is private.
   return std::unique_ptr<Store>(new Store(file_system, std::move(options), *std::move(lock), *std::move(catalog)));
@@ -135,6 +135,7 @@ absl::StatusOr<v1::Durability> Store::Resolve(const v1::Durability* durability) 
 absl::StatusOr<std::unique_ptr<core::SetJournal>> Store::CreateSet(const v1::ParameterSetSpec& spec,
                                                                    std::shared_ptr<const core::Schema> schema,
                                                                    const v1::ParameterSet& set) {
+  if (absl::Status status = CheckWorking(); !status.ok()) return status;
   return DurableSet::Create(parts_, spec, std::move(schema), set);
 }
 
@@ -444,7 +445,7 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Re
   std::shared_ptr<core::ParameterSet> set = restoration->Finish(std::move(journal));
   options_.log(absl::StrCat("set ", Quoted(set->name()), " is back at step ", set->Describe().step(), ", ", replayed,
                             " of them made again, in ",
-                            absl::FormatDuration(absl::Trunc(absl::Now() - begin, absl::Milliseconds(1)))));
+                            absl::FormatDuration(absl::Ceil(absl::Now() - begin, absl::Milliseconds(1)))));
   registry->Add(std::move(set));
   return absl::OkStatus();
 }

@@ -238,6 +238,27 @@ class DeviceFailedError(AdamantError):
     """A device failed in a read or a create, which changed nothing."""
 
 
+class NoDataDirectoryError(AdamantError):
+    """What was asked for needs a data directory, and the server has none."""
+
+
+class DiskExhaustedError(AdamantError):
+    """There is no room on the disk of the server's data directory; nothing has changed."""
+
+
+class StoreFailedError(AdamantError):
+    """The server's data directory has failed: nothing durable changes until the server is restarted, which shows what
+    of the change is on disk."""
+
+
+class DamagedError(AdamantError):
+    """What the server's data directory had of it is damaged."""
+
+
+class CheckpointNotFoundError(AdamantError):
+    """The set has no such checkpoint."""
+
+
 REASONS: dict[int, type[AdamantError]] = {
     v1.ERROR_REASON_MALFORMED_MESSAGE: MalformedMessageError,
     v1.ERROR_REASON_UNKNOWN_FIELD: UnknownFieldError,
@@ -277,6 +298,11 @@ REASONS: dict[int, type[AdamantError]] = {
     v1.ERROR_REASON_DRAINING: DrainingError,
     v1.ERROR_REASON_DEVICE_LOST: DeviceLostError,
     v1.ERROR_REASON_DEVICE_FAILED: DeviceFailedError,
+    v1.ERROR_REASON_NO_DATA_DIRECTORY: NoDataDirectoryError,
+    v1.ERROR_REASON_DISK_EXHAUSTED: DiskExhaustedError,
+    v1.ERROR_REASON_STORE_FAILED: StoreFailedError,
+    v1.ERROR_REASON_DAMAGED: DamagedError,
+    v1.ERROR_REASON_CHECKPOINT_NOT_FOUND: CheckpointNotFoundError,
 }
 
 _TRANSPORT = {
