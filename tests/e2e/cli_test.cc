@@ -216,9 +216,11 @@ TEST_F(CheckpointCliTest, MakesListsAndRestoresCheckpoints) {
   EXPECT_EQ(listed["checkpoints"][1], made["checkpoint"]);
   EXPECT_THAT(Do({"checkpoints", "s"}), HasSubstr("INCARNATION"));
 
-  EXPECT_EQ(Do({"restore", "s"}), "restored s to step 2\n");
   EXPECT_EQ(DoJson({"restore", "s", "1"})["parameter_set"]["step"], "1");
   EXPECT_EQ(Values("s", "w"), then);
+  EXPECT_EQ(Do({"restore", "s", "2"}), "restored s to step 2\n");
+  Do({"step", "s", gradient});
+  EXPECT_EQ(Do({"restore", "s"}), "restored s to step 2\n");
   EXPECT_EQ(Run({"restore", "s", "7"}).code, 3);
   EXPECT_EQ(Run({"restore", "s", "1", "--incarnation=7"}).code, 3);
   EXPECT_EQ(Run({"restore", "s", "one"}).code, 2);
