@@ -62,7 +62,9 @@ std::string ReadFile(const std::string& path) {
 
 class CliTest : public testing::Test {
  protected:
-  CliTest() { std::filesystem::create_directories(folder_); }
+  explicit CliTest(const std::vector<std::string>& flags = {}) : server_(flags) {
+    std::filesystem::create_directories(folder_);
+  }
   ~CliTest() override { std::filesystem::remove_all(folder_); }
 
   std::vector<std::string> Command(std::vector<std::string> arguments) const {
@@ -185,6 +187,64 @@ TEST_F(CliTest, FileThatHasLessThanItSaysIsNamedAndChangesNothing) {
     EXPECT_THAT(ended.error, AllOf(HasSubstr(file), HasSubstr("'v'"), HasSubstr("expected the 4096 bytes")));
   }
   EXPECT_EQ(DoJson({"get", "s"})["parameter_set"]["step"], "0");
+}
+
+// Of a server that keeps its sets.
+class CheckpointCliTest : public CliTest {
+ protected:
+  CheckpointCliTest() : CliTest({absl::StrCat("--data_dir=", Directory()), "--durability=every_step"}) {}
+  ~CheckpointCliTest() override { std::filesystem::remove_all(Directory()); }
+
+  static std::string Directory() { return absl::StrCat(testing::TempDir(), "cli_test-data-", getpid()); }
+};
+
+TEST_F(CheckpointCliTest, MakesListsAndRestoresCheckpoints) {
+  Do({"create", "s", "--tensor=w=2"});
+  EXPECT_EQ(Run({"restore", "s"}).code, 3);
+  const std::string gradient = RawFile("g.raw", {1, 2});
+  Do({"step", "s", gradient});
+  const json made = DoJson({"checkpoint", "s"});
+  EXPECT_EQ(made["checkpoint"]["step"], "1");
+  const std::vector<float> then = Values("s", "w");
+  Do({"step", "s", gradient});
+  EXPECT_THAT(Do({"checkpoint", "s"}), StartsWith("checkpoint of s at step 2, "));
+  Do({"step", "s", gradient});
+
+  const json listed = DoJson({"checkpoints", "s"});
+  ASSERT_THAT(listed["checkpoints"], SizeIs(2));
+  EXPECT_EQ(listed["checkpoints"][0]["step"], "2");
+  EXPECT_EQ(listed["checkpoints"][1], made["checkpoint"]);
+  EXPECT_THAT(Do({"checkpoints", "s"}), HasSubstr("INCARNATION"));
+
+  EXPECT_EQ(DoJson({"restore", "s", "1"})["parameter_set"]["step"], "1");
+  EXPECT_EQ(Values("s", "w"), then);
+  EXPECT_EQ(Do({"restore", "s", "2"}), "restored s to step 2\n");
+  Do({"step", "s", gradient});
+  EXPECT_EQ(Do({"restore", "s"}), "restored s to step 2\n");
+  EXPECT_EQ(Run({"restore", "s", "7"}).code, 3);
+  EXPECT_EQ(Run({"restore", "s", "1", "--incarnation=7"}).code, 3);
+  EXPECT_EQ(Run({"restore", "s", "one"}).code, 2);
+  for (const char* command : {"checkpoint", "checkpoints", "restore"}) EXPECT_EQ(Run({command, "absent"}).code, 3);
+}
+
+TEST_F(CliTest, WithoutADataDirectoryThereAreNoCheckpoints) {
+  Do({"create", "s", "--tensor=w=2"});
+  for (const char* command : {"checkpoint", "checkpoints", "restore"}) {
+    const Ended ended = Run({command, "s"});
+    EXPECT_EQ(ended.code, 5) << command;
+    EXPECT_THAT(ended.error, HasSubstr("NO_DATA_DIRECTORY"));
+  }
+}
+
+TEST_F(CliTest, ForksASet) {
+  Do({"create", "s", "--tensor=w=2"});
+  Do({"step", "s", RawFile("g.raw", {1, 2})});
+  EXPECT_EQ(Do({"fork", "s", "t"}), "forked s as t, at step 1\n");
+  EXPECT_EQ(Values("t", "w"), Values("s", "w"));
+  EXPECT_EQ(DoJson({"fork", "s", "u", "--device=cpu"})["parameter_set"]["name"], "u");
+  EXPECT_EQ(Run({"fork", "s", "t"}).code, 4);
+  EXPECT_EQ(Run({"fork", "absent", "v"}).code, 3);
+  EXPECT_EQ(Run({"fork", "s"}).code, 2);
 }
 
 TEST_F(CliTest, ListsSetsAsATableAsJsonAndByName) {

@@ -46,6 +46,7 @@ int Main(int argc, char** argv) {
   AddInspectCommands(&app, &shell, &chosen);
   AddConfigureCommands(&app, &shell, &chosen);
   AddTransferCommands(&app, &shell, &chosen);
+  AddCheckpointCommands(&app, &shell, &chosen);
   AddStepCommands(&app, &shell, &chosen);
   AddPlotCommand(&app, &shell, &chosen);
   AddCompletionCommand(&app, &shell, &chosen);

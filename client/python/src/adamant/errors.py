@@ -154,10 +154,6 @@ class UninitializedError(AdamantError):
     """The set awaits its first write, or a full write after one that broke off."""
 
 
-class CheckpointNotFoundError(AdamantError):
-    """The set has no checkpoint of this state."""
-
-
 class SchemaMismatchError(AdamantError):
     """The set's tensors are others than the client knew."""
 
@@ -277,7 +273,6 @@ REASONS: dict[int, type[AdamantError]] = {
     v1.ERROR_REASON_SET_EXISTS: SetExistsError,
     v1.ERROR_REASON_SPEC_MISMATCH: SpecMismatchError,
     v1.ERROR_REASON_UNINITIALIZED: UninitializedError,
-    v1.ERROR_REASON_CHECKPOINT_NOT_FOUND: CheckpointNotFoundError,
     v1.ERROR_REASON_SCHEMA_MISMATCH: SchemaMismatchError,
     v1.ERROR_REASON_INCARNATION_MISMATCH: IncarnationMismatchError,
     v1.ERROR_REASON_POISONED: PoisonedError,
