@@ -91,9 +91,7 @@ def test_a_fork_is_kept_as_it_is_asked_to_be(kept: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["Checkpoint", "ListCheckpoints", "RestoreCheckpoint", "Fork"])
-def test_may_take_as_long_as_a_transfer(
-    server: Any, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_may_take_as_long_as_a_transfer(server: Any, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     timeouts = []
 
     def unary(self: _transport.GrpcTransport, called: str, request: bytes, timeout: float) -> bytes:
