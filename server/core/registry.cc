@@ -51,7 +51,7 @@ absl::StatusOr<v1::CreateParameterSetResponse> Registry::Create(const v1::Create
   if (!v1::IfExists_IsValid(request.if_exists())) {
     return InvalidField("if_exists", "IF_EXISTS_FAIL or IF_EXISTS_USE_IF_SAME_SPEC", EnumName(request.if_exists()));
   }
-  absl::StatusOr<const Resources*> device = FindDevice(request.spec().device());
+  absl::StatusOr<const Resources*> device = FindDevice(request.spec().device(), "spec.device");
   if (!device.ok()) return device.status();
   MutexLock create_lock(&create_mutex_);
   absl::StatusOr<std::shared_ptr<ParameterSet>> existing = Find(name);
@@ -85,7 +85,7 @@ absl::StatusOr<v1::ForkResponse> Registry::Fork(const v1::ForkRequest& request) 
   spec.set_name(request.name());
   if (!request.device().empty()) spec.set_device(request.device());
   if (request.has_durability()) *spec.mutable_durability() = request.durability();
-  const absl::StatusOr<const Resources*> device = FindDevice(spec.device());
+  const absl::StatusOr<const Resources*> device = FindDevice(spec.device(), "device");
   if (!device.ok()) return device.status();
   std::optional<uint64_t> incarnation;
   if (request.has_incarnation()) incarnation = request.incarnation();
@@ -123,14 +123,14 @@ void Registry::Clear() {
   sets.swap(sets_);
 }
 
-absl::StatusOr<const Resources*> Registry::FindDevice(absl::string_view name) const {
+absl::StatusOr<const Resources*> Registry::FindDevice(absl::string_view name, absl::string_view field) const {
   if (name.empty()) return &devices_[default_device_];
   std::vector<std::string> known;
   for (const Resources& device : devices_) {
     known.push_back(device.backend->name());
     if (known.back() == name) return &device;
   }
-  return InvalidField("spec.device", absl::StrCat("none, or one of ", absl::StrJoin(known, ", ")), Quoted(name));
+  return InvalidField(field, absl::StrCat("none, or one of ", absl::StrJoin(known, ", ")), Quoted(name));
 }
 
 absl::StatusOr<std::shared_ptr<ParameterSet>> Registry::Find(absl::string_view name, absl::string_view field) const {

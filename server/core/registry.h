@@ -68,8 +68,9 @@ class Registry {
   void EndRounds(const absl::Status& status);
 
  private:
-  // The resources of the device of that name, or of the default one for an empty name. Error: INVALID_ARGUMENT.
-  absl::StatusOr<const Resources*> FindDevice(absl::string_view name) const;
+  // The resources of the device of that name, or of the default one for an empty name. Error: INVALID_ARGUMENT, about
+  // the request's `field`.
+  absl::StatusOr<const Resources*> FindDevice(absl::string_view name, absl::string_view field) const;
 
   const std::vector<Resources> devices_;
   const size_t default_device_;

@@ -66,6 +66,7 @@ def test_a_stream_goes_on_over_a_server_that_is_killed(serve):
 def test_durability_is_as_it_is_given_or_the_servers(serve, given, kept):
     with adamant.Client(serve("--durability=checkpoints:5,60s").address) as client:
         assert client.create("s", {"w": (2,)}, durability=given).durability == kept
+        assert client.fork("s", "t", durability=given).durability == kept
 
 
 def test_durability_that_is_none_is_refused_here(client, name):

@@ -572,19 +572,19 @@ class Client:
         new_name: str,
         *,
         device: str = "",
-        durability: v1.Durability | None = None,
+        durability: Durability | None = None,
         incarnation: int | None = None,
     ) -> v1.ParameterSet:
         """Makes a new set that is what the set is now, and returns it.
 
         device: where it lives. Empty: where the other one does.
-        durability: what of it is kept on disk. None: the server's default.
+        durability: what of it outlives the server's process, as `create` has it. None: the server's default.
 
         An attempt whose reply was lost may have made it, and the next one then raises SetExistsError.
         """
         request = v1.ForkRequest(set=name, name=new_name, device=device)
         if durability is not None:
-            request.durability.CopyFrom(durability)
+            request.durability.CopyFrom(durability_message(durability))
         if incarnation is not None:
             request.incarnation = incarnation
         return v1.ForkResponse.FromString(self._unary("Fork", request)).parameter_set
