@@ -23,6 +23,7 @@ class SimulatedFileSystem : public FileSystem {
   enum class Fault {
     kIoError,
     kNoSpace,  // of calls that need room; others of this number do not fail
+    kPowerOff,  // and of all later ones: nothing is done any more
   };
 
   SimulatedFileSystem();
