@@ -75,7 +75,7 @@ class StoreLife {
   // life ends early where the store says that it has failed, or does not open.
   std::string Live(int actions, bool may_fail);
   // Ends the server, and has another one bring the sets back from a disk that does not fail: they are as was told.
-  std::string Restart(FileSystem* file_system, const std::string& sqlite_vfs);
+  std::string Restart(FileSystem* file_system, const char* sqlite_vfs);
   // Asks each set for its last step again, and for one more. After Restart.
   std::string GoOn();
   // Ends the server, which leaves nothing under way.

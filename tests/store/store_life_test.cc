@@ -19,12 +19,12 @@ StoreOptions In(const std::string& directory) {
   return options;
 }
 
-TEST(StoreTest, WhatWasAnsweredIsThereAfterARestart) {
+TEST(StoreLifeTest, WhatWasAnsweredIsThereAfterARestart) {
   core::ForEachSchedule(200, [](uint64_t seed) {
     const TemporaryFolder folder;
     StoreLife life(PosixFileSystem(), In(folder.path()), seed);
     std::string wrong = life.Live(40, /*may_fail=*/false);
-    if (wrong.empty()) wrong = life.Restart(PosixFileSystem(), "");
+    if (wrong.empty()) wrong = life.Restart(PosixFileSystem(), nullptr);
     if (wrong.empty()) wrong = life.GoOn();
     return wrong;
   });
