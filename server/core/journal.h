@@ -127,9 +127,13 @@ class SetJournal {
 
   // Whether it is time for a checkpoint of a set that is in this state, and none is under way.
   virtual bool WantsCheckpoint(uint64_t incarnation, int64_t step) const = 0;
-  // Makes a checkpoint of `state`, a reading of all slots, and lets go of it; `set` is the set at that time. If one is
-  // under way already, this one begins when that has ended.
-  virtual void Checkpoint(std::unique_ptr<Reading> state, const v1::ParameterSet& set, Then<absl::Status> done) = 0;
+  // Changes with each CommitBase.
+  virtual uint64_t generation() const = 0;
+  // Makes a checkpoint of `state`, a reading of all slots that began in `generation`, and lets go of it; `set` is the
+  // set at that time. If one is under way already, this one begins when that has ended. Error, beside the others:
+  // ABORTED if a base has been committed since: the state may be one before it.
+  virtual void Checkpoint(std::unique_ptr<Reading> state, const v1::ParameterSet& set, uint64_t generation,
+                          Then<absl::Status> done) = 0;
 
   // The checkpoints that there are, the newest first.
   virtual std::vector<v1::Checkpoint> ListCheckpoints() const = 0;

@@ -168,6 +168,8 @@ absl::Status Restoration::WriteAgain(const WriteRecord& record, ReadElements rea
   v1::WriteHeader header = record.header;
   // What it demanded it had found.
   header.clear_incarnation();
+  // A base that was put down after the write knows its id: it would count as applied.
+  header.clear_request_id();
   auto attempt = std::make_shared<WriteAttempt>(set_, header, waiter);
   attempt->MakeAgain(record.incarnation);
   attempt->Start();

@@ -434,7 +434,13 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
                                       static_cast<int64_t>(terms.seconds() * 1e9);
   }
 
-  void Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set, core::Then<absl::Status> done) {
+  uint64_t generation() const {
+    core::MutexLock lock(&mutex_);
+    return generation_;
+  }
+
+  void Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set, uint64_t generation,
+                  core::Then<absl::Status> done) {
     NewBase base;
     base.info.set = name_;
     base.info.incarnation = state->header().incarnation();
@@ -448,26 +454,25 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
       statistics->set_applied(statistics->applied() - (set.step() - base.info.step));
     }
     base.slots = state->slots();
-    uint64_t generation;
+    bool is_there = false;
     {
       core::MutexLock lock(&mutex_);
       if (checkpointing_) {
         // That one may be of a state before.
-        waiting_.push_back([self = shared_from_this(), state = std::move(state), set,
+        waiting_.push_back([self = shared_from_this(), state = std::move(state), set, generation,
                             done = std::move(done)](const absl::Status& /*made*/) mutable {
-          self->Checkpoint(std::move(state), set, std::move(done));
+          self->Checkpoint(std::move(state), set, generation, std::move(done));
         });
         return;
       }
       if (has_checkpoint() && base_.incarnation() == base.info.incarnation && base_.step() == base.info.step &&
           !base_.base().uninitialized()) {
-        generation = 0;
+        is_there = true;
       } else {
         checkpointing_ = true;
-        generation = generation_;
       }
     }
-    if (generation == 0) {
+    if (is_there) {
       done(absl::OkStatus());
       return;
     }
@@ -789,8 +794,10 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
       }
     }
     if (!status.ok()) {
-      // Nothing refers to it, and nothing else was it meant for.
-      (void)parts_.file_system->RemoveAll(path);
+      // Nothing refers to it, and nothing else was it meant for; unless it is not known what is on disk.
+      if (GetErrorDetail(status).reason() != v1::ERROR_REASON_STORE_FAILED) {
+        (void)parts_.file_system->RemoveAll(path);
+      }
       return;
     }
     absl::Status kept = checkpoints_->Add(record.base().checkpoint());
@@ -971,13 +978,15 @@ void DurableSet::CommitBase(const core::BaseRecord& record, const core::BlockLis
 
 void DurableSet::CommitDelete(core::Then<absl::Status> done) { rep_->CommitDelete(std::move(done)); }
 
+uint64_t DurableSet::generation() const { return rep_->generation(); }
+
 bool DurableSet::WantsCheckpoint(uint64_t incarnation, int64_t step) const {
   return rep_->WantsCheckpoint(incarnation, step);
 }
 
-void DurableSet::Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set,
+void DurableSet::Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set, uint64_t generation,
                             core::Then<absl::Status> done) {
-  rep_->Checkpoint(std::move(state), set, std::move(done));
+  rep_->Checkpoint(std::move(state), set, generation, std::move(done));
 }
 
 std::optional<int64_t> DurableSet::DurableStep(uint64_t incarnation, int64_t step) const {

@@ -88,7 +88,8 @@ class DurableSet final : public core::SetJournal {
                   core::Then<absl::Status> done) override;
   void CommitDelete(core::Then<absl::Status> done) override;
   bool WantsCheckpoint(uint64_t incarnation, int64_t step) const override;
-  void Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set,
+  uint64_t generation() const override;
+  void Checkpoint(std::unique_ptr<core::Reading> state, const v1::ParameterSet& set, uint64_t generation,
                   core::Then<absl::Status> done) override;
   std::optional<int64_t> DurableStep(uint64_t incarnation, int64_t step) const override;
   std::vector<v1::Checkpoint> ListCheckpoints() const override;

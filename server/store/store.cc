@@ -51,7 +51,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(FileSystem* file_system, Stor
       file_system->TakeLock(absl::StrCat(options.directory, "/LOCK"));
   if (!lock.ok()) return lock.status();
   absl::StatusOr<std::unique_ptr<Catalog>> catalog =
-      Catalog::Open(file_system, options.directory, options.accept_data_loss);
+      Catalog::Open(file_system, options.directory, options.accept_data_loss, options.sqlite_vfs);
   if (!catalog.ok()) return catalog.status();
   // Not std::make_unique: the constructor is private.
   return std::unique_ptr<Store>(new Store(file_system, std::move(options), *std::move(lock), *std::move(catalog)));

@@ -43,6 +43,8 @@ struct StoreOptions {
   bool accept_data_loss = false;
   // Of all checkpoints together. 0: as fast as the disk.
   int64_t checkpoint_bytes_per_second = 0;
+  // See Catalog::Open.
+  const char* sqlite_vfs = nullptr;
   // Whom to tell how it goes, and what is wrong.
   std::function<void(absl::string_view)> log = [](absl::string_view /*line*/) {};
   std::function<void(absl::string_view)> warn = [](absl::string_view /*line*/) {};

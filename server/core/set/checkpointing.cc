@@ -18,7 +18,7 @@ v1::ReadTensorsRequest WholeState(const SetRep& set) {
   return request;
 }
 
-void HandOver(const std::shared_ptr<SetRep>& set, absl::StatusOr<std::unique_ptr<Reading>> state,
+void HandOver(const std::shared_ptr<SetRep>& set, absl::StatusOr<std::unique_ptr<Reading>> state, uint64_t generation,
               Then<absl::Status> done) {
   if (!state.ok()) {
     done(std::move(state).status());
@@ -29,7 +29,7 @@ void HandOver(const std::shared_ptr<SetRep>& set, absl::StatusOr<std::unique_ptr
     MutexLock lock(&set->mutex);
     description = DescribeSet(*set);
   }
-  set->journal->Checkpoint(*std::move(state), description, std::move(done));
+  set->journal->Checkpoint(*std::move(state), description, generation, std::move(done));
 }
 
 }  // namespace
@@ -42,7 +42,8 @@ void CheckpointInTime(const std::shared_ptr<SetRep>& set) {
       return;
     set->checkpoint_begun = true;
   }
-  Reading::Begin(set, WholeState(*set), [set](absl::StatusOr<std::unique_ptr<Reading>> state) {
+  const uint64_t generation = set->journal->generation();
+  Reading::Begin(set, WholeState(*set), [set, generation](absl::StatusOr<std::unique_ptr<Reading>> state) {
     bool wanted;
     {
       MutexLock lock(&set->mutex);
@@ -51,15 +52,24 @@ void CheckpointInTime(const std::shared_ptr<SetRep>& set) {
       set->checkpoint_begun = false;
     }
     // After an error the next step begins another one.
-    if (wanted) HandOver(set, std::move(state), [](const absl::Status& /*made*/) {});
+    if (wanted) HandOver(set, std::move(state), generation, [](const absl::Status& /*made*/) {});
   });
 }
 
 void BeginCheckpoint(std::shared_ptr<SetRep> set, Then<absl::Status> done) {
   v1::ReadTensorsRequest request = WholeState(*set);
-  Reading::Begin(set, request, [set, done = std::move(done)](absl::StatusOr<std::unique_ptr<Reading>> state) mutable {
-    HandOver(set, std::move(state), std::move(done));
-  });
+  const uint64_t generation = set->journal->generation();
+  Reading::Begin(
+      set, request, [set, generation, done = std::move(done)](absl::StatusOr<std::unique_ptr<Reading>> state) mutable {
+        HandOver(set, std::move(state), generation, [set, done = std::move(done)](absl::Status made) mutable {
+          if (absl::IsAborted(made)) {
+            // A write came between: of what it wrote, then.
+            BeginCheckpoint(std::move(set), std::move(done));
+          } else {
+            done(std::move(made));
+          }
+        });
+      });
 }
 
 void MakeRoom(std::shared_ptr<SetRep> set, Then<absl::StatusOr<std::unique_ptr<SetJournal::Room>>> done) {
@@ -72,7 +82,9 @@ void MakeRoom(std::shared_ptr<SetRep> set, Then<absl::StatusOr<std::unique_ptr<S
     }
     Reading::BeginInTurn(
         set, WholeState(*set), [set, done = std::move(done)](absl::StatusOr<std::unique_ptr<Reading>> state) mutable {
-          HandOver(set, std::move(state), [set, done = std::move(done)](const absl::Status& made) mutable {
+          // It has the turn: no base is committed meanwhile.
+          const uint64_t generation = set->journal->generation();
+          HandOver(set, std::move(state), generation, [set, done = std::move(done)](const absl::Status& made) mutable {
             if (!made.ok()) {
               done(Unshared(made));
               return;
