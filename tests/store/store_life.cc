@@ -121,7 +121,15 @@ StoreLife::StoreLife(FileSystem* file_system, StoreOptions options, uint64_t see
   for (const char* name : {kInline, kSlots, kPoints}) told_[name];
 }
 
+StoreLife::StoreLife(StoreLife&&) noexcept = default;
 StoreLife::~StoreLife() = default;
+
+StoreLife StoreLife::AsTold() const {
+  StoreLife life(file_system_, options_, /*seed=*/1);
+  life.told_ = told_;
+  life.requests_ = requests_;
+  return life;
+}
 
 std::string StoreLife::Live(int actions, bool may_fail) {
   may_fail_ = may_fail;
@@ -153,7 +161,6 @@ std::string StoreLife::Restart(FileSystem* file_system, const char* sqlite_vfs) 
     return wrong;
   }
   has_failed_ = is_to_restart_ = false;
-  if (getenv("DBG")) { fprintf(stderr, "DBG restart\n"); for (auto& set : server_->registry()->FindBehind("", "", 9)) fprintf(stderr, "DBG   has %s inc %lx step %ld\n", set->name().c_str(), set->Describe().incarnation(), set->Describe().step()); }
   return Check(server_->registry());
 }
 
@@ -216,7 +223,6 @@ std::string StoreLife::CheckOne(const std::string& name, core::Registry* registr
 
 std::string StoreLife::Settle(const std::string& name, const absl::Status& status, Expected after) {
   Told& told = told_[name];
-  if (getenv("DBG")) fprintf(stderr, "DBG %s -> inc %lx step %ld init %d: %s\n", name.c_str(), after ? after->incarnation : 0, after ? after->model.arrays().step : -1, after ? after->is_initialized : -1, status.ToString().c_str());
   if (status.ok()) {
     if (IsRollingBack(name) && told.now != nullptr && after != nullptr) {
       told.before.push_back(told.now);
@@ -374,7 +380,8 @@ std::string StoreLife::Act(const std::string& name) {
   }
   if (action == 6) {
     // Breaks off when half of it has come.
-    core::StepDelivery delivery = core::BeginStep(set, core::Header(asked.header.request_id(), now->model.arrays().step));
+    core::StepDelivery delivery =
+        core::BeginStep(set, core::Header(asked.header.request_id(), now->model.arrays().step));
     delivery.Await();
     if (delivery.done()) return Settle(name, delivery.Take().status(), now);
     const std::vector<core::Piece> pieces = core::Cut(set->schema(), core::kBlockElements);

@@ -24,7 +24,8 @@ namespace adamant::store {
 // A server without a network, with the sets of a data directory.
 class StoreServer {
  public:
-  // Opens the directory and restores its sets; see status(). Without a name of kernels: with the fastest that there are.
+  // Opens the directory and restores its sets; see status(). Without a name of kernels: with the fastest that there
+  // are.
   StoreServer(FileSystem* file_system, const StoreOptions& options, const char* kernels = nullptr);
   // As if the process was killed, but for what is under way: that ends first.
   ~StoreServer();
@@ -65,10 +66,12 @@ struct ExpectedSet {
 };
 
 // Three sets, of which two keep each change, one of them its gradients in slots, and one has checkpoints. A set is made
-// when it is first chosen, and may be deleted and made again. What a function returns says what is wrong; empty: nothing.
+// when it is first chosen, and may be deleted and made again. What a function returns says what is wrong; empty:
+// nothing.
 class StoreLife {
  public:
   StoreLife(FileSystem* file_system, StoreOptions options, uint64_t seed);
+  StoreLife(StoreLife&&) noexcept;
   ~StoreLife();
 
   // So many actions, with a restart now and then. With `may_fail` the disk may: then changes may be refused, and the
@@ -80,6 +83,8 @@ class StoreLife {
   std::string GoOn();
   // Ends the server, which leaves nothing under way.
   void Close() { server_.reset(); }
+  // Another life, without a server, that was told the same.
+  StoreLife AsTold() const;
 
   // What is wrong with a server that has restored the sets. With `poisoned`, sets may be POISONED, and are counted.
   std::string Check(core::Registry* registry, int* poisoned = nullptr);
@@ -111,7 +116,7 @@ class StoreLife {
   std::unique_ptr<StoreServer> server_;
   std::map<std::string, Told> told_;
   bool may_fail_ = false;
-  bool has_failed_ = false;    // the store says so
+  bool has_failed_ = false;     // the store says so
   bool is_to_restart_ = false;  // a set has lost in memory what it has on disk
   int requests_ = 0;
 };
