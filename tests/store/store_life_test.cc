@@ -38,6 +38,22 @@ TEST(StoreLifeTest, WhatWasAnsweredIsThereAfterARestart) {
   });
 }
 
+// A machine that has other instructions makes the same steps again, to the bit.
+TEST(StoreLifeTest, OtherKernelsBringBackTheSameBits) {
+  core::ForEachSchedule(20, [](uint64_t seed) {
+    SimulatedFileSystem disk;
+    const SqliteVfs vfs(&disk);
+    StoreOptions options = In("");
+    options.sqlite_vfs = vfs.name().c_str();
+    StoreLife life(&disk, options, seed);
+    const std::string wrong = life.Live(30, /*may_fail=*/false);
+    life.Close();
+    if (!wrong.empty()) return wrong;
+    StoreServer server(&disk, options, "scalar");
+    return server.status().ok() ? life.Check(server.registry()) : server.status().ToString();
+  });
+}
+
 constexpr int kActions = 30;
 using Fault = SimulatedFileSystem::Fault;
 
