@@ -30,8 +30,8 @@
 #include "absl/time/time.h"
 #include "client/command_line/byte_count.h"
 #include "client/command_line/command_line.h"
+#include "client/command_line/durability_flag.h"
 #include "kernels/dispatch.h"
-#include "server/durability_flag.h"
 #include "server/health_probe.h"
 #include "server/log.h"
 #include "server/memory.h"
@@ -80,7 +80,8 @@ ABSL_FLAG(std::string, durability, "nothing",
           "checkpoints at most; checkpoints:N,T after so many steps, so much time, or both. Needs --data_dir");
 ABSL_FLAG(bool, accept_data_loss, false,
           "start although something in --data_dir is missing or damaged: without the sets that it is of");
-ABSL_FLAG(adamant::ByteCount, checkpoint_rate, {0}, "bytes a second that checkpoints may write; 0: as many as the disk takes");
+ABSL_FLAG(adamant::ByteCount, checkpoint_rate, {0},
+          "bytes a second that checkpoints may write; 0: as many as the disk takes");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(8), "how long calls may run on after SIGTERM, SIGINT or SIGHUP");
 ABSL_FLAG(adamant::LogLevel, log_level, adamant::LogLevel::kInfo, "debug, info, warning or error");
 ABSL_FLAG(std::string, probe, "", "HOST:PORT or unix:PATH: ask the server there whether it serves, and exit 0 if so");

@@ -86,6 +86,10 @@ absl::StatusOr<std::string> CallByName(Connection* connection, absl::string_view
   if (method == "AddTensors") return call(&Connection::AddTensors);
   if (method == "UpdateParameterGroup") return call(&Connection::UpdateParameterGroup);
   if (method == "UpdateParameterSet") return call(&Connection::UpdateParameterSet);
+  if (method == "Checkpoint") return call(&Connection::Checkpoint);
+  if (method == "ListCheckpoints") return call(&Connection::ListCheckpoints);
+  if (method == "RestoreCheckpoint") return call(&Connection::RestoreCheckpoint);
+  if (method == "Fork") return call(&Connection::Fork);
   if (method == "GetStepResult") return call(&Connection::GetStepResult);
   if (method == "GetServerInfo") return call(&Connection::GetServerInfo);
   return absl::UnimplementedError(absl::StrCat("there is no call `", method, "` that moves no tensors"));

@@ -191,6 +191,44 @@ absl::StatusOr<std::unique_ptr<EventStream>> Client::Watch(absl::string_view set
   return connection_->Watch(request);
 }
 
+absl::StatusOr<v1::Checkpoint> Client::Checkpoint(absl::string_view set, std::optional<uint64_t> incarnation) {
+  v1::CheckpointRequest request;
+  request.set_set(std::string(set));
+  if (incarnation.has_value()) request.set_incarnation(*incarnation);
+  absl::StatusOr<v1::CheckpointResponse> response = connection_->Checkpoint(request);
+  if (!response.ok()) return response.status();
+  return std::move(*response->mutable_checkpoint());
+}
+
+absl::StatusOr<std::vector<v1::Checkpoint>> Client::ListCheckpoints(absl::string_view set) {
+  v1::ListCheckpointsRequest request;
+  request.set_set(std::string(set));
+  absl::StatusOr<v1::ListCheckpointsResponse> response = connection_->ListCheckpoints(request);
+  if (!response.ok()) return response.status();
+  return std::vector<v1::Checkpoint>(response->checkpoints().begin(), response->checkpoints().end());
+}
+
+absl::StatusOr<v1::ParameterSet> Client::RestoreCheckpoint(absl::string_view set, const v1::Checkpoint& checkpoint,
+                                                           std::optional<uint64_t> incarnation) {
+  v1::RestoreCheckpointRequest request;
+  request.set_set(std::string(set));
+  if (incarnation.has_value()) request.set_incarnation(*incarnation);
+  request.set_checkpoint_incarnation(checkpoint.incarnation());
+  request.set_checkpoint_step(checkpoint.step());
+  return TakeSet(connection_->RestoreCheckpoint(request));
+}
+
+absl::StatusOr<v1::ParameterSet> Client::Fork(absl::string_view set, absl::string_view name,
+                                              const ForkOptions& options) {
+  v1::ForkRequest request;
+  request.set_set(std::string(set));
+  if (options.incarnation.has_value()) request.set_incarnation(*options.incarnation);
+  request.set_name(std::string(name));
+  request.set_device(options.device);
+  if (options.durability.has_value()) *request.mutable_durability() = *options.durability;
+  return TakeSet(connection_->Fork(request));
+}
+
 absl::StatusOr<v1::GetStepResultResponse> Client::GetStepResult(absl::string_view set, absl::string_view request_id) {
   v1::GetStepResultRequest request;
   request.set_set(std::string(set));

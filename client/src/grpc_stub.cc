@@ -105,6 +105,21 @@ class GrpcStub : public Stub {
                                                                     absl::Duration timeout) override {
     return Call(&v1::OptimizerService::Stub::UpdateParameterSet, request, timeout);
   }
+  absl::StatusOr<v1::CheckpointResponse> Checkpoint(const v1::CheckpointRequest& request,
+                                                    absl::Duration timeout) override {
+    return Call(&v1::OptimizerService::Stub::Checkpoint, request, timeout);
+  }
+  absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(const v1::ListCheckpointsRequest& request,
+                                                              absl::Duration timeout) override {
+    return Call(&v1::OptimizerService::Stub::ListCheckpoints, request, timeout);
+  }
+  absl::StatusOr<v1::RestoreCheckpointResponse> RestoreCheckpoint(const v1::RestoreCheckpointRequest& request,
+                                                                  absl::Duration timeout) override {
+    return Call(&v1::OptimizerService::Stub::RestoreCheckpoint, request, timeout);
+  }
+  absl::StatusOr<v1::ForkResponse> Fork(const v1::ForkRequest& request, absl::Duration timeout) override {
+    return Call(&v1::OptimizerService::Stub::Fork, request, timeout);
+  }
   absl::StatusOr<v1::GetStepResultResponse> GetStepResult(const v1::GetStepResultRequest& request,
                                                           absl::Duration timeout) override {
     return Call(&v1::OptimizerService::Stub::GetStepResult, request, timeout);

@@ -312,6 +312,31 @@ absl::StatusOr<v1::UpdateParameterSetResponse> RetryingConnection::UpdateParamet
   });
 }
 
+absl::StatusOr<v1::CheckpointResponse> RetryingConnection::Checkpoint(const v1::CheckpointRequest& request) {
+  return Repeat([&](const Attempts& attempts) {
+    return stub_->Checkpoint(request, attempts.Timeout(options_.transfer_timeout));
+  });
+}
+
+absl::StatusOr<v1::ListCheckpointsResponse> RetryingConnection::ListCheckpoints(
+    const v1::ListCheckpointsRequest& request) {
+  return Repeat([&](const Attempts& attempts) {
+    return stub_->ListCheckpoints(request, attempts.Timeout(options_.transfer_timeout));
+  });
+}
+
+absl::StatusOr<v1::RestoreCheckpointResponse> RetryingConnection::RestoreCheckpoint(
+    const v1::RestoreCheckpointRequest& request) {
+  return Repeat([&](const Attempts& attempts) {
+    return stub_->RestoreCheckpoint(request, attempts.Timeout(options_.transfer_timeout));
+  });
+}
+
+absl::StatusOr<v1::ForkResponse> RetryingConnection::Fork(const v1::ForkRequest& request) {
+  return Repeat(
+      [&](const Attempts& attempts) { return stub_->Fork(request, attempts.Timeout(options_.transfer_timeout)); });
+}
+
 absl::StatusOr<v1::GetStepResultResponse> RetryingConnection::GetStepResult(const v1::GetStepResultRequest& request) {
   return Repeat([&](const Attempts& attempts) {
     return stub_->GetStepResult(request, attempts.Timeout(options_.unary_timeout));

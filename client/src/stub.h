@@ -73,6 +73,13 @@ class Stub {
       const v1::UpdateParameterGroupRequest& request, absl::Duration timeout) = 0;
   virtual absl::StatusOr<v1::UpdateParameterSetResponse> UpdateParameterSet(
       const v1::UpdateParameterSetRequest& request, absl::Duration timeout) = 0;
+  virtual absl::StatusOr<v1::CheckpointResponse> Checkpoint(const v1::CheckpointRequest& request,
+                                                            absl::Duration timeout) = 0;
+  virtual absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(const v1::ListCheckpointsRequest& request,
+                                                                      absl::Duration timeout) = 0;
+  virtual absl::StatusOr<v1::RestoreCheckpointResponse> RestoreCheckpoint(const v1::RestoreCheckpointRequest& request,
+                                                                          absl::Duration timeout) = 0;
+  virtual absl::StatusOr<v1::ForkResponse> Fork(const v1::ForkRequest& request, absl::Duration timeout) = 0;
   virtual absl::StatusOr<v1::GetStepResultResponse> GetStepResult(const v1::GetStepResultRequest& request,
                                                                   absl::Duration timeout) = 0;
   virtual absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo(const v1::GetServerInfoRequest& request,

@@ -60,6 +60,16 @@ struct BaseRecord {
   v1::WriteHeader header;
 };
 
+// A step that is remembered: what answers the requests that it was made of.
+struct RememberedStep {
+  struct Key {
+    std::string request_id;
+    uint64_t header_hash;
+  };
+  std::vector<Key> keys;
+  v1::StepResult result;
+};
+
 // A checkpoint that is read. Not thread-safe, and not for a thread that others wait for.
 class StoredState {
  public:
@@ -69,6 +79,8 @@ class StoredState {
   virtual ~StoredState() = default;
 
   virtual int64_t step() const = 0;
+  // Of the tensors that the set had then.
+  virtual uint64_t schema_fingerprint() const = 0;
   // By tensor; empty: each has had `step`.
   virtual const std::vector<int64_t>& update_counts() const = 0;
   // Calls `take` for all elements of a slot: tensors by index, each one's ascending. Errors: DATA_LOSS (DAMAGED), and
@@ -140,8 +152,11 @@ class SetJournal {
   // One of them, which stays as long as this lives. Errors: NOT_FOUND (CHECKPOINT_NOT_FOUND); DATA_LOSS (DAMAGED).
   virtual absl::StatusOr<std::unique_ptr<StoredState>> OpenCheckpoint(uint64_t incarnation, int64_t step) = 0;
 
-  // For a set that does not change any more, after a checkpoint: says on disk that this is what the set was.
-  virtual void Finish(Then<absl::Status> done) = 0;
+  // For a set that does not change any more, after a checkpoint: says on disk that this is what the set was, with what
+  // it remembers.
+  virtual void Finish(const std::vector<RememberedStep>& remembered, Then<absl::Status> done) = 0;
+  // [turn] A write of parameters was made, which is not put down.
+  virtual void NoteWrite(const v1::WriteHeader& header) = 0;
 
   // The last step of an incarnation that is sure to be there after a crash, of a set that is at `step`; nothing if
   // there is none.

@@ -63,6 +63,11 @@ absl::StatusOr<std::unique_ptr<Restoration>> Restoration::Begin(const Resources&
   }
   set.requests.Forget();
   if (!state.write.request_id().empty()) set.requests.Rewrite(state.write);
+  for (const RememberedStep& step : state.remembered) {
+    std::vector<Requests::Key> keys;
+    for (const RememberedStep::Key& key : step.keys) keys.push_back({key.request_id, key.header_hash});
+    set.requests.Remember(Requests::Prepare(std::move(keys), step.result, set.trainable));
+  }
   set.statistics = state.statistics;
   set.round_number = std::max<int64_t>(1, state.round);
   set.create_time = state.create_time;

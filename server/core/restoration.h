@@ -29,10 +29,11 @@ namespace adamant::core {
 struct RestoredState {
   uint64_t incarnation;
   int64_t step = 0;
-  bool uninitialized = false;          // it awaits its first write
-  std::vector<int64_t> update_counts;  // by tensor; empty: each has had `step`
-  v1::ParameterSet configuration;      // as DescribeConfiguration says it
-  v1::WriteHeader write;               // that made the incarnation; without an id if it had none
+  bool uninitialized = false;                   // it awaits its first write
+  std::vector<int64_t> update_counts;           // by tensor; empty: each has had `step`
+  v1::ParameterSet configuration;               // as DescribeConfiguration says it
+  v1::WriteHeader write;                        // that made the incarnation; without an id if it had none
+  std::vector<RememberedStep> remembered = {};  // the newest last
   v1::SetStatistics statistics;
   int64_t round = 1;
   absl::Time create_time;

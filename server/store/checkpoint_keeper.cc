@@ -59,22 +59,32 @@ absl::StatusOr<std::unique_ptr<CheckpointKeeper>> CheckpointKeeper::Open(FileSys
     keeper->names_.insert(name);
     absl::StatusOr<KeptCheckpoint> checkpoint = Look(file_system, path, name);
     if (checkpoint.ok()) {
-      keeper->checkpoints_.push_back(*std::move(checkpoint));
+      keeper->checkpoints_.push_back(std::make_shared<const KeptCheckpoint>(*std::move(checkpoint)));
     } else if (absl::IsDataLoss(checkpoint.status()) || absl::IsFailedPrecondition(checkpoint.status())) {
       keeper->unusable_.emplace_back(name, checkpoint.status());
     } else {
       return checkpoint.status();
     }
   }
-  absl::c_sort(keeper->checkpoints_, [](const KeptCheckpoint& a, const KeptCheckpoint& b) {
-    return std::tie(a.create_time, a.step, a.name) > std::tie(b.create_time, b.step, b.name);
+  absl::c_sort(keeper->checkpoints_, [](const auto& a, const auto& b) {
+    return std::tie(a->create_time, a->step, a->name) > std::tie(b->create_time, b->step, b->name);
   });
   return keeper;
 }
 
 std::vector<KeptCheckpoint> CheckpointKeeper::List() const {
+  std::vector<KeptCheckpoint> listed;
   core::MutexLock lock(&mutex_);
-  return checkpoints_;
+  for (const auto& checkpoint : checkpoints_) listed.push_back(*checkpoint);
+  return listed;
+}
+
+std::shared_ptr<const KeptCheckpoint> CheckpointKeeper::Hold(uint64_t incarnation, int64_t step) const {
+  core::MutexLock lock(&mutex_);
+  const auto found = absl::c_find_if(checkpoints_, [&](const auto& checkpoint) {
+    return checkpoint->incarnation == incarnation && checkpoint->step == step;
+  });
+  return found == checkpoints_.end() ? nullptr : *found;
 }
 
 std::string CheckpointKeeper::PathOf(absl::string_view name) const { return absl::StrCat(directory_, "/", name); }
@@ -92,29 +102,39 @@ absl::Status CheckpointKeeper::Add(const std::string& name) {
   if (!checkpoint.ok()) return checkpoint.status();
   core::MutexLock lock(&mutex_);
   names_.insert(name);
-  checkpoints_.insert(checkpoints_.begin(), *std::move(checkpoint));
+  checkpoints_.insert(checkpoints_.begin(), std::make_shared<const KeptCheckpoint>(*std::move(checkpoint)));
   return absl::OkStatus();
 }
 
 absl::Status CheckpointKeeper::RemoveOld(absl::string_view base) {
-  std::vector<std::string> old;
+  std::vector<std::shared_ptr<const KeptCheckpoint>> old;
   {
+    // From here on nobody can take hold of them.
     core::MutexLock lock(&mutex_);
-    for (size_t i = kKeptCheckpoints; i < checkpoints_.size(); ++i) {
-      if (checkpoints_[i].name != base) old.push_back(checkpoints_[i].name);
+    for (size_t i = kKeptCheckpoints; i < checkpoints_.size();) {
+      if (checkpoints_[i]->name == base || checkpoints_[i].use_count() > 1) {
+        ++i;
+        continue;
+      }
+      old.push_back(std::move(checkpoints_[i]));
+      checkpoints_.erase(checkpoints_.begin() + static_cast<std::ptrdiff_t>(i));
     }
   }
-  for (const std::string& name : old) {
-    const std::string path = PathOf(name);
+  while (!old.empty()) {
+    const std::string path = PathOf(old.front()->name);
     const std::string unfinished = absl::StrCat(path, kUnfinished);
     // It has lost its name for good before anything in it goes.
-    if (absl::Status status = file_system_->Rename(path, unfinished); !status.ok()) return status;
-    {
-      core::MutexLock lock(&mutex_);
-      checkpoints_.erase(absl::c_find_if(checkpoints_, [&](const KeptCheckpoint& kept) { return kept.name == name; }));
+    absl::Status status = file_system_->Rename(path, unfinished);
+    if (status.ok()) {
+      old.erase(old.begin());
+      status = file_system_->SyncDirectory(directory_);
+      if (status.ok()) status = file_system_->RemoveAll(unfinished);
     }
-    if (absl::Status status = file_system_->SyncDirectory(directory_); !status.ok()) return status;
-    if (absl::Status status = file_system_->RemoveAll(unfinished); !status.ok()) return status;
+    if (!status.ok()) {
+      core::MutexLock lock(&mutex_);
+      checkpoints_.insert(checkpoints_.end(), old.begin(), old.end());
+      return status;
+    }
   }
   return absl::OkStatus();
 }

@@ -41,6 +41,10 @@ class CheckpointKeeper {
   // The newest first: those that there were at Open by their time, and what was added since, which is newer.
   std::vector<KeptCheckpoint> List() const;
 
+  // The listed checkpoint of this state, the newest where there are several. As long as somebody has what this returns,
+  // the checkpoint is not removed. Null if none is listed.
+  std::shared_ptr<const KeptCheckpoint> Hold(uint64_t incarnation, int64_t step) const;
+
   // Those found at Open that are damaged, or of a later format, and why. They are neither listed nor removed: somebody
   // may want to look.
   const std::vector<std::pair<std::string, absl::Status>>& unusable() const { return unusable_; }
@@ -54,8 +58,8 @@ class CheckpointKeeper {
   // Adds what was written there to the list. Errors: as Checkpoint::Open has them.
   absl::Status Add(const std::string& name);
 
-  // Removes all listed but the newest kKeptCheckpoints and `base`, a name or empty. What is removed is nothing that
-  // looks like a checkpoint at any time, power cuts included. After an error some may be left. One call at a time.
+  // Removes all listed but the newest kKeptCheckpoints, `base`, a name or empty, and those that somebody holds. What is
+  // removed is nothing that looks like a checkpoint at any time, power cuts included. After an error some may be left.
   absl::Status RemoveOld(absl::string_view base);
 
  private:
@@ -66,8 +70,9 @@ class CheckpointKeeper {
   std::vector<std::pair<std::string, absl::Status>> unusable_;  // constant after Open
 
   mutable core::Mutex mutex_;
-  std::vector<KeptCheckpoint> checkpoints_ ABSL_GUARDED_BY(mutex_);  // the newest first
-  std::set<std::string> names_ ABSL_GUARDED_BY(mutex_);              // all that were ever taken
+  // The newest first. Taken from here by holders under the mutex alone.
+  std::vector<std::shared_ptr<const KeptCheckpoint>> checkpoints_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::string> names_ ABSL_GUARDED_BY(mutex_);  // all that were ever taken
 };
 
 }  // namespace adamant::store

@@ -136,20 +136,19 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   // A checkpoint that is read, and not removed as long as it is.
   class ReadCheckpoint final : public core::StoredState {
    public:
-    explicit ReadCheckpoint(std::shared_ptr<DurableSetRep> set) : set_(std::move(set)) {}
-    ~ReadCheckpoint() override { set_->LeaveCheckpoint(); }
+    ReadCheckpoint(std::shared_ptr<const KeptCheckpoint> held, class Checkpoint checkpoint)
+        : held_(std::move(held)), checkpoint_(std::move(checkpoint)) {}
 
-    void Set(class Checkpoint checkpoint) { checkpoint_ = std::move(checkpoint); }
-
-    int64_t step() const override { return checkpoint_->info().step; }
-    const std::vector<int64_t>& update_counts() const override { return checkpoint_->info().update_counts; }
+    int64_t step() const override { return checkpoint_.info().step; }
+    uint64_t schema_fingerprint() const override { return checkpoint_.info().description.schema_fingerprint(); }
+    const std::vector<int64_t>& update_counts() const override { return checkpoint_.info().update_counts; }
     absl::Status Read(v1::Slot slot, const core::Schema& schema, Take take) override {
-      return checkpoint_->Read(slot, schema, take);
+      return checkpoint_.Read(slot, schema, take);
     }
 
    private:
-    const std::shared_ptr<DurableSetRep> set_;
-    std::optional<class Checkpoint> checkpoint_;
+    const std::shared_ptr<const KeptCheckpoint> held_;
+    class Checkpoint checkpoint_;
   };
 
   // A checkpoint that is to be the set's base.
@@ -206,24 +205,17 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   }
 
   absl::StatusOr<std::unique_ptr<core::StoredState>> OpenCheckpoint(uint64_t incarnation, int64_t step) {
-    {
-      core::MutexLock lock(&mutex_);
-      ++readers_;
+    std::shared_ptr<const KeptCheckpoint> held = checkpoints_->Hold(incarnation, step);
+    if (held == nullptr) {
+      return Error(absl::StatusCode::kNotFound, v1::ERROR_REASON_CHECKPOINT_NOT_FOUND,
+                   ExpectedGot("the state of one of the set's checkpoints",
+                               absl::StrCat("step ", step, " of incarnation ", incarnation)),
+                   "checkpoint_step");
     }
-    // From here on it lets go in any case.
-    std::unique_ptr<ReadCheckpoint> read = std::make_unique<ReadCheckpoint>(shared_from_this());
-    for (const KeptCheckpoint& kept : checkpoints_->List()) {
-      if (kept.incarnation != incarnation || kept.step != step) continue;
-      absl::StatusOr<class Checkpoint> opened =
-          store::Checkpoint::Open(parts_.file_system, checkpoints_->PathOf(kept.name));
-      if (!opened.ok()) return opened.status();
-      read->Set(*std::move(opened));
-      return read;
-    }
-    return Error(absl::StatusCode::kNotFound, v1::ERROR_REASON_CHECKPOINT_NOT_FOUND,
-                 ExpectedGot("the state of one of the set's checkpoints",
-                             absl::StrCat("step ", step, " of incarnation ", incarnation)),
-                 "checkpoint_step");
+    absl::StatusOr<class Checkpoint> opened =
+        store::Checkpoint::Open(parts_.file_system, checkpoints_->PathOf(held->name));
+    if (!opened.ok()) return opened.status();
+    return std::make_unique<ReadCheckpoint>(std::move(held), *std::move(opened));
   }
 
   // Opens the files of elements that records refer to, and the one that new ones go to; makes that if it is new.
@@ -448,8 +440,9 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     base.info.step = state->header().step();
     base.info.update_counts.assign(state->header().update_counts().begin(), state->header().update_counts().end());
     base.info.description = set;
+    // Tensors may have been added between the reading and this, as steps may have come.
+    base.info.description.set_schema_fingerprint(state->schema().fingerprint());
     base.info.create_time = absl::Now();
-    // Steps that came between the reading and this.
     if (set.incarnation() == base.info.incarnation) {
       v1::SetStatistics* const statistics = base.info.description.mutable_statistics();
       statistics->set_applied(statistics->applied() - (set.step() - base.info.step));
@@ -550,13 +543,22 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     done(absl::OkStatus());
   }
 
-  void Finish(core::Then<absl::Status> done) {
+  void Finish(const std::vector<core::RememberedStep>& remembered, core::Then<absl::Status> done) {
     StoredRecord record;
     {
       core::MutexLock lock(&mutex_);
       record = base_;
     }
     record.mutable_base()->set_final(true);
+    record.mutable_base()->clear_remembered();
+    for (const core::RememberedStep& step : remembered) {
+      StoredRemembrance* const stored = record.mutable_base()->add_remembered();
+      for (const core::RememberedStep::Key& key : step.keys) {
+        stored->add_request_ids(key.request_id);
+        stored->add_header_hashes(key.header_hash);
+      }
+      *stored->mutable_result() = step.result;
+    }
     CommitChange(nullptr, std::move(record), std::nullopt, std::move(done));
   }
   // The base that the set came back from is not what it is any more, from here on.
@@ -656,10 +658,6 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     --changes_;
     if (is_ahead) --ahead_;
     if (place.has_value()) files_[place->file]->Free(place->slot);
-  }
-  void LeaveCheckpoint() {
-    core::MutexLock lock(&mutex_);
-    --readers_;
   }
   void GiveBack(const ElementPlace& place) {
     core::MutexLock lock(&mutex_);
@@ -775,10 +773,8 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   void BaseCommitted(const NewBase& base, const std::string& path, const StoredRecord& record, int64_t first,
                      const absl::Status& status) {
     std::vector<std::string> old_files;
-    bool has_reader = false;
     {
       core::MutexLock lock(&mutex_);
-      has_reader = readers_ > 0;
       if (status.ok()) {
         base_ = record;
         if (base.write.has_value()) write_ = *base.write;
@@ -812,7 +808,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
       return;
     }
     absl::Status kept = checkpoints_->Add(record.base().checkpoint());
-    if (kept.ok() && !has_reader) kept = checkpoints_->RemoveOld(record.base().checkpoint());
+    if (kept.ok()) kept = checkpoints_->RemoveOld(record.base().checkpoint());
     if (!kept.ok()) parts_.warn(absl::StrCat("old checkpoints of ", Quoted(name_), ": ", kept.ToString()));
     for (const std::string& one : old_files) (void)parts_.file_system->Remove(one);
   }
@@ -843,7 +839,6 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   std::vector<core::Then<absl::Status>> waiting_ ABSL_GUARDED_BY(mutex_);
   // Advanced by each base that a write makes.
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 1;
-  int readers_ ABSL_GUARDED_BY(mutex_) = 0;  // of checkpoints
 };
 
 absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Create(const StoreParts& parts,
@@ -1011,7 +1006,10 @@ std::vector<v1::Checkpoint> DurableSet::ListCheckpoints() const { return rep_->L
 absl::StatusOr<std::unique_ptr<core::StoredState>> DurableSet::OpenCheckpoint(uint64_t incarnation, int64_t step) {
   return rep_->OpenCheckpoint(incarnation, step);
 }
-void DurableSet::Finish(core::Then<absl::Status> done) { rep_->Finish(std::move(done)); }
+void DurableSet::Finish(const std::vector<core::RememberedStep>& remembered, core::Then<absl::Status> done) {
+  rep_->Finish(remembered, std::move(done));
+}
+void DurableSet::NoteWrite(const v1::WriteHeader& header) { rep_->NoteWrite(header); }
 void DurableSet::MarkChanging(core::Then<absl::Status> done) { rep_->MarkChanging(std::move(done)); }
 void DurableSet::NoteRollback(int64_t number, const StoredRecord& record) { rep_->NoteRollback(number, record); }
 

@@ -94,7 +94,8 @@ class DurableSet final : public core::SetJournal {
   std::optional<int64_t> DurableStep(uint64_t incarnation, int64_t step) const override;
   std::vector<v1::Checkpoint> ListCheckpoints() const override;
   absl::StatusOr<std::unique_ptr<core::StoredState>> OpenCheckpoint(uint64_t incarnation, int64_t step) override;
-  void Finish(core::Then<absl::Status> done) override;
+  void Finish(const std::vector<core::RememberedStep>& remembered, core::Then<absl::Status> done) override;
+  void NoteWrite(const v1::WriteHeader& header) override;
   // Takes back what Finish has said, before the set changes.
   void MarkChanging(core::Then<absl::Status> done);
   // The set was rolled back, which is the record of this number; once it is in the catalog.

@@ -139,6 +139,7 @@ absl::StatusOr<v1::Durability> Store::Resolve(const v1::Durability* durability) 
 absl::StatusOr<std::unique_ptr<core::SetJournal>> Store::CreateSet(const v1::ParameterSetSpec& spec,
                                                                    std::shared_ptr<const core::Schema> schema,
                                                                    const v1::ParameterSet& set) {
+  if (absl::Status status = CheckWorking(); !status.ok()) return status;
   return DurableSet::Create(parts_, spec, std::move(schema), set);
 }
 
@@ -301,6 +302,14 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Re
   restored.update_counts.assign(state.update_counts().begin(), state.update_counts().end());
   restored.configuration = state.configuration().set();
   restored.write = state.write();
+  for (const StoredRemembrance& stored_step : state.remembered()) {
+    core::RememberedStep& step = restored.remembered.emplace_back();
+    const int keys = std::min(stored_step.request_ids_size(), stored_step.header_hashes_size());
+    for (int key = 0; key < keys; ++key) {
+      step.keys.push_back({stored_step.request_ids(key), stored_step.header_hashes(key)});
+    }
+    step.result = stored_step.result();
+  }
   restored.statistics = state.statistics();
   restored.round = state.round();
   restored.create_time = absl::FromUnixNanos(stored.create_time_ns());
@@ -448,7 +457,7 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Re
   std::shared_ptr<core::ParameterSet> set = restoration->Finish(std::move(journal));
   options_.log(absl::StrCat("set ", Quoted(set->name()), " is back at step ", set->Describe().step(), ", ", replayed,
                             " of them made again, in ",
-                            absl::FormatDuration(absl::Trunc(absl::Now() - begin, absl::Milliseconds(1)))));
+                            absl::FormatDuration(absl::Ceil(absl::Now() - begin, absl::Milliseconds(1)))));
   registry->Add(std::move(set));
   return absl::OkStatus();
 }

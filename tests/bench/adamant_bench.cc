@@ -4,6 +4,9 @@
 //   adamant-bench step --params=16777216 --dtype=bfloat16  steps of 16 bits both ways, interleaved with those of fp32
 //   adamant-bench step --params=65536 --table_rows=1000000  steps of 1,024 random rows of 64 elements of such a table,
 //                                                      interleaved with those of a tensor of no more
+//   adamant-bench step --params=16777216 --durability=every_step  steps of a set of which each is kept, interleaved
+//   with
+//                                                      those of one of which nothing is
 //   adamant-bench exchange --params=67108864           the raw exchange of a step's bytes; with --compare beside tcp
 //   adamant-bench echo                                 a ping-pong of 300 bytes on one stream
 //   adamant-bench tcp --params=67108864                the same bytes over plain sockets, without gRPC: the floor
@@ -40,6 +43,7 @@
 #include "absl/strings/strip.h"
 #include "client/command_line/byte_count.h"
 #include "client/command_line/command_line.h"
+#include "client/command_line/durability_flag.h"
 #include "proto/wire/tensor_message.h"
 #include "tests/bench/child_process.h"
 #include "tests/bench/exchange.h"
@@ -55,6 +59,10 @@ ABSL_FLAG(
     int64_t, table_rows, 0,
     "Step: interleave steps of random rows, of 64 elements each and --params in all, of a table of so many; print "
     "the ratio.");
+ABSL_FLAG(std::string, durability, "",
+          "Step: interleave steps of a set of which this is kept, as in the server's flag; print the ratio.");
+ABSL_FLAG(std::string, data_dir, "",
+          "Step: a folder on the disk where it is kept, by a server of its own. Empty: the one for temporary files.");
 ABSL_FLAG(int64_t, tensors, 1, "Step: of how many tensors, all of one size, the set is.");
 ABSL_FLAG(int32_t, steps, 0, "Rounds to count in each pair of processes. 0: by size, 10 to 2,000.");
 ABSL_FLAG(int32_t, pairs, 0, "Pairs of fresh processes. 0: 5 with --compare and for settings, else 1.");
@@ -172,6 +180,12 @@ std::optional<v1::Dtype> Dtype() {
   return std::nullopt;
 }
 
+// Without a level if none is asked for.
+absl::StatusOr<v1::Durability> Durability() {
+  const std::string durability = absl::GetFlag(FLAGS_durability);
+  return durability.empty() ? v1::Durability() : ParseDurability(durability);
+}
+
 bool Exchanges(const std::string& command) { return command == "exchange" || command == "echo"; }
 
 absl::Status CheckFlags(const std::string& command) {
@@ -235,6 +249,12 @@ absl::Status CheckFlags(const std::string& command) {
   if (command != "step" && command != "worker" && !absl::GetFlag(FLAGS_device).empty()) {
     return invalid("--device is for steps");
   }
+  if (absl::Status status = Durability().status(); !status.ok()) {
+    return invalid(absl::StrCat("--durability: ", status.message()));
+  }
+  if (command != "step" && command != "worker" && !absl::GetFlag(FLAGS_durability).empty()) {
+    return invalid("--durability is for steps");
+  }
   if (command == "settings" && !absl::GetFlag(FLAGS_target).empty()) {
     return invalid("settings starts a peer for each: it takes no --target");
   }
@@ -268,6 +288,34 @@ absl::StatusOr<std::string> ServerProgram() {
   return absl::NotFoundError("there is no adamant-server beside this program: use --server or --target");
 }
 
+std::string TemporaryFiles() { return std::filesystem::temp_directory_path().string(); }
+
+// A folder that ends with this, and all that is in it.
+class TemporaryFolder {
+ public:
+  static absl::StatusOr<TemporaryFolder> Make(const std::string& parent) {
+    std::string path = absl::StrCat(parent, "/adamant-bench-XXXXXX");
+    if (mkdtemp(path.data()) == nullptr) return absl::ErrnoToStatus(errno, path);
+    return TemporaryFolder(std::move(path));
+  }
+  TemporaryFolder(TemporaryFolder&& other) noexcept : path_(std::exchange(other.path_, "")) {}
+  TemporaryFolder& operator=(TemporaryFolder&& other) noexcept {
+    std::swap(path_, other.path_);
+    return *this;
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+  }
+
+  const std::string& path() const { return path_; }
+
+ private:
+  explicit TemporaryFolder(std::string path) : path_(std::move(path)) {}
+
+  std::string path_;
+};
+
 // A server or peer of our own, and where it listens.
 class Listener {
  public:
@@ -276,10 +324,10 @@ class Listener {
     auto listener = std::unique_ptr<Listener>(new Listener);
     std::string address = "127.0.0.1:0";
     if (absl::GetFlag(FLAGS_transport) == "unix") {
-      std::string folder = (std::filesystem::temp_directory_path() / "adamant-bench-XXXXXX").string();
-      if (mkdtemp(folder.data()) == nullptr) return absl::ErrnoToStatus(errno, folder);
-      listener->folder_ = folder;
-      address = absl::StrCat("unix:", folder, "/socket");
+      absl::StatusOr<TemporaryFolder> folder = TemporaryFolder::Make(TemporaryFiles());
+      if (!folder.ok()) return folder.status();
+      listener->folder_ = *std::move(folder);
+      address = absl::StrCat("unix:", listener->folder_->path(), "/socket");
     }
     arguments.push_back(absl::StrCat("--listen=", address));
     absl::StatusOr<std::unique_ptr<ChildProcess>> process = ChildProcess::Start(arguments, environment);
@@ -294,20 +342,15 @@ class Listener {
     return listener;
   }
 
-  ~Listener() {
-    process_.reset();
-    std::error_code ignored;
-    if (!folder_.empty()) std::filesystem::remove_all(folder_, ignored);
-  }
-
   const std::string& address() const { return address_; }
 
  private:
   Listener() = default;
 
+  // Outlives the process.
+  std::optional<TemporaryFolder> folder_;
   std::unique_ptr<ChildProcess> process_;
   std::string address_;
-  std::string folder_;
 };
 
 std::vector<std::string> Joined(std::vector<std::string> first, const std::vector<std::string>& second) {
@@ -326,10 +369,13 @@ absl::StatusOr<PairSamples> RunPair(const std::string& command, bool compare, co
                                                absl::StrCat("--tensors=", absl::GetFlag(FLAGS_tensors)),
                                                absl::StrCat("--table_rows=", absl::GetFlag(FLAGS_table_rows)),
                                                absl::StrCat("--device=", absl::GetFlag(FLAGS_device)),
-                                               absl::StrCat("--dtype=", absl::GetFlag(FLAGS_dtype))};
+                                               absl::StrCat("--dtype=", absl::GetFlag(FLAGS_dtype)),
+                                               absl::StrCat("--durability=", absl::GetFlag(FLAGS_durability))};
   const std::vector<std::string> settings = Joined(SettingsFlags(), variant.flags);
   worker_arguments = Joined(std::move(worker_arguments), settings);
 
+  // Outlives the server that it is for.
+  std::optional<TemporaryFolder> data_directory;
   std::vector<std::unique_ptr<Listener>> listeners;
   // Tells the worker by `flag` where to find what is started so, unless --target says where it runs already.
   const auto listen = [&](absl::string_view flag, const std::vector<std::string>& arguments,
@@ -348,7 +394,15 @@ absl::StatusOr<PairSamples> RunPair(const std::string& command, bool compare, co
   if (command == "step") {
     const absl::StatusOr<std::string> program = absl::GetFlag(FLAGS_target).empty() ? ServerProgram() : "";
     if (!program.ok()) return program.status();
-    listening.Update(listen("target", {*program, "--log_level=warning"}, {}));
+    std::vector<std::string> server = {*program, "--log_level=warning"};
+    if (!absl::GetFlag(FLAGS_durability).empty()) {
+      const std::string parent = absl::GetFlag(FLAGS_data_dir);
+      absl::StatusOr<TemporaryFolder> made = TemporaryFolder::Make(parent.empty() ? TemporaryFiles() : parent);
+      if (!made.ok()) return made.status();
+      data_directory = *std::move(made);
+      server.push_back(absl::StrCat("--data_dir=", data_directory->path()));
+    }
+    listening.Update(listen("target", server, {}));
   }
   if (Exchanges(command) || compare) {
     listening.Update(listen("peer", Joined({ThisProgram(), "peer"}, settings), environment));
@@ -416,6 +470,7 @@ absl::Status Work() {
                                                    .params = absl::GetFlag(FLAGS_params),
                                                    .tensors = absl::GetFlag(FLAGS_tensors),
                                                    .table_rows = absl::GetFlag(FLAGS_table_rows),
+                                                   .durability = *Durability(),
                                                    .exchange_bytes = ExchangeBytes(absl::GetFlag(FLAGS_params)),
                                                    .settings = Settings(),
                                                    .steps = Steps()});
@@ -477,6 +532,7 @@ int main(int argc, char** argv) {
       "  adamant-bench step --params=67108864 --compare     a step beside a raw exchange, tcp and the kernel alone\n"
       "  adamant-bench step --params=67108864 --device=cuda:0  a step there beside one on the processor\n"
       "  adamant-bench step --params=67108864 --dtype=bfloat16  a step of 16 bits both ways beside one of fp32\n"
+      "  adamant-bench step --params=16777216 --durability=every_step  a step that is kept beside one that is not\n"
       "  adamant-bench exchange --params=67108864           the raw exchange of a step's bytes, over gRPC\n"
       "  adamant-bench echo                                 a ping-pong of 300 bytes on one stream\n"
       "  adamant-bench tcp --params=67108864                the same bytes over plain sockets: the floor\n"

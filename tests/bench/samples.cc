@@ -30,6 +30,8 @@ const char* Name(Part part) {
       return "half_step";
     case Part::kRowsStep:
       return "rows_step";
+    case Part::kDurableStep:
+      return "durable_step";
   }
   return "";
 }
@@ -56,7 +58,8 @@ const std::vector<Quotient>& Quotients() {
                                  {"exchange_tcp_ratio", Part::kExchange, {Part::kTcp}},
                                  {"device_ratio", Part::kDeviceStep, {Part::kStep}},
                                  {"half_speedup", Part::kStep, {Part::kHalfStep}},
-                                 {"rows_slowdown", Part::kRowsStep, {Part::kStep}}};
+                                 {"rows_slowdown", Part::kRowsStep, {Part::kStep}},
+                                 {"durable_slowdown", Part::kDurableStep, {Part::kStep}}};
   return quotients;
 }
 

@@ -16,9 +16,9 @@ double Min(const std::vector<double>& values);
 double Max(const std::vector<double>& values);
 
 // What a worker can measure. The first one that a worker measured is what its line of results is about.
-enum class Part { kStep, kExchange, kTcp, kKernel, kDeviceStep, kHalfStep, kRowsStep };
-inline constexpr Part kParts[] = {Part::kStep,       Part::kExchange, Part::kTcp,     Part::kKernel,
-                                  Part::kDeviceStep, Part::kHalfStep, Part::kRowsStep};
+enum class Part { kStep, kExchange, kTcp, kKernel, kDeviceStep, kHalfStep, kRowsStep, kDurableStep };
+inline constexpr Part kParts[] = {Part::kStep,       Part::kExchange, Part::kTcp,      Part::kKernel,
+                                  Part::kDeviceStep, Part::kHalfStep, Part::kRowsStep, Part::kDurableStep};
 
 // Seconds of every counted round that one pair of fresh processes ran, interleaved, of what was measured.
 using PairSamples = std::map<Part, std::vector<double>>;

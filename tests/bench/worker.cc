@@ -39,7 +39,7 @@ class RemoteSet {
   static absl::StatusOr<std::unique_ptr<RemoteSet>> Create(const std::string& target, int64_t params,
                                                            const std::string& device,
                                                            v1::Dtype dtype = v1::DTYPE_FLOAT32, int64_t table_rows = 0,
-                                                           int64_t tensors = 1) {
+                                                           int64_t tensors = 1, const v1::Durability& durability = {}) {
     // A step that had to be tried twice is none to measure.
     ClientOptions options;
     options.retry.max_attempts = 1;
@@ -52,6 +52,7 @@ class RemoteSet {
     spec.set_name(absl::StrFormat("bench/%08x%08x", random(), random()));
     spec.set_initialization(v1::INITIALIZATION_ZEROS);
     spec.set_device(device);
+    if (durability.level_case() != v1::Durability::LEVEL_NOT_SET) *spec.mutable_durability() = durability;
     for (int64_t i = 0; i < tensors; ++i) {
       v1::TensorSpec* tensor = spec.add_tensors();
       tensor->set_name(absl::StrCat("parameters", i));
@@ -145,6 +146,13 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
     if (!created.ok()) return created.status();
     of_halves = *std::move(created);
   }
+  std::unique_ptr<RemoteSet> kept;
+  if (plan.durability.level_case() != v1::Durability::LEVEL_NOT_SET) {
+    absl::StatusOr<std::unique_ptr<RemoteSet>> created = RemoteSet::Create(
+        plan.server, plan.params, "", v1::DTYPE_FLOAT32, /*table_rows=*/0, /*tensors=*/1, plan.durability);
+    if (!created.ok()) return created.status();
+    kept = *std::move(created);
+  }
   std::unique_ptr<RemoteSet> table;
   std::vector<int64_t> rows(plan.table_rows > 0 ? plan.params / kRowElements : 0);
   // Of which the rows alone are ever touched.
@@ -196,6 +204,11 @@ absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan) {
   if (table) {
     parts.emplace_back(Part::kRowsStep, [&] {
       return table->StepRows(rows, gradient.span().first(plan.params), table_parameters.span());
+    });
+  }
+  if (kept) {
+    parts.emplace_back(Part::kDurableStep, [&] {
+      return kept->Step(gradient.span().first(plan.params), parameters.span().first(plan.params));
     });
   }
   if (exchange) parts.emplace_back(Part::kExchange, [&] { return exchange->Round(); });

@@ -34,6 +34,9 @@ struct WorkerPlan {
   // Rows of a table at the server of which a step brings as many, at random, as make `params`, beside the step of a
   // tensor that is no larger. 0: there is no such set.
   int64_t table_rows = 0;
+  // What is kept of another set, of one tensor, beside the first one, of which nothing is; without a level there is no
+  // such set.
+  v1::Durability durability = {};
   // What an exchange moves each way. A multiple of four.
   int64_t exchange_bytes;
   // Of the exchange over gRPC.
@@ -42,9 +45,9 @@ struct WorkerPlan {
   int steps;
 };
 
-// Runs the rounds: of each, a step, one of the set on the device, one of 16 bits, one of rows, an exchange over gRPC,
-// one over plain sockets and, where there are a step and an exchange, the kernel alone on as many threads as the server
-// would take.
+// Runs the rounds: of each, a step, one of the set on the device, one of 16 bits, one of rows, one that is kept, an
+// exchange over gRPC, one over plain sockets and, where there are a step and an exchange, the kernel alone on as many
+// threads as the server would take.
 absl::StatusOr<PairSamples> RunWorker(const WorkerPlan& plan);
 
 // What a worker tells the program that started it, as one line each, and back.

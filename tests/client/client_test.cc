@@ -135,6 +135,72 @@ TEST_F(ClientTest, UpdateOfASetDemandsNothingUnlessItIsTold) {
   EXPECT_TRUE(client_.UpdateParameterSet(values, {"clipping"}).ok());
 }
 
+TEST_F(ClientTest, CheckpointNamesTheSetAndGivesWhatWasMade) {
+  EXPECT_CALL(*connection_, Checkpoint).WillOnce([](const v1::CheckpointRequest& request) {
+    EXPECT_EQ(request.set(), "mlp");
+    EXPECT_EQ(request.incarnation(), 7);
+    v1::CheckpointResponse response;
+    response.mutable_checkpoint()->set_step(3);
+    return response;
+  });
+  EXPECT_EQ(client_.Checkpoint("mlp", 7)->step(), 3);
+}
+
+TEST_F(ClientTest, ListsCheckpointsInTheServersOrder) {
+  EXPECT_CALL(*connection_, ListCheckpoints(Property(&v1::ListCheckpointsRequest::set, "mlp")))
+      .WillOnce([](const v1::ListCheckpointsRequest&) {
+        v1::ListCheckpointsResponse response;
+        response.add_checkpoints()->set_step(9);
+        response.add_checkpoints()->set_step(3);
+        return response;
+      });
+  EXPECT_THAT(*client_.ListCheckpoints("mlp"),
+              ElementsAre(Property(&v1::Checkpoint::step, 9), Property(&v1::Checkpoint::step, 3)));
+}
+
+TEST_F(ClientTest, RestoreNamesTheCheckpointByItsState) {
+  v1::Checkpoint checkpoint;
+  checkpoint.set_incarnation(5);
+  checkpoint.set_step(3);
+  EXPECT_CALL(*connection_, RestoreCheckpoint).WillOnce([](const v1::RestoreCheckpointRequest& request) {
+    EXPECT_EQ(request.set(), "mlp");
+    EXPECT_EQ(request.incarnation(), 7);
+    EXPECT_EQ(request.checkpoint_incarnation(), 5);
+    EXPECT_EQ(request.checkpoint_step(), 3);
+    v1::RestoreCheckpointResponse response;
+    response.mutable_parameter_set()->set_step(3);
+    return response;
+  });
+  EXPECT_EQ(client_.RestoreCheckpoint("mlp", checkpoint, 7)->step(), 3);
+}
+
+TEST_F(ClientTest, ForkNamesBothSetsAndWhatTheNewOneIsToDifferIn) {
+  v1::Durability durability;
+  durability.mutable_every_step()->set_journal_steps(4);
+  EXPECT_CALL(*connection_, Fork).WillOnce([](const v1::ForkRequest& request) {
+    EXPECT_EQ(request.set(), "mlp");
+    EXPECT_EQ(request.name(), "copy");
+    EXPECT_EQ(request.incarnation(), 7);
+    EXPECT_EQ(request.device(), "cuda:1");
+    EXPECT_EQ(request.durability().every_step().journal_steps(), 4);
+    v1::ForkResponse response;
+    response.mutable_parameter_set()->set_name("copy");
+    return response;
+  });
+  EXPECT_EQ(client_.Fork("mlp", "copy", {.incarnation = 7, .device = "cuda:1", .durability = durability})->name(),
+            "copy");
+}
+
+TEST_F(ClientTest, ForkDemandsNothingUnlessItIsTold) {
+  EXPECT_CALL(*connection_, Fork).WillOnce([](const v1::ForkRequest& request) {
+    EXPECT_FALSE(request.has_incarnation());
+    EXPECT_EQ(request.device(), "");
+    EXPECT_FALSE(request.has_durability());
+    return v1::ForkResponse();
+  });
+  EXPECT_TRUE(client_.Fork("mlp", "copy").ok());
+}
+
 TEST_F(ClientTest, WatchNamesTheSetAndGivesItsEvents) {
   EXPECT_CALL(*connection_, Watch).WillOnce([](const v1::WatchParameterSetRequest& request) {
     EXPECT_EQ(request.name(), "mlp");

@@ -359,6 +359,13 @@ class FakeStub : public Stub {
               (const v1::UpdateParameterGroupRequest&, absl::Duration), (override));
   MOCK_METHOD(absl::StatusOr<v1::UpdateParameterSetResponse>, UpdateParameterSet,
               (const v1::UpdateParameterSetRequest&, absl::Duration), (override));
+  MOCK_METHOD(absl::StatusOr<v1::CheckpointResponse>, Checkpoint, (const v1::CheckpointRequest&, absl::Duration),
+              (override));
+  MOCK_METHOD(absl::StatusOr<v1::ListCheckpointsResponse>, ListCheckpoints,
+              (const v1::ListCheckpointsRequest&, absl::Duration), (override));
+  MOCK_METHOD(absl::StatusOr<v1::RestoreCheckpointResponse>, RestoreCheckpoint,
+              (const v1::RestoreCheckpointRequest&, absl::Duration), (override));
+  MOCK_METHOD(absl::StatusOr<v1::ForkResponse>, Fork, (const v1::ForkRequest&, absl::Duration), (override));
   MOCK_METHOD(absl::StatusOr<v1::GetStepResultResponse>, GetStepResult,
               (const v1::GetStepResultRequest&, absl::Duration), (override));
   MOCK_METHOD(absl::StatusOr<v1::GetServerInfoResponse>, GetServerInfo,

@@ -503,6 +503,26 @@ TEST_F(RetryingConnectionTest, UpdatesAreRepeated) {
   EXPECT_TRUE(connection_.UpdateParameterSet({}).ok());
 }
 
+// Of one attempt.
+const absl::Duration kTransferTimeout = ClientOptions().transfer_timeout;
+
+TEST_F(RetryingConnectionTest, WhatTakesAllOfASetIsRepeatedAndMayTakeAsLongAsATransfer) {
+  EXPECT_CALL(*stub_, Checkpoint(_, kTransferTimeout))
+      .WillOnce(Return(kGone))
+      .WillOnce(Return(v1::CheckpointResponse()));
+  EXPECT_TRUE(connection_.Checkpoint({}).ok());
+  EXPECT_CALL(*stub_, ListCheckpoints(_, kTransferTimeout))
+      .WillOnce(Return(kGone))
+      .WillOnce(Return(v1::ListCheckpointsResponse()));
+  EXPECT_TRUE(connection_.ListCheckpoints({}).ok());
+  EXPECT_CALL(*stub_, RestoreCheckpoint(_, kTransferTimeout))
+      .WillOnce(Return(kGone))
+      .WillOnce(Return(v1::RestoreCheckpointResponse()));
+  EXPECT_TRUE(connection_.RestoreCheckpoint({}).ok());
+  EXPECT_CALL(*stub_, Fork(_, kTransferTimeout)).WillOnce(Return(kGone)).WillOnce(Return(v1::ForkResponse()));
+  EXPECT_TRUE(connection_.Fork({}).ok());
+}
+
 TEST_F(RetryingConnectionTest, WriteIsRepeatedUnderItsRequestId) {
   set_.faults = {{.reply_messages = 0, .status = kGone}};
   const std::vector<absl::Span<const float>> values = Const(gradients_);

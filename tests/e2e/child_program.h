@@ -58,6 +58,7 @@ class ChildProgram {
   Output& standard_output() { return *output_; }
   Output& standard_error() { return *error_; }
 
+  pid_t pid() const { return pid_; }
   void Signal(int signal);
   // Whether it has ended.
   bool HasEnded();

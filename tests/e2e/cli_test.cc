@@ -66,9 +66,11 @@ class CliTest : public testing::Test {
   ~CliTest() override { std::filesystem::remove_all(folder_); }
 
   std::vector<std::string> Command(std::vector<std::string> arguments) const {
-    arguments.insert(arguments.begin(), {ADAMANT_CLI, absl::StrCat("--target=", server_.address())});
+    arguments.insert(arguments.begin(), {ADAMANT_CLI, absl::StrCat("--target=", target_)});
     return arguments;
   }
+  // Another server than the one that each test has.
+  void Aim(const ServerProcess& server) { target_ = server.address(); }
   Ended Run(const std::vector<std::string>& arguments) const {
     ChildProgram program(Command(arguments));
     const int code = program.Wait();
@@ -104,6 +106,7 @@ class CliTest : public testing::Test {
 
   const std::string folder_ = absl::StrCat(testing::TempDir(), "cli_test-", getpid());
   ServerProcess server_;
+  std::string target_ = server_.address();
 };
 
 TEST_F(CliTest, CreatesASetOfAModelsTensorsAndWritesThemWidenedExactly) {
@@ -434,6 +437,36 @@ TEST_F(CliTest, UpdatesGroupAndSet) {
   EXPECT_EQ(Run({"update", "s"}).code, 2);
   EXPECT_EQ(Run({"update", "s", "--group=none", "--lr=1"}).code, 2);
   EXPECT_THAT(Run({"update", "s", "--lr=-1"}).error, HasSubstr("INVALID_FIELD"));
+}
+
+TEST_F(CliTest, ShowsWhatOutlivesTheServer) {
+  const std::string gradient = RawFile("g.raw", {1, 2});
+  const std::string data_directory = absl::StrCat("--data_dir=", Path("data"));
+  {
+    const ServerProcess server({data_directory});
+    Aim(server);
+    Do({"create", "kept", "--tensor=w=2", "--durability=every_step"});
+    Do({"create", "often", "--tensor=w=2", "--durability=checkpoints:2,90s"});
+    Do({"create", "lost", "--tensor=w=2"});
+    Do({"step", "kept", gradient});
+    EXPECT_EQ(DoJson({"step", "kept", gradient})["durable_step"], "2");
+    EXPECT_THAT(Do({"get", "kept"}), HasSubstr("Durability:       every_step:16\n"));
+    EXPECT_THAT(Do({"get", "often"}),
+                AllOf(HasSubstr("Durability:       checkpoints:2,1m30s\n"), Not(HasSubstr("Last checkpoint"))));
+    EXPECT_THAT(Do({"get", "lost"}), HasSubstr("Durability:       nothing\n"));
+    Do({"export", "kept", Path("kept.safetensors"), "--optimizer-state"});
+    Do({"import", "copy", Path("kept.safetensors"), "--create", "--durability=checkpoints:1"});
+    EXPECT_THAT(Do({"get", "copy"}), HasSubstr("Durability:       checkpoints:1\n"));
+    const Ended wrong = Run({"create", "x", "--tensor=w=2", "--durability=sometimes"});
+    EXPECT_EQ(wrong.code, 2);
+    EXPECT_THAT(wrong.error, AllOf(HasSubstr("--durability: expected nothing"), HasSubstr("got sometimes")));
+  }
+  const ServerProcess server({data_directory});
+  Aim(server);
+  EXPECT_EQ(Do({"list", "-q"}), "copy\nkept\noften\n");
+  EXPECT_EQ(DoJson({"get", "kept"})["parameter_set"]["step"], "2");
+  EXPECT_THAT(Do({"get", "copy"}),
+              AllOf(HasSubstr("Last checkpoint:  step 2, 20"), HasSubstr("Restored from:    step 2, 20")));
 }
 
 TEST_F(CliTest, SpecificationAsJsonMakesSetsOfSeveralGroups) {

@@ -7,10 +7,12 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -18,8 +20,11 @@
 #include "absl/strings/match.h"
 #include "server/core/memory/block.h"
 #include "server/core/set/staging.h"
+#include "server/store/file_system.h"
+#include "server/store/store.h"
 #include "tests/e2e/errors_table.h"
 #include "tests/e2e/server_fixture.h"
+#include "tests/store/simulated_file_system.h"
 
 namespace adamant::e2e {
 namespace {
@@ -96,9 +101,52 @@ rpc::ServerOptions ServerOfTheTable() {
   return options;
 }
 
-class ErrorsTest : public ServerTest, public ::testing::WithParamInterface<Row> {
+// A data directory, where every step of all sets is kept. What is in it ends with this.
+class DataDirectory {
+ public:
+  explicit DataDirectory(store::FileSystem* files = store::PosixFileSystem()) {
+    EXPECT_NE(mkdtemp(path_.data()), nullptr) << path_;
+    if (files != store::PosixFileSystem()) {
+      // SQLite's files are the system's own, and as for the others their folder is there.
+      for (size_t end = path_.find('/', 1); end != std::string::npos; end = path_.find('/', end + 1)) {
+        EXPECT_TRUE(files->MakeDirectory(path_.substr(0, end)).ok());
+      }
+    }
+    store::StoreOptions options;
+    options.directory = path_;
+    options.default_durability.mutable_every_step();
+    absl::StatusOr<std::unique_ptr<store::Store>> opened = store::Store::Open(files, options);
+    if (!opened.ok()) {
+      ADD_FAILURE() << opened.status();
+      std::abort();
+    }
+    store_ = *std::move(opened);
+  }
+  ~DataDirectory() {
+    store_.reset();
+    std::filesystem::remove_all(path_);
+  }
+
+  const std::string& path() const { return path_; }
+
+  // A server that is so, and has it.
+  rpc::ServerOptions Served(rpc::ServerOptions options) const {
+    options.journal = store_.get();
+    options.restore = [store = store_.get()](core::Registry* registry) { return store->Restore(registry); };
+    return options;
+  }
+
+ private:
+  std::string path_ = testing::TempDir() + "/errors_test-XXXXXX";
+  std::unique_ptr<store::Store> store_;
+};
+
+class ErrorsTest : public ::testing::TestWithParam<Row> {
  protected:
-  ErrorsTest() : ServerTest(ServerOfTheTable()) {}
+  const std::unique_ptr<DataDirectory> data_directory_ =
+      GetParam().data_directory() ? std::make_unique<DataDirectory>() : nullptr;
+  TestServer server_{data_directory_ ? data_directory_->Served(ServerOfTheTable()) : ServerOfTheTable()};
+  TestClient client_{server_.address()};
 };
 
 TEST_P(ErrorsTest, EndsTheCallAndChangesNothing) {
@@ -384,6 +432,78 @@ TEST_F(ErrorsOverTimeTest, IdleStreamEndsWhenTheServerDrains) {
   server_->Drain(absl::Seconds(10));
 
   EXPECT_TRUE(FailsWith(stream.Finish(), absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING));
+}
+
+// A set of 5,000 parameters, of which every step is kept on a disk that does what a test says.
+class StoreErrorsTest : public ::testing::Test {
+ protected:
+  static v1::ParameterSetSpec Spec(const std::string& name) {
+    v1::ParameterSetSpec spec;
+    spec.set_name(name);
+    spec.set_initialization(v1::INITIALIZATION_ZEROS);
+    v1::TensorSpec* const tensor = spec.add_tensors();
+    tensor->set_name("w");
+    tensor->add_shape(5000);
+    return spec;
+  }
+  absl::Status Create(const std::string& name) { return client_.Create(Spec(name)).status(); }
+  absl::Status Step(const std::string& name) {
+    return client_.Step(Spec(name), StepHeader(name), Gradient(5000, 1)).status();
+  }
+
+  store::SimulatedFileSystem disk_;
+  DataDirectory data_directory_{&disk_};
+  TestServer server_{data_directory_.Served(SmallServer())};
+  TestClient client_{server_.address()};
+};
+
+TEST_F(StoreErrorsTest, ASetForWhichTheDiskHasNoRoomIsRefused) {
+  disk_.SetCapacity(100'000);
+
+  EXPECT_TRUE(FailsWith(Create("s"), absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_DISK_EXHAUSTED));
+
+  EXPECT_EQ(client_.Get("s").status().code(), absl::StatusCode::kNotFound);
+  disk_.SetCapacity(int64_t{1} << 30);
+  EXPECT_TRUE(Create("s").ok());
+  EXPECT_TRUE(Step("s").ok());
+}
+
+TEST_F(StoreErrorsTest, AfterADiskThatFailedNothingDurableChanges) {
+  ASSERT_TRUE(Create("s").ok());
+  ASSERT_TRUE(Step("s").ok());
+  disk_.FailCall(disk_.calls() + 1, store::SimulatedFileSystem::Fault::kIoError);
+
+  EXPECT_TRUE(FailsWith(Step("s"), absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_FAILED));
+
+  EXPECT_TRUE(FailsWith(Step("s"), absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_FAILED));
+  EXPECT_TRUE(FailsWith(Create("t"), absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_FAILED));
+  EXPECT_TRUE(client_.ReadArrays(Spec("s")).ok());
+}
+
+TEST_F(StoreErrorsTest, ACheckpointThatIsDamagedIsNotRestored) {
+  ASSERT_TRUE(Create("s").ok());
+  ASSERT_TRUE(Step("s").ok());
+  v1::CheckpointRequest request;
+  request.set_set("s");
+  const absl::StatusOr<v1::CheckpointResponse> made = client_.Call(&v1::OptimizerService::Stub::Checkpoint, request);
+  ASSERT_TRUE(made.ok()) << made.status();
+  const std::string folder = absl::StrCat(data_directory_.path(), "/sets/",
+                                          disk_.List(data_directory_.path() + "/sets")->front(), "/checkpoints");
+  const std::string checkpoint = absl::StrCat(folder, "/", disk_.List(folder)->front());
+  const std::vector<std::string> files = *disk_.List(checkpoint);
+  for (const std::string& file : files) {
+    if (absl::EndsWith(file, ".safetensors")) disk_.FlipBit(absl::StrCat(checkpoint, "/", file), 8 * 10'000);
+  }
+  v1::RestoreCheckpointRequest restore;
+  restore.set_set("s");
+  restore.set_checkpoint_incarnation(made->checkpoint().incarnation());
+  restore.set_checkpoint_step(made->checkpoint().step());
+
+  const absl::Status restored = client_.Call(&v1::OptimizerService::Stub::RestoreCheckpoint, restore).status();
+
+  EXPECT_TRUE(FailsWith(restored, absl::StatusCode::kDataLoss, v1::ERROR_REASON_DAMAGED));
+  EXPECT_EQ(client_.Get("s")->state(), v1::PARAMETER_SET_STATE_READY);
+  EXPECT_TRUE(Step("s").ok());
 }
 
 // Whether a test of this name, SUITE.NAME, stands in a source below tests/.

@@ -122,6 +122,23 @@ TEST_P(CheckpointKeeperOnEveryFileSystemTest, ANameIsNeverTakenTwice) {
   EXPECT_EQ(keeper->NewName(7, 6), "7-6");
 }
 
+TEST(CheckpointKeeperTest, KeepsWhatSomebodyHolds) {
+  SimulatedFileSystem disk;
+  const auto keeper = Open(&disk, "/k");
+  for (int step = 1; step <= 4; ++step) WriteAndAdd(&disk, keeper.get(), step, step);
+  std::shared_ptr<const KeptCheckpoint> held = keeper->Hold(/*incarnation=*/5, /*step=*/1);
+  ASSERT_NE(held, nullptr);
+  EXPECT_EQ(held->name, "1-5");
+  EXPECT_EQ(keeper->Hold(5, 7), nullptr);
+  EXPECT_EQ(keeper->Hold(6, 1), nullptr);
+  ASSERT_EQ(keeper->RemoveOld(""), absl::OkStatus());
+  EXPECT_THAT(Names(*keeper), ElementsAre("4-5", "3-5", "1-5"));
+  EXPECT_EQ(keeper->Hold(5, 2), nullptr);
+  held.reset();
+  ASSERT_EQ(keeper->RemoveOld(""), absl::OkStatus());
+  EXPECT_THAT(*disk.List("/k"), ElementsAre("3-5", "4-5"));
+}
+
 TEST(CheckpointKeeperTest, WhatIsAddedIsTheNewestWhateverTheClockSays) {
   SimulatedFileSystem disk;
   const auto keeper = Open(&disk, "/k");

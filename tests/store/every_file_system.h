@@ -3,7 +3,6 @@
 #define ADAMANT_TESTS_STORE_EVERY_FILE_SYSTEM_H_
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <cstddef>
 #include <memory>
@@ -14,6 +13,7 @@
 #include "absl/types/span.h"
 #include "server/store/file_system.h"
 #include "tests/store/simulated_file_system.h"
+#include "tests/store/temporary_folder.h"
 
 namespace adamant::store {
 
@@ -37,20 +37,6 @@ class SectorMemory {
   };
   std::unique_ptr<std::byte[], Delete> data_;
   size_t size_;
-};
-
-// A folder of the system's that is gone with this.
-class TemporaryFolder {
- public:
-  TemporaryFolder() : path_(testing::TempDir() + "store-XXXXXX") { EXPECT_NE(mkdtemp(path_.data()), nullptr); }
-  ~TemporaryFolder() { EXPECT_TRUE(PosixFileSystem()->RemoveAll(path_).ok()); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
 };
 
 class OnEveryFileSystem : public testing::TestWithParam<std::string> {

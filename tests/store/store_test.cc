@@ -280,10 +280,10 @@ v1::ParameterSetSpec WithCheckpoints(v1::ParameterSetSpec spec, int64_t steps) {
   return spec;
 }
 
-absl::Status StepOnce(ParameterSet* set, SequentialModel* model, uint64_t seed) {
+absl::Status StepOnce(ParameterSet* set, SequentialModel* model, uint64_t seed, const v1::StepHeader& header = {}) {
   const Values gradient = Gradient(model->parameter_count(), seed);
   model->Apply(gradient);
-  return core::Step(set, {}, gradient).status();
+  return core::Step(set, header, gradient).status();
 }
 
 // The first steps take a checkpoint each, which others may wait for: the last one must be of the state that the set
@@ -295,7 +295,9 @@ TEST(StoreTest, WhatWasFinishedComesBackAsItWas) {
     ASSERT_THAT(server->Create(WithCheckpoints(MediumSpec("set"), 1)), IsOk());
     const std::shared_ptr<ParameterSet> set = server->Find("set");
     SequentialModel model(MediumSpec("set"));
-    for (int step = 0; step < steps; ++step) ASSERT_THAT(StepOnce(set.get(), &model, step), IsOk());
+    for (int step = 0; step < steps; ++step) {
+      ASSERT_THAT(StepOnce(set.get(), &model, step, core::Header(absl::StrCat("step", step), step)), IsOk());
+    }
     const uint64_t incarnation = set->Describe().incarnation();
     server->store()->Finish(server->registry(), absl::Hours(1));
     const_cast<std::shared_ptr<ParameterSet>&>(set).reset();
@@ -305,6 +307,10 @@ TEST(StoreTest, WhatWasFinishedComesBackAsItWas) {
     ASSERT_THAT(server->status(), IsOk());
     EXPECT_EQ(server->Find("set")->Describe().incarnation(), incarnation);
     EXPECT_FALSE(server->Find("set")->Describe().has_restored_from());
+    for (int step = 0; step < steps; ++step) {
+      EXPECT_EQ(core::StepResultOf(*server->Find("set"), absl::StrCat("step", step))->state(),
+                v1::STEP_STATE_COMMITTED);
+    }
     ASSERT_TRUE(*core::FetchState(server->Find("set").get()) == model.arrays()) << steps << " steps";
   }
 }

@@ -70,6 +70,15 @@ struct UpdateOptions {
   std::optional<int64_t> config_revision = std::nullopt;
 };
 
+struct ForkOptions {
+  // Demands this incarnation of the set that is forked; another one is ABORTED.
+  std::optional<uint64_t> incarnation = std::nullopt;
+  // Where the new set lives; empty: where the other one does.
+  std::string device = {};
+  // What of the new set is kept on disk; none: the server's default.
+  std::optional<v1::Durability> durability = std::nullopt;
+};
+
 // The arrays that the set has beside its parameters, as its groups' optimizers need them: with Adam EXP_AVG and
 // EXP_AVG_SQ, with amsgrad MAX_EXP_AVG_SQ, too; with Sgd MOMENTUM_BUFFER if there is momentum. Each of them has all
 // tensors, also those of groups that make no use of it.
@@ -145,6 +154,20 @@ class Client {
   // dropped, and counted (`missed`). It ends with the set, by EventStream::Cancel, or with the server: it does not
   // connect again by itself. It holds a call of its connection open.
   absl::StatusOr<std::unique_ptr<EventStream>> Watch(absl::string_view set);
+
+  // Has the server put all of the set on its disk, as it is at some time during the call, while steps go on. An attempt
+  // whose reply was lost is repeated: that makes another checkpoint, if the set has moved on.
+  absl::StatusOr<v1::Checkpoint> Checkpoint(absl::string_view set, std::optional<uint64_t> incarnation = std::nullopt);
+  // What the set can be taken back to, the newest first.
+  absl::StatusOr<std::vector<v1::Checkpoint>> ListCheckpoints(absl::string_view set);
+  // Takes the set back to one of its checkpoints, and returns it as it is then: another incarnation. An attempt whose
+  // reply was lost may have done so. Repeated, it does so again, and steps that came in between are undone: demand the
+  // set's incarnation where others step it; then the next attempt is ABORTED, and the set shows where it stands.
+  absl::StatusOr<v1::ParameterSet> RestoreCheckpoint(absl::string_view set, const v1::Checkpoint& checkpoint,
+                                                     std::optional<uint64_t> incarnation = std::nullopt);
+  // Makes a new set, called `name`, that is what the set is now, and returns it. An attempt whose reply was lost may
+  // have made it: then the next one says ALREADY_EXISTS.
+  absl::StatusOr<v1::ParameterSet> Fork(absl::string_view set, absl::string_view name, const ForkOptions& options = {});
 
   // What became of the step that was sent with this request_id.
   absl::StatusOr<v1::GetStepResultResponse> GetStepResult(absl::string_view set, absl::string_view request_id);

@@ -129,6 +129,13 @@ class Connection {
       const v1::UpdateParameterGroupRequest& request) = 0;
   virtual absl::StatusOr<v1::UpdateParameterSetResponse> UpdateParameterSet(
       const v1::UpdateParameterSetRequest& request) = 0;
+  // These may take as long as a read or write of the whole set (ClientOptions::transfer_timeout). What an attempt whose
+  // reply was lost means for the next one is in adamant/client.h.
+  virtual absl::StatusOr<v1::CheckpointResponse> Checkpoint(const v1::CheckpointRequest& request) = 0;
+  virtual absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(const v1::ListCheckpointsRequest& request) = 0;
+  virtual absl::StatusOr<v1::RestoreCheckpointResponse> RestoreCheckpoint(
+      const v1::RestoreCheckpointRequest& request) = 0;
+  virtual absl::StatusOr<v1::ForkResponse> Fork(const v1::ForkRequest& request) = 0;
   virtual absl::StatusOr<v1::GetStepResultResponse> GetStepResult(const v1::GetStepResultRequest& request) = 0;
   virtual absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo(const v1::GetServerInfoRequest& request) = 0;
 

@@ -64,7 +64,8 @@ struct ClientOptions {
   // whose socket takes nothing at all may hold on to the gradient, and so to the call, until TCP gives it up: 30 s
   // more.
   absl::Duration step_timeout = absl::Minutes(1);
-  // One attempt of a read or write of parameters or of the whole state.
+  // One attempt of a read or write of parameters or of the whole state, and of what the server does with all of a set:
+  // a checkpoint, a restore, a fork.
   absl::Duration transfer_timeout = absl::Minutes(5);
 
   // How large messages with tensors are made, in bytes, in [1 KiB, 4 MiB]: 1 MiB of elements with room for what goes

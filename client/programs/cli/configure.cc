@@ -22,7 +22,7 @@ using tensor_files::FileTensor;
 using tensor_files::TensorFile;
 
 struct CreateOptions {
-  std::string name, from, spec, device;
+  std::string name, from, spec, device, durability;
   std::vector<std::string> tensors, renames;
   bool awaits_write = false, skip_other_types = false, if_not_exists = false;
   GroupFlags group;
@@ -88,6 +88,7 @@ absl::Status Create(Shell* shell, const CreateOptions& options) {
   if (!options.device.empty()) spec.set_device(options.device);
   std::vector<std::string> fields;
   status = options.set.Set(&spec, &fields);
+  if (status.ok()) status = SetDurability(options.durability, &spec);
   if (status.ok()) status = AddTensors(options.tensors, &spec);
   if (!status.ok()) return status;
 
@@ -254,6 +255,7 @@ void AddConfigureCommands(CLI::App* app, Shell* shell, Command* chosen) {
   create->add_flag("--await-write", options->awaits_write, "Begins with nothing: the set awaits a write.")
       ->excludes(from);
   create->add_option("--device", options->device, "Where the set lives: cpu or cuda:N. Default: the server's.");
+  AddDurability(create, &options->durability);
   create->add_flag("--if-not-exists", options->if_not_exists,
                    "Is content with a set that is there already, if it was made alike; it keeps what it has.");
   options->group.AddTo(create, /*creates=*/true);

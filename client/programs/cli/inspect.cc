@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "client/command_line/durability_flag.h"
 #include "client/programs/cli/set_flags.h"
 #include "client/programs/cli/shell.h"
 
@@ -50,6 +51,14 @@ std::string Metrics(const google::protobuf::Map<std::string, double>& metrics) {
   return text;
 }
 
+std::string Time(const google::protobuf::Timestamp& time) {
+  return absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::FromUnixSeconds(time.seconds()), absl::UTCTimeZone());
+}
+
+std::string DescribeCheckpoint(const v1::Checkpoint& checkpoint) {
+  return absl::StrCat("step ", checkpoint.step(), ", ", Time(checkpoint.time()), ", ", RenderBytes(checkpoint.bytes()));
+}
+
 // A set as lines of a name and a value, and its groups as a table.
 std::string Describe(const v1::ParameterSet& set) {
   std::string text;
@@ -63,8 +72,10 @@ std::string Describe(const v1::ParameterSet& set) {
   line("Parameters", absl::StrCat(set.parameter_count(), " in ", set.tensor_count(), " tensors"));
   line("Memory", RenderBytes(set.state_bytes()));
   line("Device", set.device());
-  line("Created", absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::FromUnixSeconds(set.create_time().seconds()),
-                                   absl::UTCTimeZone()));
+  line("Created", Time(set.create_time()));
+  line("Durability", DurabilityText(set.durability()));
+  if (set.has_last_checkpoint()) line("Last checkpoint", DescribeCheckpoint(set.last_checkpoint()));
+  if (set.has_restored_from()) line("Restored from", DescribeCheckpoint(set.restored_from()));
   line("Clipping", Clipping(set.clipping()));
   line("Not finite", RenderEnum(v1::NonFinitePolicy_Name(set.non_finite_policy()), "NON_FINITE_POLICY_"));
   if (set.max_staleness() > 0) line("Max staleness", absl::StrCat(set.max_staleness()));

@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "client/command_line/durability_flag.h"
 #include "client/programs/optimizer_choice.h"
 
 namespace adamant::programs::cli {
@@ -82,6 +83,24 @@ absl::Status ParseMetrics(const std::vector<std::string>& texts, std::map<std::s
     }
     (*metrics)[metric->first] = value;
   }
+  return absl::OkStatus();
+}
+
+CLI::Option* AddDurability(CLI::App* app, std::string* text) {
+  return app
+      ->add_option("--durability", *text,
+                   "What of the set outlives the server: nothing; every_step; or checkpoints:N,T, made after so many "
+                   "steps, so much time, such as 60s, or both. Default: the server's.")
+      ->type_name("WHAT");
+}
+
+absl::Status SetDurability(const std::string& text, v1::ParameterSetSpec* spec) {
+  if (text.empty()) return absl::OkStatus();
+  absl::StatusOr<v1::Durability> durability = ParseDurability(text);
+  if (!durability.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--durability: ", durability.status().message()));
+  }
+  *spec->mutable_durability() = *std::move(durability);
   return absl::OkStatus();
 }
 

@@ -14,7 +14,8 @@
 
 namespace CLI {
 class App;
-}
+class Option;
+}  // namespace CLI
 
 namespace adamant::programs::cli {
 
@@ -28,6 +29,11 @@ absl::Status ParseLabels(const std::vector<std::string>& texts,
                          google::protobuf::Map<std::string, std::string>* labels);
 // The same for numbers.
 absl::Status ParseMetrics(const std::vector<std::string>& texts, std::map<std::string, double>* metrics);
+
+// Adds the flag of commands that create a set, which is `*text` then.
+CLI::Option* AddDurability(CLI::App* app, std::string* text);
+// Sets what the flag says, if it was given. INVALID_ARGUMENT for what is no durability.
+absl::Status SetDurability(const std::string& text, v1::ParameterSetSpec* spec);
 
 // A group's optimizer and learning rate.
 struct GroupFlags {

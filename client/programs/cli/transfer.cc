@@ -18,6 +18,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "client/programs/cli/renaming.h"
+#include "client/programs/cli/set_flags.h"
 #include "client/programs/cli/shell.h"
 #include "client/programs/cli/tensor_match.h"
 #include "client/programs/optimizer_choice.h"
@@ -351,7 +352,7 @@ absl::Status Export(Shell* shell, const ExportFlags& flags) {
 }
 
 struct ImportFlags {
-  std::string set, file, device;
+  std::string set, file, device, durability;
   std::vector<std::string> renames;
   bool create = false;
 };
@@ -373,6 +374,7 @@ absl::StatusOr<v1::ParameterSet> CreateFrom(const TensorFile& file, const Import
   }
   spec.set_name(flags.set);
   spec.set_device(flags.device);
+  if (absl::Status status = SetDurability(flags.durability, &spec); !status.ok()) return status;
   for (v1::TensorSpec& tensor : *spec.mutable_tensors()) tensor.set_name(renaming.Apply(tensor.name()));
   absl::StatusOr<v1::CreateParameterSetResponse> response = client->CreateParameterSet(spec);
   if (!response.ok()) return response.status();
@@ -521,6 +523,7 @@ void AddTransferCommands(CLI::App* app, Shell* shell, Command* chosen) {
       import_command->add_flag("--create", import_flags->create, "Creates the set, like the one that was exported.");
   import_command->add_option("--device", import_flags->device, "Where the new set lives: cpu or cuda:N.")
       ->needs(create);
+  AddDurability(import_command, &import_flags->durability)->needs(create);
   import_command->callback([=] { *chosen = [=] { return Import(shell, *import_flags); }; });
 }
 

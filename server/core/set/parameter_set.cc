@@ -416,7 +416,6 @@ absl::StatusOr<std::vector<v1::Checkpoint>> ParameterSet::ListCheckpoints() cons
 
 absl::StatusOr<v1::ParameterSet> ParameterSet::RestoreCheckpoint(const v1::RestoreCheckpointRequest& request) {
   if (rep_->journal == nullptr) return NothingKept(*rep_);
-  std::shared_ptr<const Schema> schema;
   {
     MutexLock lock(&rep_->mutex);
     absl::Status status = rep_->lifecycle.CheckExists();
@@ -424,11 +423,23 @@ absl::StatusOr<v1::ParameterSet> ParameterSet::RestoreCheckpoint(const v1::Resto
       status = rep_->lifecycle.CheckIncarnation(request.incarnation(), "incarnation");
     }
     if (!status.ok()) return status;
-    schema = rep_->schema;
   }
+  // Of a set that is deleted meanwhile there are no files.
+  const auto unless_deleted = [this](const absl::Status& error) {
+    MutexLock lock(&rep_->mutex);
+    absl::Status status = rep_->lifecycle.CheckExists();
+    return status.ok() ? error : status;
+  };
   absl::StatusOr<std::unique_ptr<StoredState>> state =
       rep_->journal->OpenCheckpoint(request.checkpoint_incarnation(), request.checkpoint_step());
-  if (!state.ok()) return state.status();
+  if (!state.ok()) return unless_deleted(state.status());
+  std::shared_ptr<const Schema> schema;
+  {
+    MutexLock lock(&rep_->mutex);
+    absl::Status status = rep_->lifecycle.CheckFingerprint((*state)->schema_fingerprint(), "checkpoint_step");
+    if (!status.ok()) return status;
+    schema = rep_->schema;
+  }
   // All of it, before what the set has is given up for it.
   std::vector<v1::Slot> all = {v1::SLOT_PARAMETER};
   all.insert(all.end(), rep_->slots.begin(), rep_->slots.end());
@@ -436,21 +447,23 @@ absl::StatusOr<v1::ParameterSet> ParameterSet::RestoreCheckpoint(const v1::Resto
     absl::Status status = (*state)->Read(
         slot, *schema,
         [](int /*tensor*/, int64_t /*offset*/, absl::Span<const float> /*elements*/) { return absl::OkStatus(); });
-    if (!status.ok()) return status;
+    if (!status.ok()) return unless_deleted(status);
   }
-  absl::Status status = WriteState(
-      rep_, {(*state)->step(), (*state)->update_counts()},
-      [&state](const Schema& written, absl::Span<const v1::Slot> slots, PutElements put) {
+  WrittenState written = {.step = (*state)->step(), .update_counts = (*state)->update_counts()};
+  if (request.has_incarnation()) written.former_incarnation = request.incarnation();
+  written.schema_fingerprint = (*state)->schema_fingerprint();
+  absl::Status status =
+      WriteState(rep_, written, [&state](const Schema& known, absl::Span<const v1::Slot> slots, PutElements put) {
         absl::Status read;
         for (const v1::Slot slot : slots) {
           if (!read.ok()) break;
-          read = (*state)->Read(slot, written, [&](int tensor, int64_t offset, absl::Span<const float> elements) {
+          read = (*state)->Read(slot, known, [&](int tensor, int64_t offset, absl::Span<const float> elements) {
             return put(slot, tensor, offset, elements);
           });
         }
         return read;
       });
-  if (!status.ok()) return status;
+  if (!status.ok()) return unless_deleted(status);
   return Describe();
 }
 
@@ -524,7 +537,16 @@ void ParameterSet::CheckpointInTime() { core::CheckpointInTime(rep_); }
 void ParameterSet::FinishJournal(Then<absl::Status> done) {
   Checkpoint(std::nullopt, [rep = rep_, done = std::move(done)](absl::Status made) mutable {
     if (made.ok()) {
-      rep->journal->Finish(std::move(done));
+      std::vector<RememberedStep> remembered;
+      {
+        MutexLock lock(&rep->mutex);
+        for (const Requests::Entry& step : rep->requests.remembered()) {
+          RememberedStep& one = remembered.emplace_back();
+          for (const Requests::Key& key : step.keys) one.keys.push_back({key.request_id, key.header_hash});
+          one.result = step.result;
+        }
+      }
+      rep->journal->Finish(remembered, std::move(done));
     } else {
       done(std::move(made));
     }

@@ -78,6 +78,9 @@ class Requests {
   // The attempts that began before the set was written last; all, if it was deleted.
   std::vector<std::shared_ptr<StepAttempt>> FindOutdated() const;
 
+  // The steps that are remembered, the newest last.
+  const Remembrance& remembered() const { return steps_; }
+
   // Makes ready what Remember takes: a step that answers the requests of these keys with `result`, and with the tensors
   // of `selection`.
   static Remembrance Prepare(std::vector<Key> keys, const v1::StepResult& result,

@@ -26,8 +26,11 @@ absl::Status WriteState(const std::shared_ptr<SetRep>& set, const WrittenState& 
   header.set_mode(v1::WRITE_MODE_FULL);
   header.set_step(state.step);
   header.mutable_update_counts()->Add(state.update_counts.begin(), state.update_counts.end());
+  if (state.former_incarnation.has_value()) header.set_incarnation(*state.former_incarnation);
+  if (state.schema_fingerprint.has_value()) header.set_schema_fingerprint(*state.schema_fingerprint);
   auto waiter = std::make_shared<OutcomeWaiter<WriteListener>>();
   auto attempt = std::make_shared<WriteAttempt>(set, header, waiter);
+  attempt->TakeAnyValues();
   if (state.incarnation != 0) attempt->MakeAgain(state.incarnation);
   attempt->Start();
   waiter->AwaitAdmission();

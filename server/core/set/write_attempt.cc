@@ -313,6 +313,7 @@ absl::Status WriteAttempt::Add(v1::Slot slot, int32_t tensor, int64_t offset, in
   std::optional<std::pair<int64_t, float>> bad;
   absl::Status status = arrival->elements.Add(tensor, offset, count, [&](float* to, int64_t n) {
     copy(to, n);
+    if (takes_any_values_) return;
     for (int64_t i = 0; i < n && !bad.has_value(); ++i) {
       // So written that a NaN is out of range.
       if (!(to[i] >= info.lowest && to[i] <= info.highest)) bad.emplace(position + i, to[i]);
@@ -526,6 +527,7 @@ void WriteAttempt::Publish(const absl::Status& loaded, std::shared_ptr<const Sna
     Fail(std::move(poisoned));
     return;
   }
+  if (set_->journal != nullptr && !set_->journal->keeps_steps() && !full()) set_->journal->NoteWrite(header_);
   LetNextBegin();
   for (const std::shared_ptr<StepAttempt>& attempt : outdated) attempt->EndUnlessComplete(rewritten);
   if (!watches->empty()) {

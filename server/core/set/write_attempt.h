@@ -67,6 +67,9 @@ class WriteAttempt final : public Attempt<WriteListener>, public std::enable_sha
 
   // Before Start: the write is made again, and makes this incarnation again.
   void MakeAgain(uint64_t incarnation) { incarnation_ = incarnation; }
+  // Before Start: what comes is what a set had, which may be what no client can write (see
+  // WriteTensorsRequest.chunks).
+  void TakeAnyValues() { takes_any_values_ = true; }
 
   // What turns chunks of 16 bits into floats.
   const kernels::KernelTable& host_kernels() const;
@@ -116,6 +119,8 @@ class WriteAttempt final : public Attempt<WriteListener>, public std::enable_sha
   const std::shared_ptr<SetRep> set_;
   const v1::WriteHeader header_;
 
+  // Constant from Start on.
+  bool takes_any_values_ = false;
   uint64_t incarnation_ = 0;  // that it makes; drawn in the turn, if it was not given
 
   // Of the thread that delivers, and after Complete of the turn.

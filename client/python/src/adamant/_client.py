@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, overload
+from typing import Any, Callable, Union, overload
 
 import numpy as np
 
@@ -35,6 +35,10 @@ _SLOTS = {
     "max_exp_avg_sq": v1.SLOT_MAX_EXP_AVG_SQ,
     "momentum_buffer": v1.SLOT_MOMENTUM_BUFFER,
 }
+
+
+Durability = Union[str, v1.EveryStep, v1.Checkpoints, v1.Durability]
+"""What of a set outlives the server's process; see `Client.create`."""
 
 
 @dataclass
@@ -200,6 +204,7 @@ class Client:
         max_staleness: int = 0,
         workers: v1.Workers | None = None,
         device: str = "",
+        durability: Durability | None = None,
     ) -> v1.ParameterSet:
         """Creates a set, and returns it as it is then.
 
@@ -213,6 +218,9 @@ class Client:
             so N workers may all create it. Otherwise SetExistsError, or SpecMismatchError.
         max_grad_norm, max_grad_value: torch's clip_grad_norm_ and clip_grad_value_; at most one.
         on_non_finite: "skip" or "reject" a step whose gradient is not finite.
+        durability: what of the set outlives the server's process: "nothing", "every_step", v1.Checkpoints(steps=1000,
+            seconds=60) with one of these or both, or v1.EveryStep(journal_steps=64). None: the server's default. Of no
+            account for a set that is there already.
 
         An attempt whose reply was lost may have created the set, and without `exist_ok` the next one then raises
         SetExistsError.
@@ -233,6 +241,8 @@ class Client:
                 spec.labels.update(labels)
             _configure(spec, max_grad_norm, max_grad_value, on_non_finite, max_staleness, workers)
             spec.device = device
+            if durability is not None:
+                spec.durability.CopyFrom(durability_message(durability))
         if arrays is not None:
             # Before there is a set that would have to be deleted.
             sources = self._parameter_sources([(tensor.name, tuple(tensor.shape)) for tensor in spec.tensors], arrays)
@@ -525,6 +535,60 @@ class Client:
             described = self.get(name)
         return described
 
+    def checkpoint(self, name: str, *, incarnation: int | None = None) -> v1.Checkpoint:
+        """Has the server put all of the set on its disk, as it is at some time during the call, while steps go on.
+
+        An attempt whose reply was lost is repeated: that makes another checkpoint, if the set has moved on."""
+        request = v1.CheckpointRequest(set=name)
+        if incarnation is not None:
+            request.incarnation = incarnation
+        return v1.CheckpointResponse.FromString(self._unary("Checkpoint", request)).checkpoint
+
+    def checkpoints(self, name: str) -> Sequence[v1.Checkpoint]:
+        """What the set can be taken back to, the newest first."""
+        reply = self._unary("ListCheckpoints", v1.ListCheckpointsRequest(set=name))
+        return v1.ListCheckpointsResponse.FromString(reply).checkpoints
+
+    def restore_checkpoint(
+        self, name: str, checkpoint: v1.Checkpoint, *, incarnation: int | None = None
+    ) -> v1.ParameterSet:
+        """Takes the set back to one of its checkpoints, and returns it as it is then: another incarnation, to which
+        open step streams move by `refresh`.
+
+        An attempt whose reply was lost may have done so. Repeated, it does so again, and steps that came in between are
+        undone: demand the set's incarnation where others step it. Then the next attempt raises
+        IncarnationMismatchError, and the set shows where it stands."""
+        request = v1.RestoreCheckpointRequest(
+            set=name, checkpoint_incarnation=checkpoint.incarnation, checkpoint_step=checkpoint.step
+        )
+        if incarnation is not None:
+            request.incarnation = incarnation
+        reply = self._unary("RestoreCheckpoint", request)
+        return v1.RestoreCheckpointResponse.FromString(reply).parameter_set
+
+    def fork(
+        self,
+        name: str,
+        new_name: str,
+        *,
+        device: str = "",
+        durability: v1.Durability | None = None,
+        incarnation: int | None = None,
+    ) -> v1.ParameterSet:
+        """Makes a new set that is what the set is now, and returns it.
+
+        device: where it lives. Empty: where the other one does.
+        durability: what of it is kept on disk. None: the server's default.
+
+        An attempt whose reply was lost may have made it, and the next one then raises SetExistsError.
+        """
+        request = v1.ForkRequest(set=name, name=new_name, device=device)
+        if durability is not None:
+            request.durability.CopyFrom(durability)
+        if incarnation is not None:
+            request.incarnation = incarnation
+        return v1.ForkResponse.FromString(self._unary("Fork", request)).parameter_set
+
     def watch(self, name: str) -> Watch:
         """What happens to the set, as it happens. It does not connect again by itself, and holds a call open."""
         _fork.check(self._generation)
@@ -664,6 +728,23 @@ def _spec(
         ],
         groups=[group.to_proto() for group in groups] or [(optimizer or Adam()).to_group()],
         initialization=v1.INITIALIZATION_WRITTEN if written else v1.INITIALIZATION_ZEROS,
+    )
+
+
+def durability_message(durability: Durability) -> v1.Durability:
+    """What the protocol has for it. ValueError if it is none."""
+    if isinstance(durability, v1.Durability):
+        return durability
+    if isinstance(durability, v1.EveryStep):
+        return v1.Durability(every_step=durability)
+    if isinstance(durability, v1.Checkpoints):
+        return v1.Durability(checkpoints=durability)
+    if durability == "nothing":
+        return v1.Durability(nothing=v1.Nothing())
+    if durability == "every_step":
+        return v1.Durability(every_step=v1.EveryStep())
+    raise ValueError(
+        f"durability: expected 'nothing', 'every_step', v1.EveryStep or v1.Checkpoints, got {durability!r}"
     )
 
 

@@ -42,6 +42,9 @@ _T = TypeVar("_T")
 OnProgress = Callable[[str, int, int], None]
 """Called with "read" or "write", the bytes that have moved, and those that there are."""
 
+# What the server does with all of a set.
+_WHOLE_SETS = frozenset(["Checkpoint", "ListCheckpoints", "RestoreCheckpoint", "Fork"])
+
 # How often a target is tried to which there is no connection, in seconds, and how long a try may take.
 _CONNECT_INTERVAL = 0.3
 _CONNECT_TRY = 1.0
@@ -204,9 +207,11 @@ class RetryingConnection:
         self._closed = False
 
     def unary(self, method: str, request: bytes) -> bytes:
+        timeout = self._timeouts.transfer if method in _WHOLE_SETS else self._timeouts.unary
+
         def attempt(attempts: Attempts) -> bytes:
             try:
-                return self._transport.unary(method, request, attempts.timeout(self._timeouts.unary))
+                return self._transport.unary(method, request, attempts.timeout(timeout))
             except SetNotFoundError:
                 # An earlier attempt has deleted it.
                 if method == "DeleteParameterSet" and attempts.number > 1:

@@ -46,7 +46,8 @@ class Timeouts:
     step: float = 60.0
     """One attempt of a step: gradient up, parameters back."""
     transfer: float = 300.0
-    """One attempt of a read or write of parameters or of the whole state."""
+    """One attempt of a read or write of parameters or of the whole state, and of what the server does with all of a
+    set: a checkpoint, a restore, a fork."""
 
     def __post_init__(self) -> None:
         for name in ("connect", "unary", "step", "transfer"):

@@ -91,6 +91,9 @@ class StepResult:
     """In a set with workers: of how many contributions the step was made."""
     non_finite: NonFinite | None
     """Where the gradient is not finite, if that is why the step was skipped."""
+    durable_step: int | None
+    """The last step of the set that outlives the server's process, as its durability promises: with `every_step` the
+    set's, with checkpoints that of the last one. None: nothing of the set is kept, or not yet."""
     parameters: dict[str, Array] | None
     """The updated parameters by name, if the step brought some back and was given no `out`."""
 
@@ -587,6 +590,7 @@ class StepStream:
             round=result.round,
             contributions=result.contributions,
             non_finite=non_finite,
+            durable_step=result.durable_step if result.HasField("durable_step") else None,
             parameters=fresh,
         )
 

@@ -154,6 +154,10 @@ class UninitializedError(AdamantError):
     """The set awaits its first write, or a full write after one that broke off."""
 
 
+class CheckpointNotFoundError(AdamantError):
+    """The set has no checkpoint of this state."""
+
+
 class SchemaMismatchError(AdamantError):
     """The set's tensors are others than the client knew."""
 
@@ -234,6 +238,27 @@ class DeviceFailedError(AdamantError):
     """A device failed in a read or a create, which changed nothing."""
 
 
+class NoDataDirectoryError(AdamantError):
+    """What was asked for needs a data directory, and the server has none."""
+
+
+class DiskExhaustedError(AdamantError):
+    """There is no room on the disk of the server's data directory; nothing has changed."""
+
+
+class StoreFailedError(AdamantError):
+    """The server's data directory has failed: nothing durable changes until the server is restarted, which shows what
+    of the change is on disk."""
+
+
+class DamagedError(AdamantError):
+    """What the server's data directory had of it is damaged."""
+
+
+class CheckpointNotFoundError(AdamantError):
+    """The set has no such checkpoint."""
+
+
 REASONS: dict[int, type[AdamantError]] = {
     v1.ERROR_REASON_MALFORMED_MESSAGE: MalformedMessageError,
     v1.ERROR_REASON_UNKNOWN_FIELD: UnknownFieldError,
@@ -252,6 +277,7 @@ REASONS: dict[int, type[AdamantError]] = {
     v1.ERROR_REASON_SET_EXISTS: SetExistsError,
     v1.ERROR_REASON_SPEC_MISMATCH: SpecMismatchError,
     v1.ERROR_REASON_UNINITIALIZED: UninitializedError,
+    v1.ERROR_REASON_CHECKPOINT_NOT_FOUND: CheckpointNotFoundError,
     v1.ERROR_REASON_SCHEMA_MISMATCH: SchemaMismatchError,
     v1.ERROR_REASON_INCARNATION_MISMATCH: IncarnationMismatchError,
     v1.ERROR_REASON_POISONED: PoisonedError,
@@ -272,6 +298,11 @@ REASONS: dict[int, type[AdamantError]] = {
     v1.ERROR_REASON_DRAINING: DrainingError,
     v1.ERROR_REASON_DEVICE_LOST: DeviceLostError,
     v1.ERROR_REASON_DEVICE_FAILED: DeviceFailedError,
+    v1.ERROR_REASON_NO_DATA_DIRECTORY: NoDataDirectoryError,
+    v1.ERROR_REASON_DISK_EXHAUSTED: DiskExhaustedError,
+    v1.ERROR_REASON_STORE_FAILED: StoreFailedError,
+    v1.ERROR_REASON_DAMAGED: DamagedError,
+    v1.ERROR_REASON_CHECKPOINT_NOT_FOUND: CheckpointNotFoundError,
 }
 
 _TRANSPORT = {

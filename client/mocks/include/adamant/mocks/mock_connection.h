@@ -32,6 +32,12 @@ class MockConnection : public Connection {
               (const v1::UpdateParameterGroupRequest& request), (override));
   MOCK_METHOD(absl::StatusOr<v1::UpdateParameterSetResponse>, UpdateParameterSet,
               (const v1::UpdateParameterSetRequest& request), (override));
+  MOCK_METHOD(absl::StatusOr<v1::CheckpointResponse>, Checkpoint, (const v1::CheckpointRequest& request), (override));
+  MOCK_METHOD(absl::StatusOr<v1::ListCheckpointsResponse>, ListCheckpoints, (const v1::ListCheckpointsRequest& request),
+              (override));
+  MOCK_METHOD(absl::StatusOr<v1::RestoreCheckpointResponse>, RestoreCheckpoint,
+              (const v1::RestoreCheckpointRequest& request), (override));
+  MOCK_METHOD(absl::StatusOr<v1::ForkResponse>, Fork, (const v1::ForkRequest& request), (override));
   MOCK_METHOD(absl::StatusOr<v1::GetStepResultResponse>, GetStepResult, (const v1::GetStepResultRequest& request),
               (override));
   MOCK_METHOD(absl::StatusOr<v1::GetServerInfoResponse>, GetServerInfo, (const v1::GetServerInfoRequest& request),

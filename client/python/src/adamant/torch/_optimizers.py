@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import adamant
+from adamant._client import Durability, durability_message
 from adamant.torch._bars import Bars
 from adamant.torch._session import STATE_KEYS, Session
 
@@ -47,6 +48,7 @@ class _Remote(torch.optim.Optimizer):
         workers: int = 1,
         rank: int = 0,
         overlap: bool = False,
+        durability: Durability | None = None,
         progress: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -71,11 +73,14 @@ class _Remote(torch.optim.Optimizer):
         overlap: sends gradients while the backward pass still computes others, where a step takes more than one
             message. The numbers are the same: where a gradient, or a hyperparameter, is another one when `step` comes,
             all is sent again. Costs a pass over the gradients a step. For parameters on the CPU.
+        durability: what of the set outlives the server's process: "nothing", "every_step",
+            adamant.v1.Checkpoints(steps=1000, seconds=60) with one of these or both, or
+            adamant.v1.EveryStep(journal_steps=64). None: the server's default.
         progress: draws a bar of tqdm's for each transfer of all parameters, or of their state, on a terminal.
 
-        max_grad_norm and on_non_finite are the set's: of one that is there already they must be the same, if they are
-        given. `foreach`, `fused` and `capturable` are checked by torch, and mean nothing here; `differentiable` is
-        refused.
+        max_grad_norm, on_non_finite and durability are the set's: of one that is there already they must be the same,
+        if they are given; of durability, which of the three it is. `foreach`, `fused` and `capturable` are checked by
+        torch, and mean nothing here; `differentiable` is refused.
         """
         _check_choice("attach", attach, ("pull", "push", "error"))
         _check_choice("local_changes", local_changes, ("push", "raise", "ignore"))
@@ -101,6 +106,7 @@ class _Remote(torch.optim.Optimizer):
             workers=workers,
             rank=rank,
             overlap=overlap,
+            durability=None if durability is None else durability_message(durability),
             bars=bars,
         )
         self._show_steps()

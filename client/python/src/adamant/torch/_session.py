@@ -101,6 +101,7 @@ class Session:
         workers: int,
         rank: int,
         overlap: bool,
+        durability: v1.Durability | None,
         bars: Bars | None,
     ) -> None:
         self.client = client
@@ -130,7 +131,7 @@ class Session:
         self._end = weakref.finalize(self, end, client, os.getpid(), self._own_sets)
         try:
             with self._shown("attach"):
-                self._attach(groups, name is None, attach, max_grad_norm, on_non_finite, workers)
+                self._attach(groups, name is None, attach, max_grad_norm, on_non_finite, workers, durability)
         except BaseException:
             self._end()
             raise
@@ -149,6 +150,7 @@ class Session:
         max_grad_norm: float | None,
         on_non_finite: str | None,
         workers: int,
+        durability: v1.Durability | None,
     ) -> None:
         self.mirrors = self._mirrors(groups)
         self._memory.add(self.mirrors)
@@ -160,20 +162,20 @@ class Session:
                 described = self.client.get(self.name)
         if described is None:
             try:
-                described = self._create(groups, max_grad_norm, on_non_finite, workers)
+                described = self._create(groups, max_grad_norm, on_non_finite, workers, durability)
             except errors.SetExistsError:
                 # Another worker was faster.
                 described = self.client.get(self.name)
         if described.state == v1.PARAMETER_SET_STATE_UNINITIALIZED:
             # But has not written yet, or never will.
-            described = self._create(groups, max_grad_norm, on_non_finite, workers, exist_ok=True)
+            described = self._create(groups, max_grad_norm, on_non_finite, workers, durability, exist_ok=True)
         self._learn(described, groups)
         if is_own:
             self._remember()
             self._reload_counts()
             return
         # Also where it was made just now: of several who come at once, any may have been the first to write.
-        self._check_attached(described, groups, max_grad_norm, on_non_finite, workers)
+        self._check_attached(described, groups, max_grad_norm, on_non_finite, workers, durability)
         if attach == "error" and described.step > 0:
             raise RuntimeError(
                 f"attach='error': the set {self.name!r} has stepped already: expected step 0, got {described.step}"
@@ -219,6 +221,7 @@ class Session:
         max_grad_norm: float | None,
         on_non_finite: str | None,
         workers: int,
+        durability: v1.Durability | None,
         exist_ok: bool = False,
     ) -> v1.ParameterSet:
         return self.client.create(
@@ -229,6 +232,7 @@ class Session:
             max_grad_norm=max_grad_norm,
             on_non_finite=on_non_finite or "skip",
             workers=v1.Workers(count=workers) if workers > 1 else None,
+            durability=durability,
         )
 
     def _learn(self, described: v1.ParameterSet, groups: Sequence[ParamGroup]) -> None:
@@ -277,6 +281,7 @@ class Session:
         max_grad_norm: float | None,
         on_non_finite: str | None,
         workers: int,
+        durability: v1.Durability | None,
     ) -> None:
         """Raises where a set that was there before is not updated as the optimizer says."""
         for name, fixed in self._fixed_by_group.items():
@@ -292,6 +297,10 @@ class Session:
         count = described.workers.count if described.HasField("workers") else 1
         if count != workers:
             raise ValueError(f"workers of the set {self.name!r}: expected {workers}, got {count}")
+        level = described.durability.WhichOneof("level")
+        if durability is not None and durability.WhichOneof("level") != level:
+            wanted = durability.WhichOneof("level")
+            raise ValueError(f"durability of the set {self.name!r}: expected {wanted!r}, got {level!r}")
 
     def _specification(self, name: str, groups: Sequence[ParamGroup]) -> v1.ParameterSetSpec:
         """Of a set that is what this one is, or was, but for how the optimizer's groups are updated now."""
@@ -309,6 +318,8 @@ class Session:
             spec.clipping.CopyFrom(described.clipping)
         if described.HasField("workers"):
             spec.workers.CopyFrom(described.workers)
+        if described.HasField("durability"):
+            spec.durability.CopyFrom(described.durability)
         for group in described.groups:
             made = spec.groups.add()
             made.CopyFrom(group)

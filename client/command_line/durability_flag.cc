@@ -1,7 +1,8 @@
-#include "server/durability_flag.h"
+#include "client/command_line/durability_flag.h"
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -43,6 +44,19 @@ absl::StatusOr<v1::Durability> ParseDurability(absl::string_view text) {
     }
   }
   return durability;
+}
+
+std::string DurabilityText(const v1::Durability& durability) {
+  if (durability.has_every_step()) {
+    const int32_t steps = durability.every_step().journal_steps();
+    return steps == 0 ? "every_step" : absl::StrCat("every_step:", steps);
+  }
+  if (!durability.has_checkpoints()) return "nothing";
+  const v1::Checkpoints& terms = durability.checkpoints();
+  std::string text = "checkpoints:";
+  if (terms.has_steps()) absl::StrAppend(&text, terms.steps(), terms.has_seconds() ? "," : "");
+  if (terms.has_seconds()) absl::StrAppend(&text, absl::FormatDuration(absl::Seconds(terms.seconds())));
+  return text;
 }
 
 }  // namespace adamant

@@ -1,6 +1,10 @@
-// --durability: what is kept of sets whose specification does not say.
-#ifndef ADAMANT_SERVER_DURABILITY_FLAG_H_
-#define ADAMANT_SERVER_DURABILITY_FLAG_H_
+// What is kept of a set, as text: `--durability` of the server, of `adamant create` and of the benchmark.
+//
+// Thread-safe: free functions without state.
+#ifndef ADAMANT_CLIENT_COMMAND_LINE_DURABILITY_FLAG_H_
+#define ADAMANT_CLIENT_COMMAND_LINE_DURABILITY_FLAG_H_
+
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -13,6 +17,9 @@ namespace adamant {
 // looked at. INVALID_ARGUMENT for any other text, with what is expected.
 absl::StatusOr<v1::Durability> ParseDurability(absl::string_view text);
 
+// The text that ParseDurability understands as `durability`. Without a level it is `nothing`.
+std::string DurabilityText(const v1::Durability& durability);
+
 }  // namespace adamant
 
-#endif  // ADAMANT_SERVER_DURABILITY_FLAG_H_
+#endif  // ADAMANT_CLIENT_COMMAND_LINE_DURABILITY_FLAG_H_
