@@ -386,7 +386,8 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
         status = self->MakeFile(*schema);
       }
       if (!status.ok()) {
-        self->parts_.executor->Post([status, done = std::move(done)]() mutable { done(Unshared(status)); });
+        self->parts_.executor->Post(
+            [status = self->AsOutcome(status), done = std::move(done)]() mutable { done(std::move(status)); });
         return;
       }
       StoredRecord record;
@@ -604,6 +605,15 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     write_.Clear();
   }
 
+  // What journals say of such an outcome: unless it says that nothing was put down, nobody knows what was.
+  absl::Status AsOutcome(const absl::Status& status) {
+    if (status.ok() || absl::IsResourceExhausted(status) || absl::IsAborted(status) || absl::IsCancelled(status)) {
+      return Unshared(status);
+    }
+    Fail(status);
+    return CheckWorking();
+  }
+
   // For a set that the catalog does not know.
   void DeleteFiles() {
     core::MutexLock lock(&mutex_);
@@ -673,7 +683,8 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   void CommitWritten(NewBase base, uint64_t generation, const absl::StatusOr<std::string>& written,
                      core::Then<absl::Status> done) {
     if (!written.ok()) {
-      parts_.executor->Post([status = written.status(), done = std::move(done)]() mutable { done(Unshared(status)); });
+      parts_.executor->Post(
+          [status = AsOutcome(written.status()), done = std::move(done)]() mutable { done(std::move(status)); });
       return;
     }
     const std::string& name = *written;
@@ -872,7 +883,9 @@ absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Create(const StoreParts&
     rep->SetNumber(number);
   }
   if (!status.ok()) {
-    rep->DeleteFiles();
+    status = rep->AsOutcome(status);
+    // The catalog knows of it, perhaps, where nobody knows what that has.
+    if (absl::IsResourceExhausted(status)) rep->DeleteFiles();
     return status;
   }
   return std::unique_ptr<DurableSet>(new DurableSet(std::move(rep)));

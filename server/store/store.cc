@@ -53,6 +53,10 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(FileSystem* file_system, Stor
   absl::StatusOr<std::unique_ptr<Catalog>> catalog =
       Catalog::Open(file_system, options.directory, options.accept_data_loss, options.sqlite_vfs);
   if (!catalog.ok()) return catalog.status();
+  // Names that a start before this one has made, and did not come to sync.
+  status = file_system->SyncDirectory(options.directory);
+  if (status.ok()) status = file_system->SyncDirectory(ParentDirectory(options.directory));
+  if (!status.ok()) return status;
   // Not std::make_unique: the constructor is private.
   return std::unique_ptr<Store>(new Store(file_system, std::move(options), *std::move(lock), *std::move(catalog)));
 }

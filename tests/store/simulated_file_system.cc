@@ -144,6 +144,7 @@ struct SimulatedFileSystem::Disk {
   core::Mutex mutex;
   int64_t calls ABSL_GUARDED_BY(mutex) = 0;
   std::map<int64_t, Fault> faults ABSL_GUARDED_BY(mutex);
+  bool is_off ABSL_GUARDED_BY(mutex) = false;
   int64_t capacity ABSL_GUARDED_BY(mutex) = kAtOnceLimit;
   std::vector<NameChange> name_changes ABSL_GUARDED_BY(mutex);
   std::set<const Inode*> locked ABSL_GUARDED_BY(mutex);
@@ -152,6 +153,8 @@ struct SimulatedFileSystem::Disk {
   // Counts a call, and tells how it is to fail, if it is.
   std::optional<Fault> Count() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     const auto fault = faults.find(++calls);
+    if (fault != faults.end() && fault->second == Fault::kPowerOff) is_off = true;
+    if (is_off) return Fault::kPowerOff;
     if (fault == faults.end()) return std::nullopt;
     return fault->second;
   }
@@ -160,7 +163,7 @@ struct SimulatedFileSystem::Disk {
   absl::Status Count(absl::string_view call, absl::string_view path, bool needs_room)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     const std::optional<Fault> fault = Count();
-    if (fault == Fault::kIoError) return IoError(call, path);
+    if (fault == Fault::kIoError || fault == Fault::kPowerOff) return IoError(call, path);
     if (fault == Fault::kNoSpace && needs_room) return NoSpace(call, path);
     return absl::OkStatus();
   }
@@ -259,6 +262,7 @@ class SimulatedFile : public File {
     core::MutexLock lock(&disk_->mutex);
     const std::optional<Fault> fault = disk_->Count();
     if (absl::Status status = CheckAligned("write", offset, bytes.data(), bytes.size()); !status.ok()) return status;
+    if (fault == Fault::kPowerOff) return IoError("write", path_);
     if (fault == Fault::kIoError) {
       std::mt19937_64 random(static_cast<uint64_t>(disk_->calls));
       const int64_t fits = disk_->Grown(*inode_, offset + static_cast<int64_t>(bytes.size())) - offset;
@@ -304,7 +308,9 @@ class SimulatedFile : public File {
 
   absl::Status Sync() override {
     core::MutexLock lock(&disk_->mutex);
-    if (disk_->Count() == Fault::kIoError) {
+    const std::optional<Fault> fault = disk_->Count();
+    if (fault == Fault::kPowerOff) return IoError("sync", path_);
+    if (fault == Fault::kIoError) {
       std::mt19937_64 random(static_cast<uint64_t>(disk_->calls));
       inode_->lasting = inode_->AfterPowerCut([&](size_t choices) { return random() % 2 == 0 ? choices : 0; });
       for (auto& [sector, unsynced] : inode_->sectors) unsynced.forgotten = true;
@@ -528,7 +534,7 @@ absl::Status SimulatedFileSystem::SyncDirectory(const std::string& path) {
   const std::shared_ptr<Inode> inode = disk_->Find(path);
   if (inode == nullptr) return NotThere("sync", path);
   if (!inode->is_directory) return absl::InternalError(absl::StrCat("sync ", path, ": Not a directory"));
-  if (fault == Fault::kIoError) return IoError("sync", path);
+  if (fault == Fault::kIoError || fault == Fault::kPowerOff) return IoError("sync", path);
   disk_->SyncNames(inode.get());
   return absl::OkStatus();
 }

@@ -22,7 +22,8 @@ class SimulatedFileSystem : public FileSystem {
  public:
   enum class Fault {
     kIoError,
-    kNoSpace,  // of calls that need room; others of this number do not fail
+    kNoSpace,   // of calls that need room; others of this number do not fail
+    kPowerOff,  // and of all later ones: nothing is done any more
   };
 
   SimulatedFileSystem();
