@@ -251,6 +251,10 @@ class DamagedError(AdamantError):
     """What the server's data directory had of it is damaged."""
 
 
+class CheckpointNotFoundError(AdamantError):
+    """The set has no such checkpoint."""
+
+
 REASONS: dict[int, type[AdamantError]] = {
     v1.ERROR_REASON_MALFORMED_MESSAGE: MalformedMessageError,
     v1.ERROR_REASON_UNKNOWN_FIELD: UnknownFieldError,
@@ -293,6 +297,7 @@ REASONS: dict[int, type[AdamantError]] = {
     v1.ERROR_REASON_DISK_EXHAUSTED: DiskExhaustedError,
     v1.ERROR_REASON_STORE_FAILED: StoreFailedError,
     v1.ERROR_REASON_DAMAGED: DamagedError,
+    v1.ERROR_REASON_CHECKPOINT_NOT_FOUND: CheckpointNotFoundError,
 }
 
 _TRANSPORT = {
