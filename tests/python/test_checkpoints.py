@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import adamant
 import numpy as np
 import pytest
+
+import adamant
 from adamant import _native, _transport, v1
 
 
