@@ -9,8 +9,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/synchronization/notification.h"
 #include "proto/error/error.h"
+#include "server/core/base/notification.h"
 #include "server/core/spec/configuration.h"
 
 namespace adamant::core {
@@ -99,7 +99,7 @@ absl::StatusOr<v1::ForkResponse> Registry::Fork(const v1::ForkRequest& request) 
   if (!made.ok()) return made.status();
   if (absl::Status status = (*made)->CopyFrom(source->get(), incarnation); !status.ok()) {
     // Nobody knows of it but the disk.
-    absl::Notification deleted;
+    Notification deleted;
     (*made)->Delete(
         std::nullopt, [] {}, [&deleted](const absl::Status& /*gone*/) { deleted.Notify(); });
     deleted.WaitForNotification();

@@ -6,8 +6,8 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "proto/error/error.h"
+#include "server/core/base/notification.h"
 #include "server/core/set/growth.h"
 #include "server/core/set/outcome_waiter.h"
 #include "server/core/set/set_rep.h"
@@ -221,7 +221,7 @@ absl::Status Restoration::ConfigureAgain(const v1::ParameterSet& configuration) 
 }
 
 absl::Status Restoration::GrowAgain(const GrowthRecord& record) {
-  absl::Notification ended;
+  Notification ended;
   absl::Status status;
   v1::AddTensorsRequest request = record.request;
   request.clear_incarnation();

@@ -8,11 +8,11 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "google/protobuf/util/time_util.h"
 #include "proto/error/error.h"
+#include "server/core/base/notification.h"
 #include "server/core/set/reading.h"
 #include "server/core/set/requests.h"
 #include "server/core/spec/slots.h"
@@ -866,7 +866,7 @@ absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Create(const StoreParts&
   if (status.ok()) status = parts.file_system->SyncDirectory(rep->directory());
   if (status.ok()) status = parts.file_system->SyncDirectory(absl::StrCat(parts.directory, "/sets"));
   if (status.ok()) {
-    absl::Notification committed;
+    core::Notification committed;
     int64_t number = 0;
     parts.commits->Commit(
         [&](Catalog* catalog) {

@@ -9,10 +9,10 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "proto/error/error.h"
+#include "server/core/base/notification.h"
 #include "server/core/restoration.h"
 #include "server/core/set/requests.h"
 #include "server/core/spec/configuration.h"
@@ -204,7 +204,7 @@ absl::Status Store::Restore(core::Registry* registry) {
     if (!status.ok()) return absl::Status(status.code(), absl::StrCat("set ", name, ": ", status.message()));
   }
   if (!rollbacks.empty()) {
-    absl::Notification committed;
+    core::Notification committed;
     commits_->Commit(
         [&](Catalog* catalog) {
           for (Rollback& rollback : rollbacks) {
@@ -445,7 +445,7 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Re
     }
     rollbacks->push_back({number, rollback, durable});
   } else if (!journal->keeps_steps()) {
-    absl::Notification marked;
+    core::Notification marked;
     absl::Status status;
     journal->MarkChanging([&](const absl::Status& outcome) {
       status = Unshared(outcome);

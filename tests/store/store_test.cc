@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/core/base/notification.h"
 #include "server/core/registry.h"
 #include "tests/core/set_changes.h"
 #include "tests/core/set_fixture.h"
@@ -94,7 +94,7 @@ v1::ParameterSetSpec MediumSpec(const std::string& name) {
 
 absl::Status Checkpoint(ParameterSet* set) {
   absl::Status status;
-  absl::Notification done;
+  core::Notification done;
   set->Checkpoint(std::nullopt, [&](const absl::Status& made) {
     status = Unshared(made);
     done.Notify();
@@ -255,7 +255,7 @@ TEST(StoreTest, DeletedSetsStayAway) {
   for (const char* const name : {"gone", "again"}) {
     v1::DeleteParameterSetRequest request;
     request.set_name(name);
-    absl::Notification deleted;
+    core::Notification deleted;
     server->registry()->Delete(request, [&](const absl::Status& status) {
       EXPECT_THAT(status, IsOk());
       deleted.Notify();

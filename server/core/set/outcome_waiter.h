@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
-#include "absl/synchronization/notification.h"
+#include "server/core/base/notification.h"
 
 namespace adamant::core {
 
@@ -30,8 +30,8 @@ class OutcomeWaiter final : public ListenerType {
   }
 
  private:
-  absl::Notification admitted_;
-  absl::Notification over_;
+  Notification admitted_;
+  Notification over_;
   absl::StatusOr<Reply> outcome_ = absl::UnknownError("nothing has come of it");
 };
 

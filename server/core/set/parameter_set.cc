@@ -6,9 +6,9 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "google/protobuf/util/time_util.h"
 #include "proto/error/error.h"
+#include "server/core/base/notification.h"
 #include "server/core/set/checkpointing.h"
 #include "server/core/set/growth.h"
 #include "server/core/set/round_turn.h"
@@ -501,7 +501,7 @@ absl::Status ParameterSet::CopyFrom(ParameterSet* other, std::optional<uint64_t>
   for (const v1::Slot slot : other->rep_->slots) request.add_slots(slot);
   if (incarnation.has_value()) request.set_incarnation(*incarnation);
   absl::StatusOr<std::unique_ptr<Reading>> begun = absl::UnknownError("");
-  absl::Notification read;
+  Notification read;
   other->BeginRead(request, [&](absl::StatusOr<std::unique_ptr<Reading>> reading) {
     begun = std::move(reading);
     read.Notify();

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/synchronization/notification.h"
+#include "server/core/base/notification.h"
 #include "server/core/set/outcome_waiter.h"
 #include "server/core/set/set_rep.h"
 #include "server/core/set/turn_queue.h"
@@ -12,7 +12,7 @@
 namespace adamant::core {
 
 void AwaitTurn(const SetRep& set) {
-  absl::Notification ended;
+  Notification ended;
   set.turns->Enqueue([&ended](TurnQueue::Turn turn) {
     turn.EndAtOnce();
     ended.Notify();
