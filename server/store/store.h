@@ -45,7 +45,7 @@ struct StoreOptions {
   int64_t checkpoint_bytes_per_second = 0;
   // See Catalog::Open.
   const char* sqlite_vfs = nullptr;
-  // Whom to tell how it goes, and what is wrong.
+  // Whom to tell how it goes, and what is wrong; from any thread.
   std::function<void(absl::string_view)> log = [](absl::string_view /*line*/) {};
   std::function<void(absl::string_view)> warn = [](absl::string_view /*line*/) {};
 };

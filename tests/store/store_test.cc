@@ -41,7 +41,10 @@ class Server {
     options.directory = directory;
     options.sqlite_vfs = sqlite_vfs;
     options.accept_data_loss = accept_data_loss;
-    options.warn = [this](absl::string_view line) { absl::StrAppend(&warnings_, line, "\n"); };
+    options.warn = [this](absl::string_view line) {
+      core::MutexLock lock(&mutex_);
+      absl::StrAppend(&warnings_, line, "\n");
+    };
     absl::StatusOr<std::unique_ptr<Store>> opened = Store::Open(file_system, options);
     status_ = opened.status();
     if (!status_.ok()) return;
@@ -58,7 +61,10 @@ class Server {
   }
 
   const absl::Status& status() const { return status_; }
-  const std::string& warnings() const { return warnings_; }
+  std::string warnings() const {
+    core::MutexLock lock(&mutex_);
+    return warnings_;
+  }
   core::Registry* registry() { return registry_.get(); }
   Store* store() { return store_.get(); }
   std::shared_ptr<ParameterSet> Find(const std::string& name) { return *registry_->Find(name); }
@@ -70,7 +76,8 @@ class Server {
 
  private:
   absl::Status status_;
-  std::string warnings_;
+  mutable core::Mutex mutex_;
+  std::string warnings_ ABSL_GUARDED_BY(mutex_);
   core::TestServer server_{{.compute_threads = 2}};
   std::unique_ptr<Store> store_;
   std::unique_ptr<core::Registry> registry_;
