@@ -221,8 +221,22 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   // Opens the files of elements that records refer to, and the one that new ones go to; makes that if it is new.
   absl::Status OpenFiles(bool make) ABSL_LOCKS_EXCLUDED(mutex_) {
     if (!keeps_steps()) return absl::OkStatus();
+    std::shared_ptr<const core::Schema> schema;
+    bool has_current = false;
+    if (!make) {
+      absl::Status status = OpenFilesThere(&has_current);
+      if (!status.ok()) return status;
+    }
+    {
+      core::MutexLock lock(&mutex_);
+      schema = schema_;
+    }
+    return has_current ? absl::OkStatus() : MakeFile(*schema);
+  }
+
+  // Opens those of the files that are there; says whether the last one is for new elements, too.
+  absl::Status OpenFilesThere(bool* has_current) ABSL_LOCKS_EXCLUDED(mutex_) {
     core::MutexLock lock(&mutex_);
-    if (make) return MakeFile(*schema_);
     absl::StatusOr<std::vector<std::string>> names = parts_.file_system->List(directory_);
     if (!names.ok()) return names.status();
     std::map<int32_t, std::vector<int32_t>> taken;
@@ -253,8 +267,8 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
       files_[file] = *std::move(opened);
     }
     const auto last = files_.find(last_file_);
-    const bool has_current = last != files_.end() && last->second->slot_bytes() == SectorBytesOf(schema_->flat_size());
-    return has_current ? absl::OkStatus() : MakeFile(*schema_);
+    *has_current = last != files_.end() && last->second->slot_bytes() == SectorBytesOf(schema_->flat_size());
+    return absl::OkStatus();
   }
 
   // As the set is when it has come back.
@@ -380,11 +394,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
                     core::Then<absl::Status> done) {
     // The file that larger elements go to has to be there first.
     parts_.io->Post([self = shared_from_this(), growth, schema = std::move(schema), done = std::move(done)]() mutable {
-      absl::Status status;
-      if (self->keeps_steps()) {
-        core::MutexLock lock(&self->mutex_);
-        status = self->MakeFile(*schema);
-      }
+      const absl::Status status = self->keeps_steps() ? self->MakeFile(*schema) : absl::OkStatus();
       if (!status.ok()) {
         self->parts_.executor->Post(
             [status = self->AsOutcome(status), done = std::move(done)]() mutable { done(std::move(status)); });
@@ -574,6 +584,11 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   }
 
   void CommitDelete(core::Then<absl::Status> done) {
+    {
+      core::MutexLock lock(&mutex_);
+      // A checkpoint that is under way comes to nothing: its record would be of no set.
+      ++generation_;
+    }
     parts_.commits->Commit([set = number_](Catalog* catalog) { return catalog->RemoveSet(set); },
                            [self = shared_from_this(), done = std::move(done)](absl::Status status) mutable {
                              if (status.ok()) {
@@ -641,15 +656,23 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   static bool HasSlots(int64_t flat_size) { return flat_size * static_cast<int64_t>(sizeof(float)) > kInlineBytes; }
   bool has_checkpoint() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !base_.base().checkpoint().empty(); }
 
-  // Makes the file that elements of a set of this schema go to, if they go to one.
-  absl::Status MakeFile(const core::Schema& schema) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  // Makes the file that elements of a set of this schema go to, if they go to one. May take long: it is written whole,
+  // without the mutex, which those take who describe the set. One call at a time.
+  absl::Status MakeFile(const core::Schema& schema) ABSL_LOCKS_EXCLUDED(mutex_) {
     if (!HasSlots(schema.flat_size())) return absl::OkStatus();
-    absl::StatusOr<std::unique_ptr<GradientSlots>> made = GradientSlots::Create(
-        parts_.file_system, ElementsPath(directory_, last_file_ + 1, SectorBytesOf(schema.flat_size())),
-        durability_.every_step().journal_steps(), SectorBytesOf(schema.flat_size()));
+    int32_t number;
+    {
+      core::MutexLock lock(&mutex_);
+      number = last_file_ + 1;
+    }
+    const int64_t slot_bytes = SectorBytesOf(schema.flat_size());
+    absl::StatusOr<std::unique_ptr<GradientSlots>> made =
+        GradientSlots::Create(parts_.file_system, ElementsPath(directory_, number, slot_bytes),
+                              durability_.every_step().journal_steps(), slot_bytes);
     if (!made.ok()) return made.status();
-    ++last_file_;
-    files_[last_file_] = *std::move(made);
+    core::MutexLock lock(&mutex_);
+    last_file_ = number;
+    files_[number] = *std::move(made);
     return absl::OkStatus();
   }
 
@@ -773,9 +796,11 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   void BaseCommitted(const NewBase& base, const std::string& path, const StoredRecord& record, int64_t first,
                      const absl::Status& status) {
     std::vector<std::string> old_files;
+    bool needs_file = false;
     {
       core::MutexLock lock(&mutex_);
       if (status.ok()) {
+        needs_file = keeps_steps() && files_.empty();
         base_ = record;
         if (base.write.has_value()) write_ = *base.write;
         for (KeptRecord& kept : kept_) {
@@ -788,8 +813,6 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
           }
         }
         while (!kept_.empty() && kept_.front().number < first) kept_.pop_front();
-        // Of a set that was damaged, and is whole again.
-        if (keeps_steps() && files_.empty()) (void)MakeFile(*schema_);
         for (auto file = files_.begin(); file != files_.end();) {
           if (file->first != last_file_ && file->second->free_slots() == file->second->slots()) {
             old_files.push_back(ElementsPath(directory_, file->first, file->second->slot_bytes()));
@@ -803,14 +826,16 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     if (!status.ok()) {
       // Nothing refers to it, and nothing else was it meant for; unless it is not known what is on disk.
       if (GetErrorDetail(status).reason() != v1::ERROR_REASON_STORE_FAILED) {
-        (void)parts_.file_system->RemoveAll(path);
+        parts_.file_system->RemoveAll(path).IgnoreError();
       }
       return;
     }
     absl::Status kept = checkpoints_->Add(record.base().checkpoint());
     if (kept.ok()) kept = checkpoints_->RemoveOld(record.base().checkpoint());
     if (!kept.ok()) parts_.warn(absl::StrCat("old checkpoints of ", Quoted(name_), ": ", kept.ToString()));
-    for (const std::string& one : old_files) (void)parts_.file_system->Remove(one);
+    for (const std::string& one : old_files) parts_.file_system->Remove(one).IgnoreError();
+    // Of a set that was damaged, and is whole again. Without one its elements go to the catalog.
+    if (needs_file) MakeFile(*base.schema).IgnoreError();
   }
 
   const StoreParts parts_;
