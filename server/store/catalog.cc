@@ -501,6 +501,11 @@ absl::Status Catalog::AddRecord(int64_t set, int64_t number, const StoredRecord&
   return rep_->Run(&rep_->add_record, set, number, body, int64_t{RowChecksum(set, number, body)});
 }
 
+absl::Status Catalog::ReplaceRecord(int64_t set, int64_t number, const StoredRecord& record) {
+  const std::string body = record.SerializeAsString();
+  return rep_->Run(&rep_->replace_record, body, int64_t{RowChecksum(set, number, body)}, set, number);
+}
+
 absl::StatusOr<int64_t> Catalog::NextNumber(int64_t set) {
   const absl::Cleanup reset = [this] { rep_->last_record.Reset(); };
   int result = rep_->last_record.Bind(set);

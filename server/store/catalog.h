@@ -57,6 +57,8 @@ class Catalog {
   absl::StatusOr<int64_t> NextNumber(int64_t set);
   // Adds the set's record of this number, which is the one after its last; its first is number 1.
   absl::Status AddRecord(int64_t set, int64_t number, const StoredRecord& record);
+  // Puts another record in place of the set's record of this number, which is there.
+  absl::Status ReplaceRecord(int64_t set, int64_t number, const StoredRecord& record);
   // Removes the set's records below `number`, but for the last that there is: it says what number comes next.
   absl::Status RemoveRecordsBefore(int64_t set, int64_t number);
   // Takes the gradients out of those of the set's records [first, end) that are of steps: they are remembered, and no

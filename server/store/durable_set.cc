@@ -367,11 +367,15 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     }
     auto number = std::make_shared<int64_t>(0);
     parts_.commits->Commit(
-        [set = number_, number, record = std::move(record)](Catalog* catalog) {
-          absl::StatusOr<int64_t> next = catalog->NextNumber(set);
+        [self = shared_from_this(), number, record = std::move(record)](Catalog* catalog) {
+          absl::StatusOr<int64_t> next = catalog->NextNumber(self->number_);
           if (!next.ok()) return next.status();
-          *number = *next;
-          return catalog->AddRecord(set, *next, record);
+          // Of configurations with nothing between them only the last is of account: else a client that does nothing
+          // but change it would fill the catalog.
+          const bool replaces = record.has_configuration() && self->EndsWithConfiguration(*next - 1);
+          *number = replaces ? *next - 1 : *next;
+          return replaces ? catalog->ReplaceRecord(self->number_, *number, record)
+                          : catalog->AddRecord(self->number_, *number, record);
         },
         [self = shared_from_this(), number, kept = std::move(kept), room = std::move(room),
          done = std::move(done)](absl::Status status) mutable {
@@ -380,14 +384,24 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
             core::MutexLock lock(&self->mutex_);
             self->changes_ += IsChange(kept.kind);
             const auto behind =
-                absl::c_find_if(self->kept_, [&kept](const KeptRecord& other) { return other.number > kept.number; });
-            self->kept_.insert(behind, std::move(kept));
+                absl::c_find_if(self->kept_, [&kept](const KeptRecord& other) { return other.number >= kept.number; });
+            if (behind != self->kept_.end() && behind->number == kept.number) {
+              *behind = std::move(kept);
+            } else {
+              self->kept_.insert(behind, std::move(kept));
+            }
           } else if (kept.place.has_value()) {
             self->GiveBack(*kept.place);
           }
           room.reset();
           done(std::move(status));
         });
+  }
+
+  // Whether the last record, if it is of this number, is a configuration.
+  bool EndsWithConfiguration(int64_t number) const {
+    core::MutexLock lock(&mutex_);
+    return !kept_.empty() && kept_.back().number == number && kept_.back().kind == StoredRecord::kConfiguration;
   }
 
   void CommitGrowth(const core::GrowthRecord& growth, std::shared_ptr<const core::Schema> schema,

@@ -282,6 +282,35 @@ TEST(StoreTest, DeletedSetsStayAway) {
   EXPECT_EQ(folders, 2);
 }
 
+TEST(StoreTest, ManyConfigurationsTakeNoMoreRoomThanOne) {
+  const TemporaryFolder folder;
+  auto server = std::make_unique<Server>(PosixFileSystem(), folder.path(), nullptr);
+  ASSERT_THAT(server->Create(WithEveryStep(core::SmallSpec("set"), 4)), IsOk());
+  for (int i = 1; i <= 50; ++i) {
+    v1::UpdateParameterGroupRequest request;
+    request.mutable_group()->set_name("slow");
+    request.mutable_group()->set_learning_rate(i / 64.0);
+    request.mutable_update_mask()->add_paths("learning_rate");
+    ASSERT_THAT(core::Update(server->Find("set").get(), request), IsOk());
+  }
+  server.reset();
+  int records = 0;
+  {
+    auto catalog = *Catalog::Open(PosixFileSystem(), folder.path(), false);
+    ASSERT_THAT(catalog->ForEachRecord(1,
+                                       [&](int64_t /*number*/, const absl::StatusOr<StoredRecord>& record) {
+                                         ++records;
+                                         return record.status();
+                                       }),
+                IsOk());
+  }
+  EXPECT_EQ(records, 2);
+  server = std::make_unique<Server>(PosixFileSystem(), folder.path(), nullptr);
+  ASSERT_THAT(server->status(), IsOk());
+  EXPECT_EQ(server->Find("set")->Describe().groups(0).learning_rate(), 50 / 64.0);
+  EXPECT_EQ(server->Find("set")->Describe().config_revision(), 51);
+}
+
 v1::ParameterSetSpec WithCheckpoints(v1::ParameterSetSpec spec, int64_t steps) {
   spec.mutable_durability()->mutable_checkpoints()->set_steps(steps);
   return spec;
