@@ -139,11 +139,12 @@ class SetJournal {
 
   // Whether it is time for a checkpoint of a set that is in this state, and none is under way.
   virtual bool WantsCheckpoint(uint64_t incarnation, int64_t step) const = 0;
-  // Changes with each CommitBase.
+  // Changes with each CommitBase, and with each checkpoint that is made.
   virtual uint64_t generation() const = 0;
   // Makes a checkpoint of `state`, a reading of all slots that began in `generation`, and lets go of it; `set` is the
-  // set at that time. If one is under way already, this one begins when that has ended. Error, beside the others:
-  // ABORTED if a base has been committed since: the state may be one before it.
+  // set at that time. If one is under way already, this one waits for it. Error, beside the others: ABORTED if the
+  // generation is another one now: the state may be one before that of the base that there is, of which what came
+  // after it is put down no more.
   virtual void Checkpoint(std::unique_ptr<Reading> state, const v1::ParameterSet& set, uint64_t generation,
                           Then<absl::Status> done) = 0;
 

@@ -473,9 +473,11 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     }
     base.slots = state->slots();
     bool is_there = false;
+    bool is_old;
     {
       core::MutexLock lock(&mutex_);
-      if (checkpointing_) {
+      is_old = generation_ != generation;
+      if (checkpointing_ && !is_old) {
         // That one may be of a state before.
         waiting_.push_back([self = shared_from_this(), state = std::move(state), set, generation,
                             done = std::move(done)](const absl::Status& /*made*/) mutable {
@@ -486,12 +488,12 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
       if (has_checkpoint() && base_.incarnation() == base.info.incarnation && base_.step() == base.info.step &&
           !base_.base().uninitialized()) {
         is_there = true;
-      } else {
+      } else if (!is_old) {
         checkpointing_ = true;
       }
     }
-    if (is_there) {
-      done(absl::OkStatus());
+    if (is_there || is_old) {
+      done(is_there ? absl::OkStatus() : HasNewerBase());
       return;
     }
     base.schema = state->shared_schema();
@@ -701,6 +703,8 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     files_[place.file]->Free(place.slot);
   }
 
+  static absl::Status HasNewerBase() { return absl::AbortedError("there is another base since the state was read"); }
+
   void Fail(const absl::Status& status) { parts_.fail(status); }
   absl::Status CheckWorking() const { return parts_.check(); }
 
@@ -731,6 +735,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
       bytes = made->bytes();
     }
     struct Outcome {
+      int64_t number = 0;
       StoredRecord record;
       int64_t first = 0;  // of the records that are kept
     };
@@ -739,11 +744,13 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
         [self = shared_from_this(), base, name, bytes, generation, outcome](Catalog* catalog) -> absl::Status {
           {
             core::MutexLock lock(&self->mutex_);
-            if (self->generation_ != generation) return absl::AbortedError("the set was written meanwhile");
+            // Nothing comes between a write and its turn's end.
+            if (!base.write.has_value() && self->generation_ != generation) return HasNewerBase();
             outcome->record = self->MakeBase(base, name, bytes, &outcome->first);
           }
           absl::StatusOr<int64_t> number = catalog->NextNumber(self->number_);
           if (!number.ok()) return number.status();
+          outcome->number = *number;
           if (base.write.has_value()) {
             // All that was before it.
             outcome->first = *number;
@@ -757,7 +764,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
           return status;
         },
         [self = shared_from_this(), base, path, outcome, done = std::move(done)](absl::Status status) mutable {
-          self->BaseCommitted(base, path, outcome->record, outcome->first, status);
+          self->BaseCommitted(base, path, outcome->number, outcome->record, outcome->first, status);
           done(std::move(status));
         });
   }
@@ -807,15 +814,19 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
     return record;
   }
 
-  void BaseCommitted(const NewBase& base, const std::string& path, const StoredRecord& record, int64_t first,
-                     const absl::Status& status) {
+  void BaseCommitted(const NewBase& base, const std::string& path, int64_t number, const StoredRecord& record,
+                     int64_t first, const absl::Status& status) {
     std::vector<std::string> old_files;
     bool needs_file = false;
+    std::string base_name;
     {
       core::MutexLock lock(&mutex_);
-      if (status.ok()) {
+      // It is told of in any order, and of a later one first, perhaps.
+      if (status.ok() && number > base_number_) {
         needs_file = keeps_steps() && files_.empty();
         base_ = record;
+        base_number_ = number;
+        ++generation_;
         if (base.write.has_value()) write_ = *base.write;
         for (KeptRecord& kept : kept_) {
           if (kept.number > record.base().covers() || !kept.is_replayed) continue;
@@ -836,6 +847,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
           }
         }
       }
+      base_name = base_.base().checkpoint();
     }
     if (!status.ok()) {
       // Nothing refers to it, and nothing else was it meant for; unless it is not known what is on disk.
@@ -845,7 +857,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
       return;
     }
     absl::Status kept = checkpoints_->Add(record.base().checkpoint());
-    if (kept.ok()) kept = checkpoints_->RemoveOld(record.base().checkpoint());
+    if (kept.ok()) kept = checkpoints_->RemoveOld(base_name);
     if (!kept.ok()) parts_.warn(absl::StrCat("old checkpoints of ", Quoted(name_), ": ", kept.ToString()));
     for (const std::string& one : old_files) parts_.file_system->Remove(one).IgnoreError();
     // Of a set that was damaged, and is whole again. Without one its elements go to the catalog.
@@ -866,6 +878,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   std::shared_ptr<const core::Schema> schema_ ABSL_GUARDED_BY(mutex_);
   v1::WriteHeader write_ ABSL_GUARDED_BY(mutex_);
   StoredRecord base_ ABSL_GUARDED_BY(mutex_);
+  int64_t base_number_ ABSL_GUARDED_BY(mutex_) = 0;  // of its record, if it was made here
   std::optional<v1::Checkpoint> restored_from_ ABSL_GUARDED_BY(mutex_);
   // By number. Those behind the base are all there.
   std::deque<KeptRecord> kept_ ABSL_GUARDED_BY(mutex_);
@@ -876,7 +889,7 @@ class DurableSetRep : public std::enable_shared_from_this<DurableSetRep> {
   int32_t last_file_ ABSL_GUARDED_BY(mutex_) = 0;
   bool checkpointing_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<core::Then<absl::Status>> waiting_ ABSL_GUARDED_BY(mutex_);
-  // Advanced by each base that a write makes.
+  // Advanced by each base, and by a write that is going to make one: what was read before may be of a state before it.
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 1;
 };
 

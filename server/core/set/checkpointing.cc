@@ -63,7 +63,7 @@ void BeginCheckpoint(std::shared_ptr<SetRep> set, Then<absl::Status> done) {
       set, request, [set, generation, done = std::move(done)](absl::StatusOr<std::unique_ptr<Reading>> state) mutable {
         HandOver(set, std::move(state), generation, [set, done = std::move(done)](absl::Status made) mutable {
           if (absl::IsAborted(made)) {
-            // A write came between: of what it wrote, then.
+            // A write or another checkpoint came between, which may be of a state before the call.
             BeginCheckpoint(std::move(set), std::move(done));
           } else {
             done(std::move(made));
@@ -80,11 +80,16 @@ void MakeRoom(std::shared_ptr<SetRep> set, Then<absl::StatusOr<std::unique_ptr<S
       done(std::move(room));
       return;
     }
+    const uint64_t generation = set->journal->generation();
     Reading::BeginInTurn(
-        set, WholeState(*set), [set, done = std::move(done)](absl::StatusOr<std::unique_ptr<Reading>> state) mutable {
-          // It has the turn: no base is committed meanwhile.
-          const uint64_t generation = set->journal->generation();
+        set, WholeState(*set),
+        [set, generation, done = std::move(done)](absl::StatusOr<std::unique_ptr<Reading>> state) mutable {
           HandOver(set, std::move(state), generation, [set, done = std::move(done)](const absl::Status& made) mutable {
+            if (absl::IsAborted(made)) {
+              // A checkpoint that began before this turn has come between, and has made room, perhaps.
+              MakeRoom(std::move(set), std::move(done));
+              return;
+            }
             if (!made.ok()) {
               done(Unshared(made));
               return;

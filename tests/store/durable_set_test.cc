@@ -1,0 +1,151 @@
+#include "server/store/durable_set.h"
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/core/base/notification.h"
+#include "server/core/registry.h"
+#include "server/store/store.h"
+#include "tests/core/set_fixture.h"
+#include "tests/core/set_matchers.h"
+#include "tests/store/simulated_file_system.h"
+#include "tests/store/sqlite_vfs.h"
+
+namespace adamant::store {
+namespace {
+
+using core::IsOk;
+using core::Resources;
+
+// A store's journal, which shows the one of the set that was made last.
+class SeenJournal final : public core::Journal {
+ public:
+  explicit SeenJournal(core::Journal* journal) : journal_(journal) {}
+
+  core::SetJournal* last() const { return last_; }
+
+  absl::StatusOr<v1::Durability> Resolve(const v1::Durability* durability) const override {
+    return journal_->Resolve(durability);
+  }
+  absl::StatusOr<std::unique_ptr<core::SetJournal>> CreateSet(const v1::ParameterSetSpec& spec,
+                                                              std::shared_ptr<const core::Schema> schema,
+                                                              const v1::ParameterSet& set) override {
+    absl::StatusOr<std::unique_ptr<core::SetJournal>> made = journal_->CreateSet(spec, std::move(schema), set);
+    if (made.ok()) last_ = made->get();
+    return made;
+  }
+  absl::Status CheckWorking() const override { return journal_->CheckWorking(); }
+
+ private:
+  core::Journal* const journal_;
+  core::SetJournal* last_ = nullptr;
+};
+
+class DurableSetTest : public ::testing::Test {
+ protected:
+  DurableSetTest() { Start(); }
+  ~DurableSetTest() override { Stop(); }
+
+  void Start() {
+    StoreOptions options;
+    options.directory = "/data";
+    options.sqlite_vfs = vfs_.name().c_str();
+    options.warn = [](absl::string_view line) { ADD_FAILURE() << line; };
+    store_ = *Store::Open(&disk_, options);
+    journal_ = std::make_unique<SeenJournal>(store_.get());
+    Resources resources = server_.resources();
+    resources.journal = journal_.get();
+    registry_ = std::make_unique<core::Registry>(std::vector<Resources>{resources});
+    ASSERT_THAT(store_->Restore(registry_.get()), IsOk());
+  }
+  void Stop() {
+    registry_.reset();
+    server_.AwaitUnused();
+    store_.reset();
+  }
+
+  // A set of which every step is kept, in a journal of 8.
+  std::shared_ptr<core::ParameterSet> Create() {
+    v1::CreateParameterSetRequest request;
+    *request.mutable_spec() = core::SmallSpec("set");
+    request.mutable_spec()->mutable_durability()->mutable_every_step()->set_journal_steps(8);
+    EXPECT_THAT(registry_->Create(request).status(), IsOk());
+    return *registry_->Find("set");
+  }
+
+  template <typename Begin>
+  static absl::Status Await(Begin begin) {
+    absl::Status status;
+    core::Notification done;
+    begin([&](const absl::Status& made) {
+      status = Unshared(made);
+      done.Notify();
+    });
+    done.WaitForNotification();
+    return status;
+  }
+
+  SimulatedFileSystem disk_;
+  const SqliteVfs vfs_{&disk_};
+  core::TestServer server_;
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<SeenJournal> journal_;
+  std::unique_ptr<core::Registry> registry_;
+};
+
+// What lies between the two is put down no more: from the older one the set would come back without it.
+TEST_F(DurableSetTest, ACheckpointOfAnEarlierStateThanTheBaseIsRefused) {
+  std::shared_ptr<core::ParameterSet> set = Create();
+  core::SequentialModel model(core::SmallSpec("set"));
+  const auto step = [&](uint64_t seed) {
+    const core::Values gradient = core::Gradient(model.parameter_count(), seed);
+    model.Apply(gradient);
+    ASSERT_THAT(core::Step(set.get(), {}, gradient).status(), IsOk());
+  };
+  step(1);
+  const uint64_t generation = journal_->last()->generation();
+  std::unique_ptr<core::Reading> early = *core::Read(set.get(), core::FullReadRequest());
+  std::unique_ptr<core::Reading> waiting = *core::Read(set.get(), core::FullReadRequest());
+  step(2);
+  ASSERT_THAT(Await([&](core::Then<absl::Status> done) { set->Checkpoint(std::nullopt, std::move(done)); }), IsOk());
+  step(3);
+  EXPECT_TRUE(absl::IsAborted(Await([&](core::Then<absl::Status> done) {
+    journal_->last()->Checkpoint(std::move(early), set->Describe(), generation, std::move(done));
+  })));
+  // Nor is it one that waits for another, which makes it an earlier one.
+  const uint64_t now = journal_->last()->generation();
+  absl::Status first;
+  core::Notification first_done;
+  const absl::Status second = Await([&](core::Then<absl::Status> done) {
+    journal_->last()->Checkpoint(*core::Read(set.get(), core::FullReadRequest()), set->Describe(), now,
+                                 [&](const absl::Status& made) {
+                                   first = Unshared(made);
+                                   first_done.Notify();
+                                 });
+    journal_->last()->Checkpoint(std::move(waiting), set->Describe(), now, std::move(done));
+  });
+  first_done.WaitForNotification();
+  EXPECT_THAT(first, IsOk());
+  EXPECT_TRUE(absl::IsAborted(second)) << second;
+  step(4);
+  const uint64_t incarnation = set->Describe().incarnation();
+
+  set.reset();
+  Stop();
+  Start();
+  set = *registry_->Find("set");
+  EXPECT_EQ(set->Describe().state(), v1::PARAMETER_SET_STATE_READY);
+  EXPECT_EQ(set->Describe().incarnation(), incarnation);
+  EXPECT_EQ(set->Describe().step(), 4);
+  EXPECT_TRUE(*core::FetchState(set.get()) == model.arrays());
+}
+
+}  // namespace
+}  // namespace adamant::store
