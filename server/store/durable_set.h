@@ -1,10 +1,14 @@
-// One set's journal: its records in the catalog, the elements that they refer to, and its checkpoints.
+// One set's journal, of the parts that it is made of:
+//
+//   SetChanges    puts steps, writes and other changes down in the catalog
+//   ChangeRooms   has room for them until a checkpoint takes their place: ElementFiles, with their elements
+//   SetBases      makes the checkpoints
+//   SetRecords    remembers what the catalog has, for all of them
+//   SetFolder     is where the files are, until the last who uses them is done
 #ifndef ADAMANT_SERVER_STORE_DURABLE_SET_H_
 #define ADAMANT_SERVER_STORE_DURABLE_SET_H_
 
 #include <cstdint>
-#include <deque>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,42 +18,19 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "adamant/v1/parameter_set.pb.h"
-#include "server/core/base/mutex.h"
 #include "server/core/journal.h"
 #include "server/store/catalog.h"
-#include "server/store/checkpoint.h"
+#include "server/store/change_rooms.h"
 #include "server/store/checkpoint_keeper.h"
-#include "server/store/gradient_slots.h"
+#include "server/store/set_bases.h"
+#include "server/store/set_changes.h"
+#include "server/store/set_folder.h"
+#include "server/store/set_records.h"
 #include "server/store/store.h"
 
 namespace adamant::store {
 
-// Elements of at most so many bytes are in their record; and of so many such records there may be one for each change
-// between two checkpoints.
-inline constexpr int64_t kInlineBytes = 4096;
-inline constexpr int kInlineChanges = 1024;
-
-// Where a set's elements lie, which a record refers to.
-struct ElementPlace {
-  int32_t file;
-  int32_t slot;
-};
-
-// What a set's journal remembers of a record that is in the catalog.
-struct KeptRecord {
-  int64_t number;
-  uint64_t incarnation;
-  int64_t step;
-  StoredRecord::KindCase kind;
-  std::optional<ElementPlace> place = std::nullopt;
-  bool is_replayed = true;  // it has its elements still
-  std::shared_ptr<const v1::ParameterSet> configuration = nullptr;
-  int64_t tensors = 0;  // that the set has after it, if it is a growth
-};
-
-// See core::SetJournal. Held by std::shared_ptr: by the set's DurableSet, and by what is under way.
-class DurableSetRep;
-
+// See core::SetJournal.
 class DurableSet final : public core::SetJournal {
  public:
   // A new set, which is in the catalog as `number` with its first base. Makes its folder, and its file of elements, if
@@ -62,15 +43,11 @@ class DurableSet final : public core::SetJournal {
   // write.
   static absl::StatusOr<std::unique_ptr<DurableSet>> Open(const StoreParts& parts, int64_t number,
                                                           const StoredSet& stored, const StoredRecord& base,
-                                                          std::vector<KeptRecord> records,
+                                                          std::vector<KeptRecord> kept,
                                                           std::shared_ptr<const core::Schema> schema,
                                                           const v1::WriteHeader& write,
                                                           const v1::ParameterSetSpec& spec, bool damaged);
   ~DurableSet() override;
-
-  // Reads elements that a record of the set refers to, whose files have so many slots.
-  static absl::Status ReadElements(const StoreParts& parts, const StoredSet& stored, int32_t slots,
-                                   const StoredElements& elements, const core::BroughtElements& to);
 
   bool keeps_steps() const override;
   std::unique_ptr<Room> TakeRoom() override;
@@ -103,9 +80,18 @@ class DurableSet final : public core::SetJournal {
   void Describe(v1::ParameterSet* set) const override;
 
  private:
-  explicit DurableSet(std::shared_ptr<DurableSetRep> rep) : rep_(std::move(rep)) {}
+  DurableSet(const StoreParts& parts, int64_t number, const v1::ParameterSetSpec& spec,
+             std::shared_ptr<SetFolder> folder, std::unique_ptr<CheckpointKeeper> checkpoints,
+             std::shared_ptr<SetRecords> records, std::shared_ptr<ChangeRooms> rooms);
 
-  const std::shared_ptr<DurableSetRep> rep_;
+  const StoreParts parts_;
+  const int64_t number_;  // in the catalog
+  const v1::Durability durability_;
+  const std::shared_ptr<SetFolder> folder_;
+  const std::shared_ptr<SetRecords> records_;
+  const std::shared_ptr<ChangeRooms> rooms_;
+  const std::shared_ptr<SetChanges> changes_;
+  const std::shared_ptr<SetBases> bases_;
 };
 
 }  // namespace adamant::store

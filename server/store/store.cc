@@ -18,6 +18,7 @@
 #include "server/core/spec/configuration.h"
 #include "server/store/checkpoint.h"
 #include "server/store/durable_set.h"
+#include "server/store/element_files.h"
 #include "server/store/errors.h"
 
 namespace adamant::store {
@@ -382,7 +383,7 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Re
         if (step.has_divisor()) again.divisor = step.divisor();
         if (step.gradient().has_slot()) keep.place = {step.gradient().slot().file(), step.gradient().slot().slot()};
         status = restoration->StepAgain(again, RowsOf(step), [&](const core::BroughtElements& to) {
-          return DurableSet::ReadElements(parts_, stored, slots, step.gradient(), to);
+          return ReadElements(parts_, stored, slots, step.gradient(), to);
         });
         ++replayed;
         break;
@@ -394,7 +395,7 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Re
         write = record.written().header();
         incarnation = record.incarnation();
         status = restoration->WriteAgain({write, incarnation, record.step()}, [&](const core::BroughtElements& to) {
-          return DurableSet::ReadElements(parts_, stored, slots, parameters, to);
+          return ReadElements(parts_, stored, slots, parameters, to);
         });
         break;
       }
