@@ -36,7 +36,8 @@ struct BroughtElements {
 struct StepRecord {
   std::vector<v1::StepHeader> headers;  // of the attempts that became the step, by rank; at least one
   std::optional<double> divisor;        // of a round: what its sum is divided by
-  v1::StepResult result;                // as it will be remembered
+  v1::StepResult result;                // as it will be remembered, but for its digest
+  std::string previous_digest;          // of the state before it; empty if there is none
 };
 
 // A write of parameters that is to be published.

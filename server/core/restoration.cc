@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/algorithm/container.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
 #include "server/core/base/notification.h"
@@ -68,6 +69,7 @@ absl::StatusOr<std::unique_ptr<Restoration>> Restoration::Begin(const Resources&
     for (const RememberedStep::Key& key : step.keys) keys.push_back({key.request_id, key.header_hash});
     set.requests.Remember(Requests::Prepare(std::move(keys), step.result, set.trainable));
   }
+  set.last_digest = {state.incarnation, state.last_digest};
   set.statistics = state.statistics;
   set.round_number = std::max<int64_t>(1, state.round);
   set.create_time = state.create_time;
@@ -102,6 +104,11 @@ absl::Status Restoration::StepAgain(const StepRecord& record, const RestoredRows
     incarnation = set_->lifecycle.incarnation();
     config_revision = set_->configuration->revision();
     if (record.divisor.has_value()) set_->round_number = record.result.round();
+    if (const std::string digest = PreviousDigest(*set_); digest != record.previous_digest) {
+      const auto shown = [](absl::string_view bytes) { return bytes.empty() ? "none" : absl::BytesToHexString(bytes); };
+      return Damaged(absl::StrCat("before step ", record.result.step(), ": expected the state digest ",
+                                  shown(record.previous_digest), ", got ", shown(digest)));
+    }
   }
   const Resources& resources = set_->resources;
   const kernels::KernelTable& kernels = resources.backend->host_kernels();
@@ -144,6 +151,8 @@ absl::Status Restoration::StepAgain(const StepRecord& record, const RestoredRows
   if (!reply.ok()) return AsDamage(absl::StrCat("step ", record.result.step()), reply.status());
   v1::StepResult result = std::move(reply->result);
   result.clear_parameters_step();
+  // That of the next step's record is compared.
+  result.clear_state_digest();
   v1::StepResult expected = record.result;
   expected.clear_parameters_step();
   if (result.SerializeAsString() == expected.SerializeAsString()) return absl::OkStatus();
@@ -271,6 +280,11 @@ absl::StatusOr<std::unique_ptr<Restoration>> Restoration::BeginDamaged(const Res
   set.lifecycle.Poison("what was kept of the set is damaged");
   if (set.snapshot != nullptr) set.unpublished = Snapshot::Release(std::move(set.snapshot));
   return begun;
+}
+
+std::string Restoration::last_digest() const {
+  MutexLock lock(&set_->mutex);
+  return PreviousDigest(*set_);
 }
 
 v1::ParameterSet Restoration::Describe() const {

@@ -33,6 +33,7 @@ struct RestoredState {
   std::vector<int64_t> update_counts;           // by tensor; empty: each has had `step`
   v1::ParameterSet configuration;               // as DescribeConfiguration says it
   v1::WriteHeader write;                        // that made the incarnation; without an id if it had none
+  std::string last_digest;                      // the digest that the next one is chained to, if there is one
   std::vector<RememberedStep> remembered = {};  // the newest last
   v1::SetStatistics statistics;
   int64_t round = 1;
@@ -70,7 +71,7 @@ class Restoration {
 
   // A step that is part of the state: it is remembered, and no more.
   void Remember(const std::vector<v1::StepHeader>& headers, const v1::StepResult& result);
-  // Change the set again. Steps come to the same result, or are DATA_LOSS.
+  // Change the set again. Steps come to the same result, from a state of the same digest, or are DATA_LOSS.
   absl::Status StepAgain(const StepRecord& record, const RestoredRows& rows, ReadElements read);
   absl::Status WriteAgain(const WriteRecord& record, ReadElements read);
   absl::Status ConfigureAgain(const v1::ParameterSet& configuration);
@@ -85,6 +86,8 @@ class Restoration {
   std::shared_ptr<ParameterSet> Finish(std::unique_ptr<SetJournal> journal);
   // As GetParameterSet would show it.
   v1::ParameterSet Describe() const;
+  // The digest of the last step that has one, of this incarnation; empty if there is none.
+  std::string last_digest() const;
 
  private:
   explicit Restoration(std::shared_ptr<SetRep> set) : set_(std::move(set)) {}

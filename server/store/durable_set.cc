@@ -131,6 +131,7 @@ void DurableSet::CommitStep(std::unique_ptr<Room> room, const core::StepRecord& 
   step->mutable_headers()->Add(record.headers.begin(), record.headers.end());
   if (record.divisor.has_value()) step->set_divisor(*record.divisor);
   *step->mutable_result() = record.result;
+  step->set_previous_digest(record.previous_digest);
   if (gradient.rows != nullptr) {
     for (const core::RowWork::Tensor& tensor : gradient.rows->tensors) {
       step->add_row_counts(static_cast<int64_t>(tensor.end - tensor.first));

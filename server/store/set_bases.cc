@@ -68,6 +68,7 @@ void SetBases::Checkpoint(std::unique_ptr<core::Reading> state, const v1::Parame
     statistics->set_applied(statistics->applied() - (set.step() - base.info.step));
   }
   base.slots = state->slots();
+  base.last_digest = state->last_digest();
   bool is_there = false;
   bool is_old;
   {

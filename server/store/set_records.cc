@@ -172,6 +172,7 @@ StoredRecord SetRecords::MakeBase(const NewBase& base, const std::string& name, 
   *stored->mutable_write() = base.write.has_value() ? *base.write : write_;
   stored->mutable_update_counts()->Add(base.info.update_counts.begin(), base.info.update_counts.end());
   stored->set_round(base.info.description.round());
+  stored->set_last_digest(base.last_digest);
   *stored->mutable_statistics() = base.info.description.statistics();
   return record;
 }

@@ -38,6 +38,7 @@ struct NewBase {
   CheckpointInfo info;
   std::shared_ptr<const core::Schema> schema;
   std::vector<v1::Slot> slots;
+  std::string last_digest;
   // Of a state that a write has made, in its turn.
   std::optional<v1::WriteHeader> write;
 };

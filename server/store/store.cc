@@ -16,10 +16,9 @@
 #include "server/core/restoration.h"
 #include "server/core/set/requests.h"
 #include "server/core/spec/configuration.h"
-#include "server/store/checkpoint.h"
 #include "server/store/durable_set.h"
-#include "server/store/element_files.h"
 #include "server/store/errors.h"
+#include "server/store/set_replay.h"
 
 namespace adamant::store {
 namespace {
@@ -28,19 +27,6 @@ constexpr int kDefaultJournalSteps = 16;
 constexpr int kMaxJournalSteps = 1024;
 constexpr int64_t kMaxCheckpointSteps = int64_t{1} << 53;
 constexpr double kMaxCheckpointSeconds = 604800;
-
-core::RestoredRows RowsOf(const StoredStep& step) {
-  core::RestoredRows rows;
-  rows.counts.assign(step.row_counts().begin(), step.row_counts().end());
-  int64_t row = 0;
-  for (const int64_t count : rows.counts) {
-    // They were copied together, in order.
-    for (int64_t place = 0; place < count && row < step.row_indices_size(); ++place, ++row) {
-      rows.rows.push_back({.index = step.row_indices(static_cast<int>(row)), .place = place});
-    }
-  }
-  return rows;
-}
 
 }  // namespace
 
@@ -152,13 +138,7 @@ absl::Status Store::CheckWorking() const {
   return Unshared(failed_);
 }
 
-absl::Status Store::Restore(core::Registry* registry) {
-  struct Found {
-    int64_t number;
-    absl::StatusOr<StoredSet> stored;
-    absl::Status status;
-    std::vector<std::pair<int64_t, StoredRecord>> records;
-  };
+absl::StatusOr<std::vector<Store::Found>> Store::FindSets() {
   std::vector<Found> sets;
   absl::Status status =
       restored_catalog_->ForEachSet([&](int64_t number, absl::StatusOr<StoredSet> stored) -> absl::Status {
@@ -178,6 +158,35 @@ absl::Status Store::Restore(core::Registry* registry) {
                                               });
   }
   if (!status.ok()) return status;
+  return sets;
+}
+
+absl::Status Store::Replay(const core::Resources& resources, ReportReplay report) {
+  absl::StatusOr<std::vector<Found>> sets = FindSets();
+  if (!sets.ok()) return sets.status();
+  for (const Found& found : *sets) {
+    if (!found.stored.ok()) return found.stored.status();
+    SetReplay replay = {.set = found.stored->spec().name(), .status = found.status};
+    if (replay.status.ok()) {
+      const absl::StatusOr<ReplayedSet> set =
+          ReplaySet(parts_, *found.stored, found.records, resources,
+                    [&](const ReplayedStep& step) { replay.steps.push_back(step); });
+      replay.status = set.status();
+      if (set.ok()) {
+        replay.base_step = set->base.step();
+        replay.now = set->restoration->Describe();
+        replay.last_digest = set->restoration->last_digest();
+      }
+    }
+    report(replay);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Store::Restore(core::Registry* registry) {
+  absl::StatusOr<std::vector<Found>> sets = FindSets();
+  if (!sets.ok()) return sets.status();
+  absl::Status status;
   lost_data_ = restored_catalog_->lost_data();
   if (lost_data_) options_.warn("the catalog has less than it had: every set comes back as another incarnation");
   commits_ = std::make_unique<CommitThread>(std::move(restored_catalog_), &executor_);
@@ -186,7 +195,7 @@ absl::Status Store::Restore(core::Registry* registry) {
   std::set<std::string> folders;
   std::vector<Rollback> rollbacks;
   bool all_are_known = true;
-  for (Found& found : sets) {
+  for (Found& found : *sets) {
     if (!found.stored.ok()) {
       const std::string message = absl::StrCat("a set, number ", found.number, ": ", found.stored.status().message());
       if (!options_.accept_data_loss) return absl::Status(found.stored.status().code(), message);
@@ -285,150 +294,18 @@ absl::Status Store::RestoreDamaged(int64_t number, const StoredSet& stored, cons
 
 absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Records& records,
                                core::Registry* registry, std::vector<Rollback>* rollbacks) {
-  const auto last_base =
-      std::find_if(records.rbegin(), records.rend(), [](const auto& record) { return record.second.has_base(); });
-  if (last_base == records.rend()) return Damaged("none of its records is a whole state");
-  const StoredRecord base = last_base->second;
-  const StoredBase& state = base.base();
   const absl::StatusOr<const core::Resources*> resources = FindDevice(stored, *registry);
   if (!resources.ok()) return resources.status();
-
   const absl::Time begin = absl::Now();
-  v1::ParameterSetSpec spec = state.has_spec() ? state.spec() : stored.spec();
-  *spec.mutable_groups() = state.configuration().set().groups();
-  core::RestoredState restored;
-  restored.incarnation = base.incarnation();
-  restored.step = base.step();
-  restored.uninitialized = state.uninitialized();
-  restored.update_counts.assign(state.update_counts().begin(), state.update_counts().end());
-  restored.configuration = state.configuration().set();
-  restored.write = state.write();
-  for (const StoredRemembrance& stored_step : state.remembered()) {
-    core::RememberedStep& step = restored.remembered.emplace_back();
-    const int keys = std::min(stored_step.request_ids_size(), stored_step.header_hashes_size());
-    for (int key = 0; key < keys; ++key) {
-      step.keys.push_back({stored_step.request_ids(key), stored_step.header_hashes(key)});
-    }
-    step.result = stored_step.result();
-  }
-  restored.statistics = state.statistics();
-  restored.round = state.round();
-  restored.create_time = absl::FromUnixNanos(stored.create_time_ns());
+  absl::StatusOr<ReplayedSet> replayed =
+      ReplaySet(parts_, stored, records, **resources, [](const ReplayedStep& /*step*/) {});
+  if (!replayed.ok()) return replayed.status();
+  core::Restoration* const restoration = replayed->restoration.get();
+  const StoredBase& state = replayed->base.base();
 
-  const std::string directory = absl::StrCat(options_.directory, "/sets/", stored.folder());
-  std::unique_ptr<core::Restoration> restoration;
-  absl::StatusOr<std::unique_ptr<core::Restoration>> begun = absl::UnknownError("");
-  if (state.checkpoint().empty()) {
-    begun = core::Restoration::Begin(**resources, spec, restored, nullptr);
-  } else {
-    absl::StatusOr<class Checkpoint> checkpoint =
-        Checkpoint::Open(file_system_, absl::StrCat(directory, "/checkpoints/", state.checkpoint()));
-    if (!checkpoint.ok()) {
-      return checkpoint.status().code() == absl::StatusCode::kNotFound ? Damaged(checkpoint.status().message())
-                                                                       : checkpoint.status();
-    }
-    if (checkpoint->info().incarnation != base.incarnation() || checkpoint->info().step != base.step()) {
-      return Damaged(absl::StrCat("the checkpoint ", state.checkpoint(), " is of another state than its name says"));
-    }
-    begun = core::Restoration::Begin(
-        **resources, spec, restored,
-        [&checkpoint](const core::Schema& schema, absl::Span<const v1::Slot> slots, core::PutElements put) {
-          absl::Status status;
-          for (const v1::Slot slot : slots) {
-            if (!status.ok()) break;
-            status = checkpoint->Read(slot, schema, [&](int tensor, int64_t offset, absl::Span<const float> elements) {
-              return put(slot, tensor, offset, elements);
-            });
-          }
-          return status;
-        });
-  }
-  if (!begun.ok()) return begun.status();
-  restoration = *std::move(begun);
-
-  std::vector<KeptRecord> kept;
-  v1::WriteHeader write = state.write();
-  auto tensors = static_cast<int64_t>(spec.tensors_size());
-  const int32_t slots = stored.spec().durability().every_step().journal_steps();
-  uint64_t incarnation = base.incarnation();
-  int64_t replayed = 0;
-  for (const auto& [record_number, record] : records) {
-    const bool is_covered = record_number <= state.covers();
-    KeptRecord keep = {.number = record_number,
-                       .incarnation = record.incarnation(),
-                       .step = record.step(),
-                       .kind = record.kind_case(),
-                       .is_replayed = !is_covered};
-    absl::Status status;
-    switch (record.kind_case()) {
-      case StoredRecord::kBase:
-        continue;
-      case StoredRecord::kConfiguration:
-        keep.configuration = std::make_shared<const v1::ParameterSet>(record.configuration().set());
-        // The base's is as it was before the first of all.
-        status = restoration->ConfigureAgain(*keep.configuration);
-        break;
-      case StoredRecord::kCommitted: {
-        const StoredStep& step = record.committed();
-        const std::vector<v1::StepHeader> headers(step.headers().begin(), step.headers().end());
-        if (headers.empty()) return Damaged(absl::StrCat("record ", record_number, " is of a step without a header"));
-        if (is_covered) {
-          if (record.incarnation() == base.incarnation()) restoration->Remember(headers, step.result());
-          break;
-        }
-        if (record.incarnation() != incarnation || !step.has_gradient()) {
-          return Damaged(absl::StrCat("record ", record_number, " is of a step that cannot be made again"));
-        }
-        core::StepRecord again = {.headers = headers, .divisor = std::nullopt, .result = step.result()};
-        if (step.has_divisor()) again.divisor = step.divisor();
-        if (step.gradient().has_slot()) keep.place = {step.gradient().slot().file(), step.gradient().slot().slot()};
-        status = restoration->StepAgain(again, RowsOf(step), [&](const core::BroughtElements& to) {
-          return ReadElements(parts_, stored, slots, step.gradient(), to);
-        });
-        ++replayed;
-        break;
-      }
-      case StoredRecord::kWritten: {
-        if (is_covered) break;
-        const StoredElements& parameters = record.written().parameters();
-        if (parameters.has_slot()) keep.place = {parameters.slot().file(), parameters.slot().slot()};
-        write = record.written().header();
-        incarnation = record.incarnation();
-        status = restoration->WriteAgain({write, incarnation, record.step()}, [&](const core::BroughtElements& to) {
-          return ReadElements(parts_, stored, slots, parameters, to);
-        });
-        break;
-      }
-      case StoredRecord::kGrown: {
-        if (is_covered) {
-          keep.tensors = 0;  // those of the base, or fewer
-          break;
-        }
-        const v1::AddTensorsRequest& request = record.grown().request();
-        spec.mutable_tensors()->MergeFrom(request.tensors());
-        spec.mutable_groups()->MergeFrom(request.groups());
-        tensors += request.tensors_size();
-        keep.tensors = tensors;
-        write.Clear();
-        incarnation = record.incarnation();
-        status = restoration->GrowAgain({request, incarnation});
-        break;
-      }
-      case StoredRecord::kRolledBack:
-        if (is_covered) break;
-        write.Clear();
-        incarnation = record.incarnation();
-        restoration->RollBackAgain(incarnation);
-        break;
-      case StoredRecord::KIND_NOT_SET:
-        return Damaged(absl::StrCat("record ", record_number, " is of a kind that this version does not know"));
-    }
-    if (!status.ok()) return status;
-    kept.push_back(std::move(keep));
-  }
-
-  absl::StatusOr<std::unique_ptr<DurableSet>> opened = DurableSet::Open(
-      parts_, number, stored, base, std::move(kept), restoration->schema(), write, spec, /*damaged=*/false);
+  absl::StatusOr<std::unique_ptr<DurableSet>> opened =
+      DurableSet::Open(parts_, number, stored, replayed->base, std::move(replayed->kept), restoration->schema(),
+                       replayed->write, replayed->spec, /*damaged=*/false);
   if (!opened.ok()) return opened.status();
   std::unique_ptr<DurableSet> journal = *std::move(opened);
   DurableSet* const durable = journal.get();
@@ -456,8 +333,8 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Re
     if (!status.ok()) return status;
   }
   std::shared_ptr<core::ParameterSet> set = restoration->Finish(std::move(journal));
-  options_.log(absl::StrCat("set ", Quoted(set->name()), " is back at step ", set->Describe().step(), ", ", replayed,
-                            " of them made again, in ",
+  options_.log(absl::StrCat("set ", Quoted(set->name()), " is back at step ", set->Describe().step(), ", ",
+                            replayed->steps, " of them made again, in ",
                             absl::FormatDuration(absl::Ceil(absl::Now() - begin, absl::Milliseconds(1)))));
   registry->Add(std::move(set));
   return absl::OkStatus();

@@ -35,6 +35,27 @@ namespace adamant::store {
 
 class DurableSet;
 
+// A set's records, in order, with their numbers.
+using Records = std::vector<std::pair<int64_t, StoredRecord>>;
+
+// A step that was made again.
+struct ReplayedStep {
+  int64_t step;
+  std::string digest;  // of the state after it; empty if it did not ask for one
+  bool is_checked;     // whether that is what it was the first time, which the next step's record has, if there is one
+};
+
+// What was put down of a set, and what that has led to. After an error, DATA_LOSS where something is missing, damaged,
+// or has not led to what it led to, `steps` has those before it.
+struct SetReplay {
+  std::string set;
+  absl::Status status;
+  int64_t base_step = 0;  // of the state that it began with
+  std::vector<ReplayedStep> steps;
+  v1::ParameterSet now;
+  std::string last_digest;  // of the last step that has one; empty if none has
+};
+
 struct StoreOptions {
   std::string directory;
   // Of sets whose specification says none.
@@ -78,6 +99,11 @@ class Store final : public core::Journal {
   // errors: what the system says; RESOURCE_EXHAUSTED where the budgets have no room.
   absl::Status Restore(core::Registry* registry);
 
+  // Instead of Restore, for those who only look: makes all again that was put down, one set after the other, on the
+  // device of `resources`, and reports each. Changes nothing on disk. Errors: what keeps all sets from being found.
+  using ReportReplay = absl::FunctionRef<void(const SetReplay& replay)>;
+  absl::Status Replay(const core::Resources& resources, ReportReplay report);
+
   // Makes last checkpoints of those sets of `registry` whose steps are not all kept, and that do not change any more,
   // so that they come back as they are. Those for which `rest` is too short are told of, and come back as of their
   // checkpoints before.
@@ -100,9 +126,15 @@ class Store final : public core::Journal {
     DurableSet* journal;
     int64_t number = 0;  // that the record gets
   };
-  // Its records, in order.
-  using Records = std::vector<std::pair<int64_t, StoredRecord>>;
+  // A set as the catalog has it: its records up to the first that is damaged, if `status` is not OK.
+  struct Found {
+    int64_t number;
+    absl::StatusOr<StoredSet> stored;
+    absl::Status status;
+    Records records;
+  };
 
+  absl::StatusOr<std::vector<Found>> FindSets();
   // Brings one set back, and says if it is to be rolled back. Error: DATA_LOSS where it is damaged.
   absl::Status RestoreSet(int64_t number, const StoredSet& stored, const Records& records, core::Registry* registry,
                           std::vector<Rollback>* rollbacks);

@@ -106,6 +106,7 @@ absl::Status Reading::Refer(const v1::ReadTensorsRequest& request, bool reserve)
   header_.set_incarnation(set.lifecycle.incarnation());
   header_.set_step(set.lifecycle.step());
   header_.set_state(set.lifecycle.state());
+  last_digest_ = PreviousDigest(set);
   header_.clear_update_counts();
   if (!set.update_counts.equal() || set.update_counts.of(0) != set.lifecycle.step()) {
     const auto tensors = static_cast<int>(set.schema->tensors().size());

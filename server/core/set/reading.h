@@ -40,6 +40,8 @@ class Reading {
   Reading& operator=(const Reading&) = delete;
 
   const v1::ReadHeader& header() const { return header_; }
+  // That of the last step with one, of this incarnation; empty if there is none.
+  const std::string& last_digest() const { return last_digest_; }
   // In the order asked for. None if the set was not modified.
   const std::vector<v1::Slot>& slots() const { return slots_; }
   const Schema& schema() const;
@@ -78,6 +80,7 @@ class Reading {
 
   // Constant once the read has begun.
   v1::ReadHeader header_;
+  std::string last_digest_;
   std::shared_ptr<const Schema> schema_;
   std::shared_ptr<const TensorSelection> selection_;  // null: all tensors
   std::vector<v1::Slot> slots_;

@@ -25,6 +25,10 @@ absl::Status CheckFits(int64_t bytes, const Resources& resources, absl::string_v
 
 // What a set takes beside its arrays: itself, its configuration, what it knows of its tensors and their updates, what
 // it remembers of its steps, and what a direct write, which there is one of at a time, knows of its progress.
+std::string PreviousDigest(const SetRep& set) {
+  return set.last_digest.incarnation == set.lifecycle.incarnation() ? set.last_digest.digest : "";
+}
+
 int64_t OverheadBytes(const Schema& schema, const Configuration& configuration) {
   const int64_t tensors = static_cast<int64_t>(schema.tensors().size());
   const int64_t remembered =

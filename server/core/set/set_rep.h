@@ -22,6 +22,7 @@
 #include "server/core/set/resources.h"
 #include "server/core/set/round.h"
 #include "server/core/set/staging.h"
+#include "server/core/set/state_digest.h"
 #include "server/core/set/turn_queue.h"
 #include "server/core/set/update_counts.h"
 #include "server/core/set/watch.h"
@@ -88,6 +89,7 @@ struct SetRep {
   std::shared_ptr<const Snapshot> snapshot ABSL_GUARDED_BY(mutex);
   BlockList unpublished ABSL_GUARDED_BY(mutex);
   UpdateCounts update_counts ABSL_GUARDED_BY(mutex);
+  LastDigest last_digest ABSL_GUARDED_BY(mutex);
   // That of the last step, for the next one; null where it would not fit any more.
   std::shared_ptr<const StepWork> work ABSL_GUARDED_BY(mutex);
   // Whether a step is being applied: the optimizer's slots are not those of `lifecycle`'s step then.
@@ -108,6 +110,9 @@ struct SetRep {
 
 // A new incarnation, in [1, 2^53), so that a client whose numbers are doubles keeps it exactly.
 inline uint64_t DrawIncarnation(absl::BitGen* random) { return absl::Uniform(*random, uint64_t{1}, uint64_t{1} << 53); }
+
+// The digest that the next one is chained to; empty if there is none.
+std::string PreviousDigest(const SetRep& set) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex);
 
 // What a set takes beside its arrays, in bytes.
 int64_t OverheadBytes(const Schema& schema, const Configuration& configuration);

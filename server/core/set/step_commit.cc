@@ -40,13 +40,13 @@ StepCommit::StepCommit(std::shared_ptr<SetRep> set, Input input, TurnQueue::Turn
 void StepCommit::TakeRoom() {
   SetJournal* const journal = set_->journal.get();
   if (journal == nullptr || !journal->keeps_steps() || !gradient().has_value()) {
-    Go();
+    TakeDigestRoom();
     return;
   }
   if (!input_.round.has_value()) room_ = input_.contributors.front()->TakeRoom();
   if (room_ == nullptr) room_ = journal->TakeRoom();
   if (room_ != nullptr) {
-    Go();
+    TakeDigestRoom();
     return;
   }
   MakeRoom(set_, [commit = shared_from_this()](absl::StatusOr<std::unique_ptr<SetJournal::Room>> room) {
@@ -55,8 +55,28 @@ void StepCommit::TakeRoom() {
     } else {
       commit->no_room_ = std::move(room).status();
     }
-    commit->Go();
+    commit->TakeDigestRoom();
   });
+}
+
+void StepCommit::TakeDigestRoom() {
+  digests_ = gradient().has_value() && absl::c_any_of(input_.contributors, [](const auto& attempt) {
+               return attempt->header().digest_state();
+             });
+  if (!digests_ || !no_room_.ok() || set_->resources.backend->on_host()) {
+    Go();
+    return;
+  }
+  BorrowDigestRoom(set_->resources.read, set_->resources.lender, gradient()->selection()->schema().flat_size(),
+                   static_cast<int>(set_->slots.size()),
+                   [commit = shared_from_this()](absl::StatusOr<DigestRoom> room) {
+                     if (room.ok()) {
+                       commit->digest_room_ = *std::move(room);
+                     } else {
+                       commit->no_room_ = std::move(room).status();
+                     }
+                     commit->Go();
+                   });
 }
 
 void StepCommit::Go() {
@@ -317,6 +337,7 @@ void StepCommit::Plan(const v1::StepHeader& header) {
   for (const Contributor& contributor : contributors_) {
     keys.push_back({contributor.attempt->header().request_id(), contributor.attempt->header_hash()});
   }
+  digest_ = {result.incarnation(), PreviousDigest(*set_)};
   remembrance_ = Requests::Prepare(std::move(keys), result, selection);
   result.set_parameters_step(before + 1);
   SetDurableStep(before + 1, &result);
@@ -388,6 +409,7 @@ void StepCommit::Record() {
   for (const Contributor& contributor : contributors_) record_.headers.push_back(contributor.attempt->header());
   if (input_.round.has_value()) record_.divisor = input_.divisor;
   record_.result = remembrance_.front().result;
+  record_.previous_digest = digest_.digest;
   const BroughtElements brought = {&plan_.after->blocks(), plan_.work->selection().blocks(), plan_.rows.get()};
   set_->journal->CommitStep(std::move(room_), record_, brought,
                             [commit = shared_from_this()](const absl::Status& recorded) {
@@ -446,7 +468,65 @@ StepReply StepCommit::MakeReply(StepAttempt* attempt, v1::StepResult result,
 void StepCommit::Apply() {
   set_->arrays->Apply(
       plan_, [commit = shared_from_this()](int64_t block) { commit->Computed(block); },
-      [commit = shared_from_this()](const absl::Status& applied) { commit->Publish(applied); });
+      [commit = shared_from_this()](const absl::Status& applied) {
+        if (applied.ok() && commit->digests_) {
+          commit->Digest();
+        } else {
+          commit->Publish(applied);
+        }
+      });
+}
+
+void StepCommit::Digest() {
+  SlotArrays* const arrays = set_->arrays.get();
+  if (set_->resources.backend->on_host()) {
+    DigestSlots([arrays](v1::Slot slot, int64_t begin, int64_t end, float* to) { arrays->Copy(slot, begin, end, to); });
+    return;
+  }
+  arrays->View(set_->slots, std::move(digest_room_.spares),
+               [commit = shared_from_this()](absl::StatusOr<SlotView> view) {
+                 if (!view.ok()) {
+                   // The device is lost, which the next step will say.
+                   commit->Publish(absl::OkStatus());
+                   return;
+                 }
+                 commit->DigestSlots([view = *std::move(view), &slots = commit->set_->slots](
+                                         v1::Slot slot, int64_t begin, int64_t end, float* to) {
+                   CopyRuns((*view)[absl::c_find(slots, slot) - slots.begin()], begin, end, to);
+                 });
+               });
+}
+
+void StepCommit::DigestSlots(CopyState copy) {
+  DigestedState state = {.schema = nullptr,
+                         .slots = {v1::SLOT_PARAMETER},
+                         .step = plan_.after->step(),
+                         .update_counts = {},
+                         .previous = digest_.digest};
+  {
+    MutexLock lock(&set_->mutex);
+    state.schema = set_->schema;
+  }
+  state.slots.insert(state.slots.end(), set_->slots.begin(), set_->slots.end());
+  const auto tensors = static_cast<int>(state.schema->tensors().size());
+  for (int tensor = 0; tensor < tensors; ++tensor) state.update_counts.push_back(update_counts_.of(tensor));
+  DigestState(
+      std::move(state),
+      [after = plan_.after, copy = std::move(copy)](v1::Slot slot, int64_t begin, int64_t end, float* to) {
+        if (slot == v1::SLOT_PARAMETER) {
+          CopyRuns(after->blocks(), begin, end, to);
+        } else {
+          copy(slot, begin, end, to);
+        }
+      },
+      set_->resources.compute,
+      [commit = shared_from_this()](std::string digest) {
+        commit->digest_room_ = DigestRoom();
+        for (Contributor& contributor : commit->contributors_) contributor.reply.result.set_state_digest(digest);
+        commit->remembrance_.front().result.set_state_digest(digest);
+        commit->digest_.digest = std::move(digest);
+        commit->Publish(absl::OkStatus());
+      });
 }
 
 void StepCommit::Computed(int64_t block) {
@@ -500,6 +580,7 @@ void StepCommit::Publish(const absl::Status& applied) {
       set_->snapshot = std::move(plan_.after);
       set_->requests.Remember(std::move(remembrance_));
       set_->update_counts = std::move(update_counts_);
+      std::swap(set_->last_digest, digest_);
       set_->statistics.set_applied(set_->statistics.applied() + 1);
       set_->statistics.set_last_grad_norm(finding_.grad_norm);
       if (!metrics_.last_metrics().empty()) {

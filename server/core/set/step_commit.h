@@ -71,6 +71,8 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
 
   // Has room for the step in the journal, where that keeps steps.
   void TakeRoom();
+  // Has room for the digest that the step asks for, where that takes any.
+  void TakeDigestRoom();
   // All that follows.
   void Go();
   // Finds out what there is to know of the gradient.
@@ -105,6 +107,9 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
                       std::shared_ptr<const RowWork> rows = nullptr) const;
   // Has the arrays compute.
   void Apply();
+  // Digests the new state, for the results; publishes it then.
+  void Digest();
+  void DigestSlots(CopyState copy);
   // Tells the contributors, now and then, how far that is.
   void Computed(int64_t block);
   std::optional<Staging>& gradient() { return input_.gradient.gradient; }
@@ -123,6 +128,7 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   Input input_;
   const bool failed_;
   std::unique_ptr<SetJournal::Room> room_;
+  DigestRoom digest_room_;
   absl::Status no_room_;  // why there is none, where there has to be
   Finding finding_;
   bool skipped_ = false;  // because it is not finite
@@ -132,7 +138,9 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
   Requests::Remembrance remembrance_;
   StepRecord record_;
   UpdateCounts update_counts_;  // after the step
-  v1::SetStatistics metrics_;   // the step's, and nothing else
+  bool digests_ = false;
+  LastDigest digest_;          // if it does: the one before, and then the step's
+  v1::SetStatistics metrics_;  // the step's, and nothing else
 
   Mutex progress_mutex_;
   std::vector<bool> computed_ ABSL_GUARDED_BY(progress_mutex_);  // by block
