@@ -20,7 +20,9 @@ constexpr int64_t kFormat = 1;
 // As many pages of the log as there are before they are copied into the catalog and the log begins anew: 4 MiB.
 constexpr int kLogPages = 1000;
 constexpr absl::string_view kCatalogName = "catalog";
+constexpr absl::string_view kLogSuffix = "-wal";  // behind the catalog's name
 constexpr absl::string_view kFenceName = "fence";
+constexpr int64_t kCopiedBytes = int64_t{1} << 20;  // of the log, at a time
 
 constexpr char kSchema[] = R"(
   CREATE TABLE state (
@@ -89,6 +91,8 @@ absl::Status SqliteStatus(int result, sqlite3* database, absl::string_view path)
       return DiskExhausted(message);
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
+    // Our own statements are right: it is what they are about that is not.
+    case SQLITE_ERROR:
       return Damaged(message);
     default:
       return absl::InternalError(message);
@@ -172,6 +176,9 @@ struct Catalog::Rep {
 
   absl::Status Execute(const char* sql) { return Status(sqlite3_exec(database.get(), sql, nullptr, nullptr, nullptr)); }
 
+  // Has the log on disk as it is read. After a sync of it that failed, the system may go on to show what was written,
+  // and think that this is on disk; a start would believe it, and tell of it.
+  absl::Status WriteLogAnew();
   absl::Status OpenDatabase(const char* vfs);
   absl::Status PrepareStatements();
   absl::Status QuickCheck();
@@ -213,6 +220,24 @@ struct Catalog::Rep {
   int64_t fence_number = 0;
   absl::Status failed;  // OK, or why nothing more is to be done
 };
+
+absl::Status Catalog::Rep::WriteLogAnew() {
+  absl::StatusOr<std::unique_ptr<File>> log =
+      file_system->Open(absl::StrCat(path, kLogSuffix), FileSystem::Access::kBuffered);
+  if (absl::IsNotFound(log.status())) return absl::OkStatus();
+  if (!log.ok()) return log.status();
+  const absl::StatusOr<int64_t> size = (*log)->Size();
+  if (!size.ok()) return size.status();
+  std::vector<std::byte> bytes(std::min(*size, kCopiedBytes));
+  for (int64_t begin = 0; begin < *size; begin += kCopiedBytes) {
+    const absl::Span<std::byte> piece = absl::MakeSpan(bytes).first(std::min(kCopiedBytes, *size - begin));
+    absl::Status status = (*log)->Read(begin, piece);
+    if (status.ok()) status = (*log)->Write(begin, piece);
+    if (!status.ok()) return status;
+  }
+  absl::Status status = (*log)->Sync();
+  return status.ok() ? file_system->SyncDirectory(directory) : status;
+}
 
 absl::Status Catalog::Rep::OpenDatabase(const char* vfs) {
   sqlite3* opened = nullptr;
@@ -285,8 +310,6 @@ absl::Status Catalog::Rep::PrepareStatements() {
   };
   for (const auto& [statement, sql] : statements) {
     const int result = statement->Prepare(database.get(), sql);
-    // Our own statements are right: it is the tables that are not.
-    if (result == SQLITE_ERROR) return Damaged(absl::StrCat(path, " is damaged: ", sqlite3_errmsg(database.get())));
     if (result != SQLITE_OK) return Status(result);
   }
   return absl::OkStatus();
@@ -328,7 +351,7 @@ absl::Status Catalog::Rep::SaveState() {
 }
 
 absl::Status Catalog::Rep::RemoveFiles() {
-  for (const absl::string_view suffix : {"-wal", "-journal", ""}) {
+  for (const absl::string_view suffix : {kLogSuffix, absl::string_view("-journal"), absl::string_view()}) {
     if (absl::Status status = file_system->Remove(absl::StrCat(path, suffix)); !status.ok()) return status;
   }
   return file_system->SyncDirectory(directory);
@@ -410,6 +433,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> Catalog::Open(FileSystem* file_system, 
     if (absl::Status status = rep->MakeFence(0); !status.ok()) return status;
   }
 
+  if (absl::Status status = rep->WriteLogAnew(); !status.ok()) return status;
   if (absl::Status status = rep->OpenDatabase(sqlite_vfs); !status.ok()) return status;
   if (is_new) {
     if (absl::Status status = rep->MakeTables(); !status.ok()) return status;

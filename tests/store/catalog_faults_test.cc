@@ -132,6 +132,28 @@ TEST(CatalogFaultsTest, AFullDiskAtAnyCallDelaysAndLosesNothing) {
   }
 }
 
+// What a sync that failed was about can be read, until the power is cut: a start is not to believe it, and tell of it.
+TEST(CatalogFaultsTest, WhatAStartHasFoundIsThereFromThenOn) {
+  const std::unique_ptr<SimulatedFileSystem> whole = NewDisk();
+  const int64_t first = whole->calls() + 1;
+  Live(whole.get(), kSteps, kRecordBytes);
+  int found_more = 0;
+  for (int64_t call = first; call <= whole->calls(); ++call) {
+    const std::unique_ptr<SimulatedFileSystem> disk = NewDisk();
+    disk->FailCall(call, Fault::kIoError);
+    const Told told = Live(disk.get(), kSteps, kRecordBytes);
+    const SqliteVfs vfs(disk.get());
+    absl::StatusOr<std::unique_ptr<Catalog>> catalog = Catalog::Open(disk.get(), "/data", false, vfs.name().c_str());
+    ASSERT_THAT(catalog.status(), IsOk());
+    const int64_t found = StepsIn(catalog->get());
+    found_more += found > told.done;
+    ExpectAsTold(*disk, {.done = found}, absl::StrCat("a start after an error at call ", call));
+    catalog->reset();
+    ExpectAsTold(*disk, {.done = found}, absl::StrCat("a start and an end after an error at call ", call));
+  }
+  EXPECT_GT(found_more, 0) << "not all that can be has been tried";
+}
+
 // The log begins anew in this life. Not every call: there are thousands.
 TEST(CatalogFaultsTest, AnErrorWhileTheLogIsCopiedLosesNothing) {
   constexpr int64_t kLongSteps = 12;
