@@ -154,6 +154,7 @@ absl::StatusOr<v1::StepResult> StepStream::Send(ConstTensors gradients, MutableT
   call.header.mutable_metrics()->insert(options.metrics.begin(), options.metrics.end());
   if (options.reply_dtype != v1::DTYPE_FLOAT32) call.header.set_reply_dtype(options.reply_dtype);
   call.header.set_omit_parameters(options.omit_parameters);
+  call.header.set_digest_state(options.digest_state);
   if (options.contribution.has_value()) {
     call.header.set_rank(options.contribution->rank);
     call.header.set_round(round_);

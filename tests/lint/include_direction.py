@@ -45,6 +45,7 @@ RULES = {
     "server/core/backend/cuda_backend.cc": [core("(base|memory|spec|backend)"), r"kernels/cuda_update\.h", *DOMAIN],
     # The door to a set knows its rooms, and none of them the door.
     "server/core/set": [core("(base|memory|spec|backend|set)", but="set/parameter_set"), r"server/core/journal\.h", *DOMAIN],
+    "server/core/set/state_digest.cc": [core("(base|memory|spec|backend|set)", but="set/parameter_set"), r"openssl/sha\.h", *DOMAIN],
     "server/core/set/parameter_set.cc": [core("(base|memory|spec|backend|set)"), r"server/core/journal\.h", *DOMAIN],
     "server": [r"server/(?!core/set/set_rep\.h)", KERNELS, COMMAND_LINE, *WIRE],
     # Makes sets outlive the process. The domain knows no files; this knows no calls.

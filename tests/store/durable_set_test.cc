@@ -57,7 +57,7 @@ class DurableSetTest : public ::testing::Test {
     StoreOptions options;
     options.directory = "/data";
     options.sqlite_vfs = vfs_.name().c_str();
-    options.warn = [](absl::string_view line) { ADD_FAILURE() << line; };
+    options.warn = [this](absl::string_view line) { EXPECT_FALSE(warnings_are_failures_) << line; };
     store_ = *Store::Open(&disk_, options);
     journal_ = std::make_unique<SeenJournal>(store_.get());
     Resources resources = server_.resources();
@@ -92,6 +92,7 @@ class DurableSetTest : public ::testing::Test {
     return status;
   }
 
+  bool warnings_are_failures_ = true;
   SimulatedFileSystem disk_;
   const SqliteVfs vfs_{&disk_};
   core::TestServer server_;
@@ -145,6 +146,68 @@ TEST_F(DurableSetTest, ACheckpointOfAnEarlierStateThanTheBaseIsRefused) {
   EXPECT_EQ(set->Describe().incarnation(), incarnation);
   EXPECT_EQ(set->Describe().step(), 4);
   EXPECT_TRUE(*core::FetchState(set.get()) == model.arrays());
+}
+
+// A step that does not start from the state that it started from the first time.
+TEST_F(DurableSetTest, AnotherDigestThanWasPutDownIsDamage) {
+  std::shared_ptr<core::ParameterSet> set = Create();
+  std::vector<std::string> digests;
+  for (int step = 1; step <= 3; ++step) {
+    v1::StepHeader header;
+    header.set_digest_state(true);
+    const core::Values gradient = core::Gradient(set->schema().parameter_count(), step);
+    const absl::StatusOr<core::StepReply> reply = core::Step(set.get(), header, gradient);
+    ASSERT_THAT(reply, IsOk());
+    digests.push_back(reply->result.state_digest());
+  }
+  set.reset();
+  Stop();
+
+  const auto replay = [&] {
+    StoreOptions options;
+    options.directory = "/data";
+    options.sqlite_vfs = vfs_.name().c_str();
+    const std::unique_ptr<Store> store = *Store::Open(&disk_, options);
+    SetReplay only;
+    EXPECT_THAT(store->Replay(server_.resources(), [&](const SetReplay& one) { only = one; }), IsOk());
+    return only;
+  };
+  const SetReplay same = replay();
+  EXPECT_THAT(same.status, IsOk());
+  EXPECT_EQ(same.set, "set");
+  EXPECT_EQ(same.base_step, 0);
+  EXPECT_EQ(same.last_digest, digests[2]);
+  ASSERT_EQ(same.steps.size(), 3);
+  for (int step = 0; step < 3; ++step) {
+    EXPECT_EQ(same.steps[step].step, step + 1);
+    EXPECT_EQ(same.steps[step].digest, digests[step]);
+    // Nothing was put down after the last one.
+    EXPECT_EQ(same.steps[step].is_checked, step < 2);
+  }
+
+  {
+    const std::unique_ptr<Catalog> catalog = *Catalog::Open(&disk_, "/data", false, vfs_.name().c_str());
+    int64_t last = 0;
+    StoredRecord record;
+    ASSERT_THAT(catalog->ForEachRecord(1,
+                                       [&](int64_t number, const absl::StatusOr<StoredRecord>& one) {
+                                         last = number;
+                                         record = *one;
+                                         return absl::OkStatus();
+                                       }),
+                IsOk());
+    record.mutable_committed()->set_previous_digest(digests[0]);
+    ASSERT_THAT(catalog->Begin(), IsOk());
+    ASSERT_THAT(catalog->ReplaceRecord(1, last, record), IsOk());
+    ASSERT_THAT(catalog->Commit(), IsOk());
+  }
+  const SetReplay other = replay();
+  EXPECT_EQ(other.status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(other.status.message()), ::testing::StartsWith("before step 3: expected the state digest "));
+  EXPECT_EQ(other.steps.size(), 2);
+  warnings_are_failures_ = false;
+  Start();
+  EXPECT_EQ((*registry_->Find("set"))->Describe().state(), v1::PARAMETER_SET_STATE_POISONED);
 }
 
 }  // namespace

@@ -46,6 +46,9 @@ struct StepOptions {
   v1::Dtype reply_dtype = v1::DTYPE_FLOAT32;
   // Brings back no parameters: there need be no spans for them.
   bool omit_parameters = false;
+  // Asks for result.state_digest(), by which two runs can be told to be the same to the bit. See
+  // StepHeader.digest_state for what that costs.
+  bool digest_state = false;
   // Where the gradient comes from, with the size of each span: its memory is not looked at. Of rows it does not hold.
   // Empty: from the spans.
   ElementReader read = nullptr;

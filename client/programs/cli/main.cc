@@ -47,6 +47,7 @@ int Main(int argc, char** argv) {
   AddConfigureCommands(&app, &shell, &chosen);
   AddTransferCommands(&app, &shell, &chosen);
   AddCheckpointCommands(&app, &shell, &chosen);
+  AddReplayCommand(&app, &chosen);
   AddStepCommands(&app, &shell, &chosen);
   AddPlotCommand(&app, &shell, &chosen);
   AddCompletionCommand(&app, &shell, &chosen);

@@ -107,6 +107,7 @@ void AddInspectCommands(CLI::App* app, Shell* shell, Command* chosen);
 void AddConfigureCommands(CLI::App* app, Shell* shell, Command* chosen);
 void AddTransferCommands(CLI::App* app, Shell* shell, Command* chosen);
 void AddCheckpointCommands(CLI::App* app, Shell* shell, Command* chosen);
+void AddReplayCommand(CLI::App* app, Command* chosen);
 void AddStepCommands(CLI::App* app, Shell* shell, Command* chosen);
 void AddPlotCommand(CLI::App* app, Shell* shell, Command* chosen);
 void AddCompletionCommand(CLI::App* app, Shell* shell, Command* chosen);

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/programs/cli/set_flags.h"
@@ -28,7 +29,7 @@ struct StepFlags {
   std::optional<double> learning_rate;
   std::optional<int32_t> rank;
   double grad_scale = 1, weight = 1;
-  bool partial = false;
+  bool partial = false, digest = false;
 };
 
 void PrintResult(Shell* shell, const v1::StepResult& result) {
@@ -49,6 +50,9 @@ void PrintResult(Shell* shell, const v1::StepResult& result) {
   if (result.has_non_finite_tensor()) {
     absl::StrAppend(&text, "  not finite at tensor ", result.non_finite_tensor(), " offset ",
                     result.non_finite_offset());
+  }
+  if (!result.state_digest().empty()) {
+    absl::StrAppend(&text, "  digest=", absl::BytesToHexString(result.state_digest()));
   }
   shell->Print(text);
 }
@@ -74,6 +78,7 @@ absl::Status Step(Shell* shell, const StepFlags& flags) {
   StepOptions options;
   options.request_id = flags.request_id;
   options.grad_scale = flags.grad_scale;
+  options.digest_state = flags.digest;
   absl::Status status = ParseMetrics(flags.metrics, &options.metrics);
   if (!status.ok()) return status;
   const absl::StatusOr<v1::Dtype> dtype = ParseDtype(flags.dtype);
@@ -148,6 +153,7 @@ void AddStepCommands(CLI::App* app, Shell* shell, Command* chosen) {
   step->add_option("--metric", flags->metrics, "What was measured, for those who watch; may be repeated.")
       ->type_name("NAME=NUMBER")
       ->allow_extra_args(false);
+  step->add_flag("--digest", flags->digest, "Prints a hash of the set's new state, chained to the one before.");
   step->add_option("--dtype", flags->dtype, "How the gradient travels: float32, bfloat16 or float16.")
       ->capture_default_str();
   CLI::Option* const rank =

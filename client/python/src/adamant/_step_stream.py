@@ -94,6 +94,9 @@ class StepResult:
     durable_step: int | None
     """The last step of the set that outlives the server's process, as its durability promises: with `every_step` the
     set's, with checkpoints that of the last one. None: nothing of the set is kept, or not yet."""
+    state_digest: bytes | None
+    """Where the step asked for it and was applied: SHA-256 of the set's new state and of the digest before it. Two runs
+    that have the same here are the same to the bit."""
     parameters: dict[str, Array] | None
     """The updated parameters by name, if the step brought some back and was given no `out`."""
 
@@ -221,6 +224,7 @@ class StepStream:
         gradient_dtype: object = None,
         reply_dtype: object = "float32",
         omit_parameters: bool = False,
+        digest_state: bool = False,
         contribution: Contribution | None = None,
         asynchronous: bool = False,
         request_id: str | None = None,
@@ -250,6 +254,7 @@ class StepStream:
             another type is converted on the way, rounded to the nearest; the set keeps all of its bits. A
             gradient_dtype of None leaves every array as it is.
         omit_parameters: brings back no parameters.
+        digest_state: asks for `StepResult.state_digest`: the server reads and hashes all of the new state.
         contribution: in a set with workers, which contribution to their round this is. Returns when the round has
             become a step, which takes the other workers.
         asynchronous: the gradient counts although the set has moved on since, by as many steps as its `max_staleness`.
@@ -308,6 +313,7 @@ class StepStream:
                 header.reply_dtype = reply
             brings_back = not omit_parameters
             header.omit_parameters = omit_parameters
+            header.digest_state = digest_state
             if contribution is not None:
                 header.rank = contribution.rank
                 header.round = self._round
@@ -590,6 +596,7 @@ class StepStream:
             contributions=result.contributions,
             non_finite=non_finite,
             durable_step=result.durable_step if result.HasField("durable_step") else None,
+            state_digest=result.state_digest or None,
             parameters=fresh,
         )
 

@@ -1072,6 +1072,11 @@ class StepHeader(Message):
     # Reply as soon as the contribution counts, with ACCUMULATED and without parameters, and not when the round has
     # become a step: for a client that sends several ranks of one round, one after the other, all of them but the last.
     ack_when_folded: bool
+    # Asks for `StepResult.state_digest`: all of the new state is read and hashed before the set's next step, some 8 ns a
+    # parameter and processor. In a round one contribution that asks is enough. On a device with memory of its own it
+    # takes room as a read of the optimizer's slots does, without which the step is RESOURCE_EXHAUSTED
+    # (BUDGET_EXHAUSTED), or FAILED_PRECONDITION (TOO_LARGE) where there never could be.
+    digest_state: bool
     def __init__(
         self,
         *,
@@ -1093,6 +1098,7 @@ class StepHeader(Message):
         round: int | None = ...,
         weight: float | None = ...,
         ack_when_folded: bool | None = ...,
+        digest_state: bool | None = ...,
     ) -> None: ...
 
 class SparseRows(Message):
@@ -1207,6 +1213,11 @@ class StepResult(Message):
     # the set, otherwise that of the last checkpoint. As `parameters_step` it is of now where the request is replayed. Not
     # given where nothing of the set is kept, or not yet.
     durable_step: int
+    # Where the header has `digest_state` and the step was applied: 32 bytes, SHA-256 of the set's new state and of the
+    # digest before it in this incarnation, if there is one. The same on every machine: two runs that have the same here
+    # are the same to the bit, in all that the set has, from their first digest on. docs/durability.md says what is
+    # hashed.
+    state_digest: bytes
     def __init__(
         self,
         *,
@@ -1226,6 +1237,7 @@ class StepResult(Message):
         contributions: int | None = ...,
         non_finite_rank: int | None = ...,
         durable_step: int | None = ...,
+        state_digest: bytes | None = ...,
     ) -> None: ...
 
 class StepResponse(Message):

@@ -1,0 +1,124 @@
+// adamant-replay: makes all steps again that a data directory has, and says whether they lead to what they led to.
+#include <cstdint>
+#include <filesystem>
+#include <iostream>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/algorithm/container.h"
+#include "absl/flags/flag.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "client/command_line/command_line.h"
+#include "kernels/dispatch.h"
+#include "server/core/backend/cpu_backend.h"
+#include "server/core/base/clock.h"
+#include "server/core/base/compute_pool.h"
+#include "server/core/memory/block.h"
+#include "server/core/memory/budget.h"
+#include "server/core/memory/lender.h"
+#include "server/core/set/resources.h"
+#include "server/processors.h"
+#include "server/store/file_system.h"
+#include "server/store/store.h"
+
+ABSL_FLAG(bool, steps, false, "prints a line for each step: the set's name, the step, and its digest, if it has one");
+ABSL_FLAG(std::string, isa, "", "instruction set of the kernels: scalar, avx2 or avx512; empty: the best there is");
+
+namespace adamant {
+namespace {
+
+int Fail(absl::string_view message) {
+  std::cerr << "adamant-replay: " << message << "\n";
+  return 1;
+}
+
+// A processor on which sets are made again, one after the other: with as much memory as it takes.
+class Machine {
+ public:
+  explicit Machine(const kernels::KernelTable& kernels) : backend_(kernels) {}
+
+  core::Resources resources() {
+    return {.clock = clock_.get(),
+            .state = &state_,
+            .inflight = &inflight_,
+            .read = &read_,
+            .lender = &lender_,
+            .compute = &compute_,
+            .backend = &backend_,
+            .admission_wait = absl::ZeroDuration()};
+  }
+
+ private:
+  static constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max() / 4;
+
+  const std::unique_ptr<core::Clock> clock_ = core::NewSteadyClock();
+  core::Budget state_{"state", kNoLimit, clock_.get()};
+  core::Budget inflight_{"inflight", kNoLimit, clock_.get()};
+  core::Budget read_{"read", kNoLimit, clock_.get()};
+  core::BlockPool pool_{[] {}};
+  core::CpuBackend backend_;
+  core::ComputePool compute_{UsableProcessors()};
+  core::Lender lender_{&pool_, &compute_};
+};
+
+void Report(const store::SetReplay& replay) {
+  if (absl::GetFlag(FLAGS_steps)) {
+    for (const store::ReplayedStep& step : replay.steps) {
+      std::cout << replay.set << " " << step.step;
+      if (!step.digest.empty()) std::cout << " " << absl::BytesToHexString(step.digest);
+      std::cout << "\n";
+    }
+  }
+  if (!replay.status.ok()) {
+    std::cout << replay.set << ": " << replay.status.message() << "\n";
+    return;
+  }
+  const auto digests = absl::c_count_if(replay.steps, [](const auto& step) { return !step.digest.empty(); });
+  const auto checked = absl::c_count_if(replay.steps, [](const auto& step) { return step.is_checked; });
+  std::cout << replay.set << ": " << replay.steps.size() << " steps made again, from " << replay.base_step << " to "
+            << replay.now.step() << "; " << checked << " of " << digests << " digests are those that were put down";
+  if (!replay.last_digest.empty()) std::cout << "; the last one is " << absl::BytesToHexString(replay.last_digest);
+  std::cout << "\n";
+}
+
+int Main(const std::vector<char*>& arguments) {
+  if (arguments.size() != 2) return Fail("expected one argument, the data directory; see --help");
+  const std::string isa = absl::GetFlag(FLAGS_isa);
+  const kernels::KernelTable* const kernels = isa.empty() ? &kernels::BestKernels() : kernels::FindKernels(isa.c_str());
+  if (kernels == nullptr) return Fail(absl::StrCat("--isa=", isa, ": this machine, or this build, does not have it"));
+  store::StoreOptions options;
+  std::error_code error;
+  options.directory = std::filesystem::absolute(arguments[1], error).lexically_normal().string();
+  // A store would make one.
+  if (!std::filesystem::exists(options.directory + "/catalog", error)) {
+    return Fail(absl::StrCat(options.directory, " is no data directory: it has no catalog"));
+  }
+  options.warn = [](absl::string_view line) { std::cerr << "adamant-replay: " << line << "\n"; };
+  Machine machine(*kernels);
+  const absl::StatusOr<std::unique_ptr<store::Store>> store =
+      store::Store::Open(store::PosixFileSystem(), std::move(options));
+  if (!store.ok()) return Fail(store.status().message());
+  bool is_same = true;
+  const absl::Status status = (*store)->Replay(machine.resources(), [&](const store::SetReplay& replay) {
+    Report(replay);
+    is_same = is_same && replay.status.ok();
+  });
+  if (!status.ok()) return Fail(status.message());
+  return is_same ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace adamant
+
+int main(int argc, char** argv) {
+  return adamant::Main(adamant::ParseCommandLine(
+      argc, argv,
+      "makes all steps again that the data directory of a server that has stopped has, one behind the other, and "
+      "checks "
+      "each against what it led to the first time. Changes nothing there.\n\n  adamant-replay DIR",
+      __FILE__));
+}
