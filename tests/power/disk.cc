@@ -97,7 +97,7 @@ Outage CutPower(absl::Span<const DiskEvent> events, int64_t sector_bytes, std::m
   };
   const auto chosen_write = static_cast<int64_t>((*random)() % open.size());
   const auto chosen_sector = static_cast<int64_t>((*random)() % std::max<int64_t>(sectors, 1));
-  switch ((*random)() % 9) {
+  switch ((*random)() % 10) {
     case 0:
       keep("none", [](int64_t, int64_t) { return false; });
       break;
@@ -111,15 +111,16 @@ Outage CutPower(absl::Span<const DiskEvent> events, int64_t sector_bytes, std::m
       keep("the last", [&](int64_t, int64_t sector) { return sector >= chosen_sector; });
       break;
     case 4:
+    case 5:
       keep("all but a write", [&](int64_t write, int64_t) { return write != chosen_write; });
       break;
-    case 5:
+    case 6:
       keep("all but a sector", [&](int64_t, int64_t sector) { return sector != chosen_sector; });
       break;
-    case 6:
+    case 7:
       keep("one write", [&](int64_t write, int64_t) { return write == chosen_write; });
       break;
-    case 7: {
+    case 8: {
       std::vector<bool> whole(open.size());
       std::generate(whole.begin(), whole.end(), [&] { return (*random)() % 2 == 0; });
       keep("some writes", [&](int64_t write, int64_t) { return whole[write]; });

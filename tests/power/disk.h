@@ -1,5 +1,5 @@
-// A disk that a power cut can be tried on: it knows in which order it was written and flushed, and goes back to where it
-// was.
+// A disk that a power cut can be tried on: it knows in which order it was written and flushed, and goes back to where
+// it was.
 #ifndef ADAMANT_TESTS_POWER_DISK_H_
 #define ADAMANT_TESTS_POWER_DISK_H_
 
@@ -66,9 +66,9 @@ class Disk {
 
 // What is on a disk after a power cut.
 struct Outage {
-  int64_t flushed;               // events before this one have survived, all of them
-  std::vector<DiskEvent> kept;   // of those behind it, what has survived, in order
-  std::string description;       // for whoever looks into a failure
+  int64_t flushed;              // events before this one have survived, all of them
+  std::vector<DiskEvent> kept;  // of those behind it, what has survived, in order
+  std::string description;      // for whoever looks into a failure
 };
 
 // The power goes away when the disk has been told `events`. Whatever was written since the last flush may be there or

@@ -19,9 +19,7 @@ namespace adamant::power {
 namespace {
 
 // What `what` failed with.
-std::string Failure(absl::string_view what) {
-  return absl::StrCat(what, ": ", std::generic_category().message(errno));
-}
+std::string Failure(absl::string_view what) { return absl::StrCat(what, ": ", std::generic_category().message(errno)); }
 
 absl::Status CheckOpens(const char* path) {
   const int fd = open(path, O_RDWR | O_CLOEXEC);

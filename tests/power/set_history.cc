@@ -23,8 +23,8 @@ absl::Status Wrong(const Parts&... parts) {
 }
 
 // A step of all tensors, or of one.
-absl::StatusOr<e2e::StepReply> Send(e2e::TestClient* client, const SequentialModel& model,
-                                    const v1::StepHeader& header, const core::Values& gradient) {
+absl::StatusOr<e2e::StepReply> Send(e2e::TestClient* client, const SequentialModel& model, const v1::StepHeader& header,
+                                    const core::Values& gradient) {
   std::vector<int32_t> brought;
   std::vector<int64_t> sizes = e2e::TensorSizes(model.spec());
   for (int32_t i = 0; i < model.tensors(); ++i) {
@@ -217,9 +217,9 @@ absl::Status SetHistory::CheckAfterCut(e2e::TestClient* client, int64_t position
     }
     if (description.has_restored_from()) return Wrong(expected, "it was taken back");
   } else {
-    const bool has_lost = is < answered && told.model != nullptr &&
-                          (state.incarnation != told.incarnation ||
-                           state.model->arrays().step != told.model->arrays().step);
+    const bool has_lost =
+        is < answered && told.model != nullptr &&
+        (state.incarnation != told.incarnation || state.model->arrays().step != told.model->arrays().step);
     if (has_lost && (description.incarnation() == told.incarnation || description.incarnation() == state.incarnation)) {
       return Wrong(expected, "it was taken back to ", is, ", and is of an incarnation that there was");
     }
@@ -248,7 +248,8 @@ absl::Status SetHistory::CheckAfterCut(e2e::TestClient* client, int64_t position
     const core::Values gradient = Gradient(model.parameter_count(), change.seed);
     const absl::StatusOr<e2e::StepReply> reply = Send(client, model, again, gradient);
     if (!reply.ok()) return Wrong(expected, "asked again: ", reply.status().ToString());
-    if (reply->result.replayed() != (i <= is)) return Wrong(expected, "asked again: ", reply->result.ShortDebugString());
+    if (reply->result.replayed() != (i <= is))
+      return Wrong(expected, "asked again: ", reply->result.ShortDebugString());
     if (i > is) model.Apply(gradient, again);
   }
   // It goes on.
