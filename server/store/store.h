@@ -1,7 +1,7 @@
 // A data directory: what makes sets outlive the process.
 //
 //   LOCK                  held by the server that uses the directory
-//   catalog.sqlite, ...   see catalog.h
+//   catalog, ...          see catalog.h
 //   sets/NUMBER/          one set's: elements-N (see gradient_slots.h), checkpoints/STEP-INCARNATION/ (see
 //   checkpoint.h)
 //
