@@ -278,8 +278,8 @@ class PowerTest : public testing::TestWithParam<FileSystemKind> {
   absl::Status StartOn(absl::FunctionRef<absl::Status(e2e::TestClient*)> check) {
     const absl::StatusOr<std::unique_ptr<MountedDisk>> mounted = Mount();
     if (!mounted.ok()) return mounted.status();
-    // What the file system does when it is mounted is its own affair.
     disk_.Flush();
+    mounted_at_ = disk_.position();
     const std::unique_ptr<e2e::ServerProcess> server = StartServer();
     absl::Status status = absl::InternalError("the server does not start");
     if (!server->addresses().empty()) {
@@ -298,6 +298,7 @@ class PowerTest : public testing::TestWithParam<FileSystemKind> {
   const store::TemporaryFolder folder_;
   Disk disk_{GetParam().disk_bytes};
   std::unique_ptr<DiskFile> file_;
+  int64_t mounted_at_ = 0;  // the disk's position when StartOn had mounted it, and all was flushed
 };
 
 INSTANTIATE_TEST_SUITE_P(
@@ -351,18 +352,20 @@ TEST_P(PowerTest, NothingIsLostThatWasAnswered) {
     absl::Status status;
     // Every fifth time the power goes away again while the server starts.
     if (i % 5 == 4) {
-      // What has survived is there for good.
+      // What has survived is there for good. How the file system recovers from a cut while it is mounted is its own
+      // affair: ext4 on 512-byte sectors does not where one has torn its superblock.
       disk_.Flush();
-      int64_t started = 0;
+      int64_t in_start = 0;
+      mounted_at_ = 0;
       status = StartOn([&](e2e::TestClient*) {
-        started = disk_.position();
+        in_start = disk_.position() - mounted_at_;
         return absl::OkStatus();
       });
       const std::vector<DiskEvent> start = disk_.TakeLog();
       disk_.Restore();
-      const int64_t again = static_cast<int64_t>(random() % (started + 1));
-      absl::StrAppend(&what, "; again at ", again, " of ", started, ", ",
-                      Cut(absl::MakeConstSpan(start).first(again), &random));
+      const auto again = static_cast<int64_t>(random() % (in_start + 1));
+      absl::StrAppend(&what, "; again at ", again, " of ", in_start, ", ",
+                      Cut(absl::MakeConstSpan(start).first(mounted_at_ + again), &random));
       ++cut_again;
     }
     if (status.ok()) {
