@@ -503,7 +503,7 @@ INSTANTIATE_TEST_SUITE_P(
         Unknown("ThatIsAGroup", Fields().Tag(9, 3).Tag(9, 4).bytes(), "9"),
         Unknown("InTheSecondChunk",
                 OneChunk(Fields().Floats(15, {1})) + OneChunk(Fields().Floats(15, {1}).Varint(6, 2)), "chunks[1].6"),
-        Unknown("InTheHeader", Fields().Bytes(1, Fields().Varint(19, 1).bytes()).bytes(), "header.19"),
+        Unknown("InTheHeader", Fields().Bytes(1, Fields().Varint(99, 1).bytes()).bytes(), "header.99"),
         Unknown("HeaderAsANumber", Fields().Varint(1, 1).bytes(), "1"),
         Unknown("LastAsBytes", Fields().Bytes(2, "1").bytes(), "2"),
         Unknown("ChunkAsANumber", Fields().Varint(15, 1).bytes(), "15"),
@@ -583,18 +583,18 @@ TEST(DecodeTest, AHeaderHasUpTo512KiBInUpTo16Pieces) {
 TEST(DecodeTest, OfALargeHeaderWithUnknownFieldsNothingIsParsed) {
   const auto parse = [](size_t bytes, v1::StepHeader* header) {
     std::string fields = Fields().Bytes(1, "run/ab").bytes();
-    while (fields.size() + 3 <= bytes) fields += Fields().Varint(19, 1).bytes();
+    while (fields.size() + 3 <= bytes) fields += Fields().Varint(99, 1).bytes();
     return TensorMessage::Decode(InOneSlice(Fields().Bytes(1, fields).bytes()))->ParseHeader(header);
   };
   v1::StepHeader header;
   const absl::Status small = parse(65536, &header);
-  EXPECT_EQ(GetErrorDetail(small).field(), "header.19");
+  EXPECT_EQ(GetErrorDetail(small).field(), "header.99");
   EXPECT_EQ(header.set(), "run/ab");
 
   const absl::Status large = parse(65538, &header);
   EXPECT_EQ(large.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(ReasonOf(large), v1::ERROR_REASON_UNKNOWN_FIELD);
-  EXPECT_EQ(GetErrorDetail(large).field(), "header.19");
+  EXPECT_EQ(GetErrorDetail(large).field(), "header.99");
   EXPECT_EQ(header.ByteSizeLong(), 0u);
 }
 
