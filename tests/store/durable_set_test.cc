@@ -92,6 +92,11 @@ class DurableSetTest : public ::testing::Test {
     return status;
   }
 
+  void Restart() {
+    Stop();
+    Start();
+  }
+
   bool warnings_are_failures_ = true;
   SimulatedFileSystem disk_;
   const SqliteVfs vfs_{&disk_};
@@ -139,8 +144,7 @@ TEST_F(DurableSetTest, ACheckpointOfAnEarlierStateThanTheBaseIsRefused) {
   const uint64_t incarnation = set->Describe().incarnation();
 
   set.reset();
-  Stop();
-  Start();
+  Restart();
   set = *registry_->Find("set");
   EXPECT_EQ(set->Describe().state(), v1::PARAMETER_SET_STATE_READY);
   EXPECT_EQ(set->Describe().incarnation(), incarnation);
@@ -208,6 +212,27 @@ TEST_F(DurableSetTest, AnotherDigestThanWasPutDownIsDamage) {
   warnings_are_failures_ = false;
   Start();
   EXPECT_EQ((*registry_->Find("set"))->Describe().state(), v1::PARAMETER_SET_STATE_POISONED);
+}
+
+// The base knows the id of the write that it is older than: the write is made again all the same.
+TEST_F(DurableSetTest, AWriteBehindACheckpointThatWasReadBeforeItIsMadeAgain) {
+  std::shared_ptr<core::ParameterSet> set = Create();
+  const uint64_t generation = journal_->last()->generation();
+  std::unique_ptr<core::Reading> before = *core::Read(set.get(), core::FullReadRequest());
+  core::Arrays written = *core::FetchState(set.get());
+  written.parameters = core::Gradient(static_cast<int64_t>(written.parameters.size()), 1);
+  ASSERT_THAT(core::Write(set.get(), core::ParametersHeader("write"), written).status(), IsOk());
+  ASSERT_THAT(Await([&](core::Then<absl::Status> done) {
+                journal_->last()->Checkpoint(std::move(before), set->Describe(), generation, std::move(done));
+              }),
+              IsOk());
+  const uint64_t incarnation = set->Describe().incarnation();
+
+  set.reset();
+  Restart();
+  set = *registry_->Find("set");
+  EXPECT_EQ(set->Describe().incarnation(), incarnation);
+  EXPECT_TRUE(*core::FetchState(set.get()) == written);
 }
 
 }  // namespace

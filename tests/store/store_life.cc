@@ -24,6 +24,7 @@ using core::Values;
 constexpr const char* kInline = "inline";
 constexpr const char* kSlots = "slots";
 constexpr const char* kPoints = "points";
+constexpr const char* kLarge = "large";
 
 bool IsRollingBack(const std::string& name) { return name == kPoints; }
 
@@ -40,29 +41,15 @@ v1::ParameterSetSpec Tables(const std::string& name) {
   return spec;
 }
 
-absl::Status AwaitCheckpoint(ParameterSet* set) {
+// Calls `begin` with whom to tell, and waits for what it tells.
+template <typename Begin>
+absl::Status Await(Begin begin) {
   struct Outcome {
     core::Gate gate;
     absl::Status status;
   };
   auto outcome = std::make_shared<Outcome>();
-  set->Checkpoint(std::nullopt, [outcome](const absl::Status& status) {
-    outcome->status = Unshared(status);
-    outcome->gate.Open();
-  });
-  outcome->gate.Pass();
-  return outcome->status;
-}
-
-absl::Status AwaitDelete(core::Registry* registry, const std::string& name) {
-  struct Outcome {
-    core::Gate gate;
-    absl::Status status;
-  };
-  auto outcome = std::make_shared<Outcome>();
-  v1::DeleteParameterSetRequest request;
-  request.set_name(name);
-  registry->Delete(request, [outcome](const absl::Status& status) {
+  begin([outcome](const absl::Status& status) {
     outcome->status = Unshared(status);
     outcome->gate.Open();
   });
@@ -77,10 +64,18 @@ absl::StatusOr<core::StepReply> Ask(ParameterSet* set, const AskedStep& asked) {
 
 }  // namespace
 
-StoreServer::StoreServer(FileSystem* file_system, const StoreOptions& options, const char* kernels)
+absl::Status AwaitCheckpoint(ParameterSet* set) {
+  return Await([set](core::Then<absl::Status> done) { set->Checkpoint(std::nullopt, std::move(done)); });
+}
+
+StoreServer::StoreServer(FileSystem* file_system, StoreOptions options, const char* kernels)
     : backend_(kernels == nullptr ? kernels::BestKernels() : *kernels::FindKernels(kernels)),
       server_({.backend = &backend_, .idle_arrays = 0}) {
-  absl::StatusOr<std::unique_ptr<Store>> opened = Store::Open(file_system, options);
+  options.warn = [this](absl::string_view line) {
+    core::MutexLock lock(&mutex_);
+    absl::StrAppend(&warnings_, line, "\n");
+  };
+  absl::StatusOr<std::unique_ptr<Store>> opened = Store::Open(file_system, std::move(options));
   status_ = opened.status();
   if (!status_.ok()) return;
   store_ = *std::move(opened);
@@ -94,6 +89,23 @@ StoreServer::~StoreServer() {
   registry_.reset();
   server_.AwaitUnused();
   store_.reset();
+}
+
+absl::Status StoreServer::Create(const v1::ParameterSetSpec& spec) {
+  v1::CreateParameterSetRequest request;
+  *request.mutable_spec() = spec;
+  return registry_->Create(request).status();
+}
+
+absl::Status StoreServer::Delete(const std::string& name) {
+  v1::DeleteParameterSetRequest request;
+  request.set_name(name);
+  return Await([&](core::Then<absl::Status> done) { registry_->Delete(request, std::move(done)); });
+}
+
+std::string StoreServer::warnings() const {
+  core::MutexLock lock(&mutex_);
+  return warnings_;
 }
 
 std::string ExpectedSet::Differs(ParameterSet* set) const {
@@ -116,9 +128,10 @@ std::string ExpectedSet::Differs(ParameterSet* set) const {
   return *arrays == model.arrays() ? "" : absl::StrCat("other bits at step ", is.step());
 }
 
-StoreLife::StoreLife(FileSystem* file_system, StoreOptions options, uint64_t seed)
+StoreLife::StoreLife(FileSystem* file_system, StoreOptions options, uint64_t seed, bool has_large)
     : file_system_(file_system), options_(std::move(options)), random_(seed) {
   for (const char* name : {kInline, kSlots, kPoints}) told_[name];
+  if (has_large) told_[kLarge];
 }
 
 StoreLife::StoreLife(StoreLife&&) noexcept = default;
@@ -141,8 +154,8 @@ std::string StoreLife::Live(int actions, bool may_fail) {
       if (!wrong.empty() && may_fail_) return "";
       if (!wrong.empty()) return absl::StrCat("action ", i, ", a restart: ", wrong);
     }
-    const char* const names[] = {kInline, kSlots, kSlots, kPoints};
-    const std::string name = names[Choose(4)];
+    const char* const names[] = {kInline, kSlots, kSlots, kPoints, kLarge};
+    const std::string name = names[Choose(told_.contains(kLarge) ? 5 : 4)];
     std::string wrong = Act(name);
     if (wrong.empty() && !has_failed_ && !is_to_restart_) wrong = CheckOne(name, server_->registry(), nullptr);
     if (!wrong.empty()) return absl::StrCat("action ", i, " of ", name, ": ", wrong);
@@ -191,7 +204,8 @@ std::string StoreLife::CheckOne(const std::string& name, core::Registry* registr
     } else if (IsRollingBack(name)) {
       ExpectedSet rolled_back = *expected;
       const uint64_t is_of = (*set)->Describe().incarnation();
-      if (expected != told.now && expected->incarnation == told.now->incarnation && is_of == expected->incarnation) {
+      if (told.now != nullptr && expected != told.now && expected->incarnation == told.now->incarnation &&
+          is_of == expected->incarnation) {
         differs = "it was taken back, and is of the same incarnation";
       }
       rolled_back.incarnation = is_of;
@@ -246,6 +260,12 @@ AskedStep StoreLife::AnyStep(const ExpectedSet& now, const core::Schema& schema)
   AskedStep asked;
   asked.header = core::Header(absl::StrCat("r", ++requests_), now.model.arrays().step);
   asked.gradient = core::Gradient(now.model.parameter_count(), random_());
+  if (Choose(4) == 0) asked.header.set_grad_scale(8);
+  if (Choose(4) == 0) {
+    v1::GroupOverride* const override = asked.header.add_overrides();
+    override->set_group("fast");
+    override->set_learning_rate(0.125);
+  }
   const uint32_t kind = Choose(3);
   if (kind == 0) return asked;
   for (int i = 0; i < now.model.tensors(); ++i) {
@@ -278,14 +298,16 @@ std::string StoreLife::Step(const std::string& name, ParameterSet* set, const As
 std::string StoreLife::Create(const std::string& name) {
   v1::CreateParameterSetRequest request;
   v1::ParameterSetSpec& spec = *request.mutable_spec();
-  spec = core::WithGroups(name == kInline ? core::SmallSpec(name) : Tables(name),
+  spec = core::WithGroups(name == kInline  ? core::SmallSpec(name)
+                          : name == kLarge ? core::LargeSpec(name)
+                                           : Tables(name),
                           core::kEveryOptimizer[Choose(std::size(core::kEveryOptimizer))]);
   const bool is_initialized = Choose(3) > 0;
   spec.set_initialization(is_initialized ? v1::INITIALIZATION_ZEROS : v1::INITIALIZATION_WRITTEN);
   if (IsRollingBack(name)) {
     spec.mutable_durability()->mutable_checkpoints()->set_steps(3);
   } else {
-    spec.mutable_durability()->mutable_every_step()->set_journal_steps(4);
+    spec.mutable_durability()->mutable_every_step()->set_journal_steps(2 + static_cast<int>(Choose(3)));
   }
   const absl::StatusOr<v1::CreateParameterSetResponse> created = server_->registry()->Create(request);
   const uint64_t incarnation = created.ok() ? created->parameter_set().incarnation() : 0;
@@ -363,7 +385,7 @@ std::string StoreLife::Act(const std::string& name) {
   if (!found.ok()) return found.status().ToString();
   ParameterSet* const set = found->get();
   const uint32_t action = Choose(16);
-  if (action == 0) return Settle(name, AwaitDelete(server_->registry(), name), nullptr);
+  if (action == 0) return Settle(name, server_->Delete(name), nullptr);
   if (!now->is_initialized || action == 1) return Write(name, set);
   if (action <= 3 && !IsRollingBack(name)) return Change(name, set);
   if (action == 4) {

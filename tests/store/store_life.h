@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "adamant/v1/parameter_set.pb.h"
+#include "server/core/base/mutex.h"
 #include "server/core/registry.h"
 #include "server/store/file_system.h"
 #include "server/store/store.h"
@@ -25,8 +26,8 @@ namespace adamant::store {
 class StoreServer {
  public:
   // Opens the directory and restores its sets; see status(). Without a name of kernels: with the fastest that there
-  // are.
-  StoreServer(FileSystem* file_system, const StoreOptions& options, const char* kernels = nullptr);
+  // are. What the store warns of is in warnings(), and goes nowhere else.
+  StoreServer(FileSystem* file_system, StoreOptions options, const char* kernels = nullptr);
   // As if the process was killed, but for what is under way: that ends first.
   ~StoreServer();
   StoreServer(const StoreServer&) = delete;
@@ -36,8 +37,15 @@ class StoreServer {
   const absl::Status& status() const { return status_; }
   Store* store() { return store_.get(); }
   core::Registry* registry() { return registry_.get(); }
+  std::shared_ptr<core::ParameterSet> Find(const std::string& name) { return *registry_->Find(name); }
+  absl::Status Create(const v1::ParameterSetSpec& spec);
+  absl::Status Delete(const std::string& name);
+  // A line each.
+  std::string warnings() const;
 
  private:
+  mutable core::Mutex mutex_;
+  std::string warnings_ ABSL_GUARDED_BY(mutex_);
   core::CpuBackend backend_;
   core::TestServer server_;
   std::unique_ptr<Store> store_;
@@ -65,12 +73,15 @@ struct ExpectedSet {
   std::string Differs(core::ParameterSet* set) const;
 };
 
-// Three sets, of which two keep each change, one of them its gradients in slots, and one has checkpoints. A set is made
-// when it is first chosen, and may be deleted and made again. What a function returns says what is wrong; empty:
-// nothing.
+// Waits for a checkpoint of the set that is made now.
+absl::Status AwaitCheckpoint(core::ParameterSet* set);
+
+// Three sets, of which two keep each change, one of them its gradients in slots, and one has checkpoints; and one of
+// several blocks that keeps each change, if asked for. A set is made when it is first chosen, and may be deleted and
+// made again. What a function returns says what is wrong; empty: nothing.
 class StoreLife {
  public:
-  StoreLife(FileSystem* file_system, StoreOptions options, uint64_t seed);
+  StoreLife(FileSystem* file_system, StoreOptions options, uint64_t seed, bool has_large = false);
   StoreLife(StoreLife&&) noexcept;
   ~StoreLife();
 

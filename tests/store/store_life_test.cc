@@ -30,7 +30,7 @@ StoreOptions In(const std::string& directory) {
 TEST(StoreLifeTest, WhatWasAnsweredIsThereAfterARestart) {
   core::ForEachSchedule(40, [](uint64_t seed) {
     const TemporaryFolder folder;
-    StoreLife life(PosixFileSystem(), In(folder.path()), seed);
+    StoreLife life(PosixFileSystem(), In(folder.path()), seed, /*has_large=*/seed % 4 == 0);
     std::string wrong = life.Live(40, /*may_fail=*/false);
     if (wrong.empty()) wrong = life.Restart(PosixFileSystem(), nullptr);
     if (wrong.empty()) wrong = life.GoOn();
