@@ -1,7 +1,6 @@
 #include "tests/power/set_history.h"
 
 #include <algorithm>
-#include <limits>
 #include <optional>
 #include <utility>
 
@@ -14,8 +13,6 @@ using core::Arrays;
 using core::Gradient;
 using core::ReasonOf;
 using core::SequentialModel;
-
-constexpr int64_t kAllInOneMessage = std::numeric_limits<int64_t>::max();
 
 template <typename... Parts>
 absl::Status Wrong(const Parts&... parts) {

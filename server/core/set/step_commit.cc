@@ -60,9 +60,8 @@ void StepCommit::TakeRoom() {
 }
 
 void StepCommit::TakeDigestRoom() {
-  digests_ = gradient().has_value() && absl::c_any_of(input_.contributors, [](const auto& attempt) {
-               return attempt->header().digest_state();
-             });
+  digests_ = gradient().has_value() &&
+             absl::c_any_of(input_.contributors, [](const auto& attempt) { return attempt->header().digest_state(); });
   if (!digests_ || !no_room_.ok() || set_->resources.backend->on_host()) {
     Go();
     return;
