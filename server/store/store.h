@@ -51,9 +51,9 @@ struct SetReplay {
   std::string set;
   absl::Status status;
   int64_t base_step = 0;  // of the state that it began with
-  std::vector<ReplayedStep> steps;
-  v1::ParameterSet now;
-  std::string last_digest;  // of the last step that has one; empty if none has
+  std::vector<ReplayedStep> steps = {};
+  v1::ParameterSet now = {};
+  std::string last_digest = {};  // of the last step that has one; empty if none has
 };
 
 struct StoreOptions {
