@@ -68,13 +68,17 @@ absl::Status ElementFiles::OpenThere(int64_t slot_bytes, absl::Span<const Elemen
     if (!absl::SimpleAtoi(name.substr(name.rfind('-') + 1), &file_slot_bytes)) continue;
     const bool is_current = file == found.rbegin()->first && file_slot_bytes == slot_bytes;
     last_file_ = file;
-    // A set that has grown has made another file; and one that has not, perhaps, for a growth that came to nothing.
-    if (!is_current && taken_slots.find(file) == taken_slots.end()) {
+    // A set that has grown has made another file; and one that has not, perhaps, for a growth that came to nothing, of
+    // which there may be a part.
+    const bool is_taken = taken_slots.contains(file);
+    absl::StatusOr<std::unique_ptr<GradientSlots>> opened = absl::DataLossError("nothing is in it");
+    if (is_current || is_taken) {
+      opened = GradientSlots::Open(file_system_, path, slots_, file_slot_bytes, taken_slots[file]);
+    }
+    if (!is_taken && absl::IsDataLoss(opened.status())) {
       if (absl::Status status = file_system_->Remove(path); !status.ok()) return status;
       continue;
     }
-    absl::StatusOr<std::unique_ptr<GradientSlots>> opened =
-        GradientSlots::Open(file_system_, path, slots_, file_slot_bytes, taken_slots[file]);
     if (!opened.ok()) return opened.status();
     files_[file] = *std::move(opened);
   }

@@ -28,19 +28,6 @@ constexpr const char* kLarge = "large";
 
 bool IsRollingBack(const std::string& name) { return name == kPoints; }
 
-// Larger than what records have in themselves, in less than a block.
-v1::ParameterSetSpec Tables(const std::string& name) {
-  v1::ParameterSetSpec spec = core::TablesSpec();
-  spec.set_name(name);
-  const auto reshape = [&spec](int tensor, const std::vector<int64_t>& shape) {
-    spec.mutable_tensors(tensor)->mutable_shape()->Assign(shape.begin(), shape.end());
-  };
-  reshape(core::kTable, {40, 3, 16});
-  reshape(core::kWide, {3, 701});
-  reshape(core::kNarrow, {40, 7});
-  return spec;
-}
-
 // Calls `begin` with whom to tell, and waits for what it tells.
 template <typename Begin>
 absl::Status Await(Begin begin) {
@@ -63,6 +50,18 @@ absl::StatusOr<core::StepReply> Ask(ParameterSet* set, const AskedStep& asked) {
 }
 
 }  // namespace
+
+v1::ParameterSetSpec TablesSpec(const std::string& name) {
+  v1::ParameterSetSpec spec = core::TablesSpec();
+  spec.set_name(name);
+  const auto reshape = [&spec](int tensor, const std::vector<int64_t>& shape) {
+    spec.mutable_tensors(tensor)->mutable_shape()->Assign(shape.begin(), shape.end());
+  };
+  reshape(core::kTable, {40, 3, 16});
+  reshape(core::kWide, {3, 701});
+  reshape(core::kNarrow, {40, 7});
+  return spec;
+}
 
 absl::Status AwaitCheckpoint(ParameterSet* set) {
   return Await([set](core::Then<absl::Status> done) { set->Checkpoint(std::nullopt, std::move(done)); });
@@ -174,7 +173,8 @@ std::string StoreLife::Restart(FileSystem* file_system, const char* sqlite_vfs) 
     return wrong;
   }
   has_failed_ = is_to_restart_ = false;
-  return Check(server_->registry());
+  const std::string wrong = Check(server_->registry());
+  return wrong.empty() ? "" : absl::StrCat(wrong, "; ", server_->warnings());
 }
 
 std::string StoreLife::Check(core::Registry* registry, int* poisoned) {
@@ -300,7 +300,7 @@ std::string StoreLife::Create(const std::string& name) {
   v1::ParameterSetSpec& spec = *request.mutable_spec();
   spec = core::WithGroups(name == kInline  ? core::SmallSpec(name)
                           : name == kLarge ? core::LargeSpec(name)
-                                           : Tables(name),
+                                           : TablesSpec(name),
                           core::kEveryOptimizer[Choose(std::size(core::kEveryOptimizer))]);
   const bool is_initialized = Choose(3) > 0;
   spec.set_initialization(is_initialized ? v1::INITIALIZATION_ZEROS : v1::INITIALIZATION_WRITTEN);

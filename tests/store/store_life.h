@@ -73,6 +73,9 @@ struct ExpectedSet {
   std::string Differs(core::ParameterSet* set) const;
 };
 
+// Tables, of some of which steps bring rows, in less than a block, and more than a record has in itself.
+v1::ParameterSetSpec TablesSpec(const std::string& name);
+
 // Waits for a checkpoint of the set that is made now.
 absl::Status AwaitCheckpoint(core::ParameterSet* set);
 
