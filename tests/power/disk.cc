@@ -1,70 +1,147 @@
 #include "tests/power/disk.h"
 
+#include <pthread.h>
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
-#include <utility>
+#include <new>
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 
 namespace adamant::power {
 
-// calloc takes no memory for what is never written.
+struct Disk::Counts {
+  pthread_mutex_t mutex;
+  int64_t log_bytes = 0;
+  int64_t events = 0;
+};
+
+class Disk::Lock {
+ public:
+  explicit Lock(Counts* counts) : counts_(counts) { pthread_mutex_lock(&counts_->mutex); }
+  ~Lock() { pthread_mutex_unlock(&counts_->mutex); }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+
+ private:
+  Counts* const counts_;
+};
+
+namespace {
+
+// Takes no memory for what is never written.
+char* Share(int64_t bytes) {
+  void* const memory =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, /*fd=*/-1, /*offset=*/0);
+  if (memory == MAP_FAILED) std::abort();
+  return static_cast<char*>(memory);
+}
+
+struct EventHeader {
+  int64_t offset;
+  int64_t bytes;
+};
+
+}  // namespace
+
 Disk::Disk(int64_t size)
     : size_(size),
-      contents_(static_cast<char*>(std::calloc(size, 1))),
-      kept_(static_cast<char*>(std::calloc(size, 1))),
-      is_changed_(size / kPageBytes) {}
+      counts_(new (Share(sizeof(Counts))) Counts),
+      contents_(Share(size)),
+      kept_(Share(size)),
+      is_changed_(Share(size / kPageBytes)),
+      log_(Share(kLogBytes)) {
+  pthread_mutexattr_t shared;
+  pthread_mutexattr_init(&shared);
+  pthread_mutexattr_setpshared(&shared, PTHREAD_PROCESS_SHARED);
+  pthread_mutex_init(&counts_->mutex, &shared);
+  pthread_mutexattr_destroy(&shared);
+}
+
+Disk::~Disk() {
+  munmap(counts_, sizeof(Counts));
+  munmap(contents_, size_);
+  munmap(kept_, size_);
+  munmap(is_changed_, size_ / kPageBytes);
+  munmap(log_, kLogBytes);
+}
 
 void Disk::Read(int64_t offset, absl::Span<char> bytes) const {
-  core::MutexLock lock(&mutex_);
-  std::memcpy(bytes.data(), contents_.get() + offset, bytes.size());
+  Lock lock(counts_);
+  std::memcpy(bytes.data(), contents_ + offset, bytes.size());
 }
 
 void Disk::Write(int64_t offset, absl::string_view bytes) {
-  core::MutexLock lock(&mutex_);
   if (bytes.empty()) return;
+  Lock lock(counts_);
   const auto size = static_cast<int64_t>(bytes.size());
-  std::memcpy(contents_.get() + offset, bytes.data(), bytes.size());
-  for (int64_t page = offset / kPageBytes; page <= (offset + size - 1) / kPageBytes; ++page) {
-    if (!is_changed_[page]) changed_.push_back(page);
-    is_changed_[page] = true;
-  }
-  log_.push_back({.offset = offset, .bytes = std::string(bytes)});
+  std::memcpy(contents_ + offset, bytes.data(), bytes.size());
+  const int64_t first = offset / kPageBytes;
+  std::fill(is_changed_ + first, is_changed_ + (offset + size - 1) / kPageBytes + 1, 1);
+  Append(offset, bytes);
 }
 
 void Disk::Flush() {
-  core::MutexLock lock(&mutex_);
-  log_.push_back({});
+  Lock lock(counts_);
+  Append(0, "");
+}
+
+void Disk::Append(int64_t offset, absl::string_view bytes) {
+  const EventHeader header = {.offset = offset, .bytes = static_cast<int64_t>(bytes.size())};
+  if (counts_->log_bytes + static_cast<int64_t>(sizeof header) + header.bytes > kLogBytes) std::abort();
+  std::memcpy(log_ + counts_->log_bytes, &header, sizeof header);
+  counts_->log_bytes += sizeof header;
+  std::copy(bytes.begin(), bytes.end(), log_ + counts_->log_bytes);
+  counts_->log_bytes += header.bytes;
+  ++counts_->events;
 }
 
 int64_t Disk::position() const {
-  core::MutexLock lock(&mutex_);
-  return static_cast<int64_t>(log_.size());
+  Lock lock(counts_);
+  return counts_->events;
 }
 
 std::vector<DiskEvent> Disk::TakeLog() {
-  core::MutexLock lock(&mutex_);
-  return std::exchange(log_, {});
+  Lock lock(counts_);
+  std::vector<DiskEvent> events;
+  for (int64_t at = 0; at < counts_->log_bytes;) {
+    EventHeader header;
+    std::memcpy(&header, log_ + at, sizeof header);
+    at += sizeof header;
+    events.push_back({.offset = header.offset, .bytes = std::string(log_ + at, header.bytes)});
+    at += header.bytes;
+  }
+  ClearLog();
+  return events;
+}
+
+void Disk::ClearLog() {
+  // Gives the memory back.
+  if (madvise(log_, (counts_->log_bytes + kPageBytes - 1) / kPageBytes * kPageBytes, MADV_REMOVE) != 0) std::abort();
+  counts_->log_bytes = 0;
+  counts_->events = 0;
 }
 
 void Disk::Keep() {
-  core::MutexLock lock(&mutex_);
+  Lock lock(counts_);
   CopyChanged(contents_, kept_);
-  log_.clear();
+  ClearLog();
 }
 
 void Disk::Restore() {
-  core::MutexLock lock(&mutex_);
+  Lock lock(counts_);
   CopyChanged(kept_, contents_);
 }
 
-void Disk::CopyChanged(const Contents& from, const Contents& to) {
-  for (const int64_t page : changed_) {
-    std::memcpy(to.get() + page * kPageBytes, from.get() + page * kPageBytes, kPageBytes);
-    is_changed_[page] = false;
+void Disk::CopyChanged(const char* from, char* to) {
+  for (int64_t page = 0; page < size_ / kPageBytes; ++page) {
+    if (is_changed_[page] == 0) continue;
+    std::memcpy(to + page * kPageBytes, from + page * kPageBytes, kPageBytes);
+    is_changed_[page] = 0;
   }
-  changed_.clear();
 }
 
 Outage CutPower(absl::Span<const DiskEvent> events, int64_t sector_bytes, std::mt19937_64* random) {

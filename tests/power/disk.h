@@ -5,15 +5,12 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "server/core/base/mutex.h"
 
 namespace adamant::power {
 
@@ -25,11 +22,15 @@ struct DiskEvent {
   std::string bytes = {};
 };
 
-// Zeros at first, and no more memory than was written. Thread-safe.
+// Zeros at first, and no more memory than was written. Thread-safe, and one disk for the process that made it and for
+// those that it forks afterwards.
 class Disk {
  public:
   // `size` is a multiple of kPageBytes.
   explicit Disk(int64_t size);
+  ~Disk();
+  Disk(const Disk&) = delete;
+  Disk& operator=(const Disk&) = delete;
 
   int64_t size() const { return size_; }
 
@@ -48,20 +49,23 @@ class Disk {
 
  private:
   static constexpr int64_t kPageBytes = 4096;
-  struct Free {
-    void operator()(char* memory) const { std::free(memory); }
-  };
-  using Contents = std::unique_ptr<char, Free>;
+  // Beyond that the process ends: it has room for some times what a test writes.
+  static constexpr int64_t kLogBytes = int64_t{4} << 30;
+  struct Counts;
+  class Lock;
 
-  void CopyChanged(const Contents& from, const Contents& to) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Each page that has changed since the last Keep or Restore.
+  void CopyChanged(const char* from, char* to);
+  void ClearLog();
+  void Append(int64_t offset, absl::string_view bytes);
 
   const int64_t size_;
-  mutable core::Mutex mutex_;
-  const Contents contents_ ABSL_PT_GUARDED_BY(mutex_);
-  const Contents kept_ ABSL_PT_GUARDED_BY(mutex_);
-  std::vector<bool> is_changed_ ABSL_GUARDED_BY(mutex_);  // by page, since the last Keep or Restore
-  std::vector<int64_t> changed_ ABSL_GUARDED_BY(mutex_);
-  std::vector<DiskEvent> log_ ABSL_GUARDED_BY(mutex_);
+  // Memory that processes share.
+  Counts* const counts_;
+  char* const contents_;
+  char* const kept_;
+  char* const is_changed_;  // by page
+  char* const log_;         // for each event its offset, its size, and its bytes
 };
 
 // What is on a disk after a power cut.

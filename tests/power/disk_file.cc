@@ -1,9 +1,15 @@
 #include "tests/power/disk_file.h"
 
 #define FUSE_USE_VERSION 31
+#include <fcntl.h>
 #include <fuse.h>
+#include <sched.h>
+#include <signal.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -57,9 +63,9 @@ int Sync(const char* /*path*/, int /*data_only*/, fuse_file_info* /*file*/) {
   return 0;
 }
 
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<DiskFile>> DiskFile::Mount(Disk* disk, const std::string& directory) {
+// Has `disk` be a file in `directory` until nobody has it any more; writes a byte to `mounted` when it is. What a
+// process does that is forked for it.
+void Serve(Disk* disk, const std::string& directory, int mounted) {
   fuse_operations operations = {};
   operations.getattr = &GetAttributes;
   operations.open = &Open;
@@ -70,24 +76,42 @@ absl::StatusOr<std::unique_ptr<DiskFile>> DiskFile::Mount(Disk* disk, const std:
   char* arguments[] = {name, nullptr};
   fuse_args parsed = FUSE_ARGS_INIT(1, arguments);
   fuse* const made = fuse_new(&parsed, &operations, sizeof operations, disk);
-  if (made == nullptr) return absl::InternalError("fuse_new failed");
-  if (fuse_mount(made, directory.c_str()) != 0) {
-    fuse_destroy(made);
-    return absl::InternalError("fuse_mount failed");
-  }
-  // Not std::make_unique: the constructor is private.
-  return std::unique_ptr<DiskFile>(new DiskFile(made, directory));
+  if (made == nullptr || fuse_mount(made, directory.c_str()) != 0) return;
+  // A process that ends takes down what is mounted for it alone, and only then closes its files: what is mounted on the
+  // disk would wait for the disk for good.
+  if (unshare(CLONE_NEWNS) != 0 || umount2(directory.c_str(), MNT_DETACH) != 0) return;
+  if (write(mounted, "", 1) != 1) return;
+  close(mounted);
+  fuse_loop(made);
 }
 
-DiskFile::DiskFile(fuse* fuse, const std::string& directory)
-    : fuse_(fuse), directory_(directory), path_(absl::StrCat(directory, kName)), server_([fuse] { fuse_loop(fuse); }) {}
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DiskFile>> DiskFile::Mount(Disk* disk, const std::string& directory) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return absl::InternalError("no pipe");
+  const pid_t server = fork();
+  if (server == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    close(ends[0]);
+    Serve(disk, directory, ends[1]);
+    _exit(0);
+  }
+  close(ends[1]);
+  char byte;
+  const bool is_mounted = server > 0 && read(ends[0], &byte, 1) == 1;
+  close(ends[0]);
+  if (is_mounted) return std::unique_ptr<DiskFile>(new DiskFile(server, directory));
+  if (server > 0) waitpid(server, nullptr, 0);
+  return absl::InternalError(absl::StrCat("FUSE does not mount ", directory));
+}
+
+DiskFile::DiskFile(pid_t server, const std::string& directory)
+    : server_(server), directory_(directory), path_(absl::StrCat(directory, kName)) {}
 
 DiskFile::~DiskFile() {
-  // By the thread beside the one that answers, which ends with it; fuse_unmount finds that it was done.
   umount2(directory_.c_str(), MNT_DETACH);
-  server_.join();
-  fuse_unmount(fuse_);
-  fuse_destroy(fuse_);
+  waitpid(server_, nullptr, 0);
 }
 
 }  // namespace adamant::power

@@ -2,19 +2,19 @@
 #ifndef ADAMANT_TESTS_POWER_DISK_FILE_H_
 #define ADAMANT_TESTS_POWER_DISK_FILE_H_
 
+#include <sys/types.h>
+
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "absl/status/statusor.h"
 #include "tests/power/disk.h"
 
-struct fuse;
-
 namespace adamant::power {
 
 // Each read, write and sync of the file is one of the disk: nothing is cached in between. Events are in the order in
-// which they were answered, since one thread answers them. Thread-compatible.
+// which they were answered, since one thread answers them. That is a process's of its own: a test that is killed while
+// it waits for the file cannot end before it is answered. Thread-compatible.
 class DiskFile {
  public:
   // Mounts a file system on `directory` that has this one file. `disk` outlives it.
@@ -27,12 +27,11 @@ class DiskFile {
   const std::string& path() const { return path_; }
 
  private:
-  DiskFile(fuse* fuse, const std::string& directory);
+  DiskFile(pid_t server, const std::string& directory);
 
-  fuse* const fuse_;
+  const pid_t server_;
   const std::string directory_;
   const std::string path_;
-  std::thread server_;
 };
 
 }  // namespace adamant::power

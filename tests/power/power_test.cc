@@ -319,7 +319,7 @@ TEST_P(PowerTest, NothingIsLostThatWasAnswered) {
   std::mt19937_64 random(seed);
   std::vector<SetHistory> sets;
   for (const v1::ParameterSetSpec& spec : Specs()) sets.emplace_back(spec, random());
-  const std::vector<DiskEvent> log = Record(&sets, NumberFrom("ADAMANT_TEST_POWER_CHANGES", 1600), &random);
+  const std::vector<DiskEvent> log = Record(&sets, /*changes=*/1600, &random);
   ASSERT_FALSE(HasFailure());
 
   // Every other one is right before a flush that may have come too late for one of at least two writes.
