@@ -1072,8 +1072,8 @@ class StepHeader(Message):
     # Reply as soon as the contribution counts, with ACCUMULATED and without parameters, and not when the round has
     # become a step: for a client that sends several ranks of one round, one after the other, all of them but the last.
     ack_when_folded: bool
-    # Asks for `StepResult.state_digest`: all of the new state is read and hashed before the set's next step, some 8 ns a
-    # parameter and processor. In a round one contribution that asks is enough. On a device with memory of its own it
+    # Asks for `StepResult.state_digest`: all of the new state is read and hashed before the set's next step, some 9 ns a
+    # parameter with two processors. In a round one contribution that asks is enough. On a device with memory of its own it
     # takes room as a read of the optimizer's slots does, without which the step is RESOURCE_EXHAUSTED
     # (BUDGET_EXHAUSTED), or FAILED_PRECONDITION (TOO_LARGE) where there never could be.
     digest_state: bool
