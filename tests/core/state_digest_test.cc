@@ -142,22 +142,28 @@ TEST(StateDigestTest, OnlyStepsThatAreAppliedHaveOne) {
   EXPECT_EQ(second, Expected(*FetchState(set.get()), set->schema().tensors(), first));
 }
 
-// On a device the state has to be brought to the host, which is paid for before the step is applied.
-TEST(StateDigestTest, WithoutRoomForItAStepOnADeviceIsRefused) {
+// It is paid for before the step is applied.
+TEST(StateDigestTest, WithoutRoomForItTheStepIsRefused) {
+  constexpr int64_t kReadBytes = int64_t{64} << 20;
   LateBackend backend(LateBackend::Slots::kApart);
-  const int64_t array_bytes = BlockPool::ChargedBytes(SmallSpec().tensors_size() * 4096);
-  TestServer server({.read_bytes = 4 * array_bytes, .backend = &backend});
-  const std::shared_ptr<ParameterSet> set = server.MakeSet(SmallSpec("set"));
-  const Values gradient = Gradient(set->schema().parameter_count(), 1);
-  {
-    absl::StatusOr<Grant> taken = server.read().TryReserve(4 * array_bytes);
-    ASSERT_THAT(taken.status(), IsOk());
-    EXPECT_EQ(Step(set.get(), WithDigest({}), gradient).status().code(), absl::StatusCode::kResourceExhausted);
-    EXPECT_EQ(set->Describe().step(), 0);
-    EXPECT_THAT(Step(set.get(), {}, gradient).status(), IsOk());
+  // On a device the slots have to be brought to the host.
+  const int64_t slots = 2 * BlockPool::ChargedBytes(SmallSpec().tensors_size());
+  for (LateBackend* const device : {static_cast<LateBackend*>(nullptr), &backend}) {
+    SCOPED_TRACE(device == nullptr ? "on the host" : "on a device");
+    TestServer server({.read_bytes = kReadBytes, .backend = device});
+    const std::shared_ptr<ParameterSet> set = server.MakeSet(SmallSpec("set"));
+    const Values gradient = Gradient(set->schema().parameter_count(), 1);
+    {
+      const absl::StatusOr<Grant> taken = server.read().TryReserve(kReadBytes - (device == nullptr ? 200 : slots));
+      ASSERT_THAT(taken.status(), IsOk());
+      EXPECT_EQ(Step(set.get(), WithDigest({}), gradient).status().code(), absl::StatusCode::kResourceExhausted);
+      EXPECT_EQ(set->Describe().step(), 0);
+      EXPECT_THAT(Step(set.get(), {}, gradient).status(), IsOk());
+    }
+    EXPECT_THAT(Step(set.get(), WithDigest({}), gradient).status(), IsOk());
+    EXPECT_EQ(server.used().read, 0);
+    if (device != nullptr) device->AwaitIdle();
   }
-  EXPECT_THAT(Step(set.get(), WithDigest({}), gradient).status(), IsOk());
-  backend.AwaitIdle();
 }
 
 TEST(StateDigestTest, AnyNanIsTheSame) {

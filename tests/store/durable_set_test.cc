@@ -1,6 +1,7 @@
 #include "server/store/durable_set.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,8 +14,10 @@
 #include "server/core/base/notification.h"
 #include "server/core/registry.h"
 #include "server/store/store.h"
+#include "tests/core/late_backend.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"
+#include "tests/store/forwarding_set_journal.h"
 #include "tests/store/simulated_file_system.h"
 #include "tests/store/sqlite_vfs.h"
 
@@ -23,6 +26,26 @@ namespace {
 
 using core::IsOk;
 using core::Resources;
+
+// Calls `between` once a base has been committed, and before the set hears of it, if there is one.
+class InterruptedSetJournal final : public ForwardingSetJournal {
+ public:
+  InterruptedSetJournal(std::unique_ptr<core::SetJournal> journal, const std::function<void()>* between)
+      : ForwardingSetJournal(std::move(journal)), between_(between) {}
+
+  void CommitBase(const core::BaseRecord& record, const core::BlockList& parameters,
+                  absl::Span<const core::BlockList> slots, const v1::ParameterSet& set,
+                  core::Then<absl::Status> done) override {
+    ForwardingSetJournal::CommitBase(record, parameters, slots, set,
+                                     [this, done = std::move(done)](absl::Status status) mutable {
+                                       if (*between_) (*between_)();
+                                       done(std::move(status));
+                                     });
+  }
+
+ private:
+  const std::function<void()>* const between_;
+};
 
 // A store's journal, which shows the one of the set that was made last.
 class SeenJournal final : public core::Journal {
@@ -38,19 +61,24 @@ class SeenJournal final : public core::Journal {
                                                               std::shared_ptr<const core::Schema> schema,
                                                               const v1::ParameterSet& set) override {
     absl::StatusOr<std::unique_ptr<core::SetJournal>> made = journal_->CreateSet(spec, std::move(schema), set);
-    if (made.ok()) last_ = made->get();
-    return made;
+    if (!made.ok()) return made.status();
+    auto interrupted = std::make_unique<InterruptedSetJournal>(*std::move(made), &between_);
+    last_ = interrupted.get();
+    return interrupted;
   }
+  // What is called between a base and its being published.
+  std::function<void()>& between() { return between_; }
   absl::Status CheckWorking() const override { return journal_->CheckWorking(); }
 
  private:
   core::Journal* const journal_;
+  std::function<void()> between_;
   core::SetJournal* last_ = nullptr;
 };
 
 class DurableSetTest : public ::testing::Test {
  protected:
-  DurableSetTest() { Start(); }
+  explicit DurableSetTest(core::Backend* backend = nullptr) : server_({.backend = backend}) { Start(); }
   ~DurableSetTest() override { Stop(); }
 
   void Start() {
@@ -66,15 +94,16 @@ class DurableSetTest : public ::testing::Test {
     ASSERT_THAT(store_->Restore(registry_.get()), IsOk());
   }
   void Stop() {
+    if (store_ == nullptr) return;
     registry_.reset();
     server_.AwaitUnused();
     store_.reset();
   }
 
   // A set of which every step is kept, in a journal of 8.
-  std::shared_ptr<core::ParameterSet> Create() {
+  std::shared_ptr<core::ParameterSet> Create(const v1::ParameterSetSpec& spec = core::SmallSpec("set")) {
     v1::CreateParameterSetRequest request;
-    *request.mutable_spec() = core::SmallSpec("set");
+    *request.mutable_spec() = spec;
     request.mutable_spec()->mutable_durability()->mutable_every_step()->set_journal_steps(8);
     EXPECT_THAT(registry_->Create(request).status(), IsOk());
     return *registry_->Find("set");
@@ -100,7 +129,7 @@ class DurableSetTest : public ::testing::Test {
   bool warnings_are_failures_ = true;
   SimulatedFileSystem disk_;
   const SqliteVfs vfs_{&disk_};
-  core::TestServer server_;
+  core::TestServer server_;  // on the processor, unless there is a device
   std::unique_ptr<Store> store_;
   std::unique_ptr<SeenJournal> journal_;
   std::unique_ptr<core::Registry> registry_;
@@ -226,6 +255,50 @@ TEST_F(DurableSetTest, AWriteBehindACheckpointThatWasReadBeforeItIsMadeAgain) {
                 journal_->last()->Checkpoint(std::move(before), set->Describe(), generation, std::move(done));
               }),
               IsOk());
+  const uint64_t incarnation = set->Describe().incarnation();
+
+  set.reset();
+  Restart();
+  set = *registry_->Find("set");
+  EXPECT_EQ(set->Describe().incarnation(), incarnation);
+  EXPECT_TRUE(*core::FetchState(set.get()) == written);
+}
+
+struct HasDevice {
+  core::LateBackend device{core::LateBackend::Slots::kApart};
+};
+
+// There all writes are staged: the state before them can be read until they are published.
+class DurableSetOnADeviceTest : private HasDevice, public DurableSetTest {
+ protected:
+  DurableSetOnADeviceTest() : DurableSetTest(&device) {}
+  ~DurableSetOnADeviceTest() override {
+    Stop();
+    device.AwaitIdle();
+  }
+};
+
+// Without slots of optimizers a reading takes no turn but for this: it would have the state before the write.
+TEST_F(DurableSetOnADeviceTest, ACheckpointBetweenAWritesBaseAndItsPublicationIsOfTheWrite) {
+  v1::ParameterSetSpec spec = core::SmallSpec("set");
+  for (v1::ParameterGroup& group : *spec.mutable_groups()) group.mutable_sgd();
+  std::shared_ptr<core::ParameterSet> set = Create(spec);
+  core::Arrays written = *core::FetchState(set.get());
+  ASSERT_TRUE(written.exp_avg.empty() && written.momentum_buffer.empty());
+  written.parameters = core::Gradient(static_cast<int64_t>(written.parameters.size()), 1);
+  written.step = 5;
+  core::Notification checkpointed;
+  absl::Status made;
+  journal_->between() = [&] {
+    journal_->between() = nullptr;
+    set->Checkpoint(std::nullopt, [&](const absl::Status& status) {
+      made = Unshared(status);
+      checkpointed.Notify();
+    });
+  };
+  ASSERT_THAT(core::Write(set.get(), core::FullHeader(5), written).status(), IsOk());
+  checkpointed.WaitForNotification();
+  EXPECT_THAT(made, IsOk());
   const uint64_t incarnation = set->Describe().incarnation();
 
   set.reset();

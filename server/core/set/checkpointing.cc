@@ -10,6 +10,8 @@
 namespace adamant::core {
 namespace {
 
+// It is read in a turn: between a write's becoming the base and its being published only those who have the turn know
+// that the state is an old one.
 v1::ReadTensorsRequest WholeState(const SetRep& set) {
   v1::ReadTensorsRequest request;
   request.set_set(set.name);
@@ -43,7 +45,7 @@ void CheckpointInTime(const std::shared_ptr<SetRep>& set) {
     set->checkpoint_begun = true;
   }
   const uint64_t generation = set->journal->generation();
-  Reading::Begin(set, WholeState(*set), [set, generation](absl::StatusOr<std::unique_ptr<Reading>> state) {
+  Reading::BeginAtTurn(set, WholeState(*set), [set, generation](absl::StatusOr<std::unique_ptr<Reading>> state) {
     bool wanted;
     {
       MutexLock lock(&set->mutex);
@@ -59,7 +61,7 @@ void CheckpointInTime(const std::shared_ptr<SetRep>& set) {
 void BeginCheckpoint(std::shared_ptr<SetRep> set, Then<absl::Status> done) {
   v1::ReadTensorsRequest request = WholeState(*set);
   const uint64_t generation = set->journal->generation();
-  Reading::Begin(
+  Reading::BeginAtTurn(
       set, request, [set, generation, done = std::move(done)](absl::StatusOr<std::unique_ptr<Reading>> state) mutable {
         HandOver(set, std::move(state), generation, [set, done = std::move(done)](absl::Status made) mutable {
           if (absl::IsAborted(made)) {

@@ -52,6 +52,14 @@ absl::Status Check(const Lifecycle& lifecycle, const v1::ReadTensorsRequest& req
 }  // namespace
 
 void Reading::Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, Done done) {
+  Begin(std::move(set), request, /*at_turn=*/false, std::move(done));
+}
+
+void Reading::BeginAtTurn(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, Done done) {
+  Begin(std::move(set), request, /*at_turn=*/true, std::move(done));
+}
+
+void Reading::Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, bool at_turn, Done done) {
   absl::StatusOr<std::vector<v1::Slot>> slots = RequestedSlots(request, set->slots);
   if (!slots.ok()) {
     done(slots.status());
@@ -61,7 +69,7 @@ void Reading::Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& r
   std::unique_ptr<Reading> reading(new Reading(std::move(set), *std::move(slots)));
   const bool of_optimizer = !OptimizerSlotsOf(reading->slots_).empty();
   absl::Status status = reading->Refer(request, /*reserve=*/true);
-  if (status.ok() && (of_optimizer || reading->awaits_publish_) && !reading->header_.not_modified()) {
+  if (status.ok() && (at_turn || of_optimizer || reading->awaits_publish_) && !reading->header_.not_modified()) {
     // What is published by the turn is read, and not what is now.
     reading->snapshot_.reset();
     BorrowSpares(std::move(reading), request, /*has_turn=*/false, std::move(done));

@@ -33,6 +33,8 @@ class Reading {
 
   // Begins the read that `request` asks for, of `set`; see ParameterSet::BeginRead.
   static void Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, Done done);
+  // The same, in a turn of its own whatever is read: so the state is one that no change is about to take the place of.
+  static void BeginAtTurn(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, Done done);
   // The same for whoever has the set's turn, and keeps it, while no step is being applied.
   static void BeginInTurn(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, Done done);
 
@@ -62,6 +64,7 @@ class Reading {
  private:
   Reading(std::shared_ptr<SetRep> set, std::vector<v1::Slot> slots) : set_(std::move(set)), slots_(std::move(slots)) {}
 
+  static void Begin(std::shared_ptr<SetRep> set, const v1::ReadTensorsRequest& request, bool at_turn, Done done);
   // Has blocks mapped that a step can use in place of those that are read, and takes a turn, unless the caller has it,
   // to view the optimizer's slots.
   static void BorrowSpares(std::unique_ptr<Reading> reading, const v1::ReadTensorsRequest& request, bool has_turn,

@@ -10,12 +10,14 @@
 #include <utility>
 
 #include "absl/time/time.h"
-#include "server/core/backend/slot_arrays.h"
 
 namespace adamant::core {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "elements are hashed as they lie in memory");
+
+// Those of as many in all slots are hashed by the thread that asks, in some 100 us: others would take as long to come.
+constexpr int64_t kFewElements = 16384;
 
 using Hash = std::array<unsigned char, SHA256_DIGEST_LENGTH>;
 
@@ -41,7 +43,7 @@ Hash HashOf(const void* data, size_t size) {
 
 void HashLeaf(Work* work, int64_t index) {
   const Leaf& leaf = work->leaves[index];
-  // As large as a thread's cache allows, and so no more than the processor has threads.
+  // A leaf's, once for each thread of the pool.
   thread_local std::vector<float> elements;
   elements.resize(leaf.end - leaf.begin);
   work->copy(leaf.slot, leaf.begin, leaf.end, elements.data());
@@ -97,7 +99,7 @@ void DigestState(DigestedState state, CopyState copy, ComputePool* compute, Then
       }
     }
   }
-  const bool is_small = IsSmall(state.schema->flat_size());
+  const bool is_small = state.schema->flat_size() * static_cast<int64_t>(state.slots.size()) <= kFewElements;
   work->state = std::move(state);
   work->copy = std::move(copy);
   work->hashes.resize(work->leaves.size());
@@ -116,14 +118,24 @@ void DigestState(DigestedState state, CopyState copy, ComputePool* compute, Then
       });
 }
 
-void BorrowDigestRoom(Budget* budget, Lender* lender, int64_t elements, int slots,
+void BorrowDigestRoom(const Schema& schema, int slots, bool on_host, Budget* budget, Lender* lender,
                       Then<absl::StatusOr<DigestRoom>> done) {
-  absl::StatusOr<Grant> grant = budget->TryReserve(BlockPool::ChargedBytes(elements) * slots);
+  // Of the parameters, too.
+  const int64_t all_slots = slots + 1;
+  int64_t bytes = sizeof(Work);
+  for (const Schema::Tensor& tensor : schema.tensors()) {
+    const int64_t leaves = (tensor.size() + kDigestedElements - 1) / kDigestedElements * all_slots;
+    // Each leaf's hash stands among the others', and in what the root is the hash of; so do the counts.
+    bytes += leaves * static_cast<int64_t>(sizeof(Leaf) + 2 * sizeof(Hash)) + 2 * static_cast<int64_t>(sizeof(int64_t));
+  }
+  const int64_t elements = schema.flat_size();
+  if (!on_host) bytes += BlockPool::ChargedBytes(elements) * slots;
+  absl::StatusOr<Grant> grant = budget->TryReserve(bytes);
   if (!grant.ok()) {
     done(std::move(grant).status());
     return;
   }
-  BorrowSpares(lender, elements, slots, {*std::move(grant), {}}, std::move(done));
+  BorrowSpares(lender, elements, on_host ? 0 : slots, {*std::move(grant), {}}, std::move(done));
 }
 
 }  // namespace adamant::core

@@ -44,17 +44,19 @@ struct DigestedState {
 // a digest.
 using CopyState = absl::AnyInvocable<void(v1::Slot slot, int64_t begin, int64_t end, float* to) const>;
 
-// Calls `done` with the digest: before it returns, where there is little to do, or later, on a thread of `compute`.
+// Calls `done` with the digest: before it returns, where there is little to do, or later, on a thread of `compute`. The
+// caller has room for it.
 void DigestState(DigestedState state, CopyState copy, ComputePool* compute, Then<std::string> done);
 
-// What a view of `slots` slots takes on a device that has memory of its own.
+// What a digest takes while it is computed.
 struct DigestRoom {
   Grant grant;
-  std::vector<BlockList> spares;  // by slot
+  std::vector<BlockList> spares;  // for a view of each slot, on a device that has memory of its own
 };
 
-// Has room for that, of so many elements each. Error: RESOURCE_EXHAUSTED (BUDGET_EXHAUSTED), as of a read.
-void BorrowDigestRoom(Budget* budget, Lender* lender, int64_t elements, int slots,
+// Reserves room for a digest of a set with so many slots of optimizers, and for a view of them unless they are
+// `on_host`. Errors: as of a read.
+void BorrowDigestRoom(const Schema& schema, int slots, bool on_host, Budget* budget, Lender* lender,
                       Then<absl::StatusOr<DigestRoom>> done);
 
 }  // namespace adamant::core

@@ -62,12 +62,13 @@ void StepCommit::TakeRoom() {
 void StepCommit::TakeDigestRoom() {
   digests_ = gradient().has_value() &&
              absl::c_any_of(input_.contributors, [](const auto& attempt) { return attempt->header().digest_state(); });
-  if (!digests_ || !no_room_.ok() || set_->resources.backend->on_host()) {
+  if (!digests_ || !no_room_.ok()) {
     Go();
     return;
   }
-  BorrowDigestRoom(set_->resources.read, set_->resources.lender, gradient()->selection()->schema().flat_size(),
-                   static_cast<int>(set_->slots.size()),
+  const Resources& resources = set_->resources;
+  BorrowDigestRoom(gradient()->selection()->schema(), static_cast<int>(set_->slots.size()),
+                   resources.backend->on_host(), resources.read, resources.lender,
                    [commit = shared_from_this()](absl::StatusOr<DigestRoom> room) {
                      if (room.ok()) {
                        commit->digest_room_ = *std::move(room);

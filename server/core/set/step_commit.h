@@ -71,7 +71,7 @@ class StepCommit : public std::enable_shared_from_this<StepCommit> {
 
   // Has room for the step in the journal, where that keeps steps.
   void TakeRoom();
-  // Has room for the digest that the step asks for, where that takes any.
+  // Has room for the digest, if the step asks for one.
   void TakeDigestRoom();
   // All that follows.
   void Go();

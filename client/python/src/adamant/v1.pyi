@@ -1073,9 +1073,10 @@ class StepHeader(Message):
     # become a step: for a client that sends several ranks of one round, one after the other, all of them but the last.
     ack_when_folded: bool
     # Asks for `StepResult.state_digest`: all of the new state is read and hashed before the set's next step, some 9 ns a
-    # parameter with two processors. In a round one contribution that asks is enough. On a device with memory of its own it
-    # takes room as a read of the optimizer's slots does, without which the step is RESOURCE_EXHAUSTED
-    # (BUDGET_EXHAUSTED), or FAILED_PRECONDITION (TOO_LARGE) where there never could be.
+    # parameter with two processors. In a round one contribution that asks is enough. It takes room
+    # of what readers have, some 350 bytes a tensor, and on a device with memory of its own as much as a read of the
+    # optimizer's slots. Without it the step is RESOURCE_EXHAUSTED (BUDGET_EXHAUSTED), or FAILED_PRECONDITION (TOO_LARGE)
+    # where there never could be.
     digest_state: bool
     def __init__(
         self,
