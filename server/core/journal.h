@@ -115,6 +115,9 @@ class SetJournal {
   // are not called, and TakeRoom is not, either.
   virtual bool keeps_steps() const = 0;
 
+  // Asked before a step, or a write of whatever kind, begins: OK, or RESOURCE_EXHAUSTED (DISK_EXHAUSTED) where there is
+  // room for what has begun only. Does not wait for the disk.
+  virtual absl::Status CheckRoom() = 0;
   // [turn] Room for a step or a write of parameters; null where what is put down already has to be replaced by a
   // checkpoint first.
   virtual std::unique_ptr<Room> TakeRoom() = 0;

@@ -7,8 +7,12 @@
 
 namespace adamant::store {
 
-CommitThread::CommitThread(std::unique_ptr<Catalog> catalog, core::ComputePool* executor)
-    : catalog_(std::move(catalog)), executor_(executor), thread_([this] { Loop(); }) {}
+CommitThread::CommitThread(std::unique_ptr<Catalog> catalog, core::ComputePool* executor,
+                           std::function<bool()> make_room)
+    : catalog_(std::move(catalog)),
+      executor_(executor),
+      make_room_(std::move(make_room)),
+      thread_([this] { Loop(); }) {}
 
 CommitThread::~CommitThread() {
   {
@@ -46,6 +50,7 @@ void CommitThread::Loop() {
 void CommitThread::CommitAll(std::vector<Request> requests) {
   const absl::Span<Request> all = absl::MakeSpan(requests);
   absl::Status status = CommitTogether(all);
+  if (absl::IsResourceExhausted(status) && make_room_()) status = CommitTogether(all);
   if (requests.size() == 1 || status.ok() || !CheckWorking().ok()) {
     for (Request& request : requests) Tell(std::move(request.done), status);
     return;

@@ -2,6 +2,7 @@
 #ifndef ADAMANT_SERVER_STORE_COMMIT_THREAD_H_
 #define ADAMANT_SERVER_STORE_COMMIT_THREAD_H_
 
+#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -21,15 +22,18 @@ class CommitThread {
  public:
   using Change = absl::AnyInvocable<absl::Status(Catalog* catalog)>;
 
-  // `executor` runs what is told of commits, and outlives this. Nobody else uses the catalog from here on.
-  CommitThread(std::unique_ptr<Catalog> catalog, core::ComputePool* executor);
+  // `executor` runs what is told of commits, and outlives this. Nobody else uses the catalog from here on. Where there
+  // is no room for a commit `make_room` is called, and the commit tried again if it says that there is more.
+  CommitThread(
+      std::unique_ptr<Catalog> catalog, core::ComputePool* executor,
+      std::function<bool()> make_room = [] { return false; });
   // Commits what it was given, then ends.
   ~CommitThread();
   CommitThread(const CommitThread&) = delete;
   CommitThread& operator=(const CommitThread&) = delete;
 
   // Has `change` made, in the order of these calls, and tells `done`, on the executor, what became of it: OK once it
-  // survives a power cut. `change` is called on the commit thread, once more where it was rolled back with others.
+  // survives a power cut. `change` is called on the commit thread, and again where it was rolled back.
   // Where there is an error of `change`, or no room, nothing of it has been made: it fails alone, whatever else was to
   // be committed with it. UNAVAILABLE (STORE_FAILED) where it is not known whether it was made, and for all that come
   // after that: only a restart tells.
@@ -55,6 +59,7 @@ class CommitThread {
 
   const std::unique_ptr<Catalog> catalog_;  // of the thread
   core::ComputePool* const executor_;
+  const std::function<bool()> make_room_;
 
   mutable core::Mutex mutex_;
   core::CondVar ready_;

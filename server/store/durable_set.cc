@@ -118,6 +118,7 @@ DurableSet::DurableSet(const StoreParts& parts, int64_t number, const v1::Parame
 DurableSet::~DurableSet() = default;
 
 bool DurableSet::keeps_steps() const { return durability_.has_every_step(); }
+absl::Status DurableSet::CheckRoom() { return keeps_steps() ? parts_.check_room() : absl::OkStatus(); }
 std::unique_ptr<core::SetJournal::Room> DurableSet::TakeRoom() { return rooms_->Take(/*ahead=*/false); }
 std::unique_ptr<core::SetJournal::Room> DurableSet::TakeRoomAhead() { return rooms_->Take(/*ahead=*/true); }
 void DurableSet::AwaitCheckpoint(core::Then<absl::Status> done) { bases_->AwaitCheckpoint(std::move(done)); }
@@ -156,6 +157,10 @@ void DurableSet::CommitWrite(std::unique_ptr<Room> room, const core::WriteRecord
 }
 
 void DurableSet::CommitConfiguration(const v1::ParameterSet& set, core::Then<absl::Status> done) {
+  if (absl::Status status = parts_.check_room(); !status.ok()) {
+    done(std::move(status));
+    return;
+  }
   StoredRecord stored;
   stored.set_incarnation(set.incarnation());
   stored.set_step(set.step());
@@ -165,6 +170,10 @@ void DurableSet::CommitConfiguration(const v1::ParameterSet& set, core::Then<abs
 
 void DurableSet::CommitGrowth(const core::GrowthRecord& record, std::shared_ptr<const core::Schema> schema,
                               core::Then<absl::Status> done) {
+  if (absl::Status status = parts_.check_room(); !status.ok()) {
+    done(std::move(status));
+    return;
+  }
   changes_->CommitGrowth(record, std::move(schema), std::move(done));
 }
 
@@ -185,7 +194,7 @@ void DurableSet::CommitDelete(core::Then<absl::Status> done) {
 }
 
 bool DurableSet::WantsCheckpoint(uint64_t incarnation, int64_t step) const {
-  if (bases_->is_checkpointing()) return false;
+  if (!bases_->may_begin()) return false;
   return keeps_steps() ? rooms_->IsHalfFull() : records_->WantsCheckpoint(durability_.checkpoints(), incarnation, step);
 }
 

@@ -50,6 +50,7 @@ class DurableSet final : public core::SetJournal {
   ~DurableSet() override;
 
   bool keeps_steps() const override;
+  absl::Status CheckRoom() override;
   std::unique_ptr<Room> TakeRoom() override;
   std::unique_ptr<Room> TakeRoomAhead() override;
   void AwaitCheckpoint(core::Then<absl::Status> done) override;

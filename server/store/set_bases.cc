@@ -1,5 +1,6 @@
 #include "server/store/set_bases.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/algorithm/container.h"
@@ -13,6 +14,9 @@
 
 namespace adamant::store {
 namespace {
+
+constexpr absl::Duration kFirstRetryDelay = absl::Seconds(1);
+constexpr absl::Duration kLastRetryDelay = absl::Minutes(1);
 
 // A checkpoint that is read, and not removed as long as it is.
 class ReadCheckpoint final : public core::StoredState {
@@ -105,12 +109,14 @@ void SetBases::Checkpoint(std::unique_ptr<core::Reading> state, const v1::Parame
     self->CommitWritten(
         std::move(base), generation, written, [self, done = std::move(done)](absl::Status status) mutable {
           std::vector<core::Then<absl::Status>> waiting;
+          bool is_told;
           {
             core::MutexLock lock(&self->mutex_);
             self->checkpointing_ = false;
             waiting.swap(self->waiting_);
+            is_told = self->NoteOutcome(status);
           }
-          if (!status.ok()) {
+          if (is_told) {
             self->parts_.warn(absl::StrCat("checkpoint of ", Quoted(self->name_), ": ", status.ToString()));
           }
           done(Unshared(status));
@@ -251,9 +257,23 @@ void SetBases::Committed(const NewBase& base, const std::string& path, int64_t n
   rooms_->MakeMissingFile(base.schema->flat_size()).IgnoreError();
 }
 
-bool SetBases::is_checkpointing() const {
+bool SetBases::may_begin() const {
   core::MutexLock lock(&mutex_);
-  return checkpointing_;
+  return !checkpointing_ && parts_.clock->Now() >= retry_time_;
+}
+
+bool SetBases::NoteOutcome(const absl::Status& status) {
+  if (!absl::IsResourceExhausted(status)) {
+    retry_delay_ = absl::ZeroDuration();
+    retry_time_ = -absl::InfiniteDuration();
+    // ABORTED is for whoever has read the state: it is read again.
+    return !status.ok() && !absl::IsAborted(status);
+  }
+  const absl::Duration now = parts_.clock->Now();
+  if (now < retry_time_) return false;
+  retry_delay_ = std::clamp(2 * retry_delay_, kFirstRetryDelay, kLastRetryDelay);
+  retry_time_ = now + retry_delay_;
+  return true;
 }
 
 uint64_t SetBases::generation() const {

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "adamant/v1/parameter_set.pb.h"
 #include "server/core/base/mutex.h"
@@ -41,7 +42,9 @@ class SetBases : public std::enable_shared_from_this<SetBases> {
   void CommitBase(const core::BaseRecord& record, const core::BlockList& parameters,
                   absl::Span<const core::BlockList> slots, const v1::ParameterSet& set, core::Then<absl::Status> done);
   void AwaitCheckpoint(core::Then<absl::Status> done);
-  bool is_checkpointing() const;
+  // Whether one that is wanted may be begun: none is under way, and the disk has not just been too full for one. How
+  // long that counts doubles each time, up to a minute. One that is asked for is tried at once.
+  bool may_begin() const;
   uint64_t generation() const;
   // A checkpoint that is under way comes to nothing.
   void Abandon();
@@ -55,6 +58,8 @@ class SetBases : public std::enable_shared_from_this<SetBases> {
   // Makes a checkpoint that was written, if it was, the set's base.
   void CommitWritten(NewBase base, uint64_t generation, const absl::StatusOr<std::string>& written,
                      core::Then<absl::Status> done);
+  // What has become of a checkpoint. Returns whether somebody is to be told.
+  bool NoteOutcome(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The record of the base has this number in the catalog, which keeps records from `first` on; or it is not there.
   void Committed(const NewBase& base, const std::string& path, int64_t number, const StoredRecord& record,
                  int64_t first, const absl::Status& status);
@@ -70,6 +75,9 @@ class SetBases : public std::enable_shared_from_this<SetBases> {
   mutable core::Mutex mutex_;
   bool checkpointing_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<core::Then<absl::Status>> waiting_ ABSL_GUARDED_BY(mutex_);
+  // Of the last checkpoint that the disk was too full for, if it was of the last one.
+  absl::Duration retry_delay_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration retry_time_ ABSL_GUARDED_BY(mutex_) = -absl::InfiniteDuration();  // by the clock
   int64_t base_number_ ABSL_GUARDED_BY(mutex_) = 0;  // of the base's record, if it was made here
   // Advanced by each base, and by a write that is going to make one: what was read before may be of a state before it.
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 1;

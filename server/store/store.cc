@@ -54,12 +54,13 @@ Store::Store(FileSystem* file_system, StoreOptions options, std::unique_ptr<File
       options_(std::move(options)),
       lock_(std::move(lock)),
       restored_catalog_(std::move(catalog)),
-      clock_(core::NewSteadyClock()),
+      own_clock_(options_.clock == nullptr ? core::NewSteadyClock() : nullptr),
+      clock_(options_.clock == nullptr ? own_clock_.get() : options_.clock),
       executor_(static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U))),
       io_(2),
       checkpoints_(1) {
   if (options_.checkpoint_bytes_per_second > 0) {
-    rate_limit_ = std::make_unique<RateLimit>(clock_.get(), static_cast<double>(options_.checkpoint_bytes_per_second));
+    rate_limit_ = std::make_unique<RateLimit>(clock_, static_cast<double>(options_.checkpoint_bytes_per_second));
   }
   parts_ = {
       .file_system = file_system_,
@@ -68,6 +69,7 @@ Store::Store(FileSystem* file_system, StoreOptions options, std::unique_ptr<File
       .io = &io_,
       .checkpoints = &checkpoints_,
       .executor = &executor_,
+      .clock = clock_,
       .pace = [this](int64_t bytes) { return rate_limit_ != nullptr ? rate_limit_->Wait(bytes) : absl::OkStatus(); },
       .warn = options_.warn,
       .fail =
@@ -77,7 +79,8 @@ Store::Store(FileSystem* file_system, StoreOptions options, std::unique_ptr<File
             failed_ = StoreFailed(status.message());
             options_.warn(absl::StrCat("durable sets do not change until a restart: ", status.message()));
           },
-      .check = [this] { return CheckWorking(); }};
+      .check = [this] { return CheckWorking(); },
+      .check_room = [this] { return reserve_->Check(); }};
 }
 
 Store::~Store() {
@@ -126,7 +129,9 @@ absl::StatusOr<v1::Durability> Store::Resolve(const v1::Durability* durability) 
 absl::StatusOr<std::unique_ptr<core::SetJournal>> Store::CreateSet(const v1::ParameterSetSpec& spec,
                                                                    std::shared_ptr<const core::Schema> schema,
                                                                    const v1::ParameterSet& set) {
-  if (absl::Status status = CheckWorking(); !status.ok()) return status;
+  absl::Status status = CheckWorking();
+  if (status.ok()) status = reserve_->Check();
+  if (!status.ok()) return status;
   return DurableSet::Create(parts_, spec, std::move(schema), set);
 }
 
@@ -189,7 +194,10 @@ absl::Status Store::Restore(core::Registry* registry) {
   absl::Status status;
   lost_data_ = restored_catalog_->lost_data();
   if (lost_data_) options_.warn("the catalog has less than it had: every set comes back as another incarnation");
-  commits_ = std::make_unique<CommitThread>(std::move(restored_catalog_), &executor_);
+  reserve_ = std::make_unique<Reserve>(file_system_, absl::StrCat(options_.directory, "/reserve"),
+                                       options_.reserve_bytes, &io_);
+  commits_ =
+      std::make_unique<CommitThread>(std::move(restored_catalog_), &executor_, [this] { return reserve_->Release(); });
   parts_.commits = commits_.get();
 
   std::set<std::string> folders;

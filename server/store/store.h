@@ -2,6 +2,7 @@
 //
 //   LOCK                  held by the server that uses the directory
 //   catalog, ...          see catalog.h
+//   reserve               see reserve.h
 //   sets/NUMBER/          one set's: elements-N (see gradient_slots.h), checkpoints/STEP-INCARNATION/ (see
 //   checkpoint.h)
 //
@@ -30,6 +31,7 @@
 #include "server/store/commit_thread.h"
 #include "server/store/file_system.h"
 #include "server/store/rate_limit.h"
+#include "server/store/reserve.h"
 
 namespace adamant::store {
 
@@ -64,8 +66,12 @@ struct StoreOptions {
   bool accept_data_loss = false;
   // Of all checkpoints together. 0: as fast as the disk.
   int64_t checkpoint_bytes_per_second = 0;
+  // Kept for the catalog, see reserve.h: its log takes half of it at most, before it begins anew.
+  int64_t reserve_bytes = int64_t{8} << 20;
   // See Catalog::Open.
   const char* sqlite_vfs = nullptr;
+  // What waiting goes by; null: a steady one of the store's own.
+  core::Clock* clock = nullptr;
   // Whom to tell how it goes, and what is wrong; from any thread.
   std::function<void(absl::string_view)> log = [](absl::string_view /*line*/) {};
   std::function<void(absl::string_view)> warn = [](absl::string_view /*line*/) {};
@@ -79,11 +85,14 @@ struct StoreParts {
   core::ComputePool* io;           // writes elements
   core::ComputePool* checkpoints;  // writes checkpoints, one at a time
   core::ComputePool* executor;     // goes on when something is on disk
+  core::Clock* clock;
   std::function<absl::Status(int64_t bytes)> pace;
   std::function<void(absl::string_view)> warn;
   // Says that it is not known what is on disk; and OK, or that this was said, or that the catalog has failed.
   std::function<void(const absl::Status& status)> fail;
   std::function<absl::Status()> check;
+  // OK, or DISK_EXHAUSTED where there is room for work that has begun only.
+  std::function<absl::Status()> check_room;
 };
 
 // Thread-safe. Outlives the sets that it has journals for.
@@ -155,8 +164,10 @@ class Store final : public core::Journal {
   mutable core::Mutex mutex_;
   absl::Status failed_ ABSL_GUARDED_BY(mutex_);
 
-  const std::unique_ptr<core::Clock> clock_;
+  const std::unique_ptr<core::Clock> own_clock_;  // null: there is another
+  core::Clock* const clock_;
   std::unique_ptr<RateLimit> rate_limit_;  // null: as fast as the disk
+  std::unique_ptr<Reserve> reserve_;       // from Restore on
   // Those that use what is above and below are gone before it: the thread that commits, those of checkpoints and
   // elements, and whom they tell.
   core::ComputePool executor_;

@@ -24,13 +24,16 @@ namespace adamant::e2e {
 // Thread-compatible.
 class DurableServer {
  public:
-  // Starts one, with `flags` in each of its lives.
-  explicit DurableServer(std::vector<std::string> flags = {}) : flags_(std::move(flags)) {
+  // Starts one, with `flags` in each of its lives, and its directory in `folder`, or in one of its own.
+  explicit DurableServer(std::vector<std::string> flags = {}, const std::string& folder = "")
+      : own_folder_(folder.empty() ? std::make_unique<store::TemporaryFolder>() : nullptr),
+        folder_(folder.empty() ? own_folder_->path() : folder),
+        flags_(std::move(flags)) {
     flags_.push_back(absl::StrCat("--data_dir=", directory()));
     Start();
   }
 
-  std::string directory() const { return absl::StrCat(folder_.path(), "/data"); }
+  std::string directory() const { return absl::StrCat(folder_, "/data"); }
   const std::vector<std::string>& flags() const { return flags_; }
   ServerProcess& process() { return *process_; }
   // A connection to the server of now.
@@ -66,7 +69,8 @@ class DurableServer {
   }
 
  private:
-  const store::TemporaryFolder folder_;
+  const std::unique_ptr<const store::TemporaryFolder> own_folder_;
+  const std::string folder_;
   std::vector<std::string> flags_;
   std::unique_ptr<ServerProcess> process_;
   std::unique_ptr<TestClient> client_;

@@ -1,10 +1,13 @@
 #include "server/store/durable_set.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -15,6 +18,8 @@
 #include "server/core/registry.h"
 #include "server/store/store.h"
 #include "tests/core/late_backend.h"
+#include "tests/core/manual_clock.h"
+#include "tests/core/set_changes.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"
 #include "tests/store/forwarding_set_journal.h"
@@ -84,8 +89,13 @@ class DurableSetTest : public ::testing::Test {
   void Start() {
     StoreOptions options;
     options.directory = "/data";
+    options.reserve_bytes = 64 << 10;
     options.sqlite_vfs = vfs_.name().c_str();
-    options.warn = [this](absl::string_view line) { EXPECT_FALSE(warnings_are_failures_) << line; };
+    options.clock = &clock_;
+    options.warn = [this](absl::string_view line) {
+      ++warnings_;
+      EXPECT_FALSE(warnings_are_failures_) << line;
+    };
     store_ = *Store::Open(&disk_, options);
     journal_ = std::make_unique<SeenJournal>(store_.get());
     Resources resources = server_.resources();
@@ -100,11 +110,16 @@ class DurableSetTest : public ::testing::Test {
     store_.reset();
   }
 
-  // A set of which every step is kept, in a journal of 8.
-  std::shared_ptr<core::ParameterSet> Create(const v1::ParameterSetSpec& spec = core::SmallSpec("set")) {
+  static v1::Durability EveryStep() {
+    v1::Durability durability;
+    durability.mutable_every_step()->set_journal_steps(8);
+    return durability;
+  }
+  std::shared_ptr<core::ParameterSet> Create(const v1::Durability& durability = EveryStep(),
+                                             const v1::ParameterSetSpec& spec = core::SmallSpec("set")) {
     v1::CreateParameterSetRequest request;
     *request.mutable_spec() = spec;
-    request.mutable_spec()->mutable_durability()->mutable_every_step()->set_journal_steps(8);
+    *request.mutable_spec()->mutable_durability() = durability;
     EXPECT_THAT(registry_->Create(request).status(), IsOk());
     return *registry_->Find("set");
   }
@@ -126,7 +141,17 @@ class DurableSetTest : public ::testing::Test {
     Start();
   }
 
+  // Leaves so many bytes on the disk, and later as many as before.
+  void LeaveBytes(int64_t bytes) {
+    disk_.SetCapacity(kCapacity);
+    disk_.SetCapacity(kCapacity - *disk_.FreeBytes("/") + bytes);
+  }
+  void LeaveRoom() { disk_.SetCapacity(kCapacity); }
+
+  static constexpr int64_t kCapacity = int64_t{1} << 30;
+  core::ManualClock clock_;
   bool warnings_are_failures_ = true;
+  std::atomic<int> warnings_ = 0;
   SimulatedFileSystem disk_;
   const SqliteVfs vfs_{&disk_};
   core::TestServer server_;  // on the processor, unless there is a device
@@ -199,6 +224,7 @@ TEST_F(DurableSetTest, AnotherDigestThanWasPutDownIsDamage) {
   const auto replay = [&] {
     StoreOptions options;
     options.directory = "/data";
+    options.reserve_bytes = 64 << 10;
     options.sqlite_vfs = vfs_.name().c_str();
     const std::unique_ptr<Store> store = *Store::Open(&disk_, options);
     SetReplay only;
@@ -282,7 +308,7 @@ class DurableSetOnADeviceTest : private HasDevice, public DurableSetTest {
 TEST_F(DurableSetOnADeviceTest, ACheckpointBetweenAWritesBaseAndItsPublicationIsOfTheWrite) {
   v1::ParameterSetSpec spec = core::SmallSpec("set");
   for (v1::ParameterGroup& group : *spec.mutable_groups()) group.mutable_sgd();
-  std::shared_ptr<core::ParameterSet> set = Create(spec);
+  std::shared_ptr<core::ParameterSet> set = Create(EveryStep(), spec);
   core::Arrays written = *core::FetchState(set.get());
   ASSERT_TRUE(written.exp_avg.empty() && written.momentum_buffer.empty());
   written.parameters = core::Gradient(static_cast<int64_t>(written.parameters.size()), 1);
@@ -306,6 +332,108 @@ TEST_F(DurableSetOnADeviceTest, ACheckpointBetweenAWritesBaseAndItsPublicationIs
   set = *registry_->Find("set");
   EXPECT_EQ(set->Describe().incarnation(), incarnation);
   EXPECT_TRUE(*core::FetchState(set.get()) == written);
+}
+
+// The gradient was on its way when the disk became full.
+TEST_F(DurableSetTest, AStepThatIsCompleteIsPutDownFromTheReserve) {
+  std::shared_ptr<core::ParameterSet> set = Create();
+  core::SequentialModel model(core::SmallSpec("set"));
+  const core::Values gradient = core::Gradient(model.parameter_count(), 1);
+  {
+    core::StepDelivery complete = core::BeginStep(set.get(), core::Header("step 1", 0));
+    complete.Await();
+    LeaveBytes(0);
+    ASSERT_THAT(core::Finish(set.get(), &complete, gradient), IsOk());
+    model.Apply(gradient);
+  }
+
+  // New work is refused before it brings anything.
+  const auto refused = [](const absl::Status& status) {
+    return absl::IsResourceExhausted(status) && core::ReasonOf(status) == v1::ERROR_REASON_DISK_EXHAUSTED &&
+           GetRetryDelay(status).has_value();
+  };
+  {
+    core::StepDelivery step = core::BeginStep(set.get(), core::Header("step 2", 1));
+    step.Await();
+    EXPECT_FALSE(step.admitted());
+    EXPECT_TRUE(refused(step.Take().status()));
+  }
+  EXPECT_TRUE(refused(core::Write(set.get(), core::ParametersHeader(), model.arrays()).status()));
+  EXPECT_TRUE(refused(core::AddTensors(set.get(), core::Tensors({3})).status()));
+  v1::UpdateParameterGroupRequest update;
+  update.mutable_group()->set_name("slow");
+  update.mutable_group()->set_learning_rate(0.5);
+  update.mutable_update_mask()->add_paths("learning_rate");
+  EXPECT_TRUE(refused(core::Update(set.get(), update).status()));
+  v1::CreateParameterSetRequest create;
+  *create.mutable_spec() = core::SmallSpec("other");
+  *create.mutable_spec()->mutable_durability() = EveryStep();
+  EXPECT_TRUE(refused(registry_->Create(create).status()));
+  // Whoever asks again is told, and what is there can be read.
+  EXPECT_TRUE(core::Step(set.get(), core::Header("step 1", 0), gradient)->result.replayed());
+  EXPECT_TRUE(*core::FetchState(set.get()) == model.arrays());
+
+  LeaveRoom();
+  const core::Values next = core::Gradient(model.parameter_count(), 2);
+  absl::Status status;
+  while (refused(status = core::Step(set.get(), core::Header("step 2", 1), next).status())) std::this_thread::yield();
+  ASSERT_THAT(status, IsOk());
+  model.Apply(next);
+  // It is kept again.
+  LeaveBytes(0);
+  const core::Values last = core::Gradient(model.parameter_count(), 3);
+  for (int i = 0; i < 40 && (status = core::Step(set.get(), {}, last).status()).ok(); ++i) model.Apply(last);
+  EXPECT_TRUE(refused(status));
+
+  set.reset();
+  LeaveRoom();
+  Restart();
+  EXPECT_TRUE(*core::FetchState(registry_->Find("set")->get()) == model.arrays());
+}
+
+TEST_F(DurableSetTest, ASetCanBeDeletedOnAFullDisk) {
+  Create();
+  LeaveBytes(0);
+  EXPECT_THAT(Await([&](core::Then<absl::Status> done) {
+                v1::DeleteParameterSetRequest request;
+                request.set_name("set");
+                registry_->Delete(request, std::move(done));
+              }),
+              IsOk());
+  LeaveRoom();
+  Restart();
+  EXPECT_FALSE(registry_->Find("set").ok());
+}
+
+// A disk that stays full is not written to, nor complained of, at every step and second.
+TEST_F(DurableSetTest, ACheckpointThatTheDiskIsTooFullForIsWantedAfterALongerTimeEachTime) {
+  v1::Durability durability;
+  durability.mutable_checkpoints()->set_steps(1);
+  std::shared_ptr<core::ParameterSet> set = Create(durability);
+  const core::SetJournal& journal = *journal_->last();
+  const uint64_t incarnation = set->Describe().incarnation();
+  const auto try_one = [&] {
+    return Await([&](core::Then<absl::Status> done) { set->Checkpoint(std::nullopt, std::move(done)); });
+  };
+  warnings_are_failures_ = false;
+  LeaveBytes(0);
+  absl::Duration delay = absl::Seconds(1);
+  for (int failed = 1; failed <= 10; ++failed) {
+    ASSERT_TRUE(journal.WantsCheckpoint(incarnation, 1));
+    EXPECT_TRUE(absl::IsResourceExhausted(try_one()));
+    EXPECT_FALSE(journal.WantsCheckpoint(incarnation, 1));
+    EXPECT_TRUE(absl::IsResourceExhausted(try_one())) << "one that is asked for is tried";
+    EXPECT_EQ(warnings_, failed);
+    clock_.Advance(delay - absl::Nanoseconds(1));
+    EXPECT_FALSE(journal.WantsCheckpoint(incarnation, 1));
+    clock_.Advance(absl::Nanoseconds(1));
+    delay = std::min(2 * delay, absl::Minutes(1));
+  }
+  EXPECT_EQ(delay, absl::Minutes(1));
+  EXPECT_TRUE(absl::IsResourceExhausted(try_one()));
+  LeaveRoom();
+  EXPECT_THAT(try_one(), IsOk());
+  EXPECT_TRUE(journal.WantsCheckpoint(incarnation, 1));
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ class ForwardingSetJournal : public core::SetJournal {
   explicit ForwardingSetJournal(std::unique_ptr<core::SetJournal> journal) : journal_(std::move(journal)) {}
 
   bool keeps_steps() const override { return journal_->keeps_steps(); }
+  absl::Status CheckRoom() override { return journal_->CheckRoom(); }
   std::unique_ptr<Room> TakeRoom() override { return journal_->TakeRoom(); }
   std::unique_ptr<Room> TakeRoomAhead() override { return journal_->TakeRoomAhead(); }
   void AwaitCheckpoint(core::Then<absl::Status> done) override { journal_->AwaitCheckpoint(std::move(done)); }

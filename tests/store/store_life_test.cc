@@ -24,6 +24,7 @@ namespace {
 StoreOptions In(const std::string& directory) {
   StoreOptions options;
   options.directory = directory + "/data";
+  options.reserve_bytes = 64 << 10;
   return options;
 }
 

@@ -33,6 +33,7 @@ using core::Values;
 StoreOptions In(const TemporaryFolder& folder) {
   StoreOptions options;
   options.directory = folder.path();
+  options.reserve_bytes = 64 << 10;
   return options;
 }
 
@@ -142,6 +143,7 @@ TEST(StoreTest, WhicheverCallOfACheckpointFailsNothingIsLost) {
     const auto on = [](const SqliteVfs& vfs) {
       StoreOptions options;
       options.directory = "/data";
+      options.reserve_bytes = 64 << 10;
       options.sqlite_vfs = vfs.name().c_str();
       return options;
     };

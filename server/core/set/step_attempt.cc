@@ -116,6 +116,9 @@ void StepAttempt::Start() {
     status = checked.status();
     if (status.ok()) {
       destiny = *checked;
+      if (destiny != Destiny::kNothing && set_->journal != nullptr) status = set_->journal->CheckRoom();
+    }
+    if (status.ok()) {
       // What is remembered is answered as it was, however the set is configured now.
       std::shared_ptr<const TensorSelection> remembered = set_->requests.SelectionOf(header_.request_id());
       absl::StatusOr<std::shared_ptr<const TensorSelection>> selection =

@@ -76,6 +76,9 @@ absl::StatusOr<WriteKind> DecideOn(WriteAttempt* attempt, const TensorSelection&
   if (*applied) return WriteKind::kReplay;
   if (absl::Status status = set->lifecycle.CheckDemands(header); !status.ok()) return status;
   if (absl::Status status = set->resources.backend->CheckWorking(); !status.ok()) return status;
+  if (set->journal != nullptr) {
+    if (absl::Status status = set->journal->CheckRoom(); !status.ok()) return status;
+  }
   if (set->writes.IsTakenFrom(attempt)) {
     absl::StatusOr<WriteLane::Attempts> superseded = set->writes.WaitBehind(attempt);
     if (!superseded.ok()) return superseded.status();
