@@ -69,7 +69,8 @@ absl::Status CommitThread::CommitTogether(absl::Span<Request> requests) {
   for (Request& request : requests) {
     if (absl::Status status = request.change(catalog_.get()); !status.ok()) {
       catalog_->Rollback();
-      return status;
+      // Where the catalog cannot be read or written, what comes next cannot be, either.
+      return absl::IsAborted(status) || absl::IsResourceExhausted(status) ? status : Fail(status);
     }
   }
   absl::Status status = catalog_->Commit();

@@ -34,9 +34,9 @@ class CommitThread {
 
   // Has `change` made, in the order of these calls, and tells `done`, on the executor, what became of it: OK once it
   // survives a power cut. `change` is called on the commit thread, and again where it was rolled back.
-  // Where there is an error of `change`, or no room, nothing of it has been made: it fails alone, whatever else was to
-  // be committed with it. UNAVAILABLE (STORE_FAILED) where it is not known whether it was made, and for all that come
-  // after that: only a restart tells.
+  // Where it returns ABORTED, or there is no room, nothing of it has been made: it fails alone, whatever else was to be
+  // committed with it. UNAVAILABLE (STORE_FAILED) where it has another error, which is the catalog's, or it is not
+  // known whether it was made; and for all that come after that: only a restart tells.
   void Commit(Change change, core::Then<absl::Status> done);
 
   // OK, or why nothing is committed any more.

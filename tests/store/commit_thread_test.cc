@@ -188,6 +188,15 @@ TEST_F(CommitThreadTest, AfterASyncThatFailedNothingIsCommitted) {
   EXPECT_EQ(disk_.calls(), calls) << "nothing is tried again";
 }
 
+// The disk fails while a change is being made, before its commit.
+TEST_F(CommitThreadTest, AfterACatalogThatCannotBeReadNothingIsCommitted) {
+  Commit([](Catalog*) { return absl::InternalError("disk I/O error"); });
+  EXPECT_THAT(Told().back(), IsStoreFailed());
+  EXPECT_THAT(thread_->CheckWorking(), IsStoreFailed());
+  Commit([](Catalog* catalog) { return AddSet(catalog, "a"); });
+  EXPECT_THAT(Told().back(), IsStoreFailed());
+}
+
 TEST_F(CommitThreadTest, NobodyIsToldOnTheCommitThread) {
   std::thread::id commit_thread;
   Commit([&](Catalog*) {
