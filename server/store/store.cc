@@ -377,7 +377,9 @@ void Store::Finish(core::Registry* registry, absl::Duration rest) {
       });
     }
   }
-  const auto deadline = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(rest);
+  // The clock does not reach much further.
+  constexpr absl::Duration kLongest = absl::Hours(24 * 365);
+  const auto deadline = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(std::min(rest, kLongest));
   core::MutexLock lock(&progress->mutex);
   while (progress->awaited > 0 && progress->changed.WaitUntil(&progress->mutex, deadline)) continue;
   for (const std::string& name : progress->unfinished) {

@@ -201,7 +201,7 @@ TEST(StoreTest, WhatWasFinishedComesBackAsItWas) {
       ASSERT_THAT(StepOnce(set.get(), &model, step, core::Header(absl::StrCat("step", step), step)), IsOk());
     }
     const uint64_t incarnation = set->Describe().incarnation();
-    server->store()->Finish(server->registry(), absl::Hours(1));
+    server->store()->Finish(server->registry(), absl::InfiniteDuration());
     const_cast<std::shared_ptr<ParameterSet>&>(set).reset();
     ASSERT_EQ(server->warnings(), "");
     server.reset();
