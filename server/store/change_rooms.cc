@@ -9,13 +9,13 @@ void ChangeRooms::Place::Begin() {
   ++under_way_;
 }
 
-void ChangeRooms::Place::End(size_t part, const absl::StatusOr<uint32_t>& checksum) {
+void ChangeRooms::Place::End(size_t part, const absl::StatusOr<SlotPart>& written) {
   absl::AnyInvocable<void()> ended;
   {
     core::MutexLock lock(&mutex_);
-    if (checksum.ok()) {
+    if (written.ok()) {
       if (written_.size() <= part) written_.resize(part + 1);
-      written_[part] = *checksum;
+      written_[part] = *written;
     }
     if (--under_way_ == 0) ended = std::move(ended_);
   }
@@ -33,7 +33,7 @@ void ChangeRooms::Place::AwaitWrites(absl::AnyInvocable<void()> ended) {
   ended();
 }
 
-std::vector<std::optional<uint32_t>> ChangeRooms::Place::TakeWritten() {
+std::vector<std::optional<SlotPart>> ChangeRooms::Place::TakeWritten() {
   core::MutexLock lock(&mutex_);
   return std::move(written_);
 }
@@ -43,7 +43,7 @@ void ChangeRooms::Room::WriteAhead(size_t position, const core::BlockRef& block)
   if (place_->file() == nullptr || bytes != kChecksummedBytes) return;
   place_->Begin();
   io_->Post([place = place_, position, block = core::BlockRef(block)]() mutable {
-    const absl::StatusOr<uint32_t> written = place->file()->WritePart(
+    const absl::StatusOr<SlotPart> written = place->file()->WritePart(
         place->place()->slot, static_cast<int64_t>(position),
         {reinterpret_cast<const std::byte*>(block.data()), static_cast<size_t>(kChecksummedBytes)});
     // The commit writes over it, and must be the only one who has it.

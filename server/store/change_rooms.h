@@ -48,11 +48,11 @@ class ChangeRooms : public std::enable_shared_from_this<ChangeRooms> {
 
     // A write ahead begins, and ends.
     void Begin();
-    void End(size_t part, const absl::StatusOr<uint32_t>& checksum);
+    void End(size_t part, const absl::StatusOr<SlotPart>& written);
     // Calls `ended` once none is under way: now, or on the thread that ends the last.
     void AwaitWrites(absl::AnyInvocable<void()> ended);
     // By part; nothing for those that were not written, or failed: they are written again. None is under way.
-    std::vector<std::optional<uint32_t>> TakeWritten();
+    std::vector<std::optional<SlotPart>> TakeWritten();
 
    private:
     const std::shared_ptr<ChangeRooms> rooms_;
@@ -62,7 +62,7 @@ class ChangeRooms : public std::enable_shared_from_this<ChangeRooms> {
 
     core::Mutex mutex_;
     int64_t under_way_ ABSL_GUARDED_BY(mutex_) = 0;
-    std::vector<std::optional<uint32_t>> written_ ABSL_GUARDED_BY(mutex_);
+    std::vector<std::optional<SlotPart>> written_ ABSL_GUARDED_BY(mutex_);
     absl::AnyInvocable<void()> ended_ ABSL_GUARDED_BY(mutex_);
   };
 

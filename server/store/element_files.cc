@@ -28,6 +28,11 @@ absl::Status ReadElements(const StoreParts& parts, const StoredSet& stored, int3
   } else {
     SlotContents contents = {.slot = elements.slot().slot(), .bytes = elements.slot().bytes(), .checksums = {}};
     contents.checksums.assign(elements.slot().checksums().begin(), elements.slot().checksums().end());
+    for (const int32_t part : elements.slot().halved()) {
+      if (part < 0 || part >= elements.slot().checksums_size()) return Damaged("a record has a part that there is not");
+      contents.halved.resize(contents.checksums.size());
+      contents.halved[part] = true;
+    }
     if (contents.bytes != pieces.sector_bytes()) return Damaged("a record has other elements than its header says");
     const std::string path =
         ElementsPath(SetDirectory(parts, stored), elements.slot().file(), elements.slot().slot_bytes());

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "server/store/aligned_buffer.h"
 #include "server/store/checksum.h"
 #include "server/store/errors.h"
+#include "server/store/halves.h"
 
 namespace adamant::store {
 namespace {
@@ -18,39 +20,26 @@ int64_t InSectors(size_t bytes) {
   return (static_cast<int64_t>(bytes) + kSectorBytes - 1) / kSectorBytes * kSectorBytes;
 }
 
-// Checksums of a slot whose bytes come one after the other.
-class RunningChecksums {
- public:
-  void Add(absl::Span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-      if (in_last_ == kChecksummedBytes || checksums_.empty()) {
-        checksums_.push_back(0);
-        in_last_ = 0;
-      }
-      const auto count = std::min(static_cast<int64_t>(bytes.size()), kChecksummedBytes - in_last_);
-      checksums_.back() = Checksum(bytes.first(count), checksums_.back());
-      bytes.remove_prefix(count);
-      in_last_ += count;
+// Calls `visit(part, is_whole, bytes)` for each run of pieces, which lie one behind the other in whole sectors, that is
+// within one part, in order, until one returns an error; `is_whole` says that it is all of the part.
+template <typename Byte>
+absl::Status ForEachRun(absl::Span<const absl::Span<Byte>> pieces,
+                        absl::FunctionRef<absl::Status(size_t part, bool is_whole, absl::Span<Byte> bytes)> visit) {
+  int64_t offset = 0;
+  for (const absl::Span<Byte> piece : pieces) {
+    absl::Span<Byte> rest(piece.data(), InSectors(piece.size()));
+    while (!rest.empty()) {
+      const int64_t in_part = offset % kChecksummedBytes;
+      const absl::Span<Byte> run = rest.first(std::min<size_t>(rest.size(), kChecksummedBytes - in_part));
+      const bool is_whole = static_cast<int64_t>(run.size()) == kChecksummedBytes;
+      absl::Status status = visit(static_cast<size_t>(offset / kChecksummedBytes), is_whole, run);
+      if (!status.ok()) return status;
+      offset += static_cast<int64_t>(run.size());
+      rest.remove_prefix(run.size());
     }
   }
-
-  // The number of the part that comes next, if the one before it is whole.
-  std::optional<size_t> Next() const {
-    if (!checksums_.empty() && in_last_ < kChecksummedBytes) return std::nullopt;
-    return checksums_.size();
-  }
-  // Adds a whole part.
-  void AddPart(uint32_t checksum) {
-    checksums_.push_back(checksum);
-    in_last_ = kChecksummedBytes;
-  }
-
-  std::vector<uint32_t> checksums() && { return std::move(checksums_); }
-
- private:
-  std::vector<uint32_t> checksums_;
-  int64_t in_last_ = 0;
-};
+  return absl::OkStatus();
+}
 
 // Writes zeros to all of a file.
 absl::Status WriteZeros(File* file, int64_t size) {
@@ -123,30 +112,44 @@ void GradientSlots::Free(int32_t slot) {
   taken_[slot] = false;
 }
 
-absl::StatusOr<uint32_t> GradientSlots::WritePart(int32_t slot, int64_t part, absl::Span<const std::byte> bytes) {
+absl::StatusOr<SlotPart> GradientSlots::WritePart(int32_t slot, int64_t part, absl::Span<const std::byte> bytes) {
+  // One for each thread that writes, of which there are few: taken anew each time it would cost page faults.
+  thread_local AlignedBuffer halves(kChecksummedBytes / 2);
+  const bool halved = Halve(bytes, halves.span());
+  if (halved) bytes = halves.span();
   absl::Status status = file_->Write(slot * slot_bytes_ + part * kChecksummedBytes, bytes);
   if (!status.ok()) return status;
-  return Checksum(bytes);
+  return SlotPart{.checksum = Checksum(bytes), .halved = halved};
 }
 
 absl::StatusOr<SlotContents> GradientSlots::Write(int32_t slot, absl::Span<const absl::Span<const std::byte>> pieces,
-                                                  absl::Span<const std::optional<uint32_t>> written) {
-  int64_t bytes = 0;
-  RunningChecksums checksums;
-  for (const absl::Span<const std::byte> piece : pieces) {
-    const absl::Span<const std::byte> sectors(piece.data(), InSectors(piece.size()));
-    const std::optional<size_t> part = checksums.Next();
-    if (part.has_value() && *part < written.size() && written[*part].has_value() &&
-        static_cast<int64_t>(sectors.size()) == kChecksummedBytes) {
-      checksums.AddPart(*written[*part]);
-      bytes += kChecksummedBytes;
-      continue;
-    }
-    checksums.Add(sectors);
-    if (absl::Status status = file_->Write(slot * slot_bytes_ + bytes, sectors); !status.ok()) return status;
-    bytes += static_cast<int64_t>(sectors.size());
-  }
-  return SlotContents{.slot = slot, .bytes = bytes, .checksums = std::move(checksums).checksums()};
+                                                  absl::Span<const std::optional<SlotPart>> written) {
+  SlotContents contents = {.slot = slot, .checksums = {}};
+  const absl::Status status = ForEachRun<const std::byte>(
+      pieces, [&](size_t part, bool is_whole, absl::Span<const std::byte> bytes) -> absl::Status {
+        const int64_t offset = contents.bytes;
+        contents.bytes += static_cast<int64_t>(bytes.size());
+        if (is_whole) {
+          absl::StatusOr<SlotPart> whole;
+          if (part < written.size() && written[part].has_value()) {
+            whole = *written[part];
+          } else {
+            whole = WritePart(slot, static_cast<int64_t>(part), bytes);
+          }
+          if (!whole.ok()) return whole.status();
+          contents.checksums.push_back(whole->checksum);
+          if (whole->halved) {
+            contents.halved.resize(part + 1);
+            contents.halved[part] = true;
+          }
+          return absl::OkStatus();
+        }
+        contents.checksums.resize(part + 1);
+        contents.checksums[part] = Checksum(bytes, contents.checksums[part]);
+        return file_->Write(slot * slot_bytes_ + offset, bytes);
+      });
+  if (!status.ok()) return status;
+  return contents;
 }
 
 absl::Status GradientSlots::Sync() { return file_->Sync(); }
@@ -158,15 +161,21 @@ absl::Status GradientSlots::Read(const SlotContents& contents, absl::Span<const 
     return Damaged(absl::StrCat(path_, ": ", contents.bytes, " bytes are recorded of slot ", contents.slot, ", where ",
                                 wanted, " of one in [0, ", slots_, ") were to be"));
   }
-  int64_t bytes = 0;
-  RunningChecksums running;
-  for (const absl::Span<std::byte> piece : pieces) {
-    const absl::Span<std::byte> sectors(piece.data(), InSectors(piece.size()));
-    if (absl::Status status = file_->Read(contents.slot * slot_bytes_ + bytes, sectors); !status.ok()) return status;
-    running.Add(sectors);
-    bytes += static_cast<int64_t>(sectors.size());
-  }
-  const std::vector<uint32_t> checksums = std::move(running).checksums();
+  std::vector<uint32_t> checksums;
+  int64_t offset = contents.slot * slot_bytes_;
+  const absl::Status status =
+      ForEachRun<std::byte>(pieces, [&](size_t part, bool is_whole, absl::Span<std::byte> bytes) -> absl::Status {
+        const bool halved = part < contents.halved.size() && contents.halved[part];
+        if (halved && !is_whole) return Damaged(absl::StrCat(path_, ": a part of a slot is halved that is none"));
+        const absl::Span<std::byte> read = halved ? bytes.first(bytes.size() / 2) : bytes;
+        if (absl::Status status = file_->Read(offset, read); !status.ok()) return status;
+        offset += static_cast<int64_t>(bytes.size());
+        checksums.resize(part + 1);
+        checksums[part] = Checksum(read, checksums[part]);
+        if (halved) Unhalve(bytes);
+        return absl::OkStatus();
+      });
+  if (!status.ok()) return status;
   if (checksums == contents.checksums) return absl::OkStatus();
   const auto differs =
       std::mismatch(checksums.begin(), checksums.end(), contents.checksums.begin(), contents.checksums.end()).first -

@@ -28,8 +28,16 @@ inline constexpr int64_t kChecksummedBytes = int64_t{1} << 18;
 // What the record of a step says of its gradient.
 struct SlotContents {
   int32_t slot = 0;
-  int64_t bytes = 0;
+  int64_t bytes = 0;                // that were written, before any part was halved
   std::vector<uint32_t> checksums;  // CRC-32C, one for each kChecksummedBytes
+  // By part: whether it is halved, see WritePart. It may end before the last part: those behind it are not.
+  std::vector<bool> halved = {};
+};
+
+// What the record of a step says of one part of a slot.
+struct SlotPart {
+  uint32_t checksum;
+  bool halved;
 };
 
 // Thread-safe.
@@ -54,15 +62,16 @@ class GradientSlots {
   std::optional<int32_t> Take();
   void Free(int32_t slot);
 
-  // Writes kChecksummedBytes into a slot, of which they are number `part`, and returns their checksum. As for the rest,
-  // see Write.
-  absl::StatusOr<uint32_t> WritePart(int32_t slot, int64_t part, absl::Span<const std::byte> bytes);
+  // Writes kChecksummedBytes into a slot, of which they are number `part`, and returns what a record of them says. As
+  // for the rest, see Write. Where all are floats whose lower halves are zero, as those are that a client sent as
+  // bfloat16, only the upper halves are written, to the beginning of the part: it is halved.
+  absl::StatusOr<SlotPart> WritePart(int32_t slot, int64_t part, absl::Span<const std::byte> bytes);
   // Writes `pieces` one behind the other into a slot, from its beginning on, and returns what a record of it says.
   // Pieces are as File::Write has them for kDirect; where one is not as long as a multiple of kSectorBytes it has
   // memory up to there, which is written, too. May take long. Nothing of it is sure to be there before Sync.
-  // A part that is one piece, and that `written` has a checksum for, was written by WritePart.
+  // A part that is one piece is written by WritePart, unless it was already, and `written` has it.
   absl::StatusOr<SlotContents> Write(int32_t slot, absl::Span<const absl::Span<const std::byte>> pieces,
-                                     absl::Span<const std::optional<uint32_t>> written = {});
+                                     absl::Span<const std::optional<SlotPart>> written = {});
   // See File::Sync.
   absl::Status Sync();
   // Reads what Write wrote into `pieces`, of the same sizes, and with memory up to whole sectors likewise. DATA_LOSS,

@@ -73,6 +73,9 @@ void SetChanges::CommitElements(std::unique_ptr<core::SetJournal::Room> room, St
       slot->set_bytes(contents->bytes);
       slot->set_slot_bytes(slots->slot_bytes());
       slot->mutable_checksums()->Add(contents->checksums.begin(), contents->checksums.end());
+      for (size_t part = 0; part < contents->halved.size(); ++part) {
+        if (contents->halved[part]) slot->add_halved(static_cast<int32_t>(part));
+      }
       commitment->place->Keep();
       KeptRecord kept;
       kept.place = where;

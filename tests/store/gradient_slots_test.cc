@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -95,6 +96,53 @@ TEST_P(GradientSlotsTest, HasAChecksumForEachMebibyte) {
   const absl::Status status = slots->Read(wrong, {memory.span()});
   EXPECT_THAT(status, IsDamaged());
   EXPECT_THAT(status.message(), HasSubstr(absl::StrCat("byte ", kChecksummedBytes)));
+}
+
+// As a client's that sends bfloat16: half of it goes to disk.
+TEST_P(GradientSlotsTest, APartWhoseLowerHalvesAreZeroIsHalved) {
+  constexpr int64_t kBytes = 4 * kChecksummedBytes + kSectorBytes;
+  const std::unique_ptr<GradientSlots> slots = *GradientSlots::Create(file_system(), Path("large"), 1, kBytes);
+  SectorMemory memory(kBytes);
+  for (size_t i = 0; i < memory.span().size(); i += 2) {
+    // Every upper half that there is, NaNs and infinities too.
+    const auto upper = static_cast<uint16_t>(i / 4);
+    if (i % 4 == 2) std::memcpy(&memory.span()[i], &upper, 2);
+  }
+  // But for one: its last bit, of its last float, says that it is none.
+  memory.span()[2 * kChecksummedBytes - 4] = std::byte{1};
+  const auto piece = [&](int64_t begin, int64_t end) { return memory.span().subspan(begin, end - begin); };
+  const std::optional<SlotPart> ahead = *slots->WritePart(0, 0, piece(0, kChecksummedBytes));
+  const SlotContents written = *slots->Write(
+      0,
+      {piece(0, kChecksummedBytes), piece(kChecksummedBytes, 2 * kChecksummedBytes),
+       piece(2 * kChecksummedBytes, 3 * kChecksummedBytes), piece(3 * kChecksummedBytes, kBytes)},
+      {ahead});
+  EXPECT_THAT(written.halved, ElementsAre(true, false, true, true));
+  EXPECT_EQ(written.bytes, kBytes);
+
+  const std::unique_ptr<File> file = *file_system()->Open(Path("large"), FileSystem::Access::kBuffered);
+  SectorMemory on_disk(kBytes);
+  ASSERT_THAT(file->Read(0, on_disk.span()), IsOk());
+  const auto is_untouched = [&](int64_t part) {
+    const auto half = on_disk.span().subspan(part * kChecksummedBytes + kChecksummedBytes / 2, kChecksummedBytes / 2);
+    return std::all_of(half.begin(), half.end(), [](std::byte byte) { return byte == std::byte{0}; });
+  };
+  EXPECT_TRUE(is_untouched(0));
+  EXPECT_FALSE(is_untouched(1));
+  EXPECT_TRUE(is_untouched(2));
+  EXPECT_TRUE(is_untouched(3));
+
+  SectorMemory read(kBytes);
+  ASSERT_THAT(slots->Read(written, {read.span()}), IsOk());
+  EXPECT_EQ(read.span(), memory.span());
+  // A record that says otherwise does not fit.
+  SlotContents wrong = written;
+  wrong.halved[2] = false;
+  EXPECT_THAT(slots->Read(wrong, {read.span()}), IsDamaged());
+  wrong.halved = {true, true, true, true};
+  EXPECT_THAT(slots->Read(wrong, {read.span()}), IsDamaged());
+  wrong.halved = {true, false, true, true, true};
+  EXPECT_THAT(slots->Read(wrong, {read.span()}), IsDamaged());
 }
 
 TEST_P(GradientSlotsTest, TakesEachSlotOnceUntilItIsFree) {
