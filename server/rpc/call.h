@@ -56,6 +56,8 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   // The server drains: ends the call if it waits, or if no message of it has come, and tells it so if it is between two
   // operations.
   void DrainIfIdle();
+  // For OpenCalls: what the server says of itself may have changed. May come at any time, even before OnOpen.
+  virtual void OnNews() {}
   // When a call is to give way to others that wait for what it holds: not yet; if its connection does not deserve
   // better (OpenCalls says when); or in any case.
   enum class GivesWay { kNever, kWhereUndeserved, kWhenWanted };

@@ -83,7 +83,7 @@ OpenCalls* CallTable::KindOf(absl::string_view method) const {
 
 std::shared_ptr<Call> CallTable::MakeHealthCall(absl::string_view method, grpc::GenericCallbackServerContext* context) {
   if (method == "Watch") {
-    return std::make_shared<HealthWatchCall>(kinds_.health_watches, context, registry_->CheckJournal().ok());
+    return std::make_shared<HealthWatchCall>(registry_, kinds_.health_watches, context);
   }
   if (method != "Check") return nullptr;
   const auto check = [registry = registry_](const grpc::ByteBuffer& request, UnaryCall::Done done) {

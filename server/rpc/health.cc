@@ -37,28 +37,59 @@ void HealthWatchCall::OnMessage(const grpc::ByteBuffer& buffer) {
     return;
   }
   ShrinkCharge(kIdleCallBytes);
-  known_ = IsKnown(watch.service());
-  const auto status = whole_ ? health::HealthCheckResponse::SERVING : health::HealthCheckResponse::NOT_SERVING;
-  Write(Response(known_ ? status : health::HealthCheckResponse::SERVICE_UNKNOWN));
+  {
+    core::MutexLock lock(&mutex_);
+    begun_ = true;
+    known_ = IsKnown(watch.service());
+  }
+  Tell();
 }
 
 void HealthWatchCall::OnWritten() {
-  if (draining_) {
-    End(DrainingError());
-  } else {
-    EndOperation();
+  // First, since whoever finds that nothing is being written begins another operation.
+  EndOperation();
+  {
+    core::MutexLock lock(&mutex_);
+    writing_ = false;
   }
+  Tell();
 }
 
 void HealthWatchCall::OnDrain() {
-  // The end of an operation and the drain may both find that it is time.
-  if (draining_.exchange(true)) return;
-  if (!known_) {
+  {
+    core::MutexLock lock(&mutex_);
+    draining_ = true;
+  }
+  Tell();
+}
+
+void HealthWatchCall::Tell() {
+  const bool works = registry_->CheckJournal().ok();
+  bool is_over = false;
+  health::HealthCheckResponse::ServingStatus now;
+  {
+    core::MutexLock lock(&mutex_);
+    if (!begun_ || writing_) return;
+    if (!known_) {
+      now = health::HealthCheckResponse::SERVICE_UNKNOWN;
+    } else {
+      now = works && !draining_ ? health::HealthCheckResponse::SERVING : health::HealthCheckResponse::NOT_SERVING;
+    }
+    if (now != told_) {
+      told_ = now;
+      writing_ = true;
+    } else if (draining_) {
+      is_over = true;
+    } else {
+      return;
+    }
+  }
+  if (is_over) {
     End(DrainingError());
     return;
   }
   BeginOperation({.bytes = 0});
-  Write(Response(health::HealthCheckResponse::NOT_SERVING));
+  Write(Response(now));
 }
 
 }  // namespace adamant::rpc

@@ -3,9 +3,10 @@
 #ifndef ADAMANT_SERVER_RPC_HEALTH_H_
 #define ADAMANT_SERVER_RPC_HEALTH_H_
 
-#include <atomic>
-
 #include "absl/status/statusor.h"
+#include "grpc/health/v1/health.pb.h"
+#include "server/core/base/mutex.h"
+#include "server/core/registry.h"
 #include "server/rpc/call.h"
 
 namespace adamant::rpc {
@@ -15,20 +16,32 @@ namespace adamant::rpc {
 // service; as Parse. Thread-safe.
 absl::StatusOr<grpc::ByteBuffer> CheckHealth(const grpc::ByteBuffer& request, bool whole);
 
-// Watch: says whether the server serves, and at its drain that it serves no more.
+// Watch: says whether the server serves, says so again when it does not any more, as at its drain, and ends then.
 class HealthWatchCall final : public Call {
  public:
-  HealthWatchCall(OpenCalls* open_calls, grpc::GenericCallbackServerContext* context, bool whole)
-      : Call(open_calls, context, CallShape::kStream), whole_(whole) {}
+  HealthWatchCall(const core::Registry* registry, OpenCalls* open_calls, grpc::GenericCallbackServerContext* context)
+      : Call(open_calls, context, CallShape::kStream), registry_(registry) {}
+
+  void OnNews() override { Tell(); }
 
  private:
   void OnMessage(const grpc::ByteBuffer& buffer) override;
   void OnWritten() override;
   void OnDrain() override;
 
-  const bool whole_;
-  bool known_ = false;  // whether it watches what there is; constant once the call is idle
-  std::atomic<bool> draining_ = false;
+  // Tells the client what it does not know yet, or ends the call if there is nothing more to come. Not while it is
+  // being told something: there is more to tell when that is written, perhaps.
+  void Tell();
+
+  const core::Registry* const registry_;
+
+  core::Mutex mutex_;
+  bool begun_ ABSL_GUARDED_BY(mutex_) = false;
+  bool known_ ABSL_GUARDED_BY(mutex_) = false;  // whether it watches what there is
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  grpc::health::v1::HealthCheckResponse::ServingStatus told_ ABSL_GUARDED_BY(mutex_) =
+      grpc::health::v1::HealthCheckResponse::UNKNOWN;
 };
 
 }  // namespace adamant::rpc

@@ -185,6 +185,10 @@ void OpenCalls::Drain() {
   ForEach([](Call* call) { call->DrainIfIdle(); });
 }
 
+void OpenCalls::TellNews() {
+  ForEach([](Call* call) { call->OnNews(); });
+}
+
 int OpenCalls::AwaitNone(std::chrono::steady_clock::time_point deadline) {
   core::MutexLock lock(&mutex_);
   while (!calls_.empty() && !left_.WaitUntil(&mutex_, deadline)) continue;

@@ -108,6 +108,9 @@ class OpenCalls {
   // gRPC is done with the call.
   void Leave(Call* call);
 
+  // Has all calls hear that what the server says of itself may have changed (Call::OnNews).
+  void TellNews();
+
   // From now on nobody enters; calls that wait or are idle are told so, the others when they become idle.
   void Drain();
   bool draining() const { return draining_; }

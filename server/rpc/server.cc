@@ -61,8 +61,9 @@ constexpr int kMaxPages = 3;
 constexpr int kMaxSmallCalls = 3;
 // Those that are idle take less: there are places for some sixty.
 constexpr int kMaxSetWatches = 2;
-// How often sets that have not stepped for a while are asked whether they want a checkpoint.
-constexpr absl::Duration kCheckpointTick = absl::Seconds(1);
+// How often sets that have not stepped for a while are asked whether they want a checkpoint, and the journal whether it
+// works.
+constexpr absl::Duration kJournalTick = absl::Seconds(1);
 constexpr int kMaxHealthChecks = 2;
 constexpr int kMaxHealthWatches = 1;
 constexpr int kMaxReflections = 2;
@@ -224,20 +225,26 @@ struct Server::Parts {
                                              &set_watches, &health_checks, &health_watches, &reflections};
 };
 
-// Shared with the clock's callback.
-struct Server::CheckpointTimer {
+// What is done now and then for the journal's sake. Shared with the clock's callback.
+struct Server::JournalTimer {
   core::Clock* clock;
   core::Registry* registry;
+  OpenCalls* health_watches;
   core::Mutex mutex;
   bool stopped ABSL_GUARDED_BY(mutex) = false;
+  bool has_failed ABSL_GUARDED_BY(mutex) = false;
 };
 
-void Server::CheckpointInTime(const std::shared_ptr<CheckpointTimer>& timer) {
+void Server::AttendToJournal(const std::shared_ptr<JournalTimer>& timer) {
   // Under the mutex: whoever stops it waits for the end of this.
   core::MutexLock lock(&timer->mutex);
   if (timer->stopped) return;
   timer->registry->CheckpointInTime();
-  timer->clock->Schedule(kCheckpointTick, [timer] { CheckpointInTime(timer); });
+  if (!timer->has_failed && !timer->registry->CheckJournal().ok()) {
+    timer->has_failed = true;
+    timer->health_watches->TellNews();
+  }
+  timer->clock->Schedule(kJournalTick, [timer] { AttendToJournal(timer); });
 }
 
 Server::Server() = default;
@@ -270,10 +277,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   }
 
   if (options.journal != nullptr) {
-    server->timer_ = std::make_shared<CheckpointTimer>();
+    server->timer_ = std::make_shared<JournalTimer>();
     server->timer_->clock = server->parts_->clock.get();
     server->timer_->registry = server->parts_->registry.get();
-    CheckpointInTime(server->timer_);
+    server->timer_->health_watches = &server->parts_->health_watches.calls;
+    AttendToJournal(server->timer_);
   }
 
   grpc::ServerBuilder builder;

@@ -79,16 +79,16 @@ class Server {
 
  private:
   struct Parts;
-  struct CheckpointTimer;
+  struct JournalTimer;
 
   Server();
 
   std::vector<std::string> addresses_;
-  // Looks for sets that want a checkpoint, and again after a while.
-  static void CheckpointInTime(const std::shared_ptr<CheckpointTimer>& timer);
+  // Looks for sets that want a checkpoint, and whether the journal works still; and again after a while.
+  static void AttendToJournal(const std::shared_ptr<JournalTimer>& timer);
 
   std::function<void(core::Registry* registry, absl::Duration rest)> finish_;
-  std::shared_ptr<CheckpointTimer> timer_;  // null where nothing is kept
+  std::shared_ptr<JournalTimer> timer_;  // null where nothing is kept
   std::unique_ptr<Parts> parts_;
   std::unique_ptr<grpc::Server> server_;
   // Hands connections to what is above, and is gone before it.

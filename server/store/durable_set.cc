@@ -18,6 +18,12 @@ std::unique_ptr<ElementFiles> FilesOf(const StoreParts& parts, const std::shared
   return std::make_unique<ElementFiles>(parts.file_system, folder, durability.every_step().journal_steps());
 }
 
+absl::Status MakeMissingFolder(const StoreParts& parts, const SetFolder& folder) {
+  if (!absl::IsNotFound(parts.file_system->List(folder.directory()).status())) return absl::OkStatus();
+  if (absl::Status status = parts.file_system->MakeDirectory(folder.directory()); !status.ok()) return status;
+  return parts.file_system->SyncDirectory(absl::StrCat(parts.directory, "/sets"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Create(const StoreParts& parts,
@@ -88,6 +94,8 @@ absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Open(const StoreParts& p
                                                              const v1::ParameterSetSpec& spec, bool damaged) {
   const v1::Durability& durability = stored.spec().durability();
   auto folder = std::make_shared<SetFolder>(parts, SetDirectory(parts, stored));
+  // Whatever needed what it had has found that out by now; what comes needs a folder.
+  if (absl::Status status = MakeMissingFolder(parts, *folder); !status.ok()) return status;
   absl::StatusOr<std::unique_ptr<CheckpointKeeper>> checkpoints = SetBases::OpenKeeper(parts, *folder);
   if (!checkpoints.ok()) return checkpoints.status();
   const int64_t flat_size = schema->flat_size();

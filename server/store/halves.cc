@@ -7,7 +7,8 @@
 namespace adamant::store {
 namespace {
 
-// As many as are looked at before the first that does not fit ends it. Their copies make loops that compilers vectorize.
+// As many as are looked at before the first that does not fit ends it. Their copies make loops that compilers
+// vectorize.
 constexpr size_t kChunk = 1024;
 
 }  // namespace

@@ -18,6 +18,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "grpc/health/v1/health.grpc.pb.h"
 #include "server/core/memory/block.h"
 #include "server/core/set/staging.h"
 #include "server/store/file_system.h"
@@ -478,6 +479,48 @@ TEST_F(StoreErrorsTest, AfterADiskThatFailedNothingDurableChanges) {
   EXPECT_TRUE(FailsWith(Step("s"), absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_FAILED));
   EXPECT_TRUE(FailsWith(Create("t"), absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_FAILED));
   EXPECT_TRUE(client_.ReadArrays(Spec("s")).ok());
+}
+
+// Its record may be on disk: a client that hears that nobody knows of it would send its gradient once more.
+TEST_F(StoreErrorsTest, OfAStepThatMayBeOnDiskNobodySaysThatItIsUnknown) {
+  ASSERT_TRUE(Create("s").ok());
+  EXPECT_EQ(client_.GetStepResult("s", "r")->state(), v1::STEP_STATE_UNKNOWN);
+  disk_.FailCall(disk_.calls() + 1, store::SimulatedFileSystem::Fault::kIoError);
+  v1::StepHeader header = StepHeader("s");
+  header.set_request_id("r");
+  header.set_expected_step(0);
+  const absl::Status step = client_.Step(Spec("s"), header, Gradient(5000, 1)).status();
+  ASSERT_TRUE(FailsWith(step, absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_FAILED));
+
+  EXPECT_TRUE(FailsWith(client_.GetStepResult("s", "r").status(), absl::StatusCode::kUnavailable,
+                        v1::ERROR_REASON_STORE_FAILED));
+}
+
+TEST_F(StoreErrorsTest, WhoWatchesTheHealthHearsThatTheDiskHasFailed) {
+  namespace health = ::grpc::health::v1;
+  ASSERT_TRUE(Create("s").ok());
+  const std::unique_ptr<health::Health::Stub> stub = health::Health::NewStub(client_.channel());
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + kHang));
+  health::HealthCheckResponse response;
+  const auto watch = stub->Watch(&context, {});
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), health::HealthCheckResponse::SERVING);
+
+  disk_.FailCall(disk_.calls() + 1, store::SimulatedFileSystem::Fault::kIoError);
+  EXPECT_FALSE(Step("s").ok());
+
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), health::HealthCheckResponse::NOT_SERVING);
+  grpc::ClientContext check_context;
+  check_context.set_deadline(absl::ToChronoTime(absl::Now() + kHang));
+  ASSERT_TRUE(stub->Check(&check_context, {}, &response).ok());
+  EXPECT_EQ(response.status(), health::HealthCheckResponse::NOT_SERVING);
+  // It was told already that nothing is served.
+  server_.Drain(absl::Seconds(10));
+  EXPECT_FALSE(watch->Read(&response));
+  EXPECT_TRUE(
+      FailsWith(wire::FromGrpcStatus(watch->Finish()), absl::StatusCode::kUnavailable, v1::ERROR_REASON_DRAINING));
 }
 
 TEST_F(StoreErrorsTest, ACheckpointThatIsDamagedIsNotRestored) {

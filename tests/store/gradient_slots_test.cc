@@ -112,11 +112,11 @@ TEST_P(GradientSlotsTest, APartWhoseLowerHalvesAreZeroIsHalved) {
   memory.span()[2 * kChecksummedBytes - 4] = std::byte{1};
   const auto piece = [&](int64_t begin, int64_t end) { return memory.span().subspan(begin, end - begin); };
   const std::optional<SlotPart> ahead = *slots->WritePart(0, 0, piece(0, kChecksummedBytes));
-  const SlotContents written = *slots->Write(
-      0,
-      {piece(0, kChecksummedBytes), piece(kChecksummedBytes, 2 * kChecksummedBytes),
-       piece(2 * kChecksummedBytes, 3 * kChecksummedBytes), piece(3 * kChecksummedBytes, kBytes)},
-      {ahead});
+  const SlotContents written =
+      *slots->Write(0,
+                    {piece(0, kChecksummedBytes), piece(kChecksummedBytes, 2 * kChecksummedBytes),
+                     piece(2 * kChecksummedBytes, 3 * kChecksummedBytes), piece(3 * kChecksummedBytes, kBytes)},
+                    {ahead});
   EXPECT_THAT(written.halved, ElementsAre(true, false, true, true));
   EXPECT_EQ(written.bytes, kBytes);
 

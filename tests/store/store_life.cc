@@ -67,9 +67,9 @@ absl::Status AwaitCheckpoint(ParameterSet* set) {
   return Await([set](core::Then<absl::Status> done) { set->Checkpoint(std::nullopt, std::move(done)); });
 }
 
-StoreServer::StoreServer(FileSystem* file_system, StoreOptions options, const char* kernels)
+StoreServer::StoreServer(FileSystem* file_system, StoreOptions options, const char* kernels, core::Backend* device)
     : backend_(kernels == nullptr ? kernels::BestKernels() : *kernels::FindKernels(kernels)),
-      server_({.backend = &backend_, .idle_arrays = 0}) {
+      server_({.backend = device != nullptr ? device : &backend_, .idle_arrays = 0}) {
   options.warn = [this](absl::string_view line) {
     core::MutexLock lock(&mutex_);
     absl::StrAppend(&warnings_, line, "\n");
@@ -127,8 +127,9 @@ std::string ExpectedSet::Differs(ParameterSet* set) const {
   return *arrays == model.arrays() ? "" : absl::StrCat("other bits at step ", is.step());
 }
 
-StoreLife::StoreLife(FileSystem* file_system, StoreOptions options, uint64_t seed, bool has_large)
-    : file_system_(file_system), options_(std::move(options)), random_(seed) {
+StoreLife::StoreLife(FileSystem* file_system, StoreOptions options, uint64_t seed, bool has_large,
+                     core::Backend* device)
+    : file_system_(file_system), options_(std::move(options)), device_(device), random_(seed) {
   for (const char* name : {kInline, kSlots, kPoints}) told_[name];
   if (has_large) told_[kLarge];
 }
@@ -137,7 +138,7 @@ StoreLife::StoreLife(StoreLife&&) noexcept = default;
 StoreLife::~StoreLife() = default;
 
 StoreLife StoreLife::AsTold() const {
-  StoreLife life(file_system_, options_, /*seed=*/1);
+  StoreLife life(file_system_, options_, /*seed=*/1, /*has_large=*/false, device_);
   life.told_ = told_;
   life.requests_ = requests_;
   return life;
@@ -166,7 +167,7 @@ std::string StoreLife::Restart(FileSystem* file_system, const char* sqlite_vfs) 
   server_.reset();
   file_system_ = file_system;
   options_.sqlite_vfs = sqlite_vfs;
-  server_ = std::make_unique<StoreServer>(file_system_, options_);
+  server_ = std::make_unique<StoreServer>(file_system_, options_, /*kernels=*/nullptr, device_);
   if (!server_->status().ok()) {
     const std::string wrong = server_->status().ToString();
     server_.reset();
@@ -261,6 +262,7 @@ AskedStep StoreLife::AnyStep(const ExpectedSet& now, const core::Schema& schema)
   asked.header = core::Header(absl::StrCat("r", ++requests_), now.model.arrays().step);
   asked.gradient = core::Gradient(now.model.parameter_count(), random_());
   if (Choose(4) == 0) asked.header.set_grad_scale(8);
+  if (Choose(2) == 0) asked.header.set_digest_state(true);
   if (Choose(4) == 0) {
     v1::GroupOverride* const override = asked.header.add_overrides();
     override->set_group("fast");

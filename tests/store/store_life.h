@@ -26,8 +26,10 @@ namespace adamant::store {
 class StoreServer {
  public:
   // Opens the directory and restores its sets; see status(). Without a name of kernels: with the fastest that there
-  // are. What the store warns of is in warnings(), and goes nowhere else.
-  StoreServer(FileSystem* file_system, StoreOptions options, const char* kernels = nullptr);
+  // are. Sets are on `device`, if one is given, and on the processor otherwise. What the store warns of is in
+  // warnings(), and goes nowhere else.
+  StoreServer(FileSystem* file_system, StoreOptions options, const char* kernels = nullptr,
+              core::Backend* device = nullptr);
   // As if the process was killed, but for what is under way: that ends first.
   ~StoreServer();
   StoreServer(const StoreServer&) = delete;
@@ -84,7 +86,8 @@ absl::Status AwaitCheckpoint(core::ParameterSet* set);
 // made again. What a function returns says what is wrong; empty: nothing.
 class StoreLife {
  public:
-  StoreLife(FileSystem* file_system, StoreOptions options, uint64_t seed, bool has_large = false);
+  StoreLife(FileSystem* file_system, StoreOptions options, uint64_t seed, bool has_large = false,
+            core::Backend* device = nullptr);
   StoreLife(StoreLife&&) noexcept;
   ~StoreLife();
 
@@ -126,6 +129,7 @@ class StoreLife {
 
   FileSystem* file_system_;
   StoreOptions options_;
+  core::Backend* device_;
   std::mt19937_64 random_;
   std::unique_ptr<StoreServer> server_;
   std::map<std::string, Told> told_;

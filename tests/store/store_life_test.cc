@@ -82,28 +82,39 @@ StoreOptions On(const SqliteVfs& vfs) {
 // A life, of which each call in turn may fail.
 constexpr uint64_t kLivesBySeed = 16;
 
-// Lives until a call that fails, somewhere in a life, and looks at what the disk has then.
+// How many calls a life makes, unless something is wrong with it.
+std::string CountCalls(uint64_t life_seed, int actions, int64_t* calls) {
+  SimulatedFileSystem whole;
+  const SqliteVfs vfs(&whole);
+  StoreLife life(&whole, On(vfs), life_seed);
+  const std::string wrong = life.Live(actions, /*may_fail=*/false);
+  *calls = whole.calls();
+  return wrong.empty() ? "" : absl::StrCat("without a fault: ", wrong);
+}
+
+// Lives until a call that fails, and looks at what the disk has then.
+std::string LiveUntil(uint64_t life_seed, int actions, int64_t call, Fault fault, uint64_t first_cut, uint64_t cuts) {
+  SimulatedFileSystem disk;
+  const SqliteVfs vfs(&disk);
+  disk.FailCall(call, fault);
+  StoreLife life(&disk, On(vfs), life_seed);
+  std::string wrong = life.Live(actions, /*may_fail=*/true);
+  life.Close();
+  if (wrong.empty()) wrong = AfterPowerCuts(disk, life, first_cut, cuts);
+  return wrong.empty() ? "" : absl::StrCat("call ", call, ": ", wrong);
+}
+
+// The same somewhere in a life.
 std::string LiveWithFault(uint64_t seed, Fault fault, uint64_t cuts, std::map<uint64_t, int64_t>* calls_of) {
   const uint64_t life_seed = seed / kLivesBySeed;
   int64_t& calls = (*calls_of)[life_seed];
   if (calls == 0) {
-    SimulatedFileSystem whole;
-    const SqliteVfs vfs(&whole);
-    StoreLife life(&whole, On(vfs), life_seed);
-    const std::string wrong = life.Live(kActions, /*may_fail=*/false);
-    if (!wrong.empty()) return absl::StrCat("without a fault: ", wrong);
-    calls = whole.calls();
+    std::string wrong = CountCalls(life_seed, kActions, &calls);
+    if (!wrong.empty()) return wrong;
   }
-  SimulatedFileSystem disk;
-  const SqliteVfs vfs(&disk);
   std::mt19937_64 random(seed);
   const int64_t call = 1 + static_cast<int64_t>(random() % static_cast<uint64_t>(calls));
-  disk.FailCall(call, fault);
-  StoreLife life(&disk, On(vfs), life_seed);
-  std::string wrong = life.Live(kActions, /*may_fail=*/true);
-  life.Close();
-  if (wrong.empty()) wrong = AfterPowerCuts(disk, life, seed * cuts, cuts);
-  return wrong.empty() ? "" : absl::StrCat("call ", call, " of ", calls, ": ", wrong);
+  return LiveUntil(life_seed, kActions, call, fault, seed * cuts, cuts);
 }
 
 void LiveWithFaults(Fault fault, uint64_t cuts) {
@@ -116,6 +127,30 @@ TEST(StoreLifeTest, AnErrorLosesNothingThatWasTold) { LiveWithFaults(Fault::kIoE
 TEST(StoreLifeTest, AFullDiskDelaysAndLosesNothing) { LiveWithFaults(Fault::kNoSpace, 1); }
 
 TEST(StoreLifeTest, APowerCutLosesNothingThatWasTold) { LiveWithFaults(Fault::kPowerOff, 3); }
+
+// In a few short lives, each call fails in turn, in each way: by default of one of them.
+class EveryCallTest : public ::testing::TestWithParam<Fault> {};
+
+INSTANTIATE_TEST_SUITE_P(Fails, EveryCallTest, ::testing::Values(Fault::kIoError, Fault::kNoSpace, Fault::kPowerOff),
+                         [](const auto& test) {
+                           return test.param == Fault::kIoError   ? "WithAnError"
+                                  : test.param == Fault::kNoSpace ? "WithAFullDisk"
+                                                                  : "WithAPowerCut";
+                         });
+
+TEST_P(EveryCallTest, OfAShortLife) {
+  constexpr int kFewActions = 6;
+  int64_t calls = 0;
+  core::ForEachSchedule(1, [&](uint64_t seed) {
+    std::string wrong = CountCalls(seed, kFewActions, &calls);
+    for (int64_t call = 1; call <= calls && wrong.empty(); ++call) {
+      wrong = LiveUntil(seed, kFewActions, call, GetParam(), /*first_cut=*/call, /*cuts=*/1);
+    }
+    return wrong;
+  });
+  EXPECT_GT(calls, 100);
+  RecordProperty("calls", std::to_string(calls));
+}
 
 // All files below a folder, in order.
 void AddFiles(SimulatedFileSystem* disk, const std::string& path, std::vector<std::string>* files) {
@@ -141,8 +176,12 @@ std::string LiveWithDamage(uint64_t seed, int* harmless, int* noticed) {
     AddFiles(disk.get(), "/data", &files);
     const std::string& file = files[random() % files.size()];
     const int64_t size = disk->SizeOf(file);
-    const uint64_t how = random() % 4;
-    if (how == 0) {
+    const uint64_t how = random() % 5;
+    std::string folder = ParentDirectory(file);
+    if (how == 4 && folder != "/data" && random() % 2 == 0) folder = ParentDirectory(folder);
+    if (how == 4 && folder != "/data") {
+      EXPECT_THAT(disk->RemoveAll(folder), core::IsOk());
+    } else if (how == 0) {
       EXPECT_THAT(disk->Remove(file), core::IsOk());
     } else if (how == 1) {
       const int64_t shorter = static_cast<int64_t>(random() % static_cast<uint64_t>(size + 1));

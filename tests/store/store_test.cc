@@ -104,6 +104,51 @@ TEST(StoreTest, ManyConfigurationsTakeNoMoreRoomThanOne) {
   EXPECT_EQ(server->Find("set")->Describe().config_revision(), 51);
 }
 
+TEST(StoreTest, ASetWhoseFolderIsMissingAwaitsAFullWriteAndTheOthersServe) {
+  const TemporaryFolder folder;
+  auto server = std::make_unique<StoreServer>(PosixFileSystem(), In(folder));
+  for (const char* const name : {"missing", "other"}) {
+    ASSERT_THAT(server->Create(WithEveryStep(MediumSpec(name), 4)), IsOk());
+  }
+  // What it has been through is in its records.
+  ASSERT_THAT(server->Create(WithEveryStep(core::SmallSpec("small"), 4)), IsOk());
+  SequentialModel model(MediumSpec("missing"));
+  SequentialModel small(core::SmallSpec("small"));
+  const auto step = [&](SequentialModel* stepped, const std::string& name) {
+    const Values gradient = Gradient(stepped->parameter_count(), 1);
+    stepped->Apply(gradient);
+    return core::Step(server->Find(name).get(), {}, gradient).status();
+  };
+  for (const char* const name : {"missing", "other"}) {
+    model = SequentialModel(MediumSpec(name));
+    ASSERT_THAT(step(&model, name), IsOk());
+  }
+  ASSERT_THAT(step(&small, "small"), IsOk());
+  std::vector<std::string> folders;
+  for (const char* const name : {"missing", "small"}) {
+    folders.push_back(absl::StrCat(folder.path(), "/sets/", server->Find(name)->Describe().incarnation()));
+  }
+  server.reset();
+  for (const std::string& path : folders) ASSERT_GT(std::filesystem::remove_all(path), 0);
+
+  server = std::make_unique<StoreServer>(PosixFileSystem(), In(folder));
+  ASSERT_THAT(server->status(), IsOk());
+  EXPECT_THAT(server->warnings(), ::testing::HasSubstr("set `missing` is POISONED"));
+  EXPECT_EQ(server->Find("missing")->Describe().state(), v1::PARAMETER_SET_STATE_POISONED);
+  EXPECT_TRUE(*core::FetchState(server->Find("other").get()) == model.arrays());
+  EXPECT_TRUE(*core::FetchState(server->Find("small").get()) == small.arrays());
+
+  ASSERT_THAT(core::Write(server->Find("missing").get(), core::FullHeader(1), model.arrays()), IsOk());
+  ASSERT_THAT(step(&model, "missing"), IsOk());
+  ASSERT_THAT(step(&small, "small"), IsOk());
+  server.reset();
+  server = std::make_unique<StoreServer>(PosixFileSystem(), In(folder));
+  ASSERT_THAT(server->status(), IsOk());
+  EXPECT_EQ(server->warnings(), "");
+  EXPECT_TRUE(*core::FetchState(server->Find("missing").get()) == model.arrays());
+  EXPECT_TRUE(*core::FetchState(server->Find("small").get()) == small.arrays());
+}
+
 // The file for larger elements is made first, and removed if that has failed: a power cut may leave a part of it.
 TEST(StoreTest, APartOfAFileForAGrowthThatCameToNothingIsNoDamage) {
   const TemporaryFolder folder;

@@ -584,28 +584,32 @@ std::vector<int64_t> ParameterSet::UpdateCountsFrom(int first, int most) const {
 
 absl::StatusOr<v1::GetStepResultResponse> ParameterSet::FindStepResult(const v1::GetStepResultRequest& request) const {
   if (absl::Status status = ValidateRequestId(request.request_id(), "request_id"); !status.ok()) return status;
-  MutexLock lock(&rep_->mutex);
-  absl::Status status = rep_->lifecycle.CheckNotPoisoned();
-  if (status.ok() && request.has_incarnation()) {
-    status = rep_->lifecycle.CheckIncarnation(request.incarnation(), "incarnation");
-  }
-  if (!status.ok()) return status;
   v1::GetStepResultResponse response;
-  response.set_step(rep_->lifecycle.step());
-  response.set_incarnation(rep_->lifecycle.incarnation());
-  if (const v1::StepResult* result = rep_->requests.FindResult(request.request_id()); result != nullptr) {
-    response.set_state(v1::STEP_STATE_COMMITTED);
-    *response.mutable_result() = *result;
-    response.mutable_result()->set_replayed(true);
-    if (rep_->configuration->workers() != nullptr) response.mutable_result()->set_round(rep_->round_number);
-    return response;
+  {
+    MutexLock lock(&rep_->mutex);
+    absl::Status status = rep_->lifecycle.CheckNotPoisoned();
+    if (status.ok() && request.has_incarnation()) {
+      status = rep_->lifecycle.CheckIncarnation(request.incarnation(), "incarnation");
+    }
+    if (!status.ok()) return status;
+    response.set_step(rep_->lifecycle.step());
+    response.set_incarnation(rep_->lifecycle.incarnation());
+    if (const v1::StepResult* result = rep_->requests.FindResult(request.request_id()); result != nullptr) {
+      response.set_state(v1::STEP_STATE_COMMITTED);
+      *response.mutable_result() = *result;
+      response.mutable_result()->set_replayed(true);
+      if (rep_->configuration->workers() != nullptr) response.mutable_result()->set_round(rep_->round_number);
+    } else if (rep_->round != nullptr && rep_->round->Counts(request.request_id())) {
+      response.set_state(v1::STEP_STATE_ACCUMULATED);
+    } else {
+      response.set_state(rep_->requests.IsUnderWay(request.request_id()) ? v1::STEP_STATE_IN_FLIGHT
+                                                                         : v1::STEP_STATE_UNKNOWN);
+    }
   }
-  if (rep_->round != nullptr && rep_->round->Counts(request.request_id())) {
-    response.set_state(v1::STEP_STATE_ACCUMULATED);
-    return response;
+  // A step that nobody remembers here may be on disk, and there after a restart.
+  if (response.state() == v1::STEP_STATE_UNKNOWN && keeps_steps()) {
+    if (absl::Status status = rep_->resources.journal->CheckWorking(); !status.ok()) return status;
   }
-  response.set_state(rep_->requests.IsUnderWay(request.request_id()) ? v1::STEP_STATE_IN_FLIGHT
-                                                                     : v1::STEP_STATE_UNKNOWN);
   return response;
 }
 
