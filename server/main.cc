@@ -226,7 +226,7 @@ absl::StatusOr<std::unique_ptr<store::Store>> OpenStore() {
   if (!opened.ok()) {
     return absl::Status(opened.status().code(), absl::StrCat("--data_dir: ", opened.status().message()));
   }
-  if (absl::Status status = (*opened)->Resolve(nullptr).status(); !status.ok()) {
+  if (absl::Status status = (*opened)->Resolve(nullptr, "durability").status(); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--durability: ", status.message()));
   }
   return opened;

@@ -12,6 +12,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "adamant/v1/parameter_set.pb.h"
 #include "adamant/v1/service.pb.h"
@@ -175,9 +176,9 @@ class Journal {
  public:
   virtual ~Journal() = default;
 
-  // What a set is promised whose specification says `durability`, or nothing. Errors: INVALID_ARGUMENT naming the
-  // field; FAILED_PRECONDITION (NO_DATA_DIRECTORY).
-  virtual absl::StatusOr<v1::Durability> Resolve(const v1::Durability* durability) const = 0;
+  // What a set is promised that asks for `durability`, or, where that is null, for nothing in particular. Error:
+  // INVALID_ARGUMENT naming what of `field` is wrong.
+  virtual absl::StatusOr<v1::Durability> Resolve(const v1::Durability* durability, absl::string_view field) const = 0;
 
   // Puts a new set down, which is on disk when this returns; null if it is promised nothing. May take long. `spec` has
   // every default resolved that makes a difference; `slots` are those of its optimizers. Errors: RESOURCE_EXHAUSTED

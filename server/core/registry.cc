@@ -84,9 +84,12 @@ absl::StatusOr<v1::ForkResponse> Registry::Fork(const v1::ForkRequest& request) 
   v1::ParameterSetSpec spec = (*source)->Spec();
   spec.set_name(request.name());
   if (!request.device().empty()) spec.set_device(request.device());
-  if (request.has_durability()) *spec.mutable_durability() = request.durability();
   const absl::StatusOr<const Resources*> device = FindDevice(spec.device(), "device");
   if (!device.ok()) return device.status();
+  absl::StatusOr<v1::Durability> durability = ParameterSet::ResolveDurability(
+      **device, request.has_durability() ? &request.durability() : nullptr, "durability");
+  if (!durability.ok()) return durability.status();
+  *spec.mutable_durability() = *std::move(durability);
   std::optional<uint64_t> incarnation;
   if (request.has_incarnation()) incarnation = request.incarnation();
 

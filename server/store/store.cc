@@ -87,12 +87,12 @@ Store::~Store() {
   if (rate_limit_ != nullptr) rate_limit_->Stop(absl::CancelledError("the server ends"));
 }
 
-absl::StatusOr<v1::Durability> Store::Resolve(const v1::Durability* durability) const {
+absl::StatusOr<v1::Durability> Store::Resolve(const v1::Durability* durability, absl::string_view field) const {
   v1::Durability resolved = durability != nullptr ? *durability : options_.default_durability;
   switch (resolved.level_case()) {
     case v1::Durability::LEVEL_NOT_SET:
       if (durability != nullptr) {
-        return InvalidField("spec.durability", "one of nothing, checkpoints and every_step", "none");
+        return InvalidField(field, "one of nothing, checkpoints and every_step", "none");
       }
       resolved.mutable_nothing();
       break;
@@ -101,23 +101,23 @@ absl::StatusOr<v1::Durability> Store::Resolve(const v1::Durability* durability) 
     case v1::Durability::kCheckpoints: {
       const v1::Checkpoints& terms = resolved.checkpoints();
       if (!terms.has_steps() && !terms.has_seconds()) {
-        return InvalidField("spec.durability.checkpoints", "steps, seconds, or both", "none");
+        return InvalidField(absl::StrCat(field, ".checkpoints"), "steps, seconds, or both", "none");
       }
       if (terms.has_steps() && (terms.steps() < 1 || terms.steps() > kMaxCheckpointSteps)) {
-        return InvalidField("spec.durability.checkpoints.steps", absl::StrCat("[1, ", kMaxCheckpointSteps, "]"),
+        return InvalidField(absl::StrCat(field, ".checkpoints.steps"), absl::StrCat("[1, ", kMaxCheckpointSteps, "]"),
                             absl::StrCat(terms.steps()));
       }
       if (terms.has_seconds() && !(terms.seconds() >= 1 && terms.seconds() <= kMaxCheckpointSeconds)) {
-        return InvalidField("spec.durability.checkpoints.seconds", absl::StrCat("[1, ", kMaxCheckpointSeconds, "]"),
-                            Spelled(terms.seconds()));
+        return InvalidField(absl::StrCat(field, ".checkpoints.seconds"),
+                            absl::StrCat("[1, ", kMaxCheckpointSeconds, "]"), Spelled(terms.seconds()));
       }
       break;
     }
     case v1::Durability::kEveryStep: {
       const int32_t steps = resolved.every_step().journal_steps();
       if (steps != 0 && (steps < 2 || steps > kMaxJournalSteps)) {
-        return InvalidField("spec.durability.every_step.journal_steps", absl::StrCat("[2, ", kMaxJournalSteps, "]"),
-                            absl::StrCat(steps));
+        return InvalidField(absl::StrCat(field, ".every_step.journal_steps"),
+                            absl::StrCat("[2, ", kMaxJournalSteps, "]"), absl::StrCat(steps));
       }
       if (steps == 0) resolved.mutable_every_step()->set_journal_steps(kDefaultJournalSteps);
       break;

@@ -118,7 +118,7 @@ class Store final : public core::Journal {
   // checkpoints before.
   void Finish(core::Registry* registry, absl::Duration rest);
 
-  absl::StatusOr<v1::Durability> Resolve(const v1::Durability* durability) const override;
+  absl::StatusOr<v1::Durability> Resolve(const v1::Durability* durability, absl::string_view field) const override;
   absl::StatusOr<std::unique_ptr<core::SetJournal>> CreateSet(const v1::ParameterSetSpec& spec,
                                                               std::shared_ptr<const core::Schema> schema,
                                                               const v1::ParameterSet& set) override;

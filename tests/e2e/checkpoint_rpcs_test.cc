@@ -492,8 +492,12 @@ TEST_P(CheckpointRpcsTest, ForkIsKeptAsItIsAskedToBe) {
   service_.Make(spec_);
   service_.Step(spec_, 1);
   v1::Durability durability;
-  EXPECT_EQ(ReasonOf(service_->Fork("set", "fork", {.durability = durability}).status()),
-            v1::ERROR_REASON_INVALID_FIELD);
+  const absl::Status none = service_->Fork("set", "fork", {.durability = durability}).status();
+  EXPECT_EQ(ReasonOf(none), v1::ERROR_REASON_INVALID_FIELD);
+  EXPECT_EQ(GetErrorDetail(none).field(), "durability");
+  durability.mutable_every_step()->set_journal_steps(1);
+  const absl::Status too_few = service_->Fork("set", "fork", {.durability = durability}).status();
+  EXPECT_EQ(GetErrorDetail(too_few).field(), "durability.every_step.journal_steps");
   durability.mutable_nothing();
   ASSERT_TRUE(service_->Fork("set", "fork", {.durability = durability}).ok());
   service_.Kill();

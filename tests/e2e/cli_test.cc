@@ -242,6 +242,11 @@ TEST_F(CliTest, ForksASet) {
   EXPECT_EQ(Do({"fork", "s", "t"}), "forked s as t, at step 1\n");
   EXPECT_EQ(Values("t", "w"), Values("s", "w"));
   EXPECT_EQ(DoJson({"fork", "s", "u", "--device=cpu"})["parameter_set"]["name"], "u");
+  EXPECT_EQ(DoJson({"fork", "s", "n", "--durability=nothing"})["parameter_set"]["name"], "n");
+  const Ended kept = Run({"fork", "s", "k", "--durability=every_step"});
+  EXPECT_EQ(kept.code, 5);
+  EXPECT_THAT(kept.error, HasSubstr("NO_DATA_DIRECTORY"));
+  EXPECT_EQ(Run({"fork", "s", "k", "--durability=always"}).code, 2);
   EXPECT_EQ(Run({"fork", "s", "t"}).code, 4);
   EXPECT_EQ(Run({"fork", "absent", "v"}).code, 3);
   EXPECT_EQ(Run({"fork", "s"}).code, 2);

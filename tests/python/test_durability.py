@@ -58,7 +58,11 @@ def test_a_stream_goes_on_over_a_server_that_is_killed(serve):
         ("nothing", v1.Durability(nothing=v1.Nothing())),
         ("every_step", v1.Durability(every_step=v1.EveryStep(journal_steps=16))),
         (v1.EveryStep(journal_steps=4), v1.Durability(every_step=v1.EveryStep(journal_steps=4))),
+        ("every_step:4", v1.Durability(every_step=v1.EveryStep(journal_steps=4))),
         (v1.Checkpoints(steps=9), v1.Durability(checkpoints=v1.Checkpoints(steps=9))),
+        ("checkpoints:9", v1.Durability(checkpoints=v1.Checkpoints(steps=9))),
+        ("checkpoints:1.5m", v1.Durability(checkpoints=v1.Checkpoints(seconds=90))),
+        ("checkpoints:2h,9", v1.Durability(checkpoints=v1.Checkpoints(steps=9, seconds=7200))),
         (v1.Durability(nothing=v1.Nothing()), v1.Durability(nothing=v1.Nothing())),
         (None, v1.Durability(checkpoints=v1.Checkpoints(steps=5, seconds=60))),
     ],
@@ -70,7 +74,8 @@ def test_durability_is_as_it_is_given_or_the_servers(serve, given, kept):
 
 
 def test_durability_that_is_none_is_refused_here(client, name):
-    for wrong in ("checkpoints", "always", 3):
+    wrongs = ("checkpoints", "always", 3, "checkpoints:", "checkpoints:5,6", "checkpoints:1s,2s", "every_step:", "nothing:1")
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="durability: expected 'nothing', 'every_step'"):
             client.create(name, {"w": (2,)}, durability=wrong)
 

@@ -59,8 +59,8 @@ class SeenJournal final : public core::Journal {
 
   core::SetJournal* last() const { return last_; }
 
-  absl::StatusOr<v1::Durability> Resolve(const v1::Durability* durability) const override {
-    return journal_->Resolve(durability);
+  absl::StatusOr<v1::Durability> Resolve(const v1::Durability* durability, absl::string_view field) const override {
+    return journal_->Resolve(durability, field);
   }
   absl::StatusOr<std::unique_ptr<core::SetJournal>> CreateSet(const v1::ParameterSetSpec& spec,
                                                               std::shared_ptr<const core::Schema> schema,

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "client/programs/cli/set_flags.h"
 #include "client/programs/cli/shell.h"
 
 namespace adamant::programs::cli {
@@ -20,7 +21,7 @@ struct RestoreOptions {
 };
 
 struct ForkArguments {
-  std::string name, new_name, device;
+  std::string name, new_name, device, durability;
 };
 
 absl::Status MakeCheckpoint(Shell* shell, const std::string& name) {
@@ -90,9 +91,13 @@ absl::Status Restore(Shell* shell, const RestoreOptions& options) {
 }
 
 absl::Status Fork(Shell* shell, const ForkArguments& arguments) {
+  ForkOptions options = {.device = arguments.device};
+  absl::StatusOr<std::optional<v1::Durability>> durability = ReadDurability(arguments.durability);
+  if (!durability.ok()) return durability.status();
+  options.durability = *std::move(durability);
   absl::StatusOr<Client> client = shell->ConnectForTransfers();
   if (!client.ok()) return client.status();
-  absl::StatusOr<v1::ParameterSet> set = client->Fork(arguments.name, arguments.new_name, {.device = arguments.device});
+  absl::StatusOr<v1::ParameterSet> set = client->Fork(arguments.name, arguments.new_name, options);
   if (!set.ok()) return set.status();
   if (shell->json()) {
     v1::ForkResponse response;
@@ -132,6 +137,7 @@ void AddCheckpointCommands(CLI::App* app, Shell* shell, Command* chosen) {
   fork->add_option("SET", arguments->name, "Name of the set that there is.")->required();
   fork->add_option("NEW", arguments->new_name, "Name of the new one.")->required();
   fork->add_option("--device", arguments->device, "Where it lives: cpu or cuda:N. Default: where the other one does.");
+  AddDurability(fork, &arguments->durability);
   fork->callback([=] { *chosen = [=] { return Fork(shell, *arguments); }; });
 }
 

@@ -94,14 +94,19 @@ CLI::Option* AddDurability(CLI::App* app, std::string* text) {
       ->type_name("WHAT");
 }
 
-absl::Status SetDurability(const std::string& text, v1::ParameterSetSpec* spec) {
-  if (text.empty()) return absl::OkStatus();
+absl::StatusOr<std::optional<v1::Durability>> ReadDurability(const std::string& text) {
+  if (text.empty()) return std::nullopt;
   absl::StatusOr<v1::Durability> durability = ParseDurability(text);
   if (!durability.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--durability: ", durability.status().message()));
   }
-  *spec->mutable_durability() = *std::move(durability);
-  return absl::OkStatus();
+  return *std::move(durability);
+}
+
+absl::Status SetDurability(const std::string& text, v1::ParameterSetSpec* spec) {
+  absl::StatusOr<std::optional<v1::Durability>> durability = ReadDurability(text);
+  if (durability.ok() && durability->has_value()) *spec->mutable_durability() = **std::move(durability);
+  return durability.status();
 }
 
 void GroupFlags::AddTo(CLI::App* app, bool creates) {

@@ -32,7 +32,9 @@ absl::Status ParseMetrics(const std::vector<std::string>& texts, std::map<std::s
 
 // Adds the flag of commands that create a set, which is `*text` then.
 CLI::Option* AddDurability(CLI::App* app, std::string* text);
-// Sets what the flag says, if it was given. INVALID_ARGUMENT for what is no durability.
+// What the flag says; nothing if it was not given. INVALID_ARGUMENT for what is no durability.
+absl::StatusOr<std::optional<v1::Durability>> ReadDurability(const std::string& text);
+// Sets what it says.
 absl::Status SetDurability(const std::string& text, v1::ParameterSetSpec* spec);
 
 // A group's optimizer and learning rate.

@@ -28,20 +28,6 @@ absl::Status ValidateInitialization(v1::Initialization initialization) {
                       EnumName(initialization));
 }
 
-// What the set is promised.
-absl::StatusOr<v1::Durability> ResolveDurability(const Resources& resources, const v1::ParameterSetSpec& spec) {
-  if (resources.journal != nullptr) {
-    return resources.journal->Resolve(spec.has_durability() ? &spec.durability() : nullptr);
-  }
-  if (spec.has_durability() && !spec.durability().has_nothing()) {
-    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_NO_DATA_DIRECTORY,
-                 "the server was started without a data directory, and keeps nothing", "spec.durability");
-  }
-  v1::Durability nothing;
-  nothing.mutable_nothing();
-  return nothing;
-}
-
 // Whether the whole of such a set can be read, as a checkpoint does.
 absl::Status CheckCanBeRead(const Schema& schema, size_t slots, const Resources& resources, absl::string_view field) {
   const int64_t bytes = ArrayBytes(schema) * static_cast<int64_t>(1 + slots);
@@ -159,9 +145,23 @@ void UpdateInTurn(std::shared_ptr<SetRep> set, const Request& request, Then<absl
 
 }  // namespace
 
+absl::StatusOr<v1::Durability> ParameterSet::ResolveDurability(const Resources& resources,
+                                                               const v1::Durability* durability,
+                                                               absl::string_view field) {
+  if (resources.journal != nullptr) return resources.journal->Resolve(durability, field);
+  if (durability != nullptr && !durability->has_nothing()) {
+    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_NO_DATA_DIRECTORY,
+                 "the server was started without a data directory, and keeps nothing", field);
+  }
+  v1::Durability nothing;
+  nothing.mutable_nothing();
+  return nothing;
+}
+
 absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resources& resources,
                                                                    const v1::ParameterSetSpec& spec) {
-  absl::StatusOr<v1::Durability> durability = ResolveDurability(resources, spec);
+  absl::StatusOr<v1::Durability> durability =
+      ResolveDurability(resources, spec.has_durability() ? &spec.durability() : nullptr, "spec.durability");
   if (!durability.ok()) return durability.status();
   absl::StatusOr<std::shared_ptr<SetRep>> made = Make(resources, spec);
   if (!made.ok()) return made.status();

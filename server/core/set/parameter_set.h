@@ -17,6 +17,7 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "adamant/v1/parameter_set.pb.h"
 #include "adamant/v1/service.pb.h"
 #include "adamant/v1/step.pb.h"
@@ -41,6 +42,10 @@ class ParameterSet {
   // (BUDGET_EXHAUSTED) when there is no room for it now.
   static absl::StatusOr<std::shared_ptr<ParameterSet>> Create(const Resources& resources,
                                                               const v1::ParameterSetSpec& spec);
+  // What a set is promised that asks for `durability`, or, where that is null, for nothing in particular. Errors:
+  // INVALID_ARGUMENT, FAILED_PRECONDITION (NO_DATA_DIRECTORY); both name `field`.
+  static absl::StatusOr<v1::Durability> ResolveDurability(const Resources& resources, const v1::Durability* durability,
+                                                          absl::string_view field);
   // For those who make sets in other ways: the same, of which nothing is put down in a journal whatever `spec` says.
   static absl::StatusOr<std::shared_ptr<SetRep>> Make(const Resources& resources, const v1::ParameterSetSpec& spec);
   explicit ParameterSet(std::shared_ptr<SetRep> rep) : rep_(std::move(rep)) {}

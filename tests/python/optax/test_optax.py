@@ -114,6 +114,18 @@ def test_in_a_scan_steps_come_in_order(server, client, name, problem):
     assert_near(ours, theirs, 5e-6)
 
 
+def test_a_set_is_kept_as_it_is_asked_to_be(start_server, tmp_path):
+    address = start_server(f"--data_dir={tmp_path / 'data'}").address
+    params = {"w": jnp.ones(3)}
+    adamant.optax.remote_adam(1e-2, target=address, name="kept", durability="every_step:4").init(params)
+    adamant.optax.remote_adam(1e-2, target=address, name="servers").init(params)
+    with adamant.Client(address) as client:
+        assert client.get("kept").durability.every_step.journal_steps == 4
+        assert client.get("servers").durability.WhichOneof("level") == "nothing"
+    with pytest.raises(ValueError, match="durability: expected 'nothing', 'every_step'"):
+        adamant.optax.remote_adam(1e-2, target=address, durability="always")
+
+
 def test_large_parameters_come_through(server):
     params = jnp.zeros(5_000_000, jnp.float32)
     optimizer = adamant.optax.remote_adam(1e-2, target=server.address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -218,9 +219,10 @@ class Client:
             so N workers may all create it. Otherwise SetExistsError, or SpecMismatchError.
         max_grad_norm, max_grad_value: torch's clip_grad_norm_ and clip_grad_value_; at most one.
         on_non_finite: "skip" or "reject" a step whose gradient is not finite.
-        durability: what of the set outlives the server's process: "nothing", "every_step", v1.Checkpoints(steps=1000,
-            seconds=60) with one of these or both, or v1.EveryStep(journal_steps=64). None: the server's default. Of no
-            account for a set that is there already.
+        durability: what of the set outlives the server's process: "nothing", "every_step", "every_step:64" (which is
+            v1.EveryStep(journal_steps=64)), "checkpoints:1000", "checkpoints:5m" or "checkpoints:1000,5m" (which is
+            v1.Checkpoints(steps=1000, seconds=300)). None: the server's default. Of no account for a set that is there
+            already.
 
         An attempt whose reply was lost may have created the set, and without `exist_ok` the next one then raises
         SetExistsError.
@@ -741,10 +743,26 @@ def durability_message(durability: Durability) -> v1.Durability:
         return v1.Durability(checkpoints=durability)
     if durability == "nothing":
         return v1.Durability(nothing=v1.Nothing())
-    if durability == "every_step":
-        return v1.Durability(every_step=v1.EveryStep())
+    if isinstance(durability, str):
+        every_step = re.fullmatch(r"every_step(?::(\d+))?", durability, re.ASCII)
+        if every_step:
+            return v1.Durability(every_step=v1.EveryStep(journal_steps=int(every_step[1] or 0)))
+        kind, _, terms = durability.partition(":")
+        if kind == "checkpoints":
+            checkpoints = v1.Checkpoints()
+            for term in terms.split(","):
+                number = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)([smh])", term, re.ASCII)
+                if not number or checkpoints.HasField("steps" if number[1] else "seconds"):
+                    break
+                if number[1]:
+                    checkpoints.steps = int(number[1])
+                else:
+                    checkpoints.seconds = float(number[2]) * {"s": 1, "m": 60, "h": 3600}[number[3]]
+            else:
+                return v1.Durability(checkpoints=checkpoints)
     raise ValueError(
-        f"durability: expected 'nothing', 'every_step', v1.EveryStep or v1.Checkpoints, got {durability!r}"
+        "durability: expected 'nothing', 'every_step', 'every_step:64', 'checkpoints:1000', 'checkpoints:5m', "
+        f"'checkpoints:1000,5m', v1.EveryStep or v1.Checkpoints, got {durability!r}"
     )
 
 

@@ -25,7 +25,8 @@ import optax
 from jax.experimental import io_callback
 
 import adamant
-from adamant import errors
+from adamant import errors, v1
+from adamant._client import Durability, durability_message
 from adamant._own_set import end
 
 
@@ -38,8 +39,11 @@ class RemoteAdamState(NamedTuple):
 class _Remote:
     """One set, as the callbacks see it: they come one after the other."""
 
-    def __init__(self, optimizer: adamant.Adam, target: str | None, name: str | None) -> None:
+    def __init__(
+        self, optimizer: adamant.Adam, target: str | None, name: str | None, durability: v1.Durability | None
+    ) -> None:
         self._optimizer = optimizer
+        self._durability = durability
         self._client = adamant.Client(target)
         self._name = f"optax/{uuid.uuid4().hex}" if name is None else name
         self._steps: adamant.StepStream | None = None
@@ -49,7 +53,7 @@ class _Remote:
     def create(self, names: Sequence[str], params: Sequence[Any]) -> Any:
         arrays = {name: np.asarray(param) for name, param in zip(names, params)}
         try:
-            self._client.create(self._name, arrays, self._optimizer)
+            self._client.create(self._name, arrays, self._optimizer, durability=self._durability)
         except errors.SetExistsError:
             # It goes on from these parameters, with the moments that it has.
             self._client.write(self._name, arrays)
@@ -84,6 +88,7 @@ def remote_adam(
     *,
     target: str | None = None,
     name: str | None = None,
+    durability: Durability | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam on a server. The last of a chain: its updates lead from `params`, which `update` needs, to the server's.
 
@@ -92,12 +97,13 @@ def remote_adam(
     name: of the parameter set. None: a set of its own, which ends with the transformation, or the program. A named one
         is made by `init`, or, if it is there, gets the parameters that `init` is given; a state that was saved goes on
         with it without `init`, as long as nobody has stepped it since.
+    durability: what of a set that `init` makes outlives the server's process, as `Client.create` has it.
 
     A gradient that is not finite is passed over: the updates are zero, and `count` stays.
     """
     rate = learning_rate if callable(learning_rate) else float(learning_rate)
     adam = adamant.Adam(lr=1e-3 if callable(rate) else rate, betas=(b1, b2), eps=eps)
-    remote = _Remote(adam, target, name)
+    remote = _Remote(adam, target, name, None if durability is None else durability_message(durability))
 
     def init(params: Any) -> RemoteAdamState:
         leaves = jax.tree_util.tree_flatten_with_path(params)[0]

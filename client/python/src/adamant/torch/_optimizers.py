@@ -73,9 +73,8 @@ class _Remote(torch.optim.Optimizer):
         overlap: sends gradients while the backward pass still computes others, where a step takes more than one
             message. The numbers are the same: where a gradient, or a hyperparameter, is another one when `step` comes,
             all is sent again. Costs a pass over the gradients a step. For parameters on the CPU.
-        durability: what of the set outlives the server's process: "nothing", "every_step",
-            adamant.v1.Checkpoints(steps=1000, seconds=60) with one of these or both, or
-            adamant.v1.EveryStep(journal_steps=64). None: the server's default.
+        durability: what of the set outlives the server's process, as `Client.create` has it: "nothing", "every_step",
+            "checkpoints:1000,5m". None: the server's default.
         progress: draws a bar of tqdm's for each transfer of all parameters, or of their state, on a terminal.
 
         max_grad_norm, on_non_finite and durability are the set's: of one that is there already they must be the same,
