@@ -22,8 +22,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "client/command_line/command_line.h"
 #include "client/command_line/durability_flag.h"
-#include "client/command_line/program.h"
 #include "tests/bench/samples.h"
 
 ABSL_FLAG(std::string, target, "", "A running server.");
@@ -59,9 +59,10 @@ class Writer {
     if (!created.ok()) return created.status();
     absl::StatusOr<StepStream> stream = client->OpenStepStream(spec.name());
     if (!stream.ok()) return stream.status();
-    return std::unique_ptr<Writer>(new Writer(*std::move(client), *std::move(stream), spec.name(), params));
+    return std::unique_ptr<Writer>(
+        new Writer(*std::move(client), *std::move(stream), created->parameter_set(), params));
   }
-  ~Writer() { client_.DeleteParameterSet(name_).IgnoreError(); }
+  ~Writer() { client_.DeleteParameterSet(set_.name(), set_.incarnation()).IgnoreError(); }
 
   absl::Status Step() {
     const absl::Span<const float> gradients[] = {gradient_};
@@ -70,16 +71,16 @@ class Writer {
   }
 
  private:
-  Writer(Client client, StepStream stream, std::string name, int64_t params)
+  Writer(Client client, StepStream stream, v1::ParameterSet set, int64_t params)
       : client_(std::move(client)),
         stream_(std::move(stream)),
-        name_(std::move(name)),
+        set_(std::move(set)),
         gradient_(params, 0.01f),
         parameters_(params) {}
 
   Client client_;
   StepStream stream_;
-  const std::string name_;
+  const v1::ParameterSet set_;
   const std::vector<float> gradient_;
   std::vector<float> parameters_;
 };
@@ -156,12 +157,8 @@ absl::Status MeasureBeside() {
     if (absl::Status status = StepAndTime(small->get(), &alone); !status.ok()) return status;
     std::atomic<bool> stop = false;
     absl::Status stepping;
-    int64_t large_steps = 0;
     std::thread other([&] {
-      while (!stop && stepping.ok()) {
-        stepping = (*large)->Step();
-        ++large_steps;
-      }
+      while (!stop && stepping.ok()) stepping = (*large)->Step();
     });
     const absl::Status status = StepAndTime(small->get(), &beside);
     stop = true;
@@ -187,9 +184,10 @@ absl::Status MeasureBeside() {
 }  // namespace adamant::bench
 
 int main(int argc, char** argv) {
-  adamant::ParseCommandLine(argc, argv, "steps many small sets at a running server, or one beside a large one", __FILE__);
-  const absl::Status status = absl::GetFlag(FLAGS_beside) > 0 ? adamant::bench::MeasureBeside()
-                                                              : adamant::bench::MeasureTogether();
+  adamant::ParseCommandLine(argc, argv, "steps many small sets at a running server, or one beside a large one",
+                            __FILE__);
+  const absl::Status status =
+      absl::GetFlag(FLAGS_beside) > 0 ? adamant::bench::MeasureBeside() : adamant::bench::MeasureTogether();
   if (status.ok()) return 0;
   std::cerr << "crowd_bench: " << status << "\n";
   return 1;
