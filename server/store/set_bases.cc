@@ -103,6 +103,8 @@ void SetBases::Checkpoint(std::unique_ptr<core::Reading> state, const v1::Parame
         self->Write(base, [&state](v1::Slot slot, int64_t begin, int64_t end,
                                    absl::FunctionRef<void(const float* elements, int64_t count)> visit) {
           state->Visit(slot, begin, end, visit);
+          // Steps, and other readers, may want the memory.
+          state->ReleaseBefore(slot, end);
         });
     // Before the commit: others may want the memory.
     state.reset();

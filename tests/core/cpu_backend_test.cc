@@ -118,21 +118,29 @@ TEST_F(CpuBackendTest, WhatIsKeptOfAHeldSlotIsCopiedToItsNewBlock) {
   EXPECT_EQ(Values(v), Thirds(3, 3, 10));
 }
 
-TEST_F(CpuBackendTest, AReaderThatDropsItsViewIsTheLastToHoldIt) {
+TEST_F(CpuBackendTest, WhatAViewLetsGoOfGoesBackToThePool) {
   TestServer server({.backend = &backend_});
   const Resources resources = server.resources();
   const std::shared_ptr<const Schema> schema =
-      *Schema::Create(SmallSpec(), (*Configuration::Create(SmallSpec()))->groups());
+      *Schema::Create(LargeSpec(), (*Configuration::Create(LargeSpec()))->groups());
   const std::unique_ptr<SlotArrays> arrays =
       *backend_.NewArrays({schema, {v1::SLOT_EXP_AVG}}, resources.lender, resources.compute);
-  bool viewed = false;
-  arrays->View({v1::SLOT_EXP_AVG}, {*pool_.Take(64)}, [&](absl::StatusOr<SlotView> view) {
-    const std::weak_ptr<const std::vector<BlockList>> held = *view;
-    *view = nullptr;
-    EXPECT_TRUE(held.expired());
-    viewed = true;
-  });
-  EXPECT_TRUE(viewed);
+  std::unique_ptr<SlotView> view;
+  arrays->View({v1::SLOT_EXP_AVG}, {*pool_.Take(schema->flat_size())},
+               [&](absl::StatusOr<std::unique_ptr<SlotView>> viewed) { view = *std::move(viewed); });
+  const size_t blocks = view->slots()[0].size();
+  ASSERT_GT(blocks, 2);
+  const int64_t spares = pool_.used_bytes();
+  for (size_t block = 0; block < blocks; ++block) {
+    const int64_t before = pool_.used_bytes();
+    const int64_t charged = BlockPool::ChargedBytes(view->slots()[0][block].size());
+    view->Release(0, block);
+    EXPECT_FALSE(view->slots()[0][block]);
+    EXPECT_EQ(pool_.used_bytes(), before - charged);
+  }
+  EXPECT_LT(pool_.used_bytes(), spares);
+  EXPECT_EQ(pool_.used_bytes(), 0);
+  view.reset();
 }
 
 TEST_F(CpuBackendTest, OffersItsKernelsMeasureAndName) {

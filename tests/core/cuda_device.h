@@ -52,7 +52,7 @@ class CudaDevices {
     // The second one is asked for when the first one's thread has let go of it.
     for (int i = 0; i < 2; ++i) {
       Gate idle;
-      nothing_->View({}, {}, [&](const absl::StatusOr<SlotView>&) { idle.Open(); });
+      nothing_->View({}, {}, [&](const absl::StatusOr<std::unique_ptr<SlotView>>&) { idle.Open(); });
       idle.Pass();
     }
   }

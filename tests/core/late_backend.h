@@ -94,7 +94,7 @@ class LateBackend final : public Backend {
     }
 
     void View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
-              Then<absl::StatusOr<SlotView>> done) override {
+              Then<absl::StatusOr<std::unique_ptr<SlotView>>> done) override {
       backend_->thread_.Post([this, slots = std::vector<v1::Slot>(slots.begin(), slots.end()),
                               spares = std::move(spares), done = std::move(done)]() mutable {
         if (absl::Status working = backend_->CheckWorking(); !working.ok()) {
@@ -144,7 +144,7 @@ class LateBackend final : public Backend {
     }
 
    private:
-    SlotView CopyDown(const std::vector<v1::Slot>& slots, std::vector<BlockList> to) {
+    std::unique_ptr<SlotView> CopyDown(const std::vector<v1::Slot>& slots, std::vector<BlockList> to) {
       std::vector<BlockList> view(layout_.slots.size());
       for (size_t i = 0; i < slots.size(); ++i) {
         for (size_t block = 0; block < to[i].size(); ++block) {
@@ -153,7 +153,7 @@ class LateBackend final : public Backend {
         }
         view[absl::c_find(layout_.slots, slots[i]) - layout_.slots.begin()] = std::move(to[i]);
       }
-      return std::make_shared<const std::vector<BlockList>>(std::move(view));
+      return std::make_unique<CopiedSlotView>(std::move(view));
     }
     std::vector<BlockList> CopyUp(const std::vector<BlockList>& from) {
       std::vector<BlockList> slots = arrays_->BeginLoad();

@@ -1,4 +1,5 @@
 // Reads: one snapshot each, whatever commits meanwhile, paid by the reader.
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -76,6 +77,38 @@ TEST_P(ReadTest, HeldMomentsAreReplacedByFreshBlocks) {
   StepOn();
   EXPECT_NE(FirstElement(**Read(set_.get(), FullReadRequest()), v1::SLOT_EXP_AVG), moments);
   EXPECT_TRUE(SameBits(*Fetch(**reading, v1::SLOT_EXP_AVG), Values(model_.parameter_count())));
+}
+
+TEST_P(ReadTest, AReaderLetsGoOfBlocksOneByOneWhileStepsGoOn) {
+  StepOn();
+  const Arrays then = model_.arrays();
+  std::unique_ptr<Reading> reading = *Read(set_.get(), FullReadRequest());
+  // Another one needs what the first has let go of.
+  const std::unique_ptr<Reading> other = *Read(set_.get(), FullReadRequest());
+  const Schema& schema = reading->schema();
+  for (const v1::Slot slot : {v1::SLOT_EXP_AVG, v1::SLOT_PARAMETER, v1::SLOT_EXP_AVG_SQ}) {
+    Values read(schema.flat_size());
+    for (int64_t begin = 0; begin < schema.flat_size(); begin += kBlockElements / 2) {
+      const int64_t end = std::min(begin + kBlockElements / 2, schema.flat_size());
+      ASSERT_THAT(reading->Copy(slot, begin, end, read.data() + begin), IsOk());
+      const int64_t before = server_.read().used();
+      reading->ReleaseBefore(slot, end);
+      const bool ends = end / kBlockElements > begin / kBlockElements;
+      EXPECT_EQ(before - server_.read().used(), ends ? BlockPool::ChargedBytes(kBlockElements) : 0);
+      StepOn();
+    }
+    const Values& expected = slot == v1::SLOT_PARAMETER ? then.parameters
+                             : slot == v1::SLOT_EXP_AVG ? then.exp_avg
+                                                        : then.exp_avg_sq;
+    Values elements;
+    for (const Schema::Tensor& tensor : schema.tensors()) {
+      elements.insert(elements.end(), read.begin() + tensor.begin, read.begin() + tensor.end);
+    }
+    EXPECT_TRUE(SameBits(elements, expected));
+  }
+  reading.reset();
+  EXPECT_TRUE(*Fetch(*other) == then);
+  EXPECT_TRUE(*FetchState(set_.get()) == model_.arrays());
 }
 
 TEST_P(ReadTest, SlotsComeInTheOrderAskedForAndParametersByDefault) {

@@ -92,6 +92,7 @@ class DurableSetTest : public ::testing::Test {
     options.reserve_bytes = 64 << 10;
     options.sqlite_vfs = vfs_.name().c_str();
     options.clock = &clock_;
+    options.checkpoint_bytes_per_second = checkpoint_rate_;
     options.warn = [this](absl::string_view line) {
       ++warnings_;
       EXPECT_FALSE(warnings_are_failures_) << line;
@@ -150,6 +151,7 @@ class DurableSetTest : public ::testing::Test {
 
   static constexpr int64_t kCapacity = int64_t{1} << 30;
   core::ManualClock clock_;
+  int64_t checkpoint_rate_ = 0;  // from the next start on
   bool warnings_are_failures_ = true;
   std::atomic<int> warnings_ = 0;
   SimulatedFileSystem disk_;
@@ -332,6 +334,39 @@ TEST_F(DurableSetOnADeviceTest, ACheckpointBetweenAWritesBaseAndItsPublicationIs
   set = *registry_->Find("set");
   EXPECT_EQ(set->Describe().incarnation(), incarnation);
   EXPECT_TRUE(*core::FetchState(set.get()) == written);
+}
+
+// It may take long: what it has written, others may have.
+TEST_F(DurableSetTest, ACheckpointHoldsLessAndLessWhileItIsWritten) {
+  checkpoint_rate_ = int64_t{1} << 20;
+  Restart();
+  v1::ParameterSetSpec spec = core::SmallSpec("set");
+  spec.mutable_tensors(0)->clear_shape();
+  spec.mutable_tensors(0)->add_shape(int64_t{4} << 20);
+  v1::Durability durability;
+  durability.mutable_checkpoints()->set_steps(1000);
+  std::shared_ptr<core::ParameterSet> set = Create(durability, spec);
+  core::Notification made;
+  absl::Status status;
+  set->Checkpoint(std::nullopt, [&](const absl::Status& done) {
+    status = Unshared(done);
+    made.Notify();
+  });
+  std::vector<int64_t> held;
+  while (!made.HasBeenNotified()) {
+    // It waits for its next piece of 4 MiB.
+    if (clock_.pending() == 0) {
+      std::this_thread::yield();
+      continue;
+    }
+    held.push_back(server_.read().used());
+    clock_.Advance(absl::Seconds(4));
+  }
+  EXPECT_THAT(status, IsOk());
+  ASSERT_GE(held.size(), 10);
+  EXPECT_TRUE(std::is_sorted(held.rbegin(), held.rend()));
+  EXPECT_LT(held.back(), held.front() / 5);
+  EXPECT_EQ(server_.read().used(), 0);
 }
 
 // The gradient was on its way when the disk became full.

@@ -17,13 +17,7 @@ namespace {
 
 using SlotLists = std::vector<BlockList>;
 
-// What one view has in hand.
-struct HeldView {
-  SlotLists blocks;
-  SlotLists spares;  // null where a step has taken one, or needs none any more
-};
-
-// The slots of a set, and who views them.
+// The slots of a set, and what those who view them have brought.
 struct Shelf {
   // `lists`, which are the only references to their blocks but for the views', with spares in place of those of
   // `blocks` that a view holds.
@@ -33,7 +27,8 @@ struct Shelf {
   Mutex mutex;
   // Nothing while a step or a write has them.
   std::optional<SlotLists> slots ABSL_GUARDED_BY(mutex);
-  std::vector<HeldView*> views ABSL_GUARDED_BY(mutex);
+  // Of each view: null where a step has taken one, or needs none any more.
+  std::vector<SlotLists*> spares ABSL_GUARDED_BY(mutex);
 };
 
 SlotLists Shelf::Writable(const SlotLists& lists, absl::Span<const int64_t> blocks) {
@@ -54,14 +49,40 @@ SlotLists Shelf::Writable(const SlotLists& lists, absl::Span<const int64_t> bloc
 BlockRef Shelf::TakeSpare(size_t slot, size_t block) {
   // One is enough for all that view the block; the others', which are not needed any more, go back to the pool.
   BlockRef spare;
-  for (HeldView* view : views) {
+  for (SlotLists* of_view : spares) {
     // One that began before the set grew has none for what is new.
-    if (block >= view->spares[slot].size()) continue;
-    BlockRef taken = std::move(view->spares[slot][block]);
+    if (block >= (*of_view)[slot].size()) continue;
+    BlockRef taken = std::move((*of_view)[slot][block]);
     if (!spare) spare = std::move(taken);
   }
   return spare;
 }
+
+// A view of blocks that are the set's as well, until it changes them.
+class HeldView final : public SlotView {
+ public:
+  HeldView(std::shared_ptr<Shelf> shelf, SlotLists slots, SlotLists spares) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shelf->mutex)
+      : SlotView(std::move(slots)), shelf_(std::move(shelf)), spares_(std::move(spares)) {
+    shelf_->spares.push_back(&spares_);
+  }
+  ~HeldView() override {
+    // First, since a block that is in use must have a spare.
+    slots_.clear();
+    MutexLock lock(&shelf_->mutex);
+    shelf_->spares.erase(absl::c_find(shelf_->spares, &spares_));
+  }
+
+  void Release(size_t slot, size_t block) override {
+    SlotView::Release(slot, block);
+    BlockRef spare;  // goes back to the pool without the lock
+    MutexLock lock(&shelf_->mutex);
+    if (block < spares_[slot].size()) spare = std::move(spares_[slot][block]);
+  }
+
+ private:
+  const std::shared_ptr<Shelf> shelf_;  // may outlive the arrays
+  SlotLists spares_;                    // guarded by shelf_->mutex
+};
 
 // A view refers to the blocks themselves. A step that would write to a block of a view swaps in one of the spares that
 // the view brought, so that a step neither maps memory nor fails because of a reader.
@@ -82,7 +103,7 @@ class CpuArrays final : public SlotArrays {
   void Apply(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
              Then<absl::Status> done) override;
   void View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
-            Then<absl::StatusOr<SlotView>> done) override;
+            Then<absl::StatusOr<std::unique_ptr<SlotView>>> done) override;
   void Copy(v1::Slot slot, int64_t begin, int64_t end, float* to) override;
   std::vector<BlockList> BeginLoad() override;
   void Load(const Snapshot& parameters, std::vector<BlockList> slots, Then<absl::Status> done) override;
@@ -132,7 +153,7 @@ class CpuArrays final : public SlotArrays {
   const SlotIndices slot_indices_;
   std::unique_ptr<const TensorSelection> all_;  // of whoever has the turn
   ComputePool* const compute_;
-  const std::shared_ptr<Shelf> shelf_;  // views may outlive the arrays
+  const std::shared_ptr<Shelf> shelf_;
 };
 
 SlotLists CpuArrays::Take() {
@@ -189,7 +210,7 @@ int64_t CpuArrays::ElementsOf(const StepPlan& plan) {
 void CpuArrays::Begin(const StepPlan& plan, Pass* pass) {
   MutexLock lock(&shelf_->mutex);
   SlotLists slots = Take();
-  if (shelf_->views.empty()) {
+  if (shelf_->spares.empty()) {
     pass->out = std::move(slots);
   } else {
     pass->out = shelf_->Writable(slots, BlocksOf(plan));
@@ -285,29 +306,21 @@ absl::Status CpuArrays::End(Pass* pass) {
 }
 
 void CpuArrays::View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
-                     Then<absl::StatusOr<SlotView>> done) {
-  auto* const view = new HeldView{SlotLists(layout_.slots.size()), SlotLists(layout_.slots.size())};
+                     Then<absl::StatusOr<std::unique_ptr<SlotView>>> done) {
+  SlotLists lists(layout_.slots.size());
+  SlotLists spare_lists(layout_.slots.size());
+  std::unique_ptr<HeldView> view;
   {
     MutexLock lock(&shelf_->mutex);
     for (size_t i = 0; i < slots.size(); ++i) {
       const size_t slot = IndexOf(slots[i]);
-      view->blocks[slot] = (*shelf_->slots)[slot];
-      view->spares[slot] = std::move(spares[i]);
+      lists[slot] = (*shelf_->slots)[slot];
+      spare_lists[slot] = std::move(spares[i]);
     }
-    shelf_->views.push_back(view);
+    // Not std::make_unique, in which nobody would see that the mutex is held.
+    view.reset(new HeldView(shelf_, std::move(lists), std::move(spare_lists)));
   }
-  std::shared_ptr<HeldView> held(view, [shelf = shelf_](HeldView* ended) {
-    // First, since a block that is in use must have a spare.
-    ended->blocks.clear();
-    {
-      MutexLock lock(&shelf->mutex);
-      shelf->views.erase(absl::c_find(shelf->views, ended));
-    }
-    delete ended;
-  });
-  const std::vector<BlockList>* const blocks = &held->blocks;
-  // The reader's alone: who drops it has seen the last of its blocks.
-  done(SlotView(std::move(held), blocks));
+  done(std::move(view));
 }
 
 void CpuArrays::Copy(v1::Slot slot, int64_t begin, int64_t end, float* to) {
@@ -334,8 +347,8 @@ void CpuArrays::Grow(std::shared_ptr<const Schema> schema, std::vector<BlockList
       BlockList& blocks = (*shelf_->slots)[slot];
       const size_t whole = layout_.schema->flat_size() / kBlockElements;
       // Those who view a short last block keep it, and what they have brought in its place is too short from here on.
-      for (HeldView* const view : shelf_->views) {
-        if (!tails[slot].empty() && whole < view->spares[slot].size()) view->spares[slot][whole] = BlockRef();
+      for (SlotLists* const of_view : shelf_->spares) {
+        if (!tails[slot].empty() && whole < (*of_view)[slot].size()) (*of_view)[slot][whole] = BlockRef();
       }
       AppendTail(std::move(tails[slot]), &blocks);
     }

@@ -237,7 +237,7 @@ class CudaArrays final : public SlotArrays {
   void Apply(const StepPlan& plan, absl::AnyInvocable<void(int64_t block) const> computed,
              Then<absl::Status> done) override;
   void View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
-            Then<absl::StatusOr<SlotView>> done) override;
+            Then<absl::StatusOr<std::unique_ptr<SlotView>>> done) override;
   void Load(const Snapshot& parameters, std::vector<BlockList> slots, Then<absl::Status> done) override;
   // Nobody calls these, since the backend is not on_host().
   void Copy(v1::Slot, int64_t, int64_t, float*) override {}
@@ -635,7 +635,7 @@ void CudaArrays::ApplyPrepared(const StepPlan& plan, absl::AnyInvocable<void(int
 }
 
 void CudaArrays::View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
-                      Then<absl::StatusOr<SlotView>> done) {
+                      Then<absl::StatusOr<std::unique_ptr<SlotView>>> done) {
   auto view = std::make_shared<std::vector<BlockList>>(layout_.slots.size());
   for (size_t i = 0; i < slots.size(); ++i) {
     (*view)[absl::c_find(layout_.slots, slots[i]) - layout_.slots.begin()] = std::move(spares[i]);
@@ -653,7 +653,7 @@ void CudaArrays::View(absl::Span<const v1::Slot> slots, std::vector<BlockList> s
       },
       [view, done = std::move(done)](absl::Status status) mutable {
         if (status.ok()) {
-          done(SlotView(std::move(view)));
+          done(std::make_unique<CopiedSlotView>(std::move(*view)));
         } else {
           view.reset();
           done(std::move(status));

@@ -2,8 +2,10 @@
 #ifndef ADAMANT_SERVER_CORE_BACKEND_SLOT_ARRAYS_H_
 #define ADAMANT_SERVER_CORE_BACKEND_SLOT_ARRAYS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -62,10 +64,30 @@ struct StepPlan {
   std::vector<Copy> copies = {};
 };
 
-// Some slots' elements as they were at one moment, which nobody writes to while this is held. Block lists by slot, in
-// the order of ArraysLayout::slots; those that were not asked for are empty. Whoever holds it must not copy its
-// references to blocks.
-using SlotView = std::shared_ptr<const std::vector<BlockList>>;
+// Some slots' elements as they were at one moment, which nobody writes to while this has them. Thread-compatible.
+class SlotView {
+ public:
+  virtual ~SlotView() = default;
+  SlotView(const SlotView&) = delete;
+  SlotView& operator=(const SlotView&) = delete;
+
+  // By slot, in the order of ArraysLayout::slots; empty where a slot was not asked for. Whoever looks at them must not
+  // copy the references to blocks.
+  const std::vector<BlockList>& slots() const { return slots_; }
+  // Lets go of a block that nobody looks at any more, and of what is held for its sake.
+  virtual void Release(size_t slot, size_t block) { slots_[slot][block] = BlockRef(); }
+
+ protected:
+  explicit SlotView(std::vector<BlockList> slots) : slots_(std::move(slots)) {}
+
+  std::vector<BlockList> slots_;
+};
+
+// One of blocks that are the view's alone.
+class CopiedSlotView final : public SlotView {
+ public:
+  explicit CopiedSlotView(std::vector<BlockList> slots) : SlotView(std::move(slots)) {}
+};
 
 // Thread-safe. Those that are marked [turn] are for whoever has the set's turn, and keeps it until the outcome.
 class SlotArrays {
@@ -81,9 +103,9 @@ class SlotArrays {
 
   // [turn] Views `slots`. `spares` has as many blocks for each of them, in their order, which nobody else holds and
   // which are paid for: the view keeps them, and a step that would write to a block of the view uses one of them
-  // instead. Nothing but what `done` makes of it holds the view.
+  // instead. It may outlive the arrays.
   virtual void View(absl::Span<const v1::Slot> slots, std::vector<BlockList> spares,
-                    Then<absl::StatusOr<SlotView>> done) = 0;
+                    Then<absl::StatusOr<std::unique_ptr<SlotView>>> done) = 0;
 
   // Copies the elements [begin, end) of the flat space to `to`. Requires that the backend is on_host(), and that
   // nothing changes them meanwhile: no step is being applied, no load under way.

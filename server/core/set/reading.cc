@@ -189,7 +189,7 @@ void Reading::View(std::unique_ptr<Reading> reading, const v1::ReadTensorsReques
   SlotArrays* const arrays = reading->set_->arrays.get();
   arrays->View(slots, std::move(spares),
                [reading = std::move(reading), done = std::move(done),
-                turn = std::move(turn)](absl::StatusOr<SlotView> view) mutable {
+                turn = std::move(turn)](absl::StatusOr<std::unique_ptr<SlotView>> view) mutable {
                  absl::Status viewed = view.status();
                  if (viewed.ok()) reading->view_ = *std::move(view);
                  if (turn.has_value()) turn->EndAtOnce();
@@ -212,8 +212,25 @@ absl::Span<const int64_t> Reading::sizes() const {
 }
 
 const BlockList& Reading::Blocks(v1::Slot slot) const {
-  if (slot == v1::SLOT_PARAMETER) return snapshot_->blocks();
-  return (*view_)[absl::c_find(set_->slots, slot) - set_->slots.begin()];
+  if (slot == v1::SLOT_PARAMETER) return snapshot_ != nullptr ? snapshot_->blocks() : parameters_;
+  return view_->slots()[absl::c_find(set_->slots, slot) - set_->slots.begin()];
+}
+
+void Reading::ReleaseBefore(v1::Slot slot, int64_t end) {
+  if (slot == v1::SLOT_PARAMETER && snapshot_ != nullptr) {
+    parameters_ = snapshot_->blocks();
+    snapshot_.reset();
+  }
+  for (int64_t& block = released_[slot]; (block + 1) * kBlockElements <= end; ++block) {
+    const int64_t bytes = BlockPool::ChargedBytes(Blocks(slot)[block].size());
+    if (slot == v1::SLOT_PARAMETER) {
+      parameters_[block] = BlockRef();
+    } else {
+      view_->Release(absl::c_find(set_->slots, slot) - set_->slots.begin(), block);
+    }
+    // Last, since it pays for what has gone.
+    grant_.ShrinkTo(grant_.bytes() - bytes);
+  }
 }
 
 void Reading::Visit(v1::Slot slot, int64_t begin, int64_t end,

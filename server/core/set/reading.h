@@ -3,6 +3,7 @@
 #define ADAMANT_SERVER_CORE_SET_READING_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -57,6 +58,9 @@ class Reading {
   // they are for as long as this lives. Requires: holds().
   void Visit(v1::Slot slot, int64_t begin, int64_t end,
              absl::FunctionRef<void(const float* elements, int64_t count)> visit) const;
+  // Lets go of blocks whose elements are all before `end`, and of what was charged for them. Those of the flat space
+  // before it are not visited or copied any more. Requires: holds(), and reads all tensors.
+  void ReleaseBefore(v1::Slot slot, int64_t end);
   // Copies the elements [begin, end) to `to`. Error: ABORTED (SNAPSHOT_GONE) where nothing is held and the set has
   // moved on.
   absl::Status Copy(v1::Slot slot, int64_t begin, int64_t end, float* to) const;
@@ -92,7 +96,9 @@ class Reading {
   Grant grant_;                    // before what it pays for, which comes back first
   std::vector<BlockList> spares_;  // until the view has them
   std::shared_ptr<const Snapshot> snapshot_;
-  SlotView view_;
+  BlockList parameters_;                  // in place of `snapshot_`, once some were let go of
+  std::map<v1::Slot, int64_t> released_;  // the blocks of each slot that were let go of
+  std::unique_ptr<SlotView> view_;
 };
 
 }  // namespace adamant::core

@@ -484,7 +484,7 @@ void StepCommit::Digest() {
     return;
   }
   arrays->View(set_->slots, std::move(digest_room_.spares),
-               [commit = shared_from_this()](absl::StatusOr<SlotView> view) {
+               [commit = shared_from_this()](absl::StatusOr<std::unique_ptr<SlotView>> view) {
                  if (!view.ok()) {
                    // The device is lost, which the next step will say.
                    commit->Publish(absl::OkStatus());
@@ -492,7 +492,7 @@ void StepCommit::Digest() {
                  }
                  commit->DigestSlots([view = *std::move(view), &slots = commit->set_->slots](
                                          v1::Slot slot, int64_t begin, int64_t end, float* to) {
-                   CopyRuns((*view)[absl::c_find(slots, slot) - slots.begin()], begin, end, to);
+                   CopyRuns(view->slots()[absl::c_find(slots, slot) - slots.begin()], begin, end, to);
                  });
                });
 }
