@@ -263,7 +263,7 @@ TEST(TrustedTest, WhoIsCutOffIsInTheLog) {
 
 // Whoever gives up often is no stranger.
 TEST(HonestTest, CancelsAsManyCallsAsItLikes) {
-  constexpr int kCalls = 60000;
+  constexpr int kCalls = 60000 / kFewer;
   ServerProcess server;
   TestClient client(server.address());
   ASSERT_TRUE(client.Create(SmallSpec()).ok());

@@ -43,7 +43,8 @@ class InterruptedSetJournal final : public ForwardingSetJournal {
                   core::Then<absl::Status> done) override {
     ForwardingSetJournal::CommitBase(record, parameters, slots, set,
                                      [this, done = std::move(done)](absl::Status status) mutable {
-                                       if (*between_) (*between_)();
+                                       // It may give itself up.
+                                       if (const std::function<void()> between = *between_; between) between();
                                        done(std::move(status));
                                      });
   }
