@@ -1,14 +1,14 @@
 // What clients get of a running server that several use at the same time: small sets together, and one beside a large
-// set. All clients are threads of this process, each with a connection and a set of its own; the server is another one.
+// set. Clients of small sets are threads of this process, each with a connection and a set of its own; that of a large
+// one and the server are other processes: what shares a process shares gRPC's threads.
 //   crowd_bench --target=HOST:PORT [--durability=every_step] [--writers=16] [--beside=67108864]
 // Prints rates, times and their ratios, which are of one run: each thing is measured in turn with what it is compared
 // with.
 #include <adamant/client.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <functional>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -24,6 +24,7 @@
 #include "absl/time/time.h"
 #include "client/command_line/command_line.h"
 #include "client/command_line/durability_flag.h"
+#include "tests/bench/child_process.h"
 #include "tests/bench/samples.h"
 
 ABSL_FLAG(std::string, target, "", "A running server.");
@@ -33,9 +34,12 @@ ABSL_FLAG(int, writers, 16, "Small sets that step at the same time.");
 ABSL_FLAG(int64_t, beside, 0, "Parameters of a large set, beside which a small one steps. 0: there is none.");
 ABSL_FLAG(int, steps, 2000, "Of each small set, in each round.");
 ABSL_FLAG(int, rounds, 5, "Rounds.");
+ABSL_FLAG(bool, endless, false, "Step one set until the process is ended. Says when it has begun.");
 
 namespace adamant::bench {
 namespace {
+
+constexpr char kLargeSet[] = "crowd/large";
 
 // A client and its set, which ends with it.
 class Writer {
@@ -49,7 +53,7 @@ class Writer {
     if (!durability.ok()) return durability.status();
     std::random_device random;
     v1::ParameterSetSpec spec;
-    spec.set_name(absl::StrFormat("crowd/%08x%08x", random(), random()));
+    spec.set_name(absl::GetFlag(FLAGS_endless) ? kLargeSet : absl::StrFormat("crowd/%08x%08x", random(), random()));
     spec.set_initialization(v1::INITIALIZATION_ZEROS);
     *spec.mutable_durability() = *std::move(durability);
     v1::TensorSpec* const tensor = spec.add_tensors();
@@ -63,6 +67,11 @@ class Writer {
         new Writer(*std::move(client), *std::move(stream), created->parameter_set(), params));
   }
   ~Writer() { client_.DeleteParameterSet(set_.name(), set_.incarnation()).IgnoreError(); }
+
+  absl::Status DeleteSet(const std::string& name) {
+    const absl::StatusOr<v1::ParameterSet> set = client_.GetParameterSet(name);
+    return set.ok() ? client_.DeleteParameterSet(name, set->incarnation()) : set.status();
+  }
 
   absl::Status Step() {
     const absl::Span<const float> gradients[] = {gradient_};
@@ -146,26 +155,42 @@ absl::Status MeasureTogether() {
   return absl::OkStatus();
 }
 
+// The client of a large set, which steps it for as long as this lives.
+absl::StatusOr<std::unique_ptr<ChildProcess>> StepLargeSet() {
+  absl::StatusOr<std::unique_ptr<ChildProcess>> process =
+      ChildProcess::Start({std::filesystem::read_symlink("/proc/self/exe").string(), "--endless",
+                           absl::StrCat("--target=", absl::GetFlag(FLAGS_target)),
+                           absl::StrCat("--durability=", absl::GetFlag(FLAGS_durability)),
+                           absl::StrCat("--params=", absl::GetFlag(FLAGS_beside))},
+                          {});
+  if (!process.ok()) return process.status();
+  if (absl::StatusOr<std::string> line = (*process)->ReadLine(); !line.ok()) return line.status();
+  return process;
+}
+
+absl::Status StepEndlessly() {
+  absl::StatusOr<std::unique_ptr<Writer>> writer = Writer::Create(absl::GetFlag(FLAGS_params));
+  absl::Status status = writer.status();
+  if (status.ok()) status = (*writer)->Step();
+  if (status.ok()) std::cout << "stepping" << std::endl;
+  while (status.ok()) status = (*writer)->Step();
+  return status;
+}
+
 absl::Status MeasureBeside() {
   absl::StatusOr<std::unique_ptr<Writer>> small = Writer::Create(absl::GetFlag(FLAGS_params));
-  absl::StatusOr<std::unique_ptr<Writer>> large = Writer::Create(absl::GetFlag(FLAGS_beside));
   if (!small.ok()) return small.status();
-  if (!large.ok()) return large.status();
   std::vector<double> alone50, alone99, beside50, beside99, ratios50, ratios99;
   for (int round = 0; round < absl::GetFlag(FLAGS_rounds); ++round) {
     std::vector<double> alone, beside;
     if (absl::Status status = StepAndTime(small->get(), &alone); !status.ok()) return status;
-    std::atomic<bool> stop = false;
-    absl::Status stepping;
-    std::thread other([&] {
-      while (!stop && stepping.ok()) stepping = (*large)->Step();
-    });
-    const absl::Status status = StepAndTime(small->get(), &beside);
-    stop = true;
-    other.join();
-    for (const absl::Status& each : {status, stepping}) {
-      if (!each.ok()) return each;
+    {
+      const absl::StatusOr<std::unique_ptr<ChildProcess>> large = StepLargeSet();
+      if (!large.ok()) return large.status();
+      if (absl::Status status = StepAndTime(small->get(), &beside); !status.ok()) return status;
     }
+    // The process has left it.
+    if (absl::Status status = (*small)->DeleteSet(kLargeSet); !status.ok()) return status;
     alone50.push_back(Quantile(alone, 0.5));
     alone99.push_back(Quantile(alone, 0.99));
     beside50.push_back(Quantile(beside, 0.5));
@@ -186,8 +211,9 @@ absl::Status MeasureBeside() {
 int main(int argc, char** argv) {
   adamant::ParseCommandLine(argc, argv, "steps many small sets at a running server, or one beside a large one",
                             __FILE__);
-  const absl::Status status =
-      absl::GetFlag(FLAGS_beside) > 0 ? adamant::bench::MeasureBeside() : adamant::bench::MeasureTogether();
+  const absl::Status status = absl::GetFlag(FLAGS_endless)      ? adamant::bench::StepEndlessly()
+                              : absl::GetFlag(FLAGS_beside) > 0 ? adamant::bench::MeasureBeside()
+                                                                : adamant::bench::MeasureTogether();
   if (status.ok()) return 0;
   std::cerr << "crowd_bench: " << status << "\n";
   return 1;
