@@ -125,7 +125,7 @@ absl::StatusOr<SlotPart> GradientSlots::WritePart(int32_t slot, int64_t part, ab
 absl::StatusOr<SlotContents> GradientSlots::Write(int32_t slot, absl::Span<const absl::Span<const std::byte>> pieces,
                                                   absl::Span<const std::optional<SlotPart>> written) {
   SlotContents contents = {.slot = slot, .checksums = {}};
-  const absl::Status status = ForEachRun<const std::byte>(
+  absl::Status status = ForEachRun<const std::byte>(
       pieces, [&](size_t part, bool is_whole, absl::Span<const std::byte> bytes) -> absl::Status {
         const int64_t offset = contents.bytes;
         contents.bytes += static_cast<int64_t>(bytes.size());
@@ -163,7 +163,7 @@ absl::Status GradientSlots::Read(const SlotContents& contents, absl::Span<const 
   }
   std::vector<uint32_t> checksums;
   int64_t offset = contents.slot * slot_bytes_;
-  const absl::Status status =
+  absl::Status status =
       ForEachRun<std::byte>(pieces, [&](size_t part, bool is_whole, absl::Span<std::byte> bytes) -> absl::Status {
         const bool halved = part < contents.halved.size() && contents.halved[part];
         if (halved && !is_whole) return Damaged(absl::StrCat(path_, ": a part of a slot is halved that is none"));

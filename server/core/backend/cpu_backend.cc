@@ -61,16 +61,17 @@ BlockRef Shelf::TakeSpare(size_t slot, size_t block) {
 // A view of blocks that are the set's as well, until it changes them.
 class HeldView final : public SlotView {
  public:
-  HeldView(std::shared_ptr<Shelf> shelf, SlotLists slots, SlotLists spares) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shelf->mutex)
-      : SlotView(std::move(slots)), shelf_(std::move(shelf)), spares_(std::move(spares)) {
-    shelf_->spares.push_back(&spares_);
-  }
+  // `spares()` is to be put on the shelf.
+  HeldView(std::shared_ptr<Shelf> shelf, SlotLists slots, SlotLists spares)
+      : SlotView(std::move(slots)), shelf_(std::move(shelf)), spares_(std::move(spares)) {}
   ~HeldView() override {
     // First, since a block that is in use must have a spare.
     slots_.clear();
     MutexLock lock(&shelf_->mutex);
     shelf_->spares.erase(absl::c_find(shelf_->spares, &spares_));
   }
+
+  SlotLists* spares() { return &spares_; }
 
   void Release(size_t slot, size_t block) override {
     SlotView::Release(slot, block);
@@ -217,8 +218,9 @@ void CpuArrays::Begin(const StepPlan& plan, Pass* pass) {
     pass->in = std::move(slots);
   }
   if (plan.rows == nullptr) return;
-  for (const StepPlan::Copy& copy : plan.copies)
+  for (const StepPlan::Copy& copy : plan.copies) {
     pass->takeovers.push_back({copy.from, plan.after->blocks()[copy.block]});
+  }
   if (pass->in.empty()) return;
   plan.rows->ForEachBlock([&](int64_t block) {
     // Those are taken over by Update.
@@ -317,8 +319,8 @@ void CpuArrays::View(absl::Span<const v1::Slot> slots, std::vector<BlockList> sp
       lists[slot] = (*shelf_->slots)[slot];
       spare_lists[slot] = std::move(spares[i]);
     }
-    // Not std::make_unique, in which nobody would see that the mutex is held.
-    view.reset(new HeldView(shelf_, std::move(lists), std::move(spare_lists)));
+    view = std::make_unique<HeldView>(shelf_, std::move(lists), std::move(spare_lists));
+    shelf_->spares.push_back(view->spares());
   }
   done(std::move(view));
 }
@@ -474,7 +476,7 @@ absl::Status CpuBackend::Update(const BlockUpdate& update) {
                                   .p_out = update.gradient.mutable_data() + range.begin,
                                   .slots = {}};
       for (int k = 0; k < kernels::kSlotCounts[recipe.update]; ++k) {
-        const int index = (*update.slot_indices)[recipe.update][k];
+        const auto index = static_cast<uint8_t>((*update.slot_indices)[recipe.update][k]);
         const SlotBlock& slot = update.slots[index];
         span.slots[k] = {slot.in.data() + range.begin, slot.out.mutable_data() + range.begin};
         written |= uint32_t{1} << index;
