@@ -232,6 +232,18 @@ absl::StatusOr<std::unique_ptr<store::Store>> OpenStore() {
   return opened;
 }
 
+// Says so where sets take so many of the files that this process may open that fewer connections find one than may be.
+void WarnOfFewFiles(int max_connections) {
+  rlimit files;
+  getrlimit(RLIMIT_NOFILE, &files);
+  std::error_code error;
+  const std::filesystem::directory_iterator opened("/proc/self/fd", error);
+  const auto left = static_cast<int64_t>(files.rlim_cur) - std::distance(begin(opened), end(opened));
+  if (error || left >= max_connections) return;
+  Log(LogLevel::kWarning, absl::StrCat("only ", left, " more files can be opened, and there may be ", max_connections,
+                                       " connections: raise ulimit -n"));
+}
+
 // A standard stream that is closed would be the next file that is opened, and a client get the log.
 void OpenStandardStreams() {
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
@@ -304,6 +316,8 @@ int Main(const std::vector<char*>& arguments) {
 
   // A reader of the log that is gone is no reason to end.
   signal(SIGPIPE, SIG_IGN);
+  // Nor is a file that may not grow: what would write to it hears so.
+  signal(SIGXFSZ, SIG_IGN);
   OpenStandardStreams();
   // Blocked before any thread starts, so that only the waits below see them.
   const sigset_t signals = EndingSignals();
@@ -328,6 +342,7 @@ int Main(const std::vector<char*>& arguments) {
   absl::StatusOr<std::unique_ptr<rpc::Server>> server = rpc::Server::Start(*options);
   if (!server.ok()) return Fail(server.status().message());
   for (const std::string& address : (*server)->addresses()) std::cout << "listening on " << address << std::endl;
+  WarnOfFewFiles(options->max_connections);
   Log(LogLevel::kInfo, absl::StrCat("adamant-server ", kVersion, " started: kernels ", options->kernels->name, ", ",
                                     options->compute_threads, " threads, state ", options->state_bytes >> 20,
                                     " MiB, inflight ", options->inflight_bytes >> 20, " MiB, read ",

@@ -1,14 +1,23 @@
 // adamant-replay: makes all steps again that a data directory has, and says whether they lead to what they led to.
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <iostream>
 #include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/algorithm/container.h"
 #include "absl/flags/flag.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -65,6 +74,50 @@ class Machine {
   core::Lender lender_{&pool_, &compute_};
 };
 
+// A data directory to work in, which has copies of another one's catalog and fence, since opening a catalog writes to
+// them, and the other one's sets. It ends with this.
+class DirectoryCopy {
+ public:
+  static absl::StatusOr<DirectoryCopy> Make(const std::string& directory) {
+    std::error_code error;
+    if (!std::filesystem::exists(directory + "/catalog", error)) {
+      return absl::NotFoundError(absl::StrCat(directory, " is no data directory: it has no catalog"));
+    }
+    std::string path = (std::filesystem::temp_directory_path(error) / "adamant-replay-XXXXXX").string();
+    if (mkdtemp(path.data()) == nullptr) return absl::ErrnoToStatus(errno, path);
+    DirectoryCopy copy(path, open((directory + "/LOCK").c_str(), O_RDONLY | O_CLOEXEC));
+    if (copy.lock_ >= 0 && flock(copy.lock_, LOCK_SH | LOCK_NB) < 0) {
+      return absl::FailedPreconditionError(absl::StrCat(directory, " is used by a server"));
+    }
+    for (const char* const name : {"/catalog", "/catalog-wal", "/fence"}) {
+      if (!std::filesystem::exists(directory + name, error)) continue;
+      if (!std::filesystem::copy_file(directory + name, path + name, error)) {
+        return absl::UnavailableError(absl::StrCat("copying ", directory, name, ": ", error.message()));
+      }
+    }
+    std::filesystem::create_directory_symlink(directory + "/sets", path + "/sets", error);
+    if (error) return absl::UnavailableError(absl::StrCat(path, "/sets: ", error.message()));
+    return copy;
+  }
+  DirectoryCopy(DirectoryCopy&& other) noexcept
+      : path_(std::exchange(other.path_, "")), lock_(std::exchange(other.lock_, -1)) {}
+  DirectoryCopy& operator=(DirectoryCopy&&) = delete;
+  ~DirectoryCopy() {
+    std::error_code ignored;
+    // Links are removed, not what they lead to.
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+    if (lock_ >= 0) close(lock_);
+  }
+
+  const std::string& path() const { return path_; }
+
+ private:
+  DirectoryCopy(std::string path, int lock) : path_(std::move(path)), lock_(lock) {}
+
+  std::string path_;
+  int lock_;  // a file descriptor; -1: nobody has ever locked it
+};
+
 void Report(const store::SetReplay& replay) {
   if (absl::GetFlag(FLAGS_steps)) {
     for (const store::ReplayedStep& step : replay.steps) {
@@ -93,10 +146,9 @@ int Main(const std::vector<char*>& arguments) {
   store::StoreOptions options;
   std::error_code error;
   options.directory = std::filesystem::absolute(arguments[1], error).lexically_normal().string();
-  // A store would make one.
-  if (!std::filesystem::exists(options.directory + "/catalog", error)) {
-    return Fail(absl::StrCat(options.directory, " is no data directory: it has no catalog"));
-  }
+  absl::StatusOr<DirectoryCopy> copy = DirectoryCopy::Make(options.directory);
+  if (!copy.ok()) return Fail(copy.status().message());
+  options.directory = copy->path();
   options.warn = [](absl::string_view line) { std::cerr << "adamant-replay: " << line << "\n"; };
   Machine machine(*kernels);
   const absl::StatusOr<std::unique_ptr<store::Store>> store =

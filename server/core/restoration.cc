@@ -25,9 +25,10 @@ absl::Status Damaged(absl::string_view message) {
   return Error(absl::StatusCode::kDataLoss, v1::ERROR_REASON_DAMAGED, message);
 }
 
-// What kept a change from being made again.
+// What kept a change from being made again: damage, unless this server is too small for it.
 absl::Status AsDamage(absl::string_view what, const absl::Status& status) {
   if (status.ok() || status.code() == absl::StatusCode::kResourceExhausted) return status;
+  if (GetErrorDetail(status).reason() == v1::ERROR_REASON_TOO_LARGE) return status;
   return Damaged(absl::StrCat(what, ": ", status.message()));
 }
 
@@ -290,6 +291,10 @@ std::string Restoration::last_digest() const {
 v1::ParameterSet Restoration::Describe() const {
   MutexLock lock(&set_->mutex);
   return DescribeSet(*set_);
+}
+
+absl::Status Restoration::CheckHasRoomForCheckpoints() const {
+  return ParameterSet::CheckHasRoomForCheckpoints(*schema(), set_->slots.size(), set_->resources, "--read_bytes");
 }
 
 std::shared_ptr<ParameterSet> Restoration::Finish(std::unique_ptr<SetJournal> journal) {

@@ -84,6 +84,8 @@ class Restoration {
 
   // The set, which goes on with this journal. Once, and nothing after it.
   std::shared_ptr<ParameterSet> Finish(std::unique_ptr<SetJournal> journal);
+  // OK, or FAILED_PRECONDITION (TOO_LARGE) where the budget for reads is too small for a checkpoint of the set.
+  absl::Status CheckHasRoomForCheckpoints() const;
   // As GetParameterSet would show it.
   v1::ParameterSet Describe() const;
   // The digest of the last step that has one, of this incarnation; empty if there is none.

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "server/store/checksum.h"
@@ -439,7 +440,9 @@ absl::StatusOr<std::unique_ptr<Catalog>> Catalog::Open(FileSystem* file_system, 
     if (absl::Status status = rep->MakeTables(); !status.ok()) return status;
   } else {
     if (absl::Status status = rep->QuickCheck(); !status.ok()) return status;
-    if (absl::Status status = rep->PrepareStatements(); !status.ok()) return status;
+    if (absl::Status status = rep->PrepareStatements(); !status.ok()) {
+      return Damaged(absl::StrCat(rep->path, " is no catalog, or has lost what it was made with: ", status.message()));
+    }
     if (absl::Status status = rep->LoadState(); !status.ok()) return status;
     if (rep->committed.last_commit < promised) {
       if (!accept_data_loss) {
@@ -450,11 +453,24 @@ absl::StatusOr<std::unique_ptr<Catalog>> Catalog::Open(FileSystem* file_system, 
       rep->lost_data = true;
     }
   }
-  if (!rep->lost_data && rep->fence_number != rep->committed.last_commit) {
+  // Even where it says what it should: that may be in memory alone, of a start that did not come to sync it, and a
+  // power cut leave one that says 0.
+  if (!rep->lost_data) {
     if (absl::Status status = rep->SettleFence(); !status.ok()) return status;
   }
   rep->fence_is_behind = rep->lost_data;
   return std::unique_ptr<Catalog>(new Catalog(std::move(rep)));
+}
+
+absl::StatusOr<bool> Catalog::HasPromised(FileSystem* file_system, const std::string& directory) {
+  const absl::StatusOr<std::vector<std::string>> names = file_system->List(directory);
+  if (!names.ok()) return names.status();
+  if (!absl::c_linear_search(*names, kFenceName)) return absl::c_linear_search(*names, kCatalogName);
+  const std::string path = absl::StrCat(directory, "/", kFenceName);
+  const absl::StatusOr<std::string> contents = ReadFile(file_system, path, 4096);
+  if (!contents.ok() && !absl::IsOutOfRange(contents.status())) return contents.status();
+  const absl::StatusOr<int64_t> number = FenceNumber(contents.ok() ? *contents : "", path);
+  return !number.ok() || *number > 0;
 }
 
 bool Catalog::lost_data() const { return rep_->lost_data; }

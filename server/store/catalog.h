@@ -33,6 +33,9 @@ class Catalog {
   // FAILED_PRECONDITION if it is of a later format.
   static absl::StatusOr<std::unique_ptr<Catalog>> Open(FileSystem* file_system, const std::string& directory,
                                                        bool accept_data_loss, const char* sqlite_vfs = nullptr);
+  // Whether a catalog in `directory` has promised anything to anybody; true where that cannot be told. One that has not
+  // is begun anew when it is opened.
+  static absl::StatusOr<bool> HasPromised(FileSystem* file_system, const std::string& directory);
   // Rolls back what was not committed.
   ~Catalog();
   Catalog(const Catalog&) = delete;

@@ -9,6 +9,8 @@ namespace adamant::store {
 
 // RESOURCE_EXHAUSTED (DISK_EXHAUSTED), with RetryInfo: there is no room, and nothing has changed.
 absl::Status DiskExhausted(absl::string_view message);
+// RESOURCE_EXHAUSTED (BUDGET_EXHAUSTED), with RetryInfo: the process may open no more files, and nothing has changed.
+absl::Status FilesExhausted(absl::string_view message);
 // DATA_LOSS (DAMAGED): something that was there is not, or not as it was.
 absl::Status Damaged(absl::string_view message);
 // UNAVAILABLE (STORE_FAILED): it is not known what of a change is on disk.

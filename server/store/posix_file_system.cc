@@ -29,8 +29,11 @@ absl::Status SystemError(absl::string_view call, absl::string_view path, int err
   switch (error) {
     case ENOSPC:
     case EDQUOT:
-    case EFBIG:
+    case EFBIG:  // of ulimit -f, too
       return DiskExhausted(message);
+    case EMFILE:
+    case ENFILE:
+      return FilesExhausted(message);
     case ENOENT:
       return absl::NotFoundError(message);
     default:
@@ -68,6 +71,10 @@ absl::StatusOr<Descriptor> OpenDescriptor(const std::string& path, int flags) {
   // What a file system answers that has no such thing as O_DIRECT.
   if (number < 0 && errno == EINVAL && (flags & O_DIRECT) != 0) {
     number = WithoutInterruption([&] { return open(path.c_str(), (flags & ~O_DIRECT) | O_CLOEXEC, 0666); });
+  }
+  // Who writes there all the same will hear of it.
+  if (number < 0 && errno == EROFS && (flags & (O_RDWR | O_CREAT)) == O_RDWR) {
+    number = WithoutInterruption([&] { return open(path.c_str(), (flags & ~O_RDWR) | O_RDONLY | O_CLOEXEC); });
   }
   if (number < 0) return SystemError("open", path, errno);
   return Descriptor(number);

@@ -119,7 +119,7 @@ void SetBases::Checkpoint(std::unique_ptr<core::Reading> state, const v1::Parame
             is_told = self->NoteOutcome(status);
           }
           if (is_told) {
-            self->parts_.warn(absl::StrCat("checkpoint of ", Quoted(self->name_), ": ", status.ToString()));
+            self->parts_.warn(absl::StrCat("checkpoint of ", Quoted(self->name_), ": ", status.message()));
           }
           done(Unshared(status));
           for (core::Then<absl::Status>& one : waiting) one(Unshared(status));
@@ -253,7 +253,7 @@ void SetBases::Committed(const NewBase& base, const std::string& path, int64_t n
   }
   absl::Status kept = checkpoints_->Add(record.base().checkpoint());
   if (kept.ok()) kept = checkpoints_->RemoveOld(records_->base().base().checkpoint());
-  if (!kept.ok()) parts_.warn(absl::StrCat("old checkpoints of ", Quoted(name_), ": ", kept.ToString()));
+  if (!kept.ok()) parts_.warn(absl::StrCat("old checkpoints of ", Quoted(name_), ": ", kept.message()));
   rooms_->RemoveUnusedFiles();
   // Without a file elements go to the catalog.
   rooms_->MakeMissingFile(base.schema->flat_size()).IgnoreError();

@@ -11,7 +11,7 @@ std::string SetDirectory(const StoreParts& parts, const StoredSet& stored) {
 SetFolder::~SetFolder() {
   if (!deleted_) return;
   if (absl::Status status = parts_.file_system->RemoveAll(directory_); !status.ok()) {
-    parts_.warn(absl::StrCat("files of a deleted set, ", directory_, ": ", status.ToString()));
+    parts_.warn(absl::StrCat("files of a deleted set, ", directory_, ": ", status.message()));
   }
 }
 

@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -28,6 +29,16 @@ constexpr int kMaxJournalSteps = 1024;
 constexpr int64_t kMaxCheckpointSteps = int64_t{1} << 53;
 constexpr double kMaxCheckpointSeconds = 604800;
 
+// Whether a directory has folders of sets, and neither catalog nor fence that has promised any.
+absl::StatusOr<bool> HasSetsOnly(FileSystem* file_system, const std::string& directory) {
+  const absl::StatusOr<bool> promised = Catalog::HasPromised(file_system, directory);
+  if (!promised.ok()) return promised.status();
+  if (*promised) return false;
+  const absl::StatusOr<std::vector<std::string>> sets = file_system->List(absl::StrCat(directory, "/sets"));
+  if (!sets.ok()) return sets.status();
+  return !sets->empty();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Store>> Store::Open(FileSystem* file_system, StoreOptions options) {
@@ -37,6 +48,12 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(FileSystem* file_system, Stor
   absl::StatusOr<std::unique_ptr<FileSystem::Lock>> lock =
       file_system->TakeLock(absl::StrCat(options.directory, "/LOCK"));
   if (!lock.ok()) return lock.status();
+  const absl::StatusOr<bool> lost_catalog = HasSetsOnly(file_system, options.directory);
+  if (!lost_catalog.ok()) return lost_catalog.status();
+  if (*lost_catalog && !options.accept_data_loss) {
+    return Damaged(absl::StrCat(options.directory, " has lost its catalog and fence: there are folders of sets in ",
+                                options.directory, "/sets"));
+  }
   absl::StatusOr<std::unique_ptr<Catalog>> catalog =
       Catalog::Open(file_system, options.directory, options.accept_data_loss, options.sqlite_vfs);
   if (!catalog.ok()) return catalog.status();
@@ -45,7 +62,9 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(FileSystem* file_system, Stor
   if (status.ok()) status = file_system->SyncDirectory(ParentDirectory(options.directory));
   if (!status.ok()) return status;
   // Not std::make_unique: the constructor is private.
-  return std::unique_ptr<Store>(new Store(file_system, std::move(options), *std::move(lock), *std::move(catalog)));
+  std::unique_ptr<Store> store(new Store(file_system, std::move(options), *std::move(lock), *std::move(catalog)));
+  store->lost_data_ = *lost_catalog;
+  return store;
 }
 
 Store::Store(FileSystem* file_system, StoreOptions options, std::unique_ptr<FileSystem::Lock> lock,
@@ -62,30 +81,30 @@ Store::Store(FileSystem* file_system, StoreOptions options, std::unique_ptr<File
   if (options_.checkpoint_bytes_per_second > 0) {
     rate_limit_ = std::make_unique<RateLimit>(clock_, static_cast<double>(options_.checkpoint_bytes_per_second));
   }
-  parts_ = {
-      .file_system = file_system_,
-      .directory = options_.directory,
-      .commits = nullptr,
-      .io = &io_,
-      .checkpoints = &checkpoints_,
-      .executor = &executor_,
-      .clock = clock_,
-      .pace = [this](int64_t bytes) { return rate_limit_ != nullptr ? rate_limit_->Wait(bytes) : absl::OkStatus(); },
-      .warn = options_.warn,
-      .fail =
-          [this](const absl::Status& status) {
-            core::MutexLock lock(&mutex_);
-            if (!failed_.ok()) return;
-            failed_ = StoreFailed(status.message());
-            options_.warn(absl::StrCat("durable sets do not change until a restart: ", status.message()));
-          },
-      .check = [this] { return CheckWorking(); },
-      .check_room = [this] { return reserve_->Check(); }};
+  parts_ = {.file_system = file_system_,
+            .directory = options_.directory,
+            .commits = nullptr,
+            .io = &io_,
+            .checkpoints = &checkpoints_,
+            .executor = &executor_,
+            .clock = clock_,
+            .pace = [this](int64_t bytes) -> absl::Status {
+              if (is_ending_) return absl::CancelledError("the server ends");
+              return rate_limit_ != nullptr ? rate_limit_->Wait(bytes) : absl::OkStatus();
+            },
+            .warn = options_.warn,
+            .fail =
+                [this](const absl::Status& status) {
+                  core::MutexLock lock(&mutex_);
+                  if (!failed_.ok()) return;
+                  failed_ = StoreFailed(status.message());
+                  options_.warn(absl::StrCat("durable sets do not change until a restart: ", status.message()));
+                },
+            .check = [this] { return CheckWorking(); },
+            .check_room = [this] { return reserve_->Check(); }};
 }
 
-Store::~Store() {
-  if (rate_limit_ != nullptr) rate_limit_->Stop(absl::CancelledError("the server ends"));
-}
+Store::~Store() { EndCheckpoints(); }
 
 absl::StatusOr<v1::Durability> Store::Resolve(const v1::Durability* durability, absl::string_view field) const {
   v1::Durability resolved = durability != nullptr ? *durability : options_.default_durability;
@@ -192,7 +211,7 @@ absl::Status Store::Restore(core::Registry* registry) {
   absl::StatusOr<std::vector<Found>> sets = FindSets();
   if (!sets.ok()) return sets.status();
   absl::Status status;
-  lost_data_ = restored_catalog_->lost_data();
+  lost_data_ = lost_data_ || restored_catalog_->lost_data();
   if (lost_data_) options_.warn("the catalog has less than it had: every set comes back as another incarnation");
   reserve_ = std::make_unique<Reserve>(file_system_, absl::StrCat(options_.directory, "/reserve"),
                                        options_.reserve_bytes, &io_);
@@ -221,6 +240,9 @@ absl::Status Store::Restore(core::Registry* registry) {
     }
     if (!status.ok()) return absl::Status(status.code(), absl::StrCat("set ", name, ": ", status.message()));
   }
+  // A folder that the catalog does not know may be that of a set that is left out.
+  if (all_are_known) status = lost_data_ ? PutAsideUnknown(folders) : RemoveUnknown(folders);
+  if (!status.ok()) return status;
   if (!rollbacks.empty()) {
     core::Notification committed;
     commits_->Commit(
@@ -242,16 +264,43 @@ absl::Status Store::Restore(core::Registry* registry) {
     if (!status.ok()) return status;
     for (const Rollback& rollback : rollbacks) rollback.journal->NoteRollback(rollback.number, rollback.record);
   }
-  // It may be that of a set that is left out.
-  if (!all_are_known) return absl::OkStatus();
+  return absl::OkStatus();
+}
 
-  // What changes that came to nothing have left.
+absl::Status Store::RemoveUnknown(const std::set<std::string>& known) {
   absl::StatusOr<std::vector<std::string>> there = file_system_->List(absl::StrCat(options_.directory, "/sets"));
   if (!there.ok()) return there.status();
   for (const std::string& folder : *there) {
-    if (folders.find(folder) != folders.end()) continue;
-    status = file_system_->RemoveAll(absl::StrCat(options_.directory, "/sets/", folder));
+    if (known.contains(folder)) continue;
+    absl::Status status = file_system_->RemoveAll(absl::StrCat(options_.directory, "/sets/", folder));
     if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Store::PutAsideUnknown(const std::set<std::string>& known) {
+  const std::string sets = absl::StrCat(options_.directory, "/sets");
+  const std::string lost = absl::StrCat(options_.directory, "/lost");
+  absl::StatusOr<std::vector<std::string>> there = file_system_->List(sets);
+  if (!there.ok()) return there.status();
+  std::vector<std::string> unknown;
+  for (const std::string& folder : *there) {
+    if (!known.contains(folder)) unknown.push_back(folder);
+  }
+  if (unknown.empty()) return absl::OkStatus();
+  if (absl::Status status = file_system_->MakeDirectory(lost); !status.ok()) return status;
+  absl::StatusOr<std::vector<std::string>> taken = file_system_->List(lost);
+  if (!taken.ok()) return taken.status();
+  for (const std::string& folder : unknown) {
+    std::string name = folder;
+    for (int number = 2; absl::c_linear_search(*taken, name); ++number) name = absl::StrCat(folder, "-", number);
+    absl::Status status = file_system_->Rename(absl::StrCat(sets, "/", folder), absl::StrCat(lost, "/", name));
+    if (!status.ok()) return status;
+    options_.warn(absl::StrCat("sets/", folder, " is of a set that the catalog does not know: it is lost/", name,
+                               " from now on"));
+  }
+  for (const std::string& directory : {lost, sets, options_.directory}) {
+    if (absl::Status status = file_system_->SyncDirectory(directory); !status.ok()) return status;
   }
   return absl::OkStatus();
 }
@@ -310,6 +359,8 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Re
   if (!replayed.ok()) return replayed.status();
   core::Restoration* const restoration = replayed->restoration.get();
   const StoredBase& state = replayed->base.base();
+  // Otherwise it would step until it needs one.
+  if (absl::Status status = restoration->CheckHasRoomForCheckpoints(); !status.ok()) return status;
 
   absl::StatusOr<std::unique_ptr<DurableSet>> opened =
       DurableSet::Open(parts_, number, stored, replayed->base, std::move(replayed->kept), restoration->schema(),
@@ -317,6 +368,16 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Re
   if (!opened.ok()) return opened.status();
   std::unique_ptr<DurableSet> journal = *std::move(opened);
   DurableSet* const durable = journal.get();
+  if (journal->keeps_steps() && !lost_data_) {
+    // It cannot be that what the catalog ends with comes before a checkpoint, unless it is another one than there was.
+    const v1::ParameterSet now = restoration->Describe();
+    for (const v1::Checkpoint& checkpoint : journal->ListCheckpoints()) {
+      if (checkpoint.incarnation() != now.incarnation() || checkpoint.step() <= now.step()) continue;
+      return Damaged(absl::StrCat("there is a checkpoint of step ", checkpoint.step(),
+                                  ", and the catalog ends at step ", now.step(),
+                                  ": it is an earlier one than there was"));
+    }
+  }
   const bool is_exact = (journal->keeps_steps() || state.final()) && !lost_data_;
   if (!is_exact) {
     StoredRecord rollback;
@@ -381,11 +442,18 @@ void Store::Finish(core::Registry* registry, absl::Duration rest) {
   constexpr absl::Duration kLongest = absl::Hours(24 * 365);
   const auto deadline = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(std::min(rest, kLongest));
   core::MutexLock lock(&progress->mutex);
-  while (progress->awaited > 0 && progress->changed.WaitUntil(&progress->mutex, deadline)) continue;
+  while (progress->awaited > 0 && !progress->changed.WaitUntil(&progress->mutex, deadline)) continue;
   for (const std::string& name : progress->unfinished) {
     options_.warn(
         absl::StrCat("set ", Quoted(name), " has no last checkpoint: it will come back as of the one before"));
   }
+  // What is being written still would keep the process from its end.
+  if (progress->awaited > 0) EndCheckpoints();
+}
+
+void Store::EndCheckpoints() {
+  is_ending_ = true;
+  if (rate_limit_ != nullptr) rate_limit_->Stop(absl::CancelledError("the server ends"));
 }
 
 }  // namespace adamant::store

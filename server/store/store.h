@@ -3,6 +3,7 @@
 //   LOCK                  held by the server that uses the directory
 //   catalog, ...          see catalog.h
 //   reserve               see reserve.h
+//   lost/                 folders of sets that a catalog has lost
 //   sets/NUMBER/          one set's: elements-N (see gradient_slots.h), checkpoints/STEP-INCARNATION/ (see
 //   checkpoint.h)
 //
@@ -10,9 +11,11 @@
 #ifndef ADAMANT_SERVER_STORE_STORE_H_
 #define ADAMANT_SERVER_STORE_STORE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -150,6 +153,12 @@ class Store final : public core::Journal {
   // Brings it back POISONED.
   absl::Status RestoreDamaged(int64_t number, const StoredSet& stored, const Records& records,
                               core::Registry* registry);
+  // Remove the folders of sets that the catalog does not know, which changes that came to nothing have left; or, where
+  // the catalog may have lost them, put them into the folder `lost`.
+  absl::Status RemoveUnknown(const std::set<std::string>& known);
+  absl::Status PutAsideUnknown(const std::set<std::string>& known);
+  // From now on no checkpoint is made, and what is under way comes to nothing.
+  void EndCheckpoints();
   absl::StatusOr<const core::Resources*> FindDevice(const StoredSet& stored, const core::Registry& registry) const;
 
   FileSystem* const file_system_;
@@ -160,6 +169,7 @@ class Store final : public core::Journal {
   std::unique_ptr<Catalog> restored_catalog_;
 
   bool lost_data_ = false;
+  std::atomic<bool> is_ending_ = false;
 
   mutable core::Mutex mutex_;
   absl::Status failed_ ABSL_GUARDED_BY(mutex_);

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <cstdint>
 #include <string>
@@ -491,6 +492,63 @@ TEST_F(DurabilityTest, SecondServerOfADirectoryIsRefusedAndTheFirstGoesOn) {
               HasSubstr(absl::StrCat("is locked by process ", server_.process().program().pid())));
   SequentialModel model(spec);
   StepBoth(spec, 0, 1, &model);
+}
+
+TEST_F(DurabilityTest, ServerThatIsTooSmallForASetsCheckpointsDoesNotStart) {
+  MakeSet(EveryStep(LargeSpec()));
+  server_.End(SIGKILL);
+  for (const char* const budget : {"--read_bytes=100KiB", "--state_bytes=100KiB"}) {
+    std::vector<std::string> flags = server_.flags();
+    flags.push_back(budget);
+    ServerProcess second(flags);
+    EXPECT_THAT(second.addresses(), testing::IsEmpty());
+    EXPECT_EQ(second.program().Wait(), 1);
+    const std::string said = second.program().standard_error().AwaitEnd();
+    EXPECT_THAT(said, HasSubstr(absl::StrCat("set `", LargeSpec().name(), "`: ")));
+    EXPECT_THAT(said, testing::Not(HasSubstr("POISONED"))) << "nothing is wrong with it";
+  }
+  server_.Start();
+  SequentialModel model(LargeSpec());
+  StepBoth(EveryStep(LargeSpec()), 0, 1, &model);
+}
+
+// The create alone: nothing has changed.
+TEST_F(DurabilityTest, CreateForWhichThereIsNoFileIsRefusedAndTheOthersGoOn) {
+  const v1::ParameterSetSpec spec = EveryStep(LargeSpec());
+  MakeSet(spec);
+  SequentialModel model(spec);
+  StepBoth(spec, 0, 1, &model);
+  const pid_t server = server_.process().program().pid();
+  rlimit before;
+  ASSERT_EQ(prlimit(server, RLIMIT_NOFILE, nullptr, &before), 0);
+  // None beyond those that are open.
+  const rlimit none = {3, before.rlim_max};
+  ASSERT_EQ(prlimit(server, RLIMIT_NOFILE, &none, nullptr), 0);
+  v1::ParameterSetSpec other = spec;
+  other.set_name("other");
+  const absl::Status refused = server_.client().Create(other).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_BUDGET_EXHAUSTED);
+  EXPECT_THAT(refused.message(), HasSubstr("ulimit -n"));
+  StepBoth(spec, 1, 2, &model);
+  ASSERT_EQ(prlimit(server, RLIMIT_NOFILE, &before, nullptr), 0);
+  EXPECT_TRUE(server_.client().Create(other).ok());
+}
+
+TEST_F(DurabilityTest, CheckpointThatNoFileMayBecomeAsLargeAsIsRefusedAndTheServerLivesOn) {
+  const v1::ParameterSetSpec spec = Checkpoints(LargeSpec(), 1000);
+  MakeSet(spec);
+  const pid_t server = server_.process().program().pid();
+  rlimit before;
+  ASSERT_EQ(prlimit(server, RLIMIT_FSIZE, nullptr, &before), 0);
+  const rlimit small = {1 << 20, before.rlim_max};
+  ASSERT_EQ(prlimit(server, RLIMIT_FSIZE, &small, nullptr), 0);
+  v1::CheckpointRequest request;
+  request.set_set(spec.name());
+  const absl::Status refused = server_.client().Call(&v1::OptimizerService::Stub::Checkpoint, request).status();
+  EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_DISK_EXHAUSTED);
+  ASSERT_EQ(prlimit(server, RLIMIT_FSIZE, &before, nullptr), 0);
+  EXPECT_TRUE(server_.client().Call(&v1::OptimizerService::Stub::Checkpoint, request).ok());
 }
 
 TEST(DataDirectoryTest, SetThatIsToOutliveAServerWithoutOneIsRefused) {

@@ -72,6 +72,10 @@ def test_a_journal_leads_to_the_same_digests_again(start_server, server_program,
         server.process.kill()
         server.process.wait()
 
+    def contents():
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in data.rglob("*") if path.is_file()}
+
+    before = contents()
     for isa in ("scalar", ""):
         result = replay(server_program, data, "--steps", *([f"--isa={isa}"] if isa else []))
         assert result.returncode == 0, result.stdout + result.stderr
@@ -85,6 +89,7 @@ def test_a_journal_leads_to_the_same_digests_again(start_server, server_program,
         assert lines[-1].startswith(f"kept: {len(again)} steps made again, from {30 - len(again)} to 30; ")
         assert lines[-1].endswith(f"the last one is {digests[-2].hex()}")
     # Nothing was changed by that: the chain goes on.
+    assert contents() == before
     server = start_server(f"--data_dir={data}")
     with adamant.Client(server.address) as client:
         result = client.open_steps("kept").step([gradient], digest_state=True)

@@ -155,6 +155,38 @@ TEST(CatalogFaultsTest, WhatAStartHasFoundIsThereFromThenOn) {
 }
 
 // The log begins anew in this life. Not every call: there are thousands.
+// What one that failed has written may be in memory alone, and look as it should.
+TEST(CatalogFaultsTest, AStartAfterOneThatFailedLosesNothingOfWhatIsToldThen) {
+  for (const Fault fault : {Fault::kIoError, Fault::kNoSpace}) {
+    for (int64_t call = 1;; ++call) {
+      const std::unique_ptr<SimulatedFileSystem> disk = NewDisk();
+      SqliteVfs vfs(disk.get());
+      disk->FailCall(disk->calls() + call, fault);
+      const int64_t before = disk->calls();
+      if (Catalog::Open(disk.get(), "/data", false, vfs.name().c_str()).ok() && disk->calls() < before + call) break;
+      {
+        absl::StatusOr<std::unique_ptr<Catalog>> catalog =
+            Catalog::Open(disk.get(), "/data", false, vfs.name().c_str());
+        ASSERT_THAT(catalog, IsOk());
+        ASSERT_THAT((*catalog)->Begin(), IsOk());
+        ASSERT_THAT((*catalog)->AddSet({}), IsOk());
+        StoredRecord record;
+        record.set_step(1);
+        ASSERT_THAT((*catalog)->AddRecord(1, 1, record), IsOk());
+        ASSERT_THAT((*catalog)->Commit(), IsOk());
+      }
+      for (uint64_t seed = 0; seed < 10; ++seed) {
+        const std::unique_ptr<SimulatedFileSystem> cut = disk->PowerCut(seed);
+        SqliteVfs cut_vfs(cut.get());
+        const absl::StatusOr<std::unique_ptr<Catalog>> catalog =
+            Catalog::Open(cut.get(), "/data", false, cut_vfs.name().c_str());
+        ASSERT_THAT(catalog, IsOk()) << "call " << call << ", power cut " << seed;
+        ASSERT_EQ(StepsIn(catalog->get()), 1) << "call " << call << ", power cut " << seed;
+      }
+    }
+  }
+}
+
 TEST(CatalogFaultsTest, AnErrorWhileTheLogIsCopiedLosesNothing) {
   constexpr int64_t kLongSteps = 12;
   constexpr size_t kLargeBytes = 500'000;

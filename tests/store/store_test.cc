@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/core/manual_clock.h"
 #include "tests/core/set_changes.h"
 #include "tests/core/set_fixture.h"
 #include "tests/core/set_matchers.h"
@@ -260,6 +262,152 @@ TEST(StoreTest, WhatWasFinishedComesBackAsItWas) {
     }
     ASSERT_TRUE(*core::FetchState(server->Find("set").get()) == model.arrays()) << steps << " steps";
   }
+}
+
+// Each has its own time to be finished: the first one's end is not everybody's.
+TEST(StoreTest, AllSetsAreFinished) {
+  const TemporaryFolder folder;
+  auto server = std::make_unique<StoreServer>(PosixFileSystem(), In(folder));
+  std::map<std::string, uint64_t> incarnations;
+  for (int i = 0; i < 20; ++i) {
+    const std::string name = absl::StrCat("set", i);
+    ASSERT_THAT(server->Create(WithCheckpoints(MediumSpec(name), 1000)), IsOk());
+    SequentialModel model(MediumSpec(name));
+    ASSERT_THAT(StepOnce(server->Find(name).get(), &model, 0), IsOk());
+    incarnations[name] = server->Find(name)->Describe().incarnation();
+  }
+  server->store()->Finish(server->registry(), absl::InfiniteDuration());
+  EXPECT_EQ(server->warnings(), "");
+  server.reset();
+  server = std::make_unique<StoreServer>(PosixFileSystem(), In(folder));
+  ASSERT_THAT(server->status(), IsOk());
+  for (const auto& [name, incarnation] : incarnations) {
+    EXPECT_EQ(server->Find(name)->Describe().incarnation(), incarnation);
+    EXPECT_EQ(server->Find(name)->Describe().step(), 1);
+  }
+}
+
+TEST(StoreTest, WhatThereIsNoTimeToFinishIsNamedAndEnded) {
+  const TemporaryFolder folder;
+  core::ManualClock clock;
+  StoreOptions options = In(folder);
+  options.clock = &clock;
+  options.checkpoint_bytes_per_second = 1;  // and the clock stands still
+  auto server = std::make_unique<StoreServer>(PosixFileSystem(), options);
+  for (const char* const name : {"first", "second"}) {
+    ASSERT_THAT(server->Create(WithCheckpoints(MediumSpec(name), 1000)), IsOk());
+    SequentialModel model(MediumSpec(name));
+    ASSERT_THAT(StepOnce(server->Find(name).get(), &model, 0), IsOk());
+  }
+  server->store()->Finish(server->registry(), absl::ZeroDuration());
+  EXPECT_THAT(server->warnings(), ::testing::HasSubstr("set `second` has no last checkpoint"));
+  // What was under way does not keep anybody waiting.
+  server.reset();
+}
+
+// A backup of a part of a directory, or a catalog that was lost: what is left is all that there is.
+TEST(StoreTest, FoldersOfSetsThatACatalogHasLostAreKept) {
+  const TemporaryFolder folder;
+  auto server = std::make_unique<StoreServer>(PosixFileSystem(), In(folder));
+  const auto files = [&] {
+    std::vector<std::string> paths;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(folder.path())) {
+      if (entry.path().extension() == ".safetensors") paths.push_back(entry.path());
+    }
+    return paths;
+  };
+  const auto make = [&](const std::string& name) {
+    ASSERT_THAT(server->Create(WithEveryStep(MediumSpec(name), 4)), IsOk());
+    ASSERT_THAT(AwaitCheckpoint(server->Find(name).get()), IsOk());
+  };
+  make("old");
+  server.reset();
+  const std::string backup = folder.path() + "-backup";
+  std::filesystem::create_directory(backup);
+  for (const char* const name : {"catalog", "catalog-wal"}) {
+    if (std::filesystem::exists(folder.path() + "/" + name)) {
+      std::filesystem::copy(folder.path() + "/" + name, backup + "/" + name);
+    }
+  }
+  server = std::make_unique<StoreServer>(PosixFileSystem(), In(folder));
+  make("new");
+  server.reset();
+  const size_t all = files().size();
+  ASSERT_GT(all, 0);
+
+  // The catalog is older than the set.
+  for (const char* const name : {"catalog", "catalog-wal"}) {
+    std::filesystem::remove(folder.path() + "/" + name);
+    if (std::filesystem::exists(backup + "/" + name)) {
+      std::filesystem::copy(backup + "/" + name, folder.path() + "/" + name);
+    }
+  }
+  std::filesystem::remove_all(backup);
+  server = std::make_unique<StoreServer>(PosixFileSystem(), In(folder));
+  EXPECT_EQ(server->status().code(), absl::StatusCode::kDataLoss);
+  StoreOptions accepting = In(folder);
+  accepting.accept_data_loss = true;
+  server = nullptr;
+  server = std::make_unique<StoreServer>(PosixFileSystem(), accepting);
+  ASSERT_THAT(server->status(), IsOk());
+  EXPECT_THAT(server->warnings(), ::testing::HasSubstr("it is lost/"));
+  EXPECT_TRUE(server->registry()->Find("old").ok());
+  EXPECT_EQ(files().size(), all);
+  server.reset();
+  server = std::make_unique<StoreServer>(PosixFileSystem(), In(folder));
+  ASSERT_THAT(server->status(), IsOk());
+  EXPECT_EQ(files().size(), all);
+  server.reset();
+
+  // Nothing but the sets is there.
+  for (const char* const name : {"catalog", "catalog-wal", "fence"})
+    std::filesystem::remove(folder.path() + "/" + name);
+  server = std::make_unique<StoreServer>(PosixFileSystem(), In(folder));
+  EXPECT_EQ(server->status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(server->status().message(), ::testing::HasSubstr("has lost its catalog and fence"));
+  EXPECT_EQ(files().size(), all);
+  server = nullptr;
+  server = std::make_unique<StoreServer>(PosixFileSystem(), accepting);
+  ASSERT_THAT(server->status(), IsOk());
+  make("another");
+  server.reset();
+  server = std::make_unique<StoreServer>(PosixFileSystem(), In(folder));
+  ASSERT_THAT(server->status(), IsOk());
+  EXPECT_GT(files().size(), all);
+}
+
+// The fence goes with it, and says nothing.
+TEST(StoreTest, AnEarlierCatalogWithItsFenceIsFoundOutByALaterCheckpoint) {
+  const TemporaryFolder folder;
+  auto server = std::make_unique<StoreServer>(PosixFileSystem(), In(folder));
+  for (const char* const name : {"set", "other"}) {
+    ASSERT_THAT(server->Create(WithEveryStep(MediumSpec(name), 4)), IsOk());
+  }
+  server.reset();
+  const std::string backup = folder.path() + "-backup";
+  std::filesystem::create_directory(backup);
+  const char* const names[] = {"catalog", "catalog-wal", "fence"};
+  for (const char* const name : names) {
+    if (!std::filesystem::exists(folder.path() + "/" + name)) continue;
+    std::filesystem::copy(folder.path() + "/" + name, backup + "/" + name);
+  }
+  server = std::make_unique<StoreServer>(PosixFileSystem(), In(folder));
+  SequentialModel model(MediumSpec("set"));
+  ASSERT_THAT(StepOnce(server->Find("set").get(), &model, 0), IsOk());
+  ASSERT_THAT(AwaitCheckpoint(server->Find("set").get()), IsOk());
+  server.reset();
+  for (const char* const name : names) {
+    std::filesystem::remove(folder.path() + "/" + name);
+    if (std::filesystem::exists(backup + "/" + name)) {
+      std::filesystem::copy(backup + "/" + name, folder.path() + "/" + name);
+    }
+  }
+  std::filesystem::remove_all(backup);
+  server = std::make_unique<StoreServer>(PosixFileSystem(), In(folder));
+  ASSERT_THAT(server->status(), IsOk());
+  EXPECT_THAT(server->warnings(), ::testing::HasSubstr("there is a checkpoint of step 1"));
+  EXPECT_EQ(server->Find("set")->Describe().state(), v1::PARAMETER_SET_STATE_POISONED);
+  EXPECT_EQ(server->Find("other")->Describe().state(), v1::PARAMETER_SET_STATE_READY);
 }
 
 TEST(StoreTest, WhatWasNotFinishedIsOfAnotherIncarnation) {

@@ -28,17 +28,6 @@ absl::Status ValidateInitialization(v1::Initialization initialization) {
                       EnumName(initialization));
 }
 
-// Whether the whole of such a set can be read, as a checkpoint does.
-absl::Status CheckCanBeRead(const Schema& schema, size_t slots, const Resources& resources, absl::string_view field) {
-  const int64_t bytes = ArrayBytes(schema) * static_cast<int64_t>(1 + slots);
-  if (bytes <= resources.read->capacity()) return absl::OkStatus();
-  return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
-               ExpectedGot(absl::StrCat("a set whose state, which checkpoints read, takes at most ",
-                                        resources.read->capacity(), " bytes, the budget for reads"),
-                           absl::StrCat(bytes)),
-               field);
-}
-
 // Whether a request that demands them is meant for the set as it is.
 template <typename Request>
 absl::Status CheckUpdatable(const SetRep& set, const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set.mutex) {
@@ -145,6 +134,17 @@ void UpdateInTurn(std::shared_ptr<SetRep> set, const Request& request, Then<absl
 
 }  // namespace
 
+absl::Status ParameterSet::CheckHasRoomForCheckpoints(const Schema& schema, size_t slots, const Resources& resources,
+                                                      absl::string_view field) {
+  const int64_t bytes = ArrayBytes(schema) * static_cast<int64_t>(1 + slots);
+  if (bytes <= resources.read->capacity()) return absl::OkStatus();
+  return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
+               ExpectedGot(absl::StrCat("a set whose state, which checkpoints read, takes at most ",
+                                        resources.read->capacity(), " bytes, the budget for reads"),
+                           absl::StrCat(bytes)),
+               field);
+}
+
 absl::StatusOr<v1::Durability> ParameterSet::ResolveDurability(const Resources& resources,
                                                                const v1::Durability* durability,
                                                                absl::string_view field) {
@@ -177,7 +177,8 @@ absl::StatusOr<std::shared_ptr<ParameterSet>> ParameterSet::Create(const Resourc
       description = DescribeSet(*rep);
       schema = rep->schema;
     }
-    if (absl::Status status = CheckCanBeRead(*schema, rep->slots.size(), resources, "spec.durability"); !status.ok()) {
+    if (absl::Status status = CheckHasRoomForCheckpoints(*schema, rep->slots.size(), resources, "spec.durability");
+        !status.ok()) {
       return status;
     }
     absl::StatusOr<std::unique_ptr<SetJournal>> journal = resources.journal->CreateSet(stored, schema, description);
@@ -436,8 +437,11 @@ absl::StatusOr<v1::ParameterSet> ParameterSet::RestoreCheckpoint(const v1::Resto
   std::shared_ptr<const Schema> schema;
   {
     MutexLock lock(&rep_->mutex);
-    absl::Status status = rep_->lifecycle.CheckFingerprint((*state)->schema_fingerprint(), "checkpoint_step");
-    if (!status.ok()) return status;
+    if ((*state)->schema_fingerprint() != rep_->schema->fingerprint()) {
+      return rep_->lifecycle.MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_SCHEMA_MISMATCH,
+                                       "expected a checkpoint of the tensors that the set has now, got one of others",
+                                       "checkpoint_step");
+    }
     schema = rep_->schema;
   }
   // All of it, before what the set has is given up for it.
