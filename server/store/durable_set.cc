@@ -104,6 +104,8 @@ absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Open(const StoreParts& p
   if (!damaged && files != nullptr) {
     if (absl::Status status = files->Open(flat_size, records->places()); !status.ok()) return status;
   }
+  // Names that are in memory alone, of what was killed before it came to sync them.
+  if (absl::Status status = parts.file_system->SyncDirectory(folder->directory()); !status.ok()) return status;
   auto rooms =
       std::make_shared<ChangeRooms>(parts.io, durability.every_step(), flat_size, records->changes(), std::move(files));
   return std::unique_ptr<DurableSet>(new DurableSet(parts, number, stored.spec(), std::move(folder),

@@ -85,6 +85,10 @@ absl::Status ElementFiles::OpenThere(int64_t slot_bytes, absl::Span<const Elemen
       continue;
     }
     if (!opened.ok()) return opened.status();
+    // What made it may have been killed before that.
+    if (!is_taken) {
+      if (absl::Status status = (*opened)->Sync(); !status.ok()) return status;
+    }
     files_[file] = *std::move(opened);
   }
   const auto last = files_.find(last_file_);
