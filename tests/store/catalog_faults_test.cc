@@ -157,11 +157,13 @@ TEST(CatalogFaultsTest, WhatAStartHasFoundIsThereFromThenOn) {
 // The log begins anew in this life. Not every call: there are thousands.
 // What one that failed has written may be in memory alone, and look as it should.
 TEST(CatalogFaultsTest, AStartAfterOneThatFailedLosesNothingOfWhatIsToldThen) {
-  for (const Fault fault : {Fault::kIoError, Fault::kNoSpace}) {
+  // What a write that fails leaves goes by the number of its call.
+  for (int shift = 0; shift < 8; ++shift) {
     for (int64_t call = 1;; ++call) {
       const std::unique_ptr<SimulatedFileSystem> disk = NewDisk();
+      for (int i = 0; i < shift; ++i) ASSERT_THAT(disk->List("/data"), IsOk());
       SqliteVfs vfs(disk.get());
-      disk->FailCall(disk->calls() + call, fault);
+      disk->FailCall(disk->calls() + call, Fault::kIoError);
       const int64_t before = disk->calls();
       if (Catalog::Open(disk.get(), "/data", false, vfs.name().c_str()).ok() && disk->calls() < before + call) break;
       {
@@ -175,7 +177,7 @@ TEST(CatalogFaultsTest, AStartAfterOneThatFailedLosesNothingOfWhatIsToldThen) {
         ASSERT_THAT((*catalog)->AddRecord(1, 1, record), IsOk());
         ASSERT_THAT((*catalog)->Commit(), IsOk());
       }
-      for (uint64_t seed = 0; seed < 10; ++seed) {
+      for (uint64_t seed = 0; seed < 5; ++seed) {
         const std::unique_ptr<SimulatedFileSystem> cut = disk->PowerCut(seed);
         SqliteVfs cut_vfs(cut.get());
         const absl::StatusOr<std::unique_ptr<Catalog>> catalog =
