@@ -74,7 +74,16 @@ def test_durability_is_as_it_is_given_or_the_servers(serve, given, kept):
 
 
 def test_durability_that_is_none_is_refused_here(client, name):
-    wrongs = ("checkpoints", "always", 3, "checkpoints:", "checkpoints:5,6", "checkpoints:1s,2s", "every_step:", "nothing:1")
+    wrongs = (
+        "checkpoints",
+        "always",
+        3,
+        "checkpoints:",
+        "checkpoints:5,6",
+        "checkpoints:1s,2s",
+        "every_step:",
+        "nothing:1",
+    )
     for wrong in wrongs:
         with pytest.raises(ValueError, match="durability: expected 'nothing', 'every_step'"):
             client.create(name, {"w": (2,)}, durability=wrong)
