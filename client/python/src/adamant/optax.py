@@ -40,7 +40,11 @@ class _Remote:
     """One set, as the callbacks see it: they come one after the other."""
 
     def __init__(
-        self, optimizer: adamant.Adam, target: str | None, name: str | None, durability: v1.Durability | None
+        self,
+        optimizer: adamant.Adam,
+        target: str | None,
+        name: str | None,
+        durability: v1.Durability | None = None,
     ) -> None:
         self._optimizer = optimizer
         self._durability = durability
