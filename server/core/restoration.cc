@@ -294,7 +294,7 @@ v1::ParameterSet Restoration::Describe() const {
 }
 
 absl::Status Restoration::CheckHasRoomForCheckpoints() const {
-  return ParameterSet::CheckHasRoomForCheckpoints(*schema(), set_->slots.size(), set_->resources, "--read_bytes");
+  return core::CheckHasRoomForCheckpoints(*schema(), set_->slots.size(), set_->resources, "--read_bytes");
 }
 
 std::shared_ptr<ParameterSet> Restoration::Finish(std::unique_ptr<SetJournal> journal) {

@@ -427,6 +427,16 @@ TEST_F(DurableSetTest, AStepThatIsCompleteIsPutDownFromTheReserve) {
   EXPECT_TRUE(*core::FetchState(registry_->Find("set")->get()) == model.arrays());
 }
 
+// Or it could step until it needs one, and not be brought back.
+TEST_F(DurableSetTest, ASetDoesNotGrowBeyondWhatACheckpointCanRead) {
+  std::shared_ptr<core::ParameterSet> set = Create();
+  core::SequentialModel model(core::SmallSpec("set"));
+  EXPECT_THAT(core::AddTensors(set.get(), core::Tensors({int64_t{6} << 20})),
+              core::FailsWith(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE));
+  const core::Values gradient = core::Gradient(model.parameter_count(), 1);
+  EXPECT_THAT(core::Step(set.get(), {}, gradient), IsOk());
+}
+
 TEST_F(DurableSetTest, ASetCanBeDeletedOnAFullDisk) {
   Create();
   LeaveBytes(0);

@@ -55,6 +55,9 @@ absl::Status Growth::Prepare() {
   const Resources& resources = set_->resources;
   absl::Status status = CheckCanBeWritten(TensorSelection(schema_), set_->slots.size(), resources, "tensors");
   if (status.ok()) status = CheckCanContribute(TensorSelection(schema_), (*changed)->workers(), resources, "tensors");
+  if (status.ok() && set_->journal != nullptr) {
+    status = CheckHasRoomForCheckpoints(*schema_, set_->slots.size(), resources, "tensors");
+  }
   if (!status.ok()) return status;
 
   // The schema before stays, too, for those who refer to it.

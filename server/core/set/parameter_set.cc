@@ -134,17 +134,6 @@ void UpdateInTurn(std::shared_ptr<SetRep> set, const Request& request, Then<absl
 
 }  // namespace
 
-absl::Status ParameterSet::CheckHasRoomForCheckpoints(const Schema& schema, size_t slots, const Resources& resources,
-                                                      absl::string_view field) {
-  const int64_t bytes = ArrayBytes(schema) * static_cast<int64_t>(1 + slots);
-  if (bytes <= resources.read->capacity()) return absl::OkStatus();
-  return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
-               ExpectedGot(absl::StrCat("a set whose state, which checkpoints read, takes at most ",
-                                        resources.read->capacity(), " bytes, the budget for reads"),
-                           absl::StrCat(bytes)),
-               field);
-}
-
 absl::StatusOr<v1::Durability> ParameterSet::ResolveDurability(const Resources& resources,
                                                                const v1::Durability* durability,
                                                                absl::string_view field) {

@@ -46,10 +46,6 @@ class ParameterSet {
   // INVALID_ARGUMENT, FAILED_PRECONDITION (NO_DATA_DIRECTORY); both name `field`.
   static absl::StatusOr<v1::Durability> ResolveDurability(const Resources& resources, const v1::Durability* durability,
                                                           absl::string_view field);
-  // OK, or FAILED_PRECONDITION (TOO_LARGE), naming `field`, where the budget for reads is too small for a checkpoint of
-  // a set of these tensors with so many slots.
-  static absl::Status CheckHasRoomForCheckpoints(const Schema& schema, size_t slots, const Resources& resources,
-                                                 absl::string_view field);
   // For those who make sets in other ways: the same, of which nothing is put down in a journal whatever `spec` says.
   static absl::StatusOr<std::shared_ptr<SetRep>> Make(const Resources& resources, const v1::ParameterSetSpec& spec);
   explicit ParameterSet(std::shared_ptr<SetRep> rep) : rep_(std::move(rep)) {}

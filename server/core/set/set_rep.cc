@@ -60,6 +60,17 @@ absl::Status CheckCanBeWritten(const TensorSelection& all, size_t slots, const R
   return CheckFits(arrays * StagingBytes(all), resources, field);
 }
 
+absl::Status CheckHasRoomForCheckpoints(const Schema& schema, size_t slots, const Resources& resources,
+                                        absl::string_view field) {
+  const int64_t bytes = ArrayBytes(schema) * static_cast<int64_t>(1 + slots);
+  if (bytes <= resources.read->capacity()) return absl::OkStatus();
+  return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
+               ExpectedGot(absl::StrCat("a set whose state, which checkpoints read, takes at most ",
+                                        resources.read->capacity(), " bytes, the budget for reads"),
+                           absl::StrCat(bytes)),
+               field);
+}
+
 void DescribeConfiguration(const Configuration& configuration, v1::ParameterSet* description) {
   for (const v1::ParameterGroup& group : configuration.groups()) *description->add_groups() = group;
   *description->mutable_labels() = configuration.labels();

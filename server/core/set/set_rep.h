@@ -128,6 +128,11 @@ absl::Status CheckCanBeWritten(const TensorSelection& all, size_t slots, const R
 absl::Status CheckCanContribute(const TensorSelection& all, const v1::Workers* workers, const Resources& resources,
                                 absl::string_view field);
 
+// OK, or FAILED_PRECONDITION (TOO_LARGE), naming `field`, where the budget for reads is too small for a checkpoint of a
+// set of these tensors with so many slots.
+absl::Status CheckHasRoomForCheckpoints(const Schema& schema, size_t slots, const Resources& resources,
+                                        absl::string_view field);
+
 // Adds a configuration to what GetParameterSet shows.
 void DescribeConfiguration(const Configuration& configuration, v1::ParameterSet* description);
 // The set as GetParameterSet shows it, and an event of it as it is.
