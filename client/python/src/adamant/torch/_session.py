@@ -298,9 +298,9 @@ class Session:
         if count != workers:
             raise ValueError(f"workers of the set {self.name!r}: expected {workers}, got {count}")
         level = described.durability.WhichOneof("level")
-        if durability is not None and durability.WhichOneof("level") != level:
-            wanted = durability.WhichOneof("level")
-            raise ValueError(f"durability of the set {self.name!r}: expected {wanted!r}, got {level!r}")
+        expected = durability.WhichOneof("level") if durability is not None else level
+        if level != expected:
+            raise ValueError(f"durability of the set {self.name!r}: expected {expected!r}, got {level!r}")
 
     def _specification(self, name: str, groups: Sequence[ParamGroup]) -> v1.ParameterSetSpec:
         """Of a set that is what this one is, or was, but for how the optimizer's groups are updated now."""
