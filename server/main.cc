@@ -75,11 +75,14 @@ ABSL_FLAG(
     "how long a client may be silent between the messages of a step or write while nobody waits for what it holds");
 ABSL_FLAG(adamant::ByteCount, min_rate, {256 * 1024}, "bytes a second that a client must send or take");
 ABSL_FLAG(std::string, data_dir, "", "folder for sets that outlive the process; empty: none does");
-ABSL_FLAG(std::string, durability, "nothing",
-          "what is kept of sets that do not say: nothing; every_step, or every_step:N with N steps between two "
-          "checkpoints at most; checkpoints:N,T after so many steps, so much time, or both. Needs --data_dir");
+ABSL_FLAG(
+    std::string, durability, "nothing",
+    "what is kept of sets that do not say: nothing; every_step, or every_step:K with K in [2, 1024] steps between "
+    "two checkpoints at most, 1,024 of sets of at most 1,024 parameters; checkpoints:N,T after so many steps, so "
+    "much time, at least 1s, or both. Needs --data_dir");
 ABSL_FLAG(bool, accept_data_loss, false,
-          "start although something in --data_dir is missing or damaged: without the sets that it is of");
+          "start although --data_dir has lost something, or does not say what a set is: with what there is, other "
+          "incarnations, and without the sets that nothing is known of, see docs/durability.md");
 ABSL_FLAG(adamant::ByteCount, checkpoint_rate, {0},
           "bytes a second that checkpoints may write; 0: as many as the disk takes");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(8), "how long calls may run on after SIGTERM, SIGINT or SIGHUP");
@@ -205,7 +208,11 @@ absl::StatusOr<std::unique_ptr<store::Store>> OpenStore() {
   }
   std::string directory = absl::GetFlag(FLAGS_data_dir);
   if (directory.empty()) {
-    if (!durability->has_nothing()) return absl::InvalidArgumentError("--durability: expected a --data_dir with it");
+    const char* const useless = !durability->has_nothing()                       ? "--durability"
+                                : absl::GetFlag(FLAGS_accept_data_loss)          ? "--accept_data_loss"
+                                : absl::GetFlag(FLAGS_checkpoint_rate).bytes > 0 ? "--checkpoint_rate"
+                                                                                 : nullptr;
+    if (useless != nullptr) return absl::InvalidArgumentError(absl::StrCat(useless, ": expected a --data_dir with it"));
     return nullptr;
   }
   // Of the working directory's, which may change.
@@ -230,6 +237,14 @@ absl::StatusOr<std::unique_ptr<store::Store>> OpenStore() {
     return absl::InvalidArgumentError(absl::StrCat("--durability: ", status.message()));
   }
   return opened;
+}
+
+// What is said of a start that failed.
+std::string WithWayOut(const absl::Status& status) {
+  const bool is_loss = absl::IsDataLoss(status) && !absl::GetFlag(FLAGS_accept_data_loss);
+  return absl::StrCat(status.message(), is_loss ? "; restore a backup, or start with --accept_data_loss: see "
+                                                  "docs/durability.md#damage"
+                                                : "");
 }
 
 // Says so where sets take so many of the files that this process may open that fewer connections find one than may be.
@@ -333,20 +348,25 @@ int Main(const std::vector<char*>& arguments) {
   const absl::Duration drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
   std::future<int> signal = TakeSignals(signals, drain_timeout);
   absl::StatusOr<std::unique_ptr<store::Store>> opened = OpenStore();
-  if (!opened.ok()) return Fail(opened.status().message());
+  if (!opened.ok()) return Fail(WithWayOut(opened.status()));
   if (store::Store* const kept = opened->get(); kept != nullptr) {
     options->journal = kept;
     options->restore = [kept](core::Registry* registry) { return kept->Restore(registry); };
+    options->begin_changes = [kept] { return kept->BeginChanges(); };
     options->finish = [kept](core::Registry* registry, absl::Duration rest) { kept->Finish(registry, rest); };
   }
   absl::StatusOr<std::unique_ptr<rpc::Server>> server = rpc::Server::Start(*options);
-  if (!server.ok()) return Fail(server.status().message());
+  if (!server.ok()) return Fail(WithWayOut(server.status()));
   for (const std::string& address : (*server)->addresses()) std::cout << "listening on " << address << std::endl;
   WarnOfFewFiles(options->max_connections);
-  Log(LogLevel::kInfo, absl::StrCat("adamant-server ", kVersion, " started: kernels ", options->kernels->name, ", ",
-                                    options->compute_threads, " threads, state ", options->state_bytes >> 20,
-                                    " MiB, inflight ", options->inflight_bytes >> 20, " MiB, read ",
-                                    options->read_bytes >> 20, " MiB, ", options->max_streams, " streams"));
+  Log(LogLevel::kInfo,
+      absl::StrCat("adamant-server ", kVersion, " started: kernels ", options->kernels->name, ", ",
+                   options->compute_threads, " threads, state ", options->state_bytes >> 20, " MiB, inflight ",
+                   options->inflight_bytes >> 20, " MiB, read ", options->read_bytes >> 20, " MiB, ",
+                   options->max_streams, " streams",
+                   (*opened) == nullptr ? ""
+                                        : absl::StrCat(", data in ", absl::GetFlag(FLAGS_data_dir), ", sets keep ",
+                                                       absl::GetFlag(FLAGS_durability), " by default")));
 
   Log(LogLevel::kInfo, absl::StrCat("SIG", sigabbrev_np(signal.get()), ": draining"));
   const int cut_off = (*server)->Drain(drain_timeout);

@@ -94,6 +94,9 @@ class DirectoryCopy {
       if (!std::filesystem::copy_file(directory + name, path + name, error)) {
         return absl::UnavailableError(absl::StrCat("copying ", directory, name, ": ", error.message()));
       }
+      // What is copied of a copy that nobody may write to is to be written to.
+      std::filesystem::permissions(path + name, std::filesystem::perms::owner_all, std::filesystem::perm_options::add,
+                                   error);
     }
     std::filesystem::create_directory_symlink(directory + "/sets", path + "/sets", error);
     if (error) return absl::UnavailableError(absl::StrCat(path, "/sets: ", error.message()));
@@ -133,7 +136,9 @@ void Report(const store::SetReplay& replay) {
   const auto digests = absl::c_count_if(replay.steps, [](const auto& step) { return !step.digest.empty(); });
   const auto checked = absl::c_count_if(replay.steps, [](const auto& step) { return step.is_checked; });
   std::cout << replay.set << ": " << replay.steps.size() << " steps made again, from " << replay.base_step << " to "
-            << replay.now.step() << "; " << checked << " of " << digests << " digests are those that were put down";
+            << replay.now.step() << "; " << digests << " digests, of which " << checked
+            << " could be checked, and are those that were put down";
+  // A digest is put down with the step after its own.
   if (!replay.last_digest.empty()) std::cout << "; the last one is " << absl::BytesToHexString(replay.last_digest);
   std::cout << "\n";
 }

@@ -24,7 +24,8 @@ absl::StatusOr<v1::Durability> ParseDurability(absl::string_view text) {
   }
   if (parts.first == "every_step") {
     int32_t steps = 0;
-    if (has_terms && !absl::SimpleAtoi(parts.second, &steps)) return unknown;
+    // The protocol's 0 is its default.
+    if (has_terms && (!absl::SimpleAtoi(parts.second, &steps) || steps == 0)) return unknown;
     durability.mutable_every_step()->set_journal_steps(steps);
     return durability;
   }

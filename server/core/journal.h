@@ -95,8 +95,9 @@ class StoredState {
 // lives until then. Thread-safe otherwise.
 //
 // An outcome that is OK says that the change is on disk. RESOURCE_EXHAUSTED (DISK_EXHAUSTED) says that it is not, and
-// that the journal goes on; UNAVAILABLE (STORE_FAILED) that nobody knows, and that nothing is put down any more until
-// the process is restarted. In either case the change is not to be made.
+// that the journal goes on, as FAILED_PRECONDITION (TOO_LARGE) does of what could not be on disk at all; UNAVAILABLE
+// (STORE_FAILED) that nobody knows, and that nothing is put down any more until the process is restarted. In either
+// case the change is not to be made.
 class SetJournal {
  public:
   // Room for one step or write. Destroying it gives the room back, if nothing was committed with it.

@@ -43,6 +43,19 @@ bool HasLabels(const ParameterSet& set, const google::protobuf::Map<std::string,
   });
 }
 
+// Whether a set that is there is promised what a specification asks for, if it does: which server it is on decides
+// otherwise.
+absl::Status CheckDurability(const Resources& device, const v1::ParameterSetSpec& spec, const ParameterSet& set) {
+  if (!spec.has_durability()) return absl::OkStatus();
+  constexpr absl::string_view kField = "spec.durability";
+  const absl::StatusOr<v1::Durability> asked = ParameterSet::ResolveDurability(device, &spec.durability(), kField);
+  if (!asked.ok()) return asked.status();
+  const v1::Durability promised = set.Describe().durability();
+  if (asked->SerializeAsString() == promised.SerializeAsString()) return absl::OkStatus();
+  return WithSet(set.name(), Error(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_SPEC_MISMATCH,
+                                   ExpectedGot(promised.ShortDebugString(), asked->ShortDebugString()), kField));
+}
+
 }  // namespace
 
 absl::StatusOr<v1::CreateParameterSetResponse> Registry::Create(const v1::CreateParameterSetRequest& request) {
@@ -63,7 +76,8 @@ absl::StatusOr<v1::CreateParameterSetResponse> Registry::Create(const v1::Create
                                 "; IF_EXISTS_USE_IF_SAME_SPEC uses the set that has it"),
                    "spec.name");
     }
-    const absl::Status same = (*existing)->CheckSpec(request.spec(), (*device)->backend->name());
+    absl::Status same = (*existing)->CheckSpec(request.spec(), (*device)->backend->name());
+    if (same.ok()) same = CheckDurability(**device, request.spec(), **existing);
     if (!same.ok()) return same;
     *response.mutable_parameter_set() = (*existing)->Describe();
     return response;
@@ -83,11 +97,12 @@ absl::StatusOr<v1::ForkResponse> Registry::Fork(const v1::ForkRequest& request) 
   if (!source.ok()) return source.status();
   v1::ParameterSetSpec spec = (*source)->Spec();
   spec.set_name(request.name());
+  *spec.mutable_durability() = (*source)->Describe().durability();
   if (!request.device().empty()) spec.set_device(request.device());
   const absl::StatusOr<const Resources*> device = FindDevice(spec.device(), "device");
   if (!device.ok()) return device.status();
   absl::StatusOr<v1::Durability> durability = ParameterSet::ResolveDurability(
-      **device, request.has_durability() ? &request.durability() : nullptr, "durability");
+      **device, request.has_durability() ? &request.durability() : &spec.durability(), "durability");
   if (!durability.ok()) return durability.status();
   *spec.mutable_durability() = *std::move(durability);
   std::optional<uint64_t> incarnation;
@@ -102,10 +117,17 @@ absl::StatusOr<v1::ForkResponse> Registry::Fork(const v1::ForkRequest& request) 
   if (!made.ok()) return made.status();
   if (absl::Status status = (*made)->CopyFrom(source->get(), incarnation); !status.ok()) {
     // Nobody knows of it but the disk.
-    Notification deleted;
+    Notification ended;
+    absl::Status deleted;
     (*made)->Delete(
-        std::nullopt, [] {}, [&deleted](const absl::Status& /*gone*/) { deleted.Notify(); });
-    deleted.WaitForNotification();
+        std::nullopt, [] {},
+        [&](const absl::Status& gone) {
+          deleted = Unshared(gone);
+          ended.Notify();
+        });
+    ended.WaitForNotification();
+    // What the disk has must not be another set's name as well.
+    if (!deleted.ok()) Add(*std::move(made));
     return status;
   }
   v1::ForkResponse response;

@@ -276,14 +276,6 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
     return status;
   }
 
-  if (options.journal != nullptr) {
-    server->timer_ = std::make_shared<JournalTimer>();
-    server->timer_->clock = server->parts_->clock.get();
-    server->timer_->registry = server->parts_->registry.get();
-    server->timer_->health_watches = &server->parts_->health_watches.calls;
-    AttendToJournal(server->timer_);
-  }
-
   grpc::ServerBuilder builder;
   builder.RegisterCallbackGenericService(&server->parts_->call_table);
   builder.SetMaxReceiveMessageSize(wire::kMaxMessageBytes + kMessageHeadroomBytes);
@@ -315,7 +307,19 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 
   absl::StatusOr<std::unique_ptr<Acceptor>> acceptor =
       Acceptor::Listen(options.addresses, options.max_connections, options.trusted);
-  if (!acceptor.ok()) return acceptor.status();
+  absl::Status status = acceptor.status();
+  if (status.ok()) status = options.begin_changes();
+  if (!status.ok()) {
+    server->parts_->registry->Clear();
+    return status;
+  }
+  if (options.journal != nullptr) {
+    server->timer_ = std::make_shared<JournalTimer>();
+    server->timer_->clock = server->parts_->clock.get();
+    server->timer_->registry = server->parts_->registry.get();
+    server->timer_->health_watches = &server->parts_->health_watches.calls;
+    AttendToJournal(server->timer_);
+  }
   // gRPC owns what it is handed.
   const std::shared_ptr<grpc::experimental::ExternalConnectionAcceptor> connections =
       builder.experimental().AddExternalConnectionAcceptor(

@@ -54,6 +54,8 @@ struct ServerOptions {
   std::function<absl::Status(core::Registry* registry)> restore = [](core::Registry* /*registry*/) {
     return absl::OkStatus();
   };
+  // Called when nothing else can keep the server from starting, before the first call. As `restore` otherwise.
+  std::function<absl::Status()> begin_changes = [] { return absl::OkStatus(); };
   // Called when the last call is over, with the time that is left of the drain.
   std::function<void(core::Registry* registry, absl::Duration rest)> finish = [](core::Registry* /*registry*/,
                                                                                  absl::Duration /*rest*/) {};

@@ -1,15 +1,20 @@
 #include "server/store/catalog.h"
 
 #include <sqlite3.h>
+#include <sys/types.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
+#include <mutex>
 #include <utility>
 
 #include "absl/algorithm/container.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "google/protobuf/message_lite.h"
 #include "server/store/checksum.h"
 #include "server/store/errors.h"
 
@@ -74,6 +79,31 @@ absl::StatusOr<int64_t> FenceNumber(absl::string_view contents, absl::string_vie
     return Damaged(absl::StrCat(path, " is damaged: it does not say how many commits there were"));
   }
   return static_cast<int64_t>(number);
+}
+
+// As pwrite, but for what says that there is no room: of that SQLite knows ENOSPC alone.
+ssize_t WriteAt(int file, const void* bytes, size_t count, off_t offset) {
+  const ssize_t written = pwrite(file, bytes, count, offset);
+  if (written < 0 && (errno == EDQUOT || errno == EFBIG)) errno = ENOSPC;
+  return written;
+}
+
+// Has SQLite write so, in all of the process.
+void SetSystemCalls() {
+  sqlite3_vfs* const vfs = sqlite3_vfs_find(nullptr);
+  // Whichever of them it was built with.
+  for (const char* const name : {"pwrite", "pwrite64"}) {
+    vfs->xSetSystemCall(vfs, name, reinterpret_cast<sqlite3_syscall_ptr>(&WriteAt));
+  }
+}
+
+// A row's body. Error: INTERNAL where it is too long for one, of which protobuf would make an empty string.
+absl::StatusOr<std::string> BodyOf(const google::protobuf::MessageLite& message) {
+  std::string body;
+  if (!message.SerializeToString(&body)) {
+    return absl::InternalError(absl::StrCat("a row of ", message.ByteSizeLong(), " bytes"));
+  }
+  return body;
 }
 
 struct CloseDatabase {
@@ -241,6 +271,8 @@ absl::Status Catalog::Rep::WriteLogAnew() {
 }
 
 absl::Status Catalog::Rep::OpenDatabase(const char* vfs) {
+  static std::once_flag calls_are_set;
+  std::call_once(calls_are_set, &SetSystemCalls);
   sqlite3* opened = nullptr;
   int result = sqlite3_open_v2(path.c_str(), &opened,
                                SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX |
@@ -518,8 +550,9 @@ void Catalog::Rollback() {
 
 absl::StatusOr<int64_t> Catalog::AddSet(const StoredSet& set) {
   const int64_t number = rep_->state.next_set;
-  const std::string body = set.SerializeAsString();
-  absl::Status status = rep_->Run(&rep_->add_set, number, body, int64_t{RowChecksum(number, kNoRecord, body)});
+  const absl::StatusOr<std::string> body = BodyOf(set);
+  if (!body.ok()) return body.status();
+  absl::Status status = rep_->Run(&rep_->add_set, number, *body, int64_t{RowChecksum(number, kNoRecord, *body)});
   if (!status.ok()) return status;
   ++rep_->state.next_set;
   return number;
@@ -537,13 +570,15 @@ absl::Status Catalog::AddRecord(int64_t set, int64_t number, const StoredRecord&
     return absl::InternalError(
         absl::StrCat(rep_->path, ": record ", number, " of set ", set, " was added where ", *next, " is the next"));
   }
-  const std::string body = record.SerializeAsString();
-  return rep_->Run(&rep_->add_record, set, number, body, int64_t{RowChecksum(set, number, body)});
+  const absl::StatusOr<std::string> body = BodyOf(record);
+  if (!body.ok()) return body.status();
+  return rep_->Run(&rep_->add_record, set, number, *body, int64_t{RowChecksum(set, number, *body)});
 }
 
 absl::Status Catalog::ReplaceRecord(int64_t set, int64_t number, const StoredRecord& record) {
-  const std::string body = record.SerializeAsString();
-  return rep_->Run(&rep_->replace_record, body, int64_t{RowChecksum(set, number, body)}, set, number);
+  const absl::StatusOr<std::string> body = BodyOf(record);
+  if (!body.ok()) return body.status();
+  return rep_->Run(&rep_->replace_record, *body, int64_t{RowChecksum(set, number, *body)}, set, number);
 }
 
 absl::StatusOr<int64_t> Catalog::NextNumber(int64_t set) {

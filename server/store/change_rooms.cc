@@ -92,11 +92,15 @@ void ChangeRooms::Remove(absl::Span<const std::optional<ElementPlace>> changes) 
 void ChangeRooms::Free(const ElementPlace& place) { files_->Free(place); }
 
 absl::Status ChangeRooms::MakeFile(int64_t flat_size) {
-  return files_ == nullptr ? absl::OkStatus() : files_->Make(flat_size);
+  if (files_ == nullptr) return absl::OkStatus();
+  core::MutexLock lock(&making_);
+  return files_->Make(flat_size);
 }
 
 absl::Status ChangeRooms::MakeMissingFile(int64_t flat_size) {
-  return files_ == nullptr || !files_->empty() ? absl::OkStatus() : files_->Make(flat_size);
+  if (files_ == nullptr) return absl::OkStatus();
+  core::MutexLock lock(&making_);
+  return files_->empty() ? files_->Make(flat_size) : absl::OkStatus();
 }
 
 void ChangeRooms::RemoveUnusedFiles() {

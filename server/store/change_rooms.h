@@ -113,6 +113,7 @@ class ChangeRooms : public std::enable_shared_from_this<ChangeRooms> {
   const v1::EveryStep terms_;
   const std::unique_ptr<ElementFiles> files_;
 
+  core::Mutex making_;  // held while a file is made
   mutable core::Mutex mutex_;
   int64_t most_ ABSL_GUARDED_BY(mutex_);
   int64_t changes_ ABSL_GUARDED_BY(mutex_);

@@ -15,6 +15,7 @@
 #include "absl/strings/strip.h"
 #include "client/tensor_files/safetensors.h"
 #include "proto/error/error.h"
+#include "server/core/spec/slots.h"
 #include "server/store/aligned_buffer.h"
 #include "server/store/checksum.h"
 #include "server/store/errors.h"
@@ -118,25 +119,29 @@ class FileWriter {
   CheckpointManifest::File written_;
 };
 
+// The header of a file that has the tensors in these slots; `data_bytes` come behind it.
+absl::StatusOr<std::string> HeaderOf(const core::Schema& schema, absl::Span<const v1::Slot> slots,
+                                     int64_t* data_bytes) {
+  std::vector<SafetensorsTensor> tensors;
+  tensors.reserve(schema.tensors().size() * slots.size());
+  for (const v1::Slot slot : slots) {
+    for (const core::Schema::Tensor& tensor : schema.tensors()) {
+      tensors.push_back({.name = NameInFile(slot, tensor.name), .dtype = "F32", .shape = tensor.shape});
+    }
+  }
+  // Without it there are readers that take the file for one that is not for PyTorch.
+  absl::StatusOr<std::string> header = FormatSafetensorsHeader(&tensors, {{"format", "pt"}}, kSectorBytes);
+  *data_bytes = tensors.empty() ? 0 : tensors.back().end;
+  return header;
+}
+
 // Writes the tensors in these slots as a file.
 absl::StatusOr<CheckpointManifest::File> WriteTensors(FileWriter writer, const core::Schema& schema,
                                                       absl::Span<const v1::Slot> slots, ElementSource elements) {
-  std::string header;
   int64_t data_bytes = 0;
-  {
-    std::vector<SafetensorsTensor> tensors;
-    tensors.reserve(schema.tensors().size() * slots.size());
-    for (const v1::Slot slot : slots) {
-      for (const core::Schema::Tensor& tensor : schema.tensors()) {
-        tensors.push_back({.name = NameInFile(slot, tensor.name), .dtype = "F32", .shape = tensor.shape});
-      }
-    }
-    // Without it there are readers that take the file for one that is not for PyTorch.
-    absl::StatusOr<std::string> formatted = FormatSafetensorsHeader(&tensors, {{"format", "pt"}}, kSectorBytes);
-    if (!formatted.ok()) return formatted.status();
-    header = *std::move(formatted);
-    if (!tensors.empty()) data_bytes = tensors.back().end;
-  }
+  absl::StatusOr<std::string> formatted = HeaderOf(schema, slots, &data_bytes);
+  if (!formatted.ok()) return formatted.status();
+  const std::string header = *std::move(formatted);
   if (absl::Status status = writer.Create(static_cast<int64_t>(header.size()) + data_bytes); !status.ok()) {
     return status;
   }
@@ -164,20 +169,24 @@ absl::StatusOr<CheckpointManifest::File> WriteTensors(FileWriter writer, const c
   return writer.written();
 }
 
-absl::Status WriteManifest(FileSystem* file_system, const std::string& path, const CheckpointManifest& manifest) {
+// Returns how many bytes it has.
+absl::StatusOr<int64_t> WriteManifest(FileSystem* file_system, const std::string& path,
+                                      const CheckpointManifest& manifest) {
   const absl::StatusOr<std::string> text = FormatManifest(manifest);
   if (!text.ok()) return text.status();
   const absl::StatusOr<std::unique_ptr<File>> file = file_system->Create(path, FileSystem::Access::kBuffered);
   if (!file.ok()) return file.status();
   const auto bytes = absl::MakeConstSpan(reinterpret_cast<const std::byte*>(text->data()), text->size());
-  if (absl::Status status = (*file)->Write(0, bytes); !status.ok()) return status;
-  return (*file)->Sync();
+  absl::Status status = (*file)->Write(0, bytes);
+  if (status.ok()) status = (*file)->Sync();
+  if (!status.ok()) return status;
+  return static_cast<int64_t>(bytes.size());
 }
 
-// Writes all of it into a folder, which is there, and syncs that.
-absl::Status WriteFiles(FileSystem* file_system, const std::string& directory, const CheckpointInfo& info,
-                        const core::Schema& schema, absl::Span<const v1::Slot> slots, ElementSource elements,
-                        const FileWriter::Pace& pace) {
+// Writes all of it into a folder, which is there, and syncs that. Returns the bytes of all files.
+absl::StatusOr<int64_t> WriteFiles(FileSystem* file_system, const std::string& directory, const CheckpointInfo& info,
+                                   const core::Schema& schema, absl::Span<const v1::Slot> slots, ElementSource elements,
+                                   const FileWriter::Pace& pace) {
   CheckpointManifest manifest;
   manifest.set_format(kCheckpointFormat);
   manifest.set_set(info.set);
@@ -189,6 +198,7 @@ absl::Status WriteFiles(FileSystem* file_system, const std::string& directory, c
   manifest.mutable_update_counts()->Add(info.update_counts.begin(), info.update_counts.end());
   *manifest.mutable_description() = info.description;
 
+  int64_t bytes = 0;
   AlignedBuffer buffer(kBufferBytes);
   for (const absl::Span<const v1::Slot> of_file : {slots.first(1), slots.subspan(1)}) {
     if (of_file.empty()) continue;
@@ -196,12 +206,15 @@ absl::Status WriteFiles(FileSystem* file_system, const std::string& directory, c
     absl::StatusOr<CheckpointManifest::File> written = WriteTensors(
         FileWriter(file_system, absl::StrCat(directory, "/", name), &buffer, &pace), schema, of_file, elements);
     if (!written.ok()) return written.status();
+    bytes += written->bytes();
     written->set_name(name);
     *manifest.add_files() = *std::move(written);
   }
   const std::string path = absl::StrCat(directory, "/", kManifestName);
-  if (absl::Status status = WriteManifest(file_system, path, manifest); !status.ok()) return status;
-  return file_system->SyncDirectory(directory);
+  const absl::StatusOr<int64_t> manifest_bytes = WriteManifest(file_system, path, manifest);
+  if (!manifest_bytes.ok()) return manifest_bytes.status();
+  if (absl::Status status = file_system->SyncDirectory(directory); !status.ok()) return status;
+  return bytes + *manifest_bytes;
 }
 
 absl::Status Lost(absl::string_view path, absl::string_view what) { return Damaged(absl::StrCat(path, " ", what)); }
@@ -336,14 +349,46 @@ absl::StatusOr<TensorsOnDisk> OpenTensors(FileSystem* file_system, const std::st
 
 }  // namespace
 
-absl::Status WriteCheckpoint(FileSystem* file_system, const std::string& directory, const CheckpointInfo& info,
-                             const core::Schema& schema, absl::Span<const v1::Slot> slots, ElementSource elements,
-                             const std::function<absl::Status(int64_t bytes)>& pace) {
+std::vector<v1::Slot> CheckpointSlots(const v1::ParameterSet& set) {
+  const std::vector<v1::ParameterGroup> groups(set.groups().begin(), set.groups().end());
+  std::vector<v1::Slot> slots = core::OptimizerSlots(groups);
+  slots.insert(slots.begin(), v1::SLOT_PARAMETER);
+  return slots;
+}
+
+absl::Status CheckCanHaveCheckpoints(const core::Schema& schema, absl::Span<const v1::Slot> slots,
+                                     absl::string_view field) {
+  // Rather than making the header of a set of which nobody could doubt it.
+  constexpr int64_t kMostBytesATensor = 512;   // but for the name: a slot's name, and numbers
+  constexpr int64_t kMostBytesACharacter = 6;  // \u0000
+  int64_t most = 0;
+  for (const core::Schema::Tensor& tensor : schema.tensors()) {
+    most += kMostBytesATensor + kMostBytesACharacter * static_cast<int64_t>(tensor.name.size());
+  }
+  if (most * static_cast<int64_t>(slots.size()) < tensor_files::kMaxSafetensorsHeaderBytes) return absl::OkStatus();
+  for (const absl::Span<const v1::Slot> in_file : {slots.first(1), slots.subspan(1)}) {
+    int64_t data_bytes = 0;
+    const absl::Status status = HeaderOf(schema, in_file, &data_bytes).status();
+    if (status.ok()) continue;
+    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
+                 absl::StrCat("names and shapes of tensors that a checkpoint has room for: ", status.message()), field);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> WriteCheckpoint(FileSystem* file_system, const std::string& directory,
+                                        const CheckpointInfo& info, const core::Schema& schema,
+                                        absl::Span<const v1::Slot> slots, ElementSource elements,
+                                        const std::function<absl::Status(int64_t bytes)>& pace) {
   assert(!slots.empty() && slots.front() == v1::SLOT_PARAMETER);
   const std::string unfinished = absl::StrCat(directory, ".new");
   if (absl::Status status = file_system->RemoveAll(unfinished); !status.ok()) return status;
+  absl::StatusOr<int64_t> bytes = 0;
   absl::Status status = file_system->MakeDirectory(unfinished);
-  if (status.ok()) status = WriteFiles(file_system, unfinished, info, schema, slots, elements, pace);
+  if (status.ok()) {
+    bytes = WriteFiles(file_system, unfinished, info, schema, slots, elements, pace);
+    status = bytes.status();
+  }
   if (status.ok()) status = file_system->Rename(unfinished, directory);
   if (!status.ok()) {
     // The error that there is says more than what comes of this.
@@ -351,9 +396,12 @@ absl::Status WriteCheckpoint(FileSystem* file_system, const std::string& directo
     return status;
   }
   status = file_system->SyncDirectory(ParentDirectory(directory));
-  // Whole as it is: after a power cut it may have its name nevertheless.
-  if (!status.ok()) (void)file_system->Rename(directory, unfinished);
-  return status;
+  if (!status.ok()) {
+    // Whole as it is: after a power cut it may have its name nevertheless.
+    (void)file_system->Rename(directory, unfinished);
+    return status;
+  }
+  return bytes;
 }
 
 struct Checkpoint::Rep {

@@ -48,15 +48,25 @@ using ElementSource = absl::FunctionRef<void(v1::Slot slot, int64_t begin, int64
                                              absl::FunctionRef<void(const float* elements, int64_t count)> visit)>;
 
 // Writes a checkpoint of the tensors of `schema`, in `slots`, of which SLOT_PARAMETER is the first, as the folder
-// `directory`, whose parent is there and which is not. On OK it survives a power cut. After an error there is nothing
+// `directory`, whose parent is there and which is not, and returns the bytes of all its files: it survives a power cut
+// then. After an error there is nothing
 // of that name. What there was of it, as `directory`.new, is removed as far as that can be done, but for one that is
 // whole: where only the sync of the parent has failed, a power cut may give it its name. `pace` is called before each
 // few MiB are written, with how many bytes: it may wait, and an error of it ends the write. Takes a few MiB of memory,
 // and what the names of tensors take. Errors: as File and FileSystem have them; INVALID_ARGUMENT where a header would
 // be longer than the format allows, as it can be with tens of thousands of long names.
-absl::Status WriteCheckpoint(FileSystem* file_system, const std::string& directory, const CheckpointInfo& info,
-                             const core::Schema& schema, absl::Span<const v1::Slot> slots, ElementSource elements,
-                             const std::function<absl::Status(int64_t bytes)>& pace);
+absl::StatusOr<int64_t> WriteCheckpoint(FileSystem* file_system, const std::string& directory,
+                                        const CheckpointInfo& info, const core::Schema& schema,
+                                        absl::Span<const v1::Slot> slots, ElementSource elements,
+                                        const std::function<absl::Status(int64_t bytes)>& pace);
+
+// The slots that a checkpoint of the set has.
+std::vector<v1::Slot> CheckpointSlots(const v1::ParameterSet& set);
+
+// OK, or FAILED_PRECONDITION (TOO_LARGE), about `field`, where a checkpoint of a set of these tensors and slots would
+// have a header that is longer than the format allows.
+absl::Status CheckCanHaveCheckpoints(const core::Schema& schema, absl::Span<const v1::Slot> slots,
+                                     absl::string_view field);
 
 // A checkpoint that is read: as it was when it was opened, even if it is removed meanwhile. Thread-compatible.
 class Checkpoint {

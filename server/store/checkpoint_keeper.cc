@@ -97,13 +97,10 @@ std::string CheckpointKeeper::NewName(int64_t step, uint64_t incarnation) {
   return name;
 }
 
-absl::Status CheckpointKeeper::Add(const std::string& name) {
-  absl::StatusOr<KeptCheckpoint> checkpoint = Look(file_system_, PathOf(name), name);
-  if (!checkpoint.ok()) return checkpoint.status();
+void CheckpointKeeper::Add(KeptCheckpoint checkpoint) {
   core::MutexLock lock(&mutex_);
-  names_.insert(name);
-  checkpoints_.insert(checkpoints_.begin(), std::make_shared<const KeptCheckpoint>(*std::move(checkpoint)));
-  return absl::OkStatus();
+  names_.insert(checkpoint.name);
+  checkpoints_.insert(checkpoints_.begin(), std::make_shared<const KeptCheckpoint>(std::move(checkpoint)));
 }
 
 absl::Status CheckpointKeeper::RemoveOld(absl::string_view base) {
@@ -126,6 +123,10 @@ absl::Status CheckpointKeeper::RemoveOld(absl::string_view base) {
     // It has lost its name for good before anything in it goes.
     absl::Status status = file_system_->Rename(path, unfinished);
     if (status.ok()) {
+      {
+        core::MutexLock lock(&mutex_);
+        names_.erase(old.front()->name);
+      }
       old.erase(old.begin());
       status = file_system_->SyncDirectory(directory_);
       if (status.ok()) status = file_system_->RemoveAll(unfinished);

@@ -55,8 +55,8 @@ class CheckpointKeeper {
   // The name for a checkpoint of this state that is about to be written, at PathOf it: STEP-INCARNATION, with a number
   // behind it where that was taken before.
   std::string NewName(int64_t step, uint64_t incarnation);
-  // Adds what was written there to the list. Errors: as Checkpoint::Open has them.
-  absl::Status Add(const std::string& name);
+  // Adds what was written there to the list.
+  void Add(KeptCheckpoint checkpoint);
 
   // Removes all listed but the newest kKeptCheckpoints, `base`, a name or empty, and those that somebody holds. What is
   // removed is nothing that looks like a checkpoint at any time, power cuts included. After an error some may be left.
@@ -72,7 +72,7 @@ class CheckpointKeeper {
   mutable core::Mutex mutex_;
   // The newest first. Taken from here by holders under the mutex alone.
   std::vector<std::shared_ptr<const KeptCheckpoint>> checkpoints_ ABSL_GUARDED_BY(mutex_);
-  std::set<std::string> names_ ABSL_GUARDED_BY(mutex_);  // all that were ever taken
+  std::set<std::string> names_ ABSL_GUARDED_BY(mutex_);  // that are taken, by what is there or was to be
 };
 
 }  // namespace adamant::store

@@ -44,10 +44,13 @@ absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Create(const StoreParts&
   base.mutable_base()->set_round(set.round());
   *base.mutable_base()->mutable_configuration()->mutable_set() = set;
 
+  if (absl::Status status = CheckCanHaveCheckpoints(*schema, CheckpointSlots(set), "spec.tensors"); !status.ok())
+    return status;
   auto folder = std::make_shared<SetFolder>(parts, SetDirectory(parts, stored));
   std::unique_ptr<ElementFiles> files = FilesOf(parts, folder, spec.durability());
   absl::StatusOr<std::unique_ptr<CheckpointKeeper>> checkpoints;
   absl::Status status = parts.file_system->MakeDirectory(folder->directory());
+  if (status.ok()) status = folder->MarkUnlisted();
   if (status.ok() && files != nullptr) status = files->Make(schema->flat_size());
   if (status.ok()) {
     checkpoints = SetBases::OpenKeeper(parts, *folder);
@@ -77,9 +80,10 @@ absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Create(const StoreParts&
     if (absl::IsResourceExhausted(status)) folder->Delete();
     return status;
   }
+  folder->UnmarkUnlisted();
   const int64_t flat_size = schema->flat_size();
-  auto records = std::make_shared<SetRecords>(std::move(base), std::vector<KeptRecord>(), std::move(schema),
-                                              v1::WriteHeader(), spec);
+  auto records = std::make_shared<SetRecords>(std::move(base), /*base_number=*/1, std::vector<KeptRecord>(),
+                                              std::move(schema), v1::WriteHeader(), spec);
   auto rooms = std::make_shared<ChangeRooms>(parts.io, spec.durability().every_step(), flat_size, /*changes=*/0,
                                              std::move(files));
   return std::unique_ptr<DurableSet>(new DurableSet(parts, number, spec, std::move(folder), *std::move(checkpoints),
@@ -88,7 +92,7 @@ absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Create(const StoreParts&
 
 absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Open(const StoreParts& parts, int64_t number,
                                                              const StoredSet& stored, const StoredRecord& base,
-                                                             std::vector<KeptRecord> kept,
+                                                             int64_t base_number, std::vector<KeptRecord> kept,
                                                              std::shared_ptr<const core::Schema> schema,
                                                              const v1::WriteHeader& write,
                                                              const v1::ParameterSetSpec& spec, bool damaged) {
@@ -96,10 +100,11 @@ absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Open(const StoreParts& p
   auto folder = std::make_shared<SetFolder>(parts, SetDirectory(parts, stored));
   // Whatever needed what it had has found that out by now; what comes needs a folder.
   if (absl::Status status = MakeMissingFolder(parts, *folder); !status.ok()) return status;
+  folder->UnmarkUnlisted();
   absl::StatusOr<std::unique_ptr<CheckpointKeeper>> checkpoints = SetBases::OpenKeeper(parts, *folder);
   if (!checkpoints.ok()) return checkpoints.status();
   const int64_t flat_size = schema->flat_size();
-  auto records = std::make_shared<SetRecords>(base, std::move(kept), std::move(schema), write, spec);
+  auto records = std::make_shared<SetRecords>(base, base_number, std::move(kept), std::move(schema), write, spec);
   std::unique_ptr<ElementFiles> files = FilesOf(parts, folder, durability);
   if (!damaged && files != nullptr) {
     if (absl::Status status = files->Open(flat_size, records->places()); !status.ok()) return status;
@@ -184,6 +189,12 @@ void DurableSet::CommitGrowth(const core::GrowthRecord& record, std::shared_ptr<
     done(std::move(status));
     return;
   }
+  // What is added takes no other slots.
+  const std::vector<v1::Slot> slots = CheckpointSlots(records_->base().base().configuration().set());
+  if (absl::Status status = CheckCanHaveCheckpoints(*schema, slots, "tensors"); !status.ok()) {
+    done(std::move(status));
+    return;
+  }
   changes_->CommitGrowth(record, std::move(schema), std::move(done));
 }
 
@@ -196,11 +207,19 @@ void DurableSet::CommitBase(const core::BaseRecord& record, const core::BlockLis
 void DurableSet::CommitDelete(core::Then<absl::Status> done) {
   // A checkpoint's record would be of no set.
   bases_->Abandon();
-  parts_.commits->Commit([set = number_](Catalog* catalog) { return catalog->RemoveSet(set); },
-                         [folder = folder_, done = std::move(done)](absl::Status status) mutable {
-                           if (status.ok()) folder->Delete();
-                           done(std::move(status));
-                         });
+  parts_.io->Post([parts = parts_, set = number_, folder = folder_, done = std::move(done)]() mutable {
+    // Without it, a start after a crash before the folder is removed puts it aside: a full disk is no reason to refuse.
+    folder->MarkUnlisted().IgnoreError();
+    parts.commits->Commit([set](Catalog* catalog) { return catalog->RemoveSet(set); },
+                          [folder, done = std::move(done)](absl::Status status) mutable {
+                            if (status.ok()) {
+                              folder->Delete();
+                            } else if (absl::IsResourceExhausted(status)) {
+                              folder->UnmarkUnlisted();
+                            }
+                            done(std::move(status));
+                          });
+  });
 }
 
 bool DurableSet::WantsCheckpoint(uint64_t incarnation, int64_t step) const {
@@ -242,11 +261,16 @@ void DurableSet::Finish(const std::vector<core::RememberedStep>& remembered, cor
 
 void DurableSet::NoteWrite(const v1::WriteHeader& header) { records_->NoteWrite(header); }
 
-void DurableSet::MarkChanging(core::Then<absl::Status> done) {
-  changes_->Commit(records_->MarkChanging(), std::move(done));
+StoredRecord DurableSet::ChangingBase() const {
+  StoredRecord record = records_->base();
+  record.mutable_base()->set_final(false);
+  record.mutable_base()->clear_remembered();
+  return record;
 }
 
-void DurableSet::NoteRollback(int64_t number, const StoredRecord& record) { records_->NoteRollback(number, record); }
+void DurableSet::NoteFirstRecord(int64_t number, const StoredRecord& record) {
+  records_->NoteFirstRecord(number, record);
+}
 
 void DurableSet::Describe(v1::ParameterSet* set) const {
   *set->mutable_durability() = durability_;

@@ -38,12 +38,12 @@ class DurableSet final : public core::SetJournal {
   static absl::StatusOr<std::unique_ptr<DurableSet>> Create(const StoreParts& parts, const v1::ParameterSetSpec& spec,
                                                             std::shared_ptr<const core::Schema> schema,
                                                             const v1::ParameterSet& set);
-  // One that comes back, with its last base, and these records; `write` made its incarnation, and `spec` has the
-  // tensors and groups that it has by now. Opens its files of elements, unless the set is damaged, and awaits a full
-  // write.
+  // One that comes back, with its last base, which is the record of this number, and these records; `write` made its
+  // incarnation, and `spec` has the tensors and groups that it has by now. Opens its files of elements, unless the set
+  // is damaged, and awaits a full write.
   static absl::StatusOr<std::unique_ptr<DurableSet>> Open(const StoreParts& parts, int64_t number,
                                                           const StoredSet& stored, const StoredRecord& base,
-                                                          std::vector<KeptRecord> kept,
+                                                          int64_t base_number, std::vector<KeptRecord> kept,
                                                           std::shared_ptr<const core::Schema> schema,
                                                           const v1::WriteHeader& write,
                                                           const v1::ParameterSetSpec& spec, bool damaged);
@@ -74,10 +74,10 @@ class DurableSet final : public core::SetJournal {
   absl::StatusOr<std::unique_ptr<core::StoredState>> OpenCheckpoint(uint64_t incarnation, int64_t step) override;
   void Finish(const std::vector<core::RememberedStep>& remembered, core::Then<absl::Status> done) override;
   void NoteWrite(const v1::WriteHeader& header) override;
-  // Takes back what Finish has said, before the set changes.
-  void MarkChanging(core::Then<absl::Status> done);
-  // The set was rolled back, which is the record of this number; once it is in the catalog.
-  void NoteRollback(int64_t number, const StoredRecord& record);
+  // The record that takes back what Finish has said, for before the set changes.
+  StoredRecord ChangingBase() const;
+  // Such a record, or one of a rollback, is in the catalog, as this number.
+  void NoteFirstRecord(int64_t number, const StoredRecord& record);
   void Describe(v1::ParameterSet* set) const override;
 
  private:

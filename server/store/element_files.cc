@@ -1,5 +1,6 @@
 #include "server/store/element_files.h"
 
+#include <cstring>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -33,7 +34,11 @@ absl::Status ReadElements(const StoreParts& parts, const StoredSet& stored, int3
       contents.halved.resize(contents.checksums.size());
       contents.halved[part] = true;
     }
-    if (contents.bytes != pieces.sector_bytes()) return Damaged("a record has other elements than its header says");
+    const absl::Span<std::byte> rest = pieces.Cut(elements.slot().slot_bytes());
+    if (contents.bytes != pieces.sector_bytes() || rest.size() != elements.slot().rest().size()) {
+      return Damaged("a record has other elements than its header says");
+    }
+    std::memcpy(rest.data(), elements.slot().rest().data(), rest.size());
     const std::string path =
         ElementsPath(SetDirectory(parts, stored), elements.slot().file(), elements.slot().slot_bytes());
     absl::StatusOr<std::unique_ptr<GradientSlots>> file = GradientSlots::Open(

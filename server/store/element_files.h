@@ -26,6 +26,8 @@ namespace adamant::store {
 
 // Elements of at most so many bytes are in their record.
 inline constexpr int64_t kInlineBytes = 4096;
+// And of at most so many, where they, or the end of them, do not fit into a slot, or there is none.
+inline constexpr int64_t kMostInlineBytes = int64_t{16} << 20;
 
 // Where elements lie, which a record refers to.
 struct ElementPlace {

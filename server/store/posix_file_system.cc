@@ -73,7 +73,7 @@ absl::StatusOr<Descriptor> OpenDescriptor(const std::string& path, int flags) {
     number = WithoutInterruption([&] { return open(path.c_str(), (flags & ~O_DIRECT) | O_CLOEXEC, 0666); });
   }
   // Who writes there all the same will hear of it.
-  if (number < 0 && errno == EROFS && (flags & (O_RDWR | O_CREAT)) == O_RDWR) {
+  if (number < 0 && (errno == EROFS || errno == EACCES) && (flags & (O_RDWR | O_CREAT)) == O_RDWR) {
     number = WithoutInterruption([&] { return open(path.c_str(), (flags & ~O_RDWR) | O_RDONLY | O_CLOEXEC); });
   }
   if (number < 0) return SystemError("open", path, errno);

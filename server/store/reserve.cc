@@ -38,7 +38,9 @@ absl::Status Reserve::Check() {
       state_ = taken ? State::kKept : State::kGivenAway;
     });
   }
-  return DiskExhausted("the disk is full, and what was kept for work that has begun is in use");
+  return DiskExhausted(
+      "the server's disk is full, and what was kept for work that has begun is in use: make room there, or delete "
+      "sets");
 }
 
 absl::Status Reserve::Take() {

@@ -9,7 +9,6 @@
 #include "absl/time/time.h"
 #include "google/protobuf/util/time_util.h"
 #include "proto/error/error.h"
-#include "server/core/spec/slots.h"
 #include "server/store/set_changes.h"
 
 namespace adamant::store {
@@ -99,7 +98,7 @@ void SetBases::Checkpoint(std::unique_ptr<core::Reading> state, const v1::Parame
   base.schema = state->shared_schema();
   parts_.checkpoints->Post([self = shared_from_this(), base = std::move(base), state = std::move(state), generation,
                             done = std::move(done)]() mutable {
-    const absl::StatusOr<std::string> written =
+    const absl::StatusOr<KeptCheckpoint> written =
         self->Write(base, [&state](v1::Slot slot, int64_t begin, int64_t end,
                                    absl::FunctionRef<void(const float* elements, int64_t count)> visit) {
           state->Visit(slot, begin, end, visit);
@@ -145,12 +144,10 @@ void SetBases::CommitBase(const core::BaseRecord& record, const core::BlockList&
     // What is under way is of a state that this takes the place of.
     generation = ++generation_;
   }
-  std::vector<v1::ParameterGroup> groups(set.groups().begin(), set.groups().end());
-  base.slots = core::OptimizerSlots(groups);
-  base.slots.insert(base.slots.begin(), v1::SLOT_PARAMETER);
+  base.slots = CheckpointSlots(set);
   parts_.checkpoints->Post([self = shared_from_this(), base = std::move(base), parameters = &parameters, slots,
                             generation, done = std::move(done)]() mutable {
-    const absl::StatusOr<std::string> written =
+    const absl::StatusOr<KeptCheckpoint> written =
         self->Write(base, [&](v1::Slot slot, int64_t begin, int64_t end,
                               absl::FunctionRef<void(const float* elements, int64_t count)> visit) {
           const auto index = absl::c_find(base.slots, slot) - base.slots.begin();
@@ -174,29 +171,29 @@ void SetBases::AwaitCheckpoint(core::Then<absl::Status> done) {
   done(absl::OkStatus());
 }
 
-absl::StatusOr<std::string> SetBases::Write(const NewBase& base, ElementSource elements) {
-  std::string name = checkpoints_->NewName(base.info.step, base.info.incarnation);
-  absl::Status status = parts_.check();
-  if (status.ok()) {
-    status = WriteCheckpoint(parts_.file_system, checkpoints_->PathOf(name), base.info, *base.schema, base.slots,
-                             elements, parts_.pace);
+absl::StatusOr<KeptCheckpoint> SetBases::Write(const NewBase& base, ElementSource elements) {
+  if (absl::Status status = parts_.check(); !status.ok()) return status;
+  KeptCheckpoint written = {.name = checkpoints_->NewName(base.info.step, base.info.incarnation),
+                            .incarnation = base.info.incarnation,
+                            .step = base.info.step,
+                            .create_time = base.info.create_time};
+  const absl::StatusOr<int64_t> bytes = WriteCheckpoint(parts_.file_system, checkpoints_->PathOf(written.name),
+                                                        base.info, *base.schema, base.slots, elements, parts_.pace);
+  // Of a set that is older than what keeps such sets from being made.
+  if (absl::IsInvalidArgument(bytes.status())) {
+    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE, bytes.status().message());
   }
-  if (!status.ok()) return status;
-  return name;
+  if (!bytes.ok()) return bytes.status();
+  written.bytes = *bytes;
+  return written;
 }
 
-void SetBases::CommitWritten(NewBase base, uint64_t generation, const absl::StatusOr<std::string>& written,
+void SetBases::CommitWritten(NewBase base, uint64_t generation, const absl::StatusOr<KeptCheckpoint>& written,
                              core::Then<absl::Status> done) {
   if (!written.ok()) {
     parts_.executor->Post(
         [status = OutcomeOf(parts_, written.status()), done = std::move(done)]() mutable { done(std::move(status)); });
     return;
-  }
-  const std::string& name = *written;
-  const std::string path = checkpoints_->PathOf(name);
-  int64_t bytes = 0;
-  if (absl::StatusOr<class Checkpoint> made = store::Checkpoint::Open(parts_.file_system, path); made.ok()) {
-    bytes = made->bytes();
   }
   struct Outcome {
     int64_t number = 0;
@@ -205,12 +202,12 @@ void SetBases::CommitWritten(NewBase base, uint64_t generation, const absl::Stat
   };
   auto outcome = std::make_shared<Outcome>();
   parts_.commits->Commit(
-      [self = shared_from_this(), base, name, bytes, generation, outcome](Catalog* catalog) -> absl::Status {
+      [self = shared_from_this(), base, written = *written, generation, outcome](Catalog* catalog) -> absl::Status {
         {
           core::MutexLock lock(&self->mutex_);
           // Nothing comes between a write and its turn's end.
           if (!base.write.has_value() && self->generation_ != generation) return HasNewerBase();
-          outcome->record = self->records_->MakeBase(base, name, bytes, &outcome->first);
+          outcome->record = self->records_->MakeBase(base, written.name, written.bytes, &outcome->first);
         }
         absl::StatusOr<int64_t> number = catalog->NextNumber(self->number_);
         if (!number.ok()) return number.status();
@@ -227,18 +224,19 @@ void SetBases::CommitWritten(NewBase base, uint64_t generation, const absl::Stat
         }
         return status;
       },
-      [self = shared_from_this(), base, path, outcome, done = std::move(done)](absl::Status status) mutable {
-        self->Committed(base, path, outcome->number, outcome->record, outcome->first, status);
+      [self = shared_from_this(), base, written = *written, outcome,
+       done = std::move(done)](absl::Status status) mutable {
+        self->Committed(base, written, outcome->number, outcome->record, outcome->first, status);
         done(std::move(status));
       });
 }
 
-void SetBases::Committed(const NewBase& base, const std::string& path, int64_t number, const StoredRecord& record,
+void SetBases::Committed(const NewBase& base, const KeptCheckpoint& written, int64_t number, const StoredRecord& record,
                          int64_t first, const absl::Status& status) {
   if (!status.ok()) {
     // Nothing refers to it, and nothing else was it meant for; unless it is not known what is on disk.
     if (GetErrorDetail(status).reason() != v1::ERROR_REASON_STORE_FAILED) {
-      parts_.file_system->RemoveAll(path).IgnoreError();
+      parts_.file_system->RemoveAll(checkpoints_->PathOf(written.name)).IgnoreError();
     }
     return;
   }
@@ -248,12 +246,13 @@ void SetBases::Committed(const NewBase& base, const std::string& path, int64_t n
     if (number > base_number_) {
       base_number_ = number;
       ++generation_;
-      rooms_->Remove(records_->Rebase(base, record, first));
+      rooms_->Remove(records_->Rebase(base, number, record, first));
     }
   }
-  absl::Status kept = checkpoints_->Add(record.base().checkpoint());
-  if (kept.ok()) kept = checkpoints_->RemoveOld(records_->base().base().checkpoint());
-  if (!kept.ok()) parts_.warn(absl::StrCat("old checkpoints of ", Quoted(name_), ": ", kept.message()));
+  checkpoints_->Add(written);
+  if (absl::Status kept = checkpoints_->RemoveOld(records_->base().base().checkpoint()); !kept.ok()) {
+    parts_.warn(absl::StrCat("old checkpoints of ", Quoted(name_), ": ", kept.message()));
+  }
   rooms_->RemoveUnusedFiles();
   // Without a file elements go to the catalog.
   rooms_->MakeMissingFile(base.schema->flat_size()).IgnoreError();
@@ -268,8 +267,8 @@ bool SetBases::NoteOutcome(const absl::Status& status) {
   if (!absl::IsResourceExhausted(status)) {
     retry_delay_ = absl::ZeroDuration();
     retry_time_ = -absl::InfiniteDuration();
-    // ABORTED is for whoever has read the state: it is read again.
-    return !status.ok() && !absl::IsAborted(status);
+    // ABORTED is for whoever has read the state: it is read again. CANCELLED is the server's end.
+    return !status.ok() && !absl::IsAborted(status) && !absl::IsCancelled(status);
   }
   const absl::Duration now = parts_.clock->Now();
   if (now < retry_time_) return false;

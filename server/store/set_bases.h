@@ -53,15 +53,15 @@ class SetBases : public std::enable_shared_from_this<SetBases> {
   absl::StatusOr<std::unique_ptr<core::StoredState>> OpenCheckpoint(uint64_t incarnation, int64_t step);
 
  private:
-  // Writes a checkpoint, whose name it returns; on the thread that does that.
-  absl::StatusOr<std::string> Write(const NewBase& base, ElementSource elements);
+  // Writes a checkpoint; on the thread that does that.
+  absl::StatusOr<KeptCheckpoint> Write(const NewBase& base, ElementSource elements);
   // Makes a checkpoint that was written, if it was, the set's base.
-  void CommitWritten(NewBase base, uint64_t generation, const absl::StatusOr<std::string>& written,
+  void CommitWritten(NewBase base, uint64_t generation, const absl::StatusOr<KeptCheckpoint>& written,
                      core::Then<absl::Status> done);
   // What has become of a checkpoint. Returns whether somebody is to be told.
   bool NoteOutcome(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The record of the base has this number in the catalog, which keeps records from `first` on; or it is not there.
-  void Committed(const NewBase& base, const std::string& path, int64_t number, const StoredRecord& record,
+  void Committed(const NewBase& base, const KeptCheckpoint& written, int64_t number, const StoredRecord& record,
                  int64_t first, const absl::Status& status);
 
   const StoreParts parts_;

@@ -3,7 +3,9 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "proto/error/error.h"
+#include "server/store/errors.h"
 
 namespace adamant::store {
 namespace {
@@ -14,12 +16,16 @@ StoredElements* ElementsOf(StoredRecord* record) {
                                  : record->mutable_written()->mutable_parameters();
 }
 
+// Whether an error says that nothing of the change is on disk. Otherwise a record may refer to the slot that it has.
+bool IsUndone(const absl::Status& status) {
+  return absl::IsResourceExhausted(status) || absl::IsAborted(status) || absl::IsCancelled(status) ||
+         absl::IsFailedPrecondition(status);
+}
+
 }  // namespace
 
 absl::Status OutcomeOf(const StoreParts& parts, const absl::Status& status) {
-  if (status.ok() || absl::IsResourceExhausted(status) || absl::IsAborted(status) || absl::IsCancelled(status)) {
-    return Unshared(status);
-  }
+  if (status.ok() || IsUndone(status)) return Unshared(status);
   parts.fail(status);
   return parts.check();
 }
@@ -38,12 +44,17 @@ void SetChanges::CommitElements(std::unique_ptr<core::SetJournal::Room> room, St
     std::shared_ptr<Place> place;
     StoredRecord record;
     ElementPieces pieces;
+    absl::Span<const std::byte> rest;  // of them, which goes into the record
     core::Then<absl::Status> done;
   };
   std::shared_ptr<Place> place = static_cast<ChangeRooms::Room*>(room.get())->place();
   room.reset();
   GradientSlots* const file = place->file();
-  if (file == nullptr || pieces.bytes() <= kInlineBytes || pieces.sector_bytes() > file->slot_bytes()) {
+  if (file == nullptr || pieces.bytes() <= kInlineBytes) {
+    if (pieces.bytes() > kMostInlineBytes) {
+      RefuseElements(/*has_file=*/false, pieces.bytes(), std::move(done));
+      return;
+    }
     place->AwaitWrites([self = shared_from_this(), place, record = std::move(record), pieces = std::move(pieces),
                         done = std::move(done)]() mutable {
       ElementsOf(&record)->set_here(pieces.Join());
@@ -51,8 +62,13 @@ void SetChanges::CommitElements(std::unique_ptr<core::SetJournal::Room> room, St
     });
     return;
   }
-  auto commitment =
-      std::make_shared<Commitment>(Commitment{std::move(place), std::move(record), std::move(pieces), std::move(done)});
+  const absl::Span<const std::byte> rest = pieces.Cut(file->slot_bytes());
+  if (static_cast<int64_t>(rest.size()) > kMostInlineBytes) {
+    RefuseElements(/*has_file=*/true, static_cast<int64_t>(rest.size()), std::move(done));
+    return;
+  }
+  auto commitment = std::make_shared<Commitment>(
+      Commitment{std::move(place), std::move(record), std::move(pieces), rest, std::move(done)});
   commitment->place->AwaitWrites([self = shared_from_this(), commitment] {
     self->parts_.io->Post([self, commitment] {
       const ElementPlace where = *commitment->place->place();
@@ -76,12 +92,33 @@ void SetChanges::CommitElements(std::unique_ptr<core::SetJournal::Room> room, St
       for (size_t part = 0; part < contents->halved.size(); ++part) {
         if (contents->halved[part]) slot->add_halved(static_cast<int32_t>(part));
       }
+      slot->set_rest(commitment->rest.data(), commitment->rest.size());
       commitment->place->Keep();
       KeptRecord kept;
       kept.place = where;
       self->CommitRecord(std::move(commitment->place), std::move(commitment->record), std::move(kept),
                          std::move(commitment->done));
     });
+  });
+}
+
+void SetChanges::RefuseElements(bool has_file, int64_t bytes, core::Then<absl::Status> done) {
+  if (has_file) {
+    parts_.executor->Post([bytes, done = std::move(done)]() mutable {
+      done(Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
+                 ExpectedGot(absl::StrCat("rows that with the rest of the step take at most ", kMostInlineBytes,
+                                          " bytes more than a dense step does"),
+                             absl::StrCat(bytes)),
+                 "header.sparse"));
+    });
+    return;
+  }
+  // There was no room for it when the set was made whole.
+  parts_.io->Post([self = shared_from_this(), done = std::move(done)]() mutable {
+    absl::Status status = self->rooms_->MakeMissingFile(self->records_->schema()->flat_size());
+    if (status.ok()) status = DiskExhausted("there was no room yet for the set's gradients, and there is now");
+    self->parts_.executor->Post(
+        [status = OutcomeOf(self->parts_, status), done = std::move(done)]() mutable { done(std::move(status)); });
   });
 }
 
@@ -100,6 +137,7 @@ void SetChanges::CommitGrowth(const core::GrowthRecord& growth, std::shared_ptr<
     *record.mutable_grown()->mutable_request() = growth.request;
     KeptRecord kept;
     kept.tensors = static_cast<int64_t>(schema->tensors().size());
+    kept.groups = growth.request.groups();
     self->CommitRecord(nullptr, std::move(record), std::move(kept),
                        [self, growth, schema, done = std::move(done)](absl::Status status) mutable {
                          if (status.ok()) {
@@ -126,6 +164,7 @@ void SetChanges::CommitRecord(std::shared_ptr<Place> room, StoredRecord record, 
     kept.configuration = std::make_shared<const v1::ParameterSet>(record.configuration().set());
   }
   auto number = std::make_shared<int64_t>(0);
+  records_->BeginChange();
   parts_.commits->Commit(
       [self = shared_from_this(), number, record = std::move(record)](Catalog* catalog) {
         absl::StatusOr<int64_t> next = catalog->NextNumber(self->number_);
@@ -143,9 +182,10 @@ void SetChanges::CommitRecord(std::shared_ptr<Place> room, StoredRecord record, 
           kept.number = *number;
           if (IsChange(kept.kind)) self->rooms_->Add();
           self->records_->Add(std::move(kept));
-        } else if (kept.place.has_value()) {
+        } else if (kept.place.has_value() && IsUndone(status)) {
           self->rooms_->Free(*kept.place);
         }
+        self->records_->EndChange();
         room.reset();
         done(std::move(status));
       });

@@ -37,6 +37,8 @@ class SetChanges : public std::enable_shared_from_this<SetChanges> {
  private:
   using Place = ChangeRooms::Place;
 
+  // Refuses elements of which so many bytes, too many for a record, fit into no slot, or for which there is none.
+  void RefuseElements(bool has_file, int64_t bytes, core::Then<absl::Status> done);
   // The record is made of `record`, `kept` of the rest of what is to be remembered of it.
   void CommitRecord(std::shared_ptr<Place> room, StoredRecord record, KeptRecord kept, core::Then<absl::Status> done);
 

@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "server/store/catalog.h"
 #include "server/store/store.h"
 
@@ -24,10 +26,19 @@ class SetFolder {
 
   const std::string& directory() const { return directory_; }
 
+  // While the catalog does not have the set yet, or is about to have it no more, a file in the folder says so: without
+  // one, a start that finds a folder that the catalog does not know takes it for one that the catalog has lost. Marked
+  // before the commit, synced with the folder, and unmarked when the set is in the catalog after all.
+  absl::Status MarkUnlisted();
+  void UnmarkUnlisted();
+  static absl::StatusOr<bool> IsUnlisted(FileSystem* file_system, const std::string& directory);
+
   // The set was deleted, or has come to nothing.
   void Delete() { deleted_ = true; }
 
  private:
+  absl::Status RemoveFiles() const;
+
   const StoreParts parts_;
   const std::string directory_;
   std::atomic<bool> deleted_ = false;

@@ -29,12 +29,19 @@ bool IsChange(StoredRecord::KindCase kind) {
   return kind == StoredRecord::kCommitted || kind == StoredRecord::kWritten;
 }
 
-SetRecords::SetRecords(StoredRecord base, std::vector<KeptRecord> kept, std::shared_ptr<const core::Schema> schema,
-                       v1::WriteHeader write, v1::ParameterSetSpec spec)
+void AddGroups(const google::protobuf::RepeatedPtrField<v1::ParameterGroup>& groups, v1::ParameterSet* configuration) {
+  if (groups.empty()) return;
+  configuration->mutable_groups()->MergeFrom(groups);
+  configuration->set_config_revision(configuration->config_revision() + 1);
+}
+
+SetRecords::SetRecords(StoredRecord base, int64_t base_number, std::vector<KeptRecord> kept,
+                       std::shared_ptr<const core::Schema> schema, v1::WriteHeader write, v1::ParameterSetSpec spec)
     : spec_(std::move(spec)),
       schema_(std::move(schema)),
       write_(std::move(write)),
       base_(std::move(base)),
+      base_number_(base_number),
       kept_(std::make_move_iterator(kept.begin()), std::make_move_iterator(kept.end())) {}
 
 StoredRecord SetRecords::base() const {
@@ -94,6 +101,16 @@ bool SetRecords::EndsWithConfiguration(int64_t number) const {
   return !kept_.empty() && kept_.back().number == number && kept_.back().kind == StoredRecord::kConfiguration;
 }
 
+void SetRecords::BeginChange() {
+  core::MutexLock lock(&mutex_);
+  ++under_way_;
+}
+
+void SetRecords::EndChange() {
+  core::MutexLock lock(&mutex_);
+  --under_way_;
+}
+
 void SetRecords::Add(KeptRecord record) {
   core::MutexLock lock(&mutex_);
   const auto behind =
@@ -118,29 +135,54 @@ void SetRecords::NoteGrowth(const v1::AddTensorsRequest& request, std::shared_pt
   write_.Clear();
 }
 
-void SetRecords::NoteRollback(int64_t number, const StoredRecord& record) {
+void SetRecords::NoteFirstRecord(int64_t number, const StoredRecord& record) {
   core::MutexLock lock(&mutex_);
+  if (record.has_base()) {
+    base_ = record;
+    base_number_ = number;
+    return;
+  }
   if (record.rolled_back().has_restored_from()) restored_from_ = record.rolled_back().restored_from();
   kept_.push_back(
       {.number = number, .incarnation = record.incarnation(), .step = record.step(), .kind = record.kind_case()});
   write_.Clear();
 }
 
-StoredRecord SetRecords::MarkChanging() {
-  core::MutexLock lock(&mutex_);
-  base_.mutable_base()->set_final(false);
-  return base_;
+int64_t SetRecords::LastCovered(const NewBase& base) const {
+  int64_t last = base_.base().covers();
+  for (const KeptRecord& kept : kept_) {
+    bool is_part = false;
+    switch (kept.kind) {
+      case StoredRecord::kCommitted:
+      case StoredRecord::kWritten:
+        is_part = kept.incarnation == base.info.incarnation && kept.step == base.info.step;
+        break;
+      case StoredRecord::kGrown:
+        is_part = kept.tensors <= static_cast<int64_t>(base.schema->tensors().size());
+        break;
+      case StoredRecord::kRolledBack:
+        // Made before anything was read.
+        is_part = true;
+        break;
+      default:
+        break;
+    }
+    if (is_part) last = std::max(last, kept.number);
+  }
+  // What comes next and changes no element is a part, too: else a set of which no step is put down would keep it for
+  // good. A configuration is, because it is in the base's, or among what is done again.
+  for (const KeptRecord& kept : kept_) {
+    if (kept.number <= last) continue;
+    if (kept.kind != StoredRecord::kConfiguration && kept.kind != StoredRecord::kBase) return last;
+    last = kept.number;
+  }
+  // Commits are told of in any order: before the last base there may be one that nothing is known of yet.
+  return under_way_ == 0 ? std::max(last, base_number_) : last;
 }
 
 StoredRecord SetRecords::MakeBase(const NewBase& base, const std::string& name, int64_t bytes, int64_t* first) const {
   core::MutexLock lock(&mutex_);
-  int64_t covers = base_.base().covers();
-  for (const KeptRecord& kept : kept_) {
-    const bool is_part =
-        (IsChange(kept.kind) && kept.incarnation == base.info.incarnation && kept.step == base.info.step) ||
-        (kept.kind == StoredRecord::kGrown && kept.tensors <= static_cast<int64_t>(base.schema->tensors().size()));
-    if (is_part) covers = std::max(covers, kept.number);
-  }
+  const int64_t covers = LastCovered(base);
   // Steps that are remembered still.
   *first = covers + 1;
   int64_t remembered = 0;
@@ -155,9 +197,11 @@ StoredRecord SetRecords::MakeBase(const NewBase& base, const std::string& name, 
   record.set_step(base.info.step);
   StoredBase* const stored = record.mutable_base();
   *stored->mutable_configuration() = base_.base().configuration();
+  v1::ParameterSet* const configuration = stored->mutable_configuration()->mutable_set();
   for (const KeptRecord& kept : kept_) {
-    if (kept.configuration == nullptr || (kept.number >= *first && !base.write.has_value())) continue;
-    *stored->mutable_configuration()->mutable_set() = *kept.configuration;
+    if (kept.number >= *first && !base.write.has_value()) break;
+    if (kept.configuration != nullptr) *configuration = *kept.configuration;
+    if (kept.kind == StoredRecord::kGrown && kept.is_replayed) AddGroups(kept.groups, configuration);
   }
   *stored->mutable_spec() = spec_;
   stored->mutable_spec()->clear_tensors();
@@ -176,10 +220,12 @@ StoredRecord SetRecords::MakeBase(const NewBase& base, const std::string& name, 
   *stored->mutable_statistics() = base.info.description.statistics();
   return record;
 }
-std::vector<std::optional<ElementPlace>> SetRecords::Rebase(const NewBase& base, const StoredRecord& record,
-                                                            int64_t first) {
+
+std::vector<std::optional<ElementPlace>> SetRecords::Rebase(const NewBase& base, int64_t number,
+                                                            const StoredRecord& record, int64_t first) {
   core::MutexLock lock(&mutex_);
   base_ = record;
+  base_number_ = number;
   if (base.write.has_value()) write_ = *base.write;
   std::vector<std::optional<ElementPlace>> covered;
   for (KeptRecord& kept : kept_) {

@@ -51,6 +51,7 @@ absl::StatusOr<ReplayedSet> ReplaySet(const StoreParts& parts, const StoredSet& 
   if (last_base == records.rend()) return Damaged("none of its records is a whole state");
   ReplayedSet set;
   set.base = last_base->second;
+  set.base_number = last_base->first;
   const StoredRecord& base = set.base;
   const StoredBase& state = base.base();
   v1::ParameterSetSpec& spec = set.spec;
@@ -75,6 +76,19 @@ absl::StatusOr<ReplayedSet> ReplaySet(const StoreParts& parts, const StoredSet& 
   restored.statistics = state.statistics();
   restored.round = state.round();
   restored.create_time = absl::FromUnixNanos(stored.create_time_ns());
+
+  // Nobody has kept what it had when it changed: it awaits a write of what it has become by that.
+  const bool is_lost = state.uninitialized() && !stored.spec().durability().has_every_step();
+  if (is_lost) {
+    for (const auto& [record_number, record] : records) {
+      if (record.has_configuration()) restored.configuration = record.configuration().set();
+      if (!record.has_grown() || record_number <= state.covers()) continue;
+      spec.mutable_tensors()->MergeFrom(record.grown().request().tensors());
+      AddGroups(record.grown().request().groups(), &restored.configuration);
+      restored.incarnation = record.incarnation();
+    }
+    *spec.mutable_groups() = restored.configuration.groups();
+  }
 
   const std::string directory = SetDirectory(parts, stored);
   std::unique_ptr<core::Restoration> restoration;
@@ -127,7 +141,7 @@ absl::StatusOr<ReplayedSet> ReplaySet(const StoreParts& parts, const StoredSet& 
       case StoredRecord::kConfiguration:
         keep.configuration = std::make_shared<const v1::ParameterSet>(record.configuration().set());
         // The base's is as it was before the first of all.
-        status = restoration->ConfigureAgain(*keep.configuration);
+        if (!is_lost) status = restoration->ConfigureAgain(*keep.configuration);
         break;
       case StoredRecord::kCommitted: {
         const StoredStep& step = record.committed();
@@ -175,10 +189,17 @@ absl::StatusOr<ReplayedSet> ReplaySet(const StoreParts& parts, const StoredSet& 
           break;
         }
         const v1::AddTensorsRequest& request = record.grown().request();
+        if (is_lost) {
+          keep.tensors = tensors;
+          keep.groups = request.groups();
+          incarnation = record.incarnation();
+          break;
+        }
         spec.mutable_tensors()->MergeFrom(request.tensors());
         spec.mutable_groups()->MergeFrom(request.groups());
         tensors += request.tensors_size();
         keep.tensors = tensors;
+        keep.groups = request.groups();
         write.Clear();
         incarnation = record.incarnation();
         status = restoration->GrowAgain({request, incarnation});

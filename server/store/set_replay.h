@@ -20,6 +20,7 @@ namespace adamant::store {
 
 struct ReplayedSet {
   StoredRecord base;                               // that it began with
+  int64_t base_number = 0;                         // of that record
   std::unique_ptr<core::Restoration> restoration;  // of what it is now
   std::vector<KeptRecord> kept;
   v1::WriteHeader write;      // that made the incarnation; without an id if it had none

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "google/protobuf/util/time_util.h"
 #include "proto/error/error.h"
 #include "server/core/base/notification.h"
 #include "server/core/restoration.h"
@@ -19,6 +20,7 @@
 #include "server/core/spec/configuration.h"
 #include "server/store/durable_set.h"
 #include "server/store/errors.h"
+#include "server/store/set_folder.h"
 #include "server/store/set_replay.h"
 
 namespace adamant::store {
@@ -220,72 +222,74 @@ absl::Status Store::Restore(core::Registry* registry) {
   parts_.commits = commits_.get();
 
   std::set<std::string> folders;
-  std::vector<Rollback> rollbacks;
-  bool all_are_known = true;
   for (Found& found : *sets) {
     if (!found.stored.ok()) {
       const std::string message = absl::StrCat("a set, number ", found.number, ": ", found.stored.status().message());
       if (!options_.accept_data_loss) return absl::Status(found.stored.status().code(), message);
       options_.warn(absl::StrCat(message, "; it is left out"));
-      all_are_known = false;
+      left_out_.push_back(found.number);
       continue;
     }
     folders.insert(found.stored->folder());
     const std::string name = Quoted(found.stored->spec().name());
     status = found.status;
-    if (status.ok()) status = RestoreSet(found.number, *found.stored, found.records, registry, &rollbacks);
+    if (status.ok()) status = RestoreSet(found.number, *found.stored, found.records, registry);
     if (status.code() == absl::StatusCode::kDataLoss) {
-      options_.warn(absl::StrCat("set ", name, " is POISONED, and awaits a full write: ", status.message()));
+      options_.warn(absl::StrCat("set ", name,
+                                 " is POISONED, and awaits a full write, or RestoreCheckpoint: ", status.message()));
       status = RestoreDamaged(found.number, *found.stored, found.records, registry);
     }
     if (!status.ok()) return absl::Status(status.code(), absl::StrCat("set ", name, ": ", status.message()));
   }
-  // A folder that the catalog does not know may be that of a set that is left out.
-  if (all_are_known) status = lost_data_ ? PutAsideUnknown(folders) : RemoveUnknown(folders);
+  return ClearUnknown(folders);
+}
+
+absl::Status Store::BeginChanges() {
+  // Whatever told of a loss says so until then.
+  if (first_records_.empty() && left_out_.empty() && !lost_data_) return absl::OkStatus();
+  absl::Status status;
+  core::Notification committed;
+  commits_->Commit(
+      [this](Catalog* catalog) {
+        for (const int64_t set : left_out_) {
+          if (absl::Status removed = catalog->RemoveSet(set); !removed.ok()) return removed;
+        }
+        for (FirstRecord& first : first_records_) {
+          absl::StatusOr<int64_t> next = catalog->NextNumber(first.set);
+          if (!next.ok()) return next.status();
+          first.number = *next;
+          if (absl::Status added = catalog->AddRecord(first.set, *next, first.record); !added.ok()) return added;
+        }
+        return absl::OkStatus();
+      },
+      [&](const absl::Status& outcome) {
+        status = Unshared(outcome);
+        committed.Notify();
+      });
+  committed.WaitForNotification();
   if (!status.ok()) return status;
-  if (!rollbacks.empty()) {
-    core::Notification committed;
-    commits_->Commit(
-        [&](Catalog* catalog) {
-          for (Rollback& rollback : rollbacks) {
-            absl::StatusOr<int64_t> next = catalog->NextNumber(rollback.set);
-            if (!next.ok()) return next.status();
-            rollback.number = *next;
-            if (absl::Status added = catalog->AddRecord(rollback.set, *next, rollback.record); !added.ok())
-              return added;
-          }
-          return absl::OkStatus();
-        },
-        [&](const absl::Status& outcome) {
-          status = Unshared(outcome);
-          committed.Notify();
-        });
-    committed.WaitForNotification();
-    if (!status.ok()) return status;
-    for (const Rollback& rollback : rollbacks) rollback.journal->NoteRollback(rollback.number, rollback.record);
-  }
+  for (const FirstRecord& first : first_records_) first.journal->NoteFirstRecord(first.number, first.record);
+  first_records_.clear();
   return absl::OkStatus();
 }
 
-absl::Status Store::RemoveUnknown(const std::set<std::string>& known) {
-  absl::StatusOr<std::vector<std::string>> there = file_system_->List(absl::StrCat(options_.directory, "/sets"));
-  if (!there.ok()) return there.status();
-  for (const std::string& folder : *there) {
-    if (known.contains(folder)) continue;
-    absl::Status status = file_system_->RemoveAll(absl::StrCat(options_.directory, "/sets/", folder));
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Store::PutAsideUnknown(const std::set<std::string>& known) {
+absl::Status Store::ClearUnknown(const std::set<std::string>& known) {
   const std::string sets = absl::StrCat(options_.directory, "/sets");
   const std::string lost = absl::StrCat(options_.directory, "/lost");
   absl::StatusOr<std::vector<std::string>> there = file_system_->List(sets);
   if (!there.ok()) return there.status();
   std::vector<std::string> unknown;
   for (const std::string& folder : *there) {
-    if (!known.contains(folder)) unknown.push_back(folder);
+    if (known.contains(folder)) continue;
+    const std::string path = absl::StrCat(sets, "/", folder);
+    // What says so may be of a time before that which the catalog has lost.
+    const absl::StatusOr<bool> is_for_nothing = lost_data_ ? false : SetFolder::IsUnlisted(file_system_, path);
+    if (!is_for_nothing.ok()) return is_for_nothing.status();
+    if (!*is_for_nothing) {
+      unknown.push_back(folder);
+    } else if (absl::Status status = file_system_->RemoveAll(path); !status.ok()) {
+      return status;
+    }
   }
   if (unknown.empty()) return absl::OkStatus();
   if (absl::Status status = file_system_->MakeDirectory(lost); !status.ok()) return status;
@@ -317,40 +321,49 @@ absl::Status Store::RestoreDamaged(int64_t number, const StoredSet& stored, cons
                                    core::Registry* registry) {
   const absl::StatusOr<const core::Resources*> resources = FindDevice(stored, *registry);
   if (!resources.ok()) return resources.status();
+  // What the set is like is in its last base; where that is of no use, in what it was created as.
   const auto last_base =
       std::find_if(records.rbegin(), records.rend(), [](const auto& record) { return record.second.has_base(); });
+  absl::StatusOr<std::unique_ptr<core::Restoration>> begun = Damaged("none of its records is a whole state");
   StoredRecord base;
-  v1::ParameterSetSpec spec = stored.spec();
-  core::RestoredState state;
-  state.incarnation = 1;
+  v1::ParameterSetSpec spec;
   if (last_base != records.rend()) {
     base = last_base->second;
-    if (base.base().has_spec()) spec = base.base().spec();
+    spec = base.base().has_spec() ? base.base().spec() : stored.spec();
     *spec.mutable_groups() = base.base().configuration().set().groups();
+    core::RestoredState state;
     state.configuration = base.base().configuration().set();
     // What it says of later ones is not to be believed.
     state.incarnation = base.incarnation();
     state.step = base.step();
-  } else {
-    absl::StatusOr<std::shared_ptr<const core::Configuration>> configuration = core::Configuration::Create(spec);
+    state.create_time = absl::FromUnixNanos(stored.create_time_ns());
+    begun = core::Restoration::BeginDamaged(**resources, spec, state);
+  }
+  if (absl::IsDataLoss(begun.status())) {
+    spec = stored.spec();
+    const absl::StatusOr<std::shared_ptr<const core::Configuration>> configuration = core::Configuration::Create(spec);
     if (!configuration.ok()) return Damaged(configuration.status().message());
+    core::RestoredState state;
+    state.incarnation = 1;
     *state.configuration.mutable_groups() = {(*configuration)->groups().begin(), (*configuration)->groups().end()};
     state.configuration.set_non_finite_policy((*configuration)->non_finite_policy());
     state.configuration.set_config_revision(1);
+    state.create_time = absl::FromUnixNanos(stored.create_time_ns());
+    base.Clear();
     *base.mutable_base()->mutable_configuration()->mutable_set() = state.configuration;
+    begun = core::Restoration::BeginDamaged(**resources, spec, state);
   }
-  state.create_time = absl::FromUnixNanos(stored.create_time_ns());
-  absl::StatusOr<std::unique_ptr<core::Restoration>> begun = core::Restoration::BeginDamaged(**resources, spec, state);
   if (!begun.ok()) return begun.status();
   absl::StatusOr<std::unique_ptr<DurableSet>> journal =
-      DurableSet::Open(parts_, number, stored, base, {}, (*begun)->schema(), {}, spec, /*damaged=*/true);
+      DurableSet::Open(parts_, number, stored, base, last_base != records.rend() ? last_base->first : 0, {},
+                       (*begun)->schema(), {}, spec, /*damaged=*/true);
   if (!journal.ok()) return journal.status();
   registry->Add((*begun)->Finish(*std::move(journal)));
   return absl::OkStatus();
 }
 
 absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Records& records,
-                               core::Registry* registry, std::vector<Rollback>* rollbacks) {
+                               core::Registry* registry) {
   const absl::StatusOr<const core::Resources*> resources = FindDevice(stored, *registry);
   if (!resources.ok()) return resources.status();
   const absl::Time begin = absl::Now();
@@ -363,8 +376,8 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Re
   if (absl::Status status = restoration->CheckHasRoomForCheckpoints(); !status.ok()) return status;
 
   absl::StatusOr<std::unique_ptr<DurableSet>> opened =
-      DurableSet::Open(parts_, number, stored, replayed->base, std::move(replayed->kept), restoration->schema(),
-                       replayed->write, replayed->spec, /*damaged=*/false);
+      DurableSet::Open(parts_, number, stored, replayed->base, replayed->base_number, std::move(replayed->kept),
+                       restoration->schema(), replayed->write, replayed->spec, /*damaged=*/false);
   if (!opened.ok()) return opened.status();
   std::unique_ptr<DurableSet> journal = *std::move(opened);
   DurableSet* const durable = journal.get();
@@ -379,32 +392,36 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Re
     }
   }
   const bool is_exact = (journal->keeps_steps() || state.final()) && !lost_data_;
+  std::string loss;
   if (!is_exact) {
     StoredRecord rollback;
     rollback.set_incarnation(restoration->RollBack());
-    rollback.set_step(restoration->Describe().step());
-    if (!journal->keeps_steps() && !state.checkpoint().empty()) {
+    const v1::ParameterSet now = restoration->Describe();
+    rollback.set_step(now.step());
+    rollback.mutable_rolled_back();
+    if (!journal->keeps_steps()) {
+      // Of a set without a checkpoint: as it was created.
       v1::ParameterSet described;
       journal->Describe(&described);
-      *rollback.mutable_rolled_back()->mutable_restored_from() = described.last_checkpoint();
-    } else {
-      rollback.mutable_rolled_back();
+      v1::Checkpoint* const from = rollback.mutable_rolled_back()->mutable_restored_from();
+      *from = described.last_checkpoint();
+      if (state.checkpoint().empty()) {
+        from->set_incarnation(replayed->base.incarnation());
+        from->set_step(replayed->base.step());
+        *from->mutable_time() = google::protobuf::util::TimeUtil::NanosecondsToTimestamp(stored.create_time_ns());
+      }
+      if (now.state() == v1::PARAMETER_SET_STATE_UNINITIALIZED) rollback.mutable_rolled_back()->clear_restored_from();
+      loss = absl::StrCat(", of another incarnation, since steps after it may be lost: ",
+                          state.checkpoint().empty() ? "it has no checkpoint" : "that is its last checkpoint");
     }
-    rollbacks->push_back({number, rollback, durable});
+    first_records_.push_back({number, std::move(rollback), durable});
   } else if (!journal->keeps_steps()) {
-    core::Notification marked;
-    absl::Status status;
-    journal->MarkChanging([&](const absl::Status& outcome) {
-      status = Unshared(outcome);
-      marked.Notify();
-    });
-    marked.WaitForNotification();
-    if (!status.ok()) return status;
+    first_records_.push_back({number, journal->ChangingBase(), durable});
   }
   std::shared_ptr<core::ParameterSet> set = restoration->Finish(std::move(journal));
   options_.log(absl::StrCat("set ", Quoted(set->name()), " is back at step ", set->Describe().step(), ", ",
                             replayed->steps, " of them made again, in ",
-                            absl::FormatDuration(absl::Ceil(absl::Now() - begin, absl::Milliseconds(1)))));
+                            absl::FormatDuration(absl::Ceil(absl::Now() - begin, absl::Milliseconds(1))), loss));
   registry->Add(std::move(set));
   return absl::OkStatus();
 }
@@ -447,8 +464,8 @@ void Store::Finish(core::Registry* registry, absl::Duration rest) {
     options_.warn(
         absl::StrCat("set ", Quoted(name), " has no last checkpoint: it will come back as of the one before"));
   }
-  // What is being written still would keep the process from its end.
-  if (progress->awaited > 0) EndCheckpoints();
+  // What is being written still, of whatever set, would keep the process from its end.
+  EndCheckpoints();
 }
 
 void Store::EndCheckpoints() {

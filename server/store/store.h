@@ -107,9 +107,14 @@ class Store final : public core::Journal {
   ~Store() override;
 
   // Brings all sets back into `registry`, which nobody else knows yet; once, before anything else. A set that is
-  // damaged is an error, DATA_LOSS, that names it, unless `accept_data_loss`: then it is left out, and told of. Other
-  // errors: what the system says; RESOURCE_EXHAUSTED where the budgets have no room.
+  // damaged is POISONED, and told of. Folders that the catalog knows nothing of are put aside into the folder `lost`,
+  // and told of, but for what creates and deletes have left that were cut off. Errors: DATA_LOSS, naming it, where it
+  // is not known what a set is, unless `accept_data_loss`: then it is left out; what the system says;
+  // RESOURCE_EXHAUSTED where the budgets have no room. Whether OK or not, the catalog is as it was before.
   absl::Status Restore(core::Registry* registry);
+  // Once, between Restore and the first change of any set: puts down what later starts have to know once there may be
+  // some, such as which sets are of another incarnation now. Errors: as of commits.
+  absl::Status BeginChanges();
 
   // Instead of Restore, for those who only look: makes all again that was put down, one set after the other, on the
   // device of `resources`, and reports each. Changes nothing on disk. Errors: what keeps all sets from being found.
@@ -131,12 +136,12 @@ class Store final : public core::Journal {
   Store(FileSystem* file_system, StoreOptions options, std::unique_ptr<FileSystem::Lock> lock,
         std::unique_ptr<Catalog> catalog);
 
-  // A set whose steps were lost.
-  struct Rollback {
+  // A record that a set gets before it changes, and its number then.
+  struct FirstRecord {
     int64_t set;
     StoredRecord record;
     DurableSet* journal;
-    int64_t number = 0;  // that the record gets
+    int64_t number = 0;
   };
   // A set as the catalog has it: its records up to the first that is damaged, if `status` is not OK.
   struct Found {
@@ -147,16 +152,13 @@ class Store final : public core::Journal {
   };
 
   absl::StatusOr<std::vector<Found>> FindSets();
-  // Brings one set back, and says if it is to be rolled back. Error: DATA_LOSS where it is damaged.
-  absl::Status RestoreSet(int64_t number, const StoredSet& stored, const Records& records, core::Registry* registry,
-                          std::vector<Rollback>* rollbacks);
+  // Brings one set back. Error: DATA_LOSS where it is damaged.
+  absl::Status RestoreSet(int64_t number, const StoredSet& stored, const Records& records, core::Registry* registry);
   // Brings it back POISONED.
   absl::Status RestoreDamaged(int64_t number, const StoredSet& stored, const Records& records,
                               core::Registry* registry);
-  // Remove the folders of sets that the catalog does not know, which changes that came to nothing have left; or, where
-  // the catalog may have lost them, put them into the folder `lost`.
-  absl::Status RemoveUnknown(const std::set<std::string>& known);
-  absl::Status PutAsideUnknown(const std::set<std::string>& known);
+  // Removes, or puts aside, the folders of sets that the catalog does not know.
+  absl::Status ClearUnknown(const std::set<std::string>& known);
   // From now on no checkpoint is made, and what is under way comes to nothing.
   void EndCheckpoints();
   absl::StatusOr<const core::Resources*> FindDevice(const StoredSet& stored, const core::Registry& registry) const;
@@ -168,7 +170,11 @@ class Store final : public core::Journal {
   // Of Restore only: until then nothing is committed.
   std::unique_ptr<Catalog> restored_catalog_;
 
+  // Of Restore and BeginChanges.
   bool lost_data_ = false;
+  std::vector<FirstRecord> first_records_;
+  std::vector<int64_t> left_out_;  // sets of which nothing is known but their numbers
+
   std::atomic<bool> is_ending_ = false;
 
   mutable core::Mutex mutex_;

@@ -80,6 +80,20 @@ bool ElementPieces::Split(absl::string_view joined) {
   return true;
 }
 
+absl::Span<std::byte> ElementPieces::Cut(int64_t most_sector_bytes) {
+  if (sector_bytes_ <= most_sector_bytes) return {};
+  // Blocks alone are never too many: it is the rows, the last piece.
+  const int64_t begin = most_sector_bytes - (sector_bytes_ - InSectors(sizes_.back()));
+  const absl::Span<std::byte> rows(rows_.data(), static_cast<size_t>(sizes_.back()));
+  const absl::Span<std::byte> cut = rows.subspan(static_cast<size_t>(begin));
+  sizes_.back() = begin;
+  read_.back() = rows.first(static_cast<size_t>(begin));
+  written_.back() = read_.back();
+  bytes_ -= static_cast<int64_t>(cut.size());
+  sector_bytes_ = most_sector_bytes;
+  return cut;
+}
+
 void ElementPieces::Scatter() {
   if (rows_.size() == 0) return;
   const auto* from = reinterpret_cast<const float*>(rows_.data());

@@ -478,7 +478,16 @@ TEST_P(CheckpointRpcsTest, SetThatIsNotKeptHasNoCheckpointsButCanBeForkedIntoOne
   service_.Make(not_kept);
   service_.Step(spec_, 2);
   EXPECT_EQ(ReasonOf(service_->Checkpoint("set").status()), v1::ERROR_REASON_NO_DATA_DIRECTORY);
-  const absl::StatusOr<v1::ParameterSet> fork = service_->Fork("set", "fork");
+  const absl::StatusOr<v1::ParameterSet> alike = service_->Fork("set", "alike");
+  ASSERT_TRUE(alike.ok()) << alike.status();
+  EXPECT_TRUE(alike->durability().has_nothing());
+  v1::Durability durability;
+  if (keeps_steps()) {
+    durability.mutable_every_step()->set_journal_steps(4);
+  } else {
+    durability.mutable_checkpoints()->set_steps(1'000'000);
+  }
+  const absl::StatusOr<v1::ParameterSet> fork = service_->Fork("set", "fork", {.durability = durability});
   ASSERT_TRUE(fork.ok()) << fork.status();
   EXPECT_EQ(fork->durability().has_every_step(), keeps_steps());
   const Arrays then = service_.Read(spec_);

@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
@@ -428,6 +429,45 @@ TEST_F(DurabilityTest, SetOfCheckpointsThatLostNoStepIsAsItWas) {
 
   EXPECT_TRUE(StateOf(spec).arrays == before.arrays);
   EXPECT_EQ(StateOf(spec).arrays.step, 5);
+}
+
+TEST_F(DurabilityTest, AStartThatFindsItsAddressTakenChangesNothing) {
+  const v1::ParameterSetSpec spec = Checkpoints(SmallSpec(), 1000);
+  const uint64_t incarnation = MakeSet(spec).incarnation();
+  SequentialModel model(spec);
+  StepBoth(spec, 0, 3, &model);
+  EXPECT_EQ(server_.End(SIGTERM), 0);
+  {
+    const ServerProcess other;
+    std::vector<std::string> flags = server_.flags();
+    flags.push_back(absl::StrCat("--listen=", other.address()));
+    ServerProcess refused(flags);
+    EXPECT_TRUE(refused.addresses().empty());
+    EXPECT_THAT(refused.program().standard_error().AwaitEnd(), testing::HasSubstr("cannot listen on"));
+  }
+  server_.Start();
+  EXPECT_EQ(Describe(spec.name()).incarnation(), incarnation);
+  EXPECT_FALSE(Describe(spec.name()).has_restored_from());
+  EXPECT_TRUE(ArraysOf(spec) == model.arrays());
+}
+
+TEST_F(DurabilityTest, AStartThatIsRefusedSaysWhatToDo) {
+  MakeSet(EveryStep(SmallSpec()));
+  EXPECT_EQ(server_.End(SIGKILL), 128 + SIGKILL);
+  std::filesystem::rename(server_.directory() + "/fence", server_.directory() + "/moved");
+  {
+    ServerProcess refused(server_.flags());
+    EXPECT_TRUE(refused.addresses().empty());
+    EXPECT_THAT(refused.program().standard_error().AwaitEnd(),
+                testing::ContainsRegex("fence is missing: .*restore a backup, or start with --accept_data_loss"));
+  }
+  std::filesystem::rename(server_.directory() + "/moved", server_.directory() + "/fence");
+  server_.Start();
+  for (const std::string flag : {"--durability=every_step", "--accept_data_loss", "--checkpoint_rate=1MiB"}) {
+    ServerProcess refused({flag});
+    EXPECT_TRUE(refused.addresses().empty());
+    EXPECT_THAT(refused.program().standard_error().AwaitEnd(), testing::HasSubstr(": expected a --data_dir with it"));
+  }
 }
 
 TEST_F(DurabilityTest, CleanStopLosesNothing) {

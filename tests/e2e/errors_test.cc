@@ -134,6 +134,7 @@ class DataDirectory {
   rpc::ServerOptions Served(rpc::ServerOptions options) const {
     options.journal = store_.get();
     options.restore = [store = store_.get()](core::Registry* registry) { return store->Restore(registry); };
+    options.begin_changes = [store = store_.get()] { return store->BeginChanges(); };
     return options;
   }
 

@@ -42,9 +42,9 @@ TEST(DurabilityFlagTest, EveryTextComesBack) {
 }
 
 TEST(DurabilityFlagTest, OtherTextsAreRefusedWithWhatIsExpected) {
-  for (const std::string text :
-       {"", "everything", "nothing:1", "every_step:", "every_step:x", "every_step:3000000000", "checkpoints",
-        "checkpoints:", "checkpoints:1,", "checkpoints:1,2", "checkpoints:1s,2s", "checkpoints:1,2s,3"}) {
+  for (const std::string text : {"", "everything", "nothing:1", "every_step:", "every_step:0", "every_step:x",
+                                 "every_step:3000000000", "checkpoints", "checkpoints:", "checkpoints:1,",
+                                 "checkpoints:1,2", "checkpoints:1s,2s", "checkpoints:1,2s,3"}) {
     const absl::Status status = ParseDurability(text).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
     EXPECT_THAT(std::string(status.message()), HasSubstr("expected nothing, every_step, every_step:STEPS, or "));

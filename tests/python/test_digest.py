@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
+import shutil
 import struct
 import subprocess
+import tempfile
 
 import numpy as np
 import pytest
@@ -54,9 +56,14 @@ def test_a_digest_is_the_hash_of_all_state_and_of_the_one_before(client, name, o
     assert steps.step(gradients).state_digest is None
 
 
+def replay_program(server_program: str) -> str:
+    return os.environ.get("ADAMANT_REPLAY") or str(pathlib.Path(server_program).with_name("adamant-replay"))
+
+
 def replay(server_program: str, directory: object, *flags: str) -> subprocess.CompletedProcess[str]:
-    program = os.environ.get("ADAMANT_REPLAY") or str(pathlib.Path(server_program).with_name("adamant-replay"))
-    return subprocess.run([program, *flags, str(directory)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [replay_program(server_program), *flags, str(directory)], capture_output=True, text=True, check=False
+    )
 
 
 def test_a_journal_leads_to_the_same_digests_again(start_server, server_program, tmp_path):
@@ -94,6 +101,42 @@ def test_a_journal_leads_to_the_same_digests_again(start_server, server_program,
     with adamant.Client(server.address) as client:
         result = client.open_steps("kept").step([gradient], digest_state=True)
         assert (result.step, result.state_digest) == (31, digest_of(client, "kept", digests[-2]))
+
+
+def test_a_copy_that_nobody_may_write_to_is_replayed(start_server, server_program, tmp_path):
+    data = tmp_path / "data"
+    server = start_server(f"--data_dir={data}")
+    with adamant.Client(server.address) as client:
+        client.create("kept", {"w": (5000,)}, adamant.Adam(lr=0.1), durability="every_step")
+        steps = client.open_steps("kept")
+        for step in range(6):
+            steps.step([np.ones(5000, np.float32)], digest_state=True)
+            if step == 2:
+                client.checkpoint("kept")
+    server.process.kill()
+    server.process.wait()
+    # Root may write to anything, and another user may not look everywhere.
+    user = 65534 if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        program = shutil.copy(replay_program(server_program), folder)
+        copy = pathlib.Path(shutil.copytree(data, pathlib.Path(folder, "copy")))
+        for path in (copy, *copy.rglob("*")):
+            if user is not None:
+                os.chown(path, user, user)
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        result = subprocess.run(
+            [program, str(copy)],
+            capture_output=True,
+            text=True,
+            check=False,
+            user=user,
+            env={**os.environ, "TMPDIR": "/tmp"},
+        )
+        for path in (copy, *copy.rglob("*")):
+            path.chmod(0o755)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "kept: 3 steps made again, from 3 to 6; 3 digests, of which 2 could be checked" in result.stdout
 
 
 def test_what_is_no_data_directory_is_refused(server_program, tmp_path):

@@ -63,6 +63,7 @@ def test_a_stream_goes_on_over_a_server_that_is_killed(serve):
         ("checkpoints:9", v1.Durability(checkpoints=v1.Checkpoints(steps=9))),
         ("checkpoints:1.5m", v1.Durability(checkpoints=v1.Checkpoints(seconds=90))),
         ("checkpoints:2h,9", v1.Durability(checkpoints=v1.Checkpoints(steps=9, seconds=7200))),
+        (v1.Nothing(), v1.Durability(nothing=v1.Nothing())),
         (v1.Durability(nothing=v1.Nothing()), v1.Durability(nothing=v1.Nothing())),
         (None, v1.Durability(checkpoints=v1.Checkpoints(steps=5, seconds=60))),
     ],
@@ -71,6 +72,11 @@ def test_durability_is_as_it_is_given_or_the_servers(serve, given, kept):
     with adamant.Client(serve("--durability=checkpoints:5,60s").address) as client:
         assert client.create("s", {"w": (2,)}, durability=given).durability == kept
         assert client.fork("s", "t", durability=given).durability == kept
+        assert client.fork("s", "u").durability == kept
+        assert client.create("s", {"w": (2,)}, durability=given, exist_ok=True).durability == kept
+        assert client.create("s", {"w": (2,)}, exist_ok=True).durability == kept
+        with pytest.raises(adamant.SpecMismatchError, match=r"spec\.durability.*expected .*, got every_step"):
+            client.create("s", {"w": (2,)}, durability="every_step:77", exist_ok=True)
 
 
 def test_durability_that_is_none_is_refused_here(client, name):
@@ -82,6 +88,7 @@ def test_durability_that_is_none_is_refused_here(client, name):
         "checkpoints:5,6",
         "checkpoints:1s,2s",
         "every_step:",
+        "every_step:0",
         "nothing:1",
     )
     for wrong in wrongs:

@@ -79,10 +79,10 @@ class Tensors {
   const core::Schema& schema() const { return *schema_; }
 
   absl::Status Write(FileSystem* file_system, const std::string& directory, absl::Span<const v1::Slot> slots = kAdam,
-                     const CheckpointInfo& info = Info(),
-                     const std::function<absl::Status(int64_t)>& pace = kAtOnce) const {
+                     const CheckpointInfo& info = Info(), const std::function<absl::Status(int64_t)>& pace = kAtOnce,
+                     int64_t* bytes = nullptr) const {
     std::pair<int, int64_t> next = {0, 0};
-    return WriteCheckpoint(
+    const absl::StatusOr<int64_t> written = WriteCheckpoint(
         file_system, directory, info, *schema_, slots,
         [&](v1::Slot slot, int64_t begin, int64_t end, absl::FunctionRef<void(const float*, int64_t)> visit) {
           EXPECT_LE((end - begin) * sizeof(float), size_t{4} << 20);
@@ -100,6 +100,8 @@ class Tensors {
           }
         },
         pace);
+    if (written.ok() && bytes != nullptr) *bytes = *written;
+    return written.status();
   }
 
   // OK if the checkpoint has what was written. What it gives is never anything else.

@@ -104,6 +104,7 @@ class DurableSetTest : public ::testing::Test {
     resources.journal = journal_.get();
     registry_ = std::make_unique<core::Registry>(std::vector<Resources>{resources});
     ASSERT_THAT(store_->Restore(registry_.get()), IsOk());
+    ASSERT_THAT(store_->BeginChanges(), IsOk());
   }
   void Stop() {
     if (store_ == nullptr) return;

@@ -82,6 +82,7 @@ StoreServer::StoreServer(FileSystem* file_system, StoreOptions options, const ch
   resources.journal = store_.get();
   registry_ = std::make_unique<core::Registry>(std::vector<core::Resources>{resources});
   status_ = store_->Restore(registry_.get());
+  if (status_.ok()) status_ = store_->BeginChanges();
 }
 
 StoreServer::~StoreServer() {
@@ -275,7 +276,9 @@ AskedStep StoreLife::AnyStep(const ExpectedSet& now, const core::Schema& schema)
     if (kind == 1 || !now.model.HasRows(i) || now.model.RowsOf(i) < 2) {
       asked.whole.push_back(i);
     } else {
-      asked.rows.push_back(core::RandomRows(schema, i, 1 + static_cast<int>(Choose(9)), random_()));
+      // Many of them are, with blocks beside them, more than all of the set.
+      const int rows = static_cast<int>(Choose(4) == 0 ? now.model.RowsOf(i) : 1 + Choose(9));
+      asked.rows.push_back(core::RandomRows(schema, i, rows, random_()));
     }
   }
   if (asked.whole.empty() && asked.rows.empty()) asked.whole.push_back(0);
@@ -372,6 +375,13 @@ std::string StoreLife::Change(const std::string& name, ParameterSet* set) {
   v1::AddTensorsRequest request = core::Tensors({1 + Choose(600), 3}, Choose(2) == 0 ? "slow" : "fast");
   for (v1::TensorSpec& tensor : *request.mutable_tensors()) {
     tensor.set_name(absl::StrCat("added", ++requests_));
+  }
+  if (Choose(3) == 0) {
+    v1::ParameterGroup* const group = request.add_groups();
+    *group = after->model.spec().groups(0);
+    group->set_name(absl::StrCat("late", ++requests_));
+    request.mutable_tensors(0)->set_group(group->name());
+    ++after->config_revision;
   }
   const absl::StatusOr<v1::ParameterSet> grown = core::AddTensors(set, request);
   after->model.Grow(request);

@@ -20,6 +20,7 @@
 #include "tests/store/simulated_file_system.h"
 #include "tests/store/sqlite_vfs.h"
 #include "tests/store/store_life.h"
+#include "tests/store/store_sets.h"
 #include "tests/store/temporary_folder.h"
 
 namespace adamant::store {
@@ -31,35 +32,6 @@ using core::IsOk;
 using core::ParameterSet;
 using core::SequentialModel;
 using core::Values;
-
-StoreOptions In(const TemporaryFolder& folder) {
-  StoreOptions options;
-  options.directory = folder.path();
-  options.reserve_bytes = 64 << 10;
-  return options;
-}
-
-v1::ParameterSetSpec WithEveryStep(v1::ParameterSetSpec spec, int journal_steps) {
-  spec.mutable_durability()->mutable_every_step()->set_journal_steps(journal_steps);
-  return spec;
-}
-
-// 3,082 parameters: its gradients go to slots.
-v1::ParameterSetSpec MediumSpec(const std::string& name) {
-  v1::ParameterSetSpec spec = core::SmallSpec(name);
-  v1::TensorSpec* const tensor = spec.add_tensors();
-  tensor->set_name("table");
-  tensor->add_shape(431);
-  tensor->add_shape(7);
-  tensor->set_group("fast");
-  return spec;
-}
-
-absl::Status StepOnce(ParameterSet* set, SequentialModel* model, uint64_t seed, const v1::StepHeader& header = {}) {
-  const Values gradient = Gradient(model->parameter_count(), seed);
-  model->Apply(gradient);
-  return core::Step(set, header, gradient).status();
-}
 
 TEST(StoreTest, DeletedSetsStayAway) {
   const TemporaryFolder folder;
@@ -264,11 +236,6 @@ TEST(StoreTest, WhicheverCallOfACheckpointFailsNothingIsLost) {
       ASSERT_TRUE(*core::FetchState(server.Find("set").get()) == model.arrays());
     }
   }
-}
-
-v1::ParameterSetSpec WithCheckpoints(v1::ParameterSetSpec spec, int64_t steps) {
-  spec.mutable_durability()->mutable_checkpoints()->set_steps(steps);
-  return spec;
 }
 
 // The first steps take a checkpoint each, which others may wait for: the last one must be of the state that the set

@@ -137,7 +137,7 @@ void AddCheckpointCommands(CLI::App* app, Shell* shell, Command* chosen) {
   fork->add_option("SET", arguments->name, "Name of the set that there is.")->required();
   fork->add_option("NEW", arguments->new_name, "Name of the new one.")->required();
   fork->add_option("--device", arguments->device, "Where it lives: cpu or cuda:N. Default: where the other one does.");
-  AddDurability(fork, &arguments->durability);
+  AddDurability(fork, &arguments->durability, "as of the other one");
   fork->callback([=] { *chosen = [=] { return Fork(shell, *arguments); }; });
 }
 

@@ -86,11 +86,13 @@ absl::Status ParseMetrics(const std::vector<std::string>& texts, std::map<std::s
   return absl::OkStatus();
 }
 
-CLI::Option* AddDurability(CLI::App* app, std::string* text) {
+CLI::Option* AddDurability(CLI::App* app, std::string* text, absl::string_view otherwise) {
   return app
       ->add_option("--durability", *text,
-                   "What of the set outlives the server: nothing; every_step; or checkpoints:N,T, made after so many "
-                   "steps, so much time, such as 60s, or both. Default: the server's.")
+                   absl::StrCat("What of the set outlives the server: nothing; every_step, or every_step:K with K in "
+                                "[2, 1024] steps kept beside its checkpoints; or checkpoints:N,T, made after so many "
+                                "steps, so much time, such as 60s, or both. Default: ",
+                                otherwise, "."))
       ->type_name("WHAT");
 }
 

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace CLI {
 class App;
@@ -30,8 +31,8 @@ absl::Status ParseLabels(const std::vector<std::string>& texts,
 // The same for numbers.
 absl::Status ParseMetrics(const std::vector<std::string>& texts, std::map<std::string, double>* metrics);
 
-// Adds the flag of commands that create a set, which is `*text` then.
-CLI::Option* AddDurability(CLI::App* app, std::string* text);
+// Adds the flag of commands that create a set, which is `*text` then; without it the durability is as `otherwise` says.
+CLI::Option* AddDurability(CLI::App* app, std::string* text, absl::string_view otherwise = "the server's");
 // What the flag says; nothing if it was not given. INVALID_ARGUMENT for what is no durability.
 absl::StatusOr<std::optional<v1::Durability>> ReadDurability(const std::string& text);
 // Sets what it says.

@@ -519,8 +519,8 @@ void AddTransferCommands(CLI::App* app, Shell* shell, Command* chosen) {
   import_command->add_option("--rename", import_flags->renames, kRenameHelp)
       ->type_name("FROM=TO")
       ->allow_extra_args(false);
-  CLI::Option* const create =
-      import_command->add_flag("--create", import_flags->create, "Creates the set, like the one that was exported.");
+  CLI::Option* const create = import_command->add_flag(
+      "--create", import_flags->create, "Creates the set, like the one that was exported, but for --durability.");
   import_command->add_option("--device", import_flags->device, "Where the new set lives: cpu or cuda:N.")
       ->needs(create);
   AddDurability(import_command, &import_flags->durability)->needs(create);

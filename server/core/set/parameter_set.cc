@@ -310,8 +310,9 @@ absl::Status NothingKept(const SetRep& set) {
   MutexLock lock(&set.mutex);
   absl::Status status = set.lifecycle.CheckExists();
   if (!status.ok()) return status;
-  return set.lifecycle.MakeError(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_NO_DATA_DIRECTORY,
-                                 "nothing of the set is kept: see ParameterSetSpec.durability");
+  return set.lifecycle.MakeError(
+      absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_NO_DATA_DIRECTORY,
+      "nothing of the set is kept, as its durability says, which it has been created with: a fork may have another");
 }
 
 // Deletes the set, which is gone from the journal, if it had one.

@@ -38,7 +38,7 @@ _SLOTS = {
 }
 
 
-Durability = Union[str, v1.EveryStep, v1.Checkpoints, v1.Durability]
+Durability = Union[str, v1.Nothing, v1.EveryStep, v1.Checkpoints, v1.Durability]
 """What of a set outlives the server's process; see `Client.create`."""
 
 
@@ -221,8 +221,7 @@ class Client:
         on_non_finite: "skip" or "reject" a step whose gradient is not finite.
         durability: what of the set outlives the server's process: "nothing", "every_step", "every_step:64" (which is
             v1.EveryStep(journal_steps=64)), "checkpoints:1000", "checkpoints:5m" or "checkpoints:1000,5m" (which is
-            v1.Checkpoints(steps=1000, seconds=300)). None: the server's default. Of no account for a set that is there
-            already.
+            v1.Checkpoints(steps=1000, seconds=300)). None: the server's default, and with `exist_ok` what the set has.
 
         An attempt whose reply was lost may have created the set, and without `exist_ok` the next one then raises
         SetExistsError.
@@ -580,7 +579,7 @@ class Client:
         """Makes a new set that is what the set is now, and returns it.
 
         device: where it lives. Empty: where the other one does.
-        durability: what of it outlives the server's process, as `create` has it. None: the server's default.
+        durability: what of it outlives the server's process, as `create` has it. None: what of the other one does.
 
         An attempt whose reply was lost may have made it, and the next one then raises SetExistsError.
         """
@@ -741,10 +740,12 @@ def durability_message(durability: Durability) -> v1.Durability:
         return v1.Durability(every_step=durability)
     if isinstance(durability, v1.Checkpoints):
         return v1.Durability(checkpoints=durability)
+    if isinstance(durability, v1.Nothing):
+        return v1.Durability(nothing=durability)
     if durability == "nothing":
         return v1.Durability(nothing=v1.Nothing())
     if isinstance(durability, str):
-        every_step = re.fullmatch(r"every_step(?::(\d+))?", durability, re.ASCII)
+        every_step = re.fullmatch(r"every_step(?::([1-9]\d*))?", durability, re.ASCII)
         if every_step:
             return v1.Durability(every_step=v1.EveryStep(journal_steps=int(every_step[1] or 0)))
         kind, _, terms = durability.partition(":")
