@@ -593,6 +593,35 @@ TEST_F(DurabilityTest, CheckpointThatNoFileMayBecomeAsLargeAsIsRefusedAndTheServ
   EXPECT_TRUE(server_.client().Call(&v1::OptimizerService::Stub::Checkpoint, request).ok());
 }
 
+// As a quota would have it: no more of the catalog's log, for which it is SQLite that writes.
+TEST_F(DurabilityTest, StepForWhichTheCatalogMayNotGrowIsRefusedUntilItMay) {
+  const v1::ParameterSetSpec spec = EveryStep(SmallSpec());
+  MakeSet(spec);
+  SequentialModel model(spec);
+  StepBoth(spec, 0, 1, &model);
+  const pid_t server = server_.process().program().pid();
+  rlimit before;
+  ASSERT_EQ(prlimit(server, RLIMIT_FSIZE, nullptr, &before), 0);
+  const rlimit small = {128 << 10, before.rlim_max};
+  ASSERT_EQ(prlimit(server, RLIMIT_FSIZE, &small, nullptr), 0);
+  int64_t step = 1;
+  absl::Status refused;
+  while (refused.ok()) {
+    ASSERT_LT(step, 1000);
+    refused = Step(spec, step).status();
+    if (!refused.ok()) break;
+    model.Apply(GradientOf(spec, step));
+    ++step;
+  }
+  EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_DISK_EXHAUSTED) << refused;
+  ASSERT_EQ(prlimit(server, RLIMIT_FSIZE, &before, nullptr), 0);
+  int32_t attempt = 1;
+  ASSERT_TRUE(TestClient::Until([&] { return Step(spec, step, ++attempt).ok(); }));
+  model.Apply(GradientOf(spec, step));
+  server_.KillAndStart();
+  EXPECT_TRUE(ArraysOf(spec) == model.arrays());
+}
+
 TEST(DataDirectoryTest, SetThatIsToOutliveAServerWithoutOneIsRefused) {
   ServerProcess server;
   TestClient client(server.address());

@@ -146,12 +146,30 @@ void ExpectDamaged(const absl::Status& status, const std::string& what) {
   EXPECT_THAT(std::string(status.message()), HasSubstr(what));
 }
 
+// As long as names may be, and in the file twice as long; as many as a set may have.
+TEST(CheckpointTest, ASetWhoseHeaderWouldBeTooLongIsRefused) {
+  Shapes shapes;
+  for (int i = 0; i < 65536; ++i) {
+    std::string name = absl::StrCat(i);
+    name.resize(512, '"');
+    shapes.push_back({std::move(name), {1}});
+  }
+  const auto schema = MakeSchema(shapes);
+  EXPECT_EQ(CheckCanHaveCheckpoints(*schema, {v1::SLOT_PARAMETER, v1::SLOT_MOMENTUM_BUFFER}, "tensors"),
+            absl::OkStatus());
+  const absl::Status refused = CheckCanHaveCheckpoints(*schema, kAdam, "tensors");
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(GetErrorDetail(refused).reason(), v1::ERROR_REASON_TOO_LARGE);
+  EXPECT_EQ(GetErrorDetail(refused).field(), "tensors");
+}
+
 class CheckpointOnEveryFileSystemTest : public OnEveryFileSystem {};
 ADAMANT_ON_EVERY_FILE_SYSTEM(CheckpointOnEveryFileSystemTest);
 
 TEST_P(CheckpointOnEveryFileSystemTest, ComesBackAsItWas) {
   const Tensors tensors(kSmall);
-  ASSERT_EQ(tensors.Write(file_system(), Path("c")), absl::OkStatus());
+  int64_t written_bytes = 0;
+  ASSERT_EQ(tensors.Write(file_system(), Path("c"), kAdam, Info(), kAtOnce, &written_bytes), absl::OkStatus());
   CheckpointInfo info;
   int64_t bytes = 0;
   ASSERT_EQ(tensors.Read(file_system(), Path("c"), kAdam, &info, &bytes), absl::OkStatus());
@@ -164,6 +182,7 @@ TEST_P(CheckpointOnEveryFileSystemTest, ComesBackAsItWas) {
   EXPECT_EQ(info.description.DebugString(), written.description.DebugString());
   // A header of a sector and 27 elements; one of a sector and twice as many; and the manifest.
   EXPECT_GT(bytes, 2 * 4096 + 3 * 27 * 4);
+  EXPECT_EQ(written_bytes, bytes);
   EXPECT_THAT(*file_system()->List(Path("c")),
               ElementsAre("MANIFEST.json", "optimizer.safetensors", "parameters.safetensors"));
   EXPECT_THAT(*file_system()->List(Folder()), Not(testing::Contains("c.new")));
