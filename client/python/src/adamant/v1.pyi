@@ -642,8 +642,8 @@ class ParameterSetSpec(Message):
     # Who makes the set's steps together. None: each step is one client's.
     workers: Workers
     # What of the set outlives the server's process. None: the server's default, nothing unless it was started with
-    # another. FAILED_PRECONDITION (NO_DATA_DIRECTORY) where that is anything and the server has no data directory. Of no
-    # account where specifications are compared.
+    # another. FAILED_PRECONDITION (NO_DATA_DIRECTORY) where that is anything and the server has no data directory. Where
+    # specifications are compared it is of account only if it is given.
     durability: Durability
     def __init__(
         self,
@@ -821,8 +821,8 @@ class ParameterSet(Message):
     durability: Durability
     # The last checkpoint that is on disk. None: there is none yet.
     last_checkpoint: Checkpoint
-    # The checkpoint that the set was taken back to when the server was restarted, which lost the steps after it. None: no
-    # step was lost.
+    # The checkpoint that the set was taken back to when the server was restarted, which may have lost steps after it; of a
+    # set that had none, its creation, at step 0 and without bytes. None: no step was lost at the last start.
     restored_from: Checkpoint
     def __init__(
         self,
@@ -1294,7 +1294,8 @@ class IfExists(_Enum[int]):
     IF_EXISTS_FAIL: ClassVar[int]
     # Use the set as it is, with the state that it has, if its specification is the same with all defaults resolved;
     # otherwise ALREADY_EXISTS (SPEC_MISMATCH), naming the first field that differs. So N workers may all create. Labels
-    # take no part in the comparison, and hyperparameters are compared after rounding to float.
+    # take no part in the comparison, nor does a durability that is not given; hyperparameters are compared after
+    # rounding to float.
     IF_EXISTS_USE_IF_SAME_SPEC: ClassVar[int]
 
 IF_EXISTS_UNSPECIFIED: int
@@ -1652,7 +1653,7 @@ class ForkRequest(Message):
     name: str
     # Where the new set lives, as `ParameterSetSpec.device`. Empty: where the other one does.
     device: str
-    # What of the new set is kept, as `ParameterSetSpec.durability`. None: the server's default.
+    # What of the new set is kept, as `ParameterSetSpec.durability`. None: what of the other one is.
     durability: Durability
     def __init__(
         self,
