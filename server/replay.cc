@@ -157,7 +157,7 @@ int Main(const std::vector<char*>& arguments) {
   options.warn = [](absl::string_view line) { std::cerr << "adamant-replay: " << line << "\n"; };
   Machine machine(*kernels);
   const absl::StatusOr<std::unique_ptr<store::Store>> store =
-      store::Store::Open(store::PosixFileSystem(), std::move(options));
+      store::Store::Open(store::PosixFileSystemToRead(), std::move(options));
   if (!store.ok()) return Fail(store.status().message());
   bool is_same = true;
   const absl::Status status = (*store)->Replay(machine.resources(), [&](const store::SetReplay& replay) {

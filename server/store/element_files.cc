@@ -1,8 +1,9 @@
 #include "server/store/element_files.h"
 
-#include <cstring>
+#include <cstddef>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -38,7 +39,8 @@ absl::Status ReadElements(const StoreParts& parts, const StoredSet& stored, int3
     if (contents.bytes != pieces.sector_bytes() || rest.size() != elements.slot().rest().size()) {
       return Damaged("a record has other elements than its header says");
     }
-    std::memcpy(rest.data(), elements.slot().rest().data(), rest.size());
+    absl::c_copy(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(elements.slot().rest().data()), rest.size()),
+                 rest.begin());
     const std::string path =
         ElementsPath(SetDirectory(parts, stored), elements.slot().file(), elements.slot().slot_bytes());
     absl::StatusOr<std::unique_ptr<GradientSlots>> file = GradientSlots::Open(

@@ -81,6 +81,8 @@ class FileSystem {
 
 // The system's. Lives as long as the process.
 FileSystem* PosixFileSystem();
+// The same, for those who only look: a file that may not be written to is opened all the same, and its Write fails.
+FileSystem* PosixFileSystemToRead();
 
 // The folder that has `path`.
 std::string ParentDirectory(const std::string& path);

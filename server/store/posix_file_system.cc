@@ -35,6 +35,7 @@ absl::Status SystemError(absl::string_view call, absl::string_view path, int err
     case ENFILE:
       return FilesExhausted(message);
     case ENOENT:
+    case ENOTDIR:
       return absl::NotFoundError(message);
     default:
       return absl::InternalError(message);
@@ -66,14 +67,14 @@ class Descriptor {
   int number_;
 };
 
-absl::StatusOr<Descriptor> OpenDescriptor(const std::string& path, int flags) {
+// Opens what may not be written to for reading alone if `or_reads`.
+absl::StatusOr<Descriptor> OpenDescriptor(const std::string& path, int flags, bool or_reads = false) {
   int number = WithoutInterruption([&] { return open(path.c_str(), flags | O_CLOEXEC, 0666); });
   // What a file system answers that has no such thing as O_DIRECT.
   if (number < 0 && errno == EINVAL && (flags & O_DIRECT) != 0) {
     number = WithoutInterruption([&] { return open(path.c_str(), (flags & ~O_DIRECT) | O_CLOEXEC, 0666); });
   }
-  // Who writes there all the same will hear of it.
-  if (number < 0 && (errno == EROFS || errno == EACCES) && (flags & (O_RDWR | O_CREAT)) == O_RDWR) {
+  if (number < 0 && or_reads && (errno == EROFS || errno == EACCES) && (flags & (O_RDWR | O_CREAT)) == O_RDWR) {
     number = WithoutInterruption([&] { return open(path.c_str(), (flags & ~O_RDWR) | O_RDONLY | O_CLOEXEC); });
   }
   if (number < 0) return SystemError("open", path, errno);
@@ -149,6 +150,8 @@ class PosixLock : public FileSystem::Lock {
 
 class PosixFiles : public FileSystem {
  public:
+  explicit PosixFiles(bool or_reads) : or_reads_(or_reads) {}
+
   absl::StatusOr<std::unique_ptr<File>> Create(const std::string& path, Access access) override {
     return OpenFile(path, access, O_CREAT | O_TRUNC);
   }
@@ -227,18 +230,25 @@ class PosixFiles : public FileSystem {
   }
 
  private:
-  static absl::StatusOr<std::unique_ptr<File>> OpenFile(const std::string& path, Access access, int flags) {
+  absl::StatusOr<std::unique_ptr<File>> OpenFile(const std::string& path, Access access, int flags) const {
     absl::StatusOr<Descriptor> descriptor =
-        OpenDescriptor(path, O_RDWR | flags | (access == Access::kDirect ? O_DIRECT : 0));
+        OpenDescriptor(path, O_RDWR | flags | (access == Access::kDirect ? O_DIRECT : 0), or_reads_);
     if (!descriptor.ok()) return descriptor.status();
     return std::make_unique<PosixFile>(path, *std::move(descriptor));
   }
+
+  const bool or_reads_;
 };
 
 }  // namespace
 
 FileSystem* PosixFileSystem() {
-  static auto* const file_system = new PosixFiles;
+  static auto* const file_system = new PosixFiles(/*or_reads=*/false);
+  return file_system;
+}
+
+FileSystem* PosixFileSystemToRead() {
+  static auto* const file_system = new PosixFiles(/*or_reads=*/true);
   return file_system;
 }
 

@@ -92,7 +92,7 @@ void SetChanges::CommitElements(std::unique_ptr<core::SetJournal::Room> room, St
       for (size_t part = 0; part < contents->halved.size(); ++part) {
         if (contents->halved[part]) slot->add_halved(static_cast<int32_t>(part));
       }
-      slot->set_rest(commitment->rest.data(), commitment->rest.size());
+      if (!commitment->rest.empty()) slot->set_rest(commitment->rest.data(), commitment->rest.size());
       commitment->place->Keep();
       KeptRecord kept;
       kept.place = where;

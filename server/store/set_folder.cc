@@ -31,6 +31,7 @@ void SetFolder::UnmarkUnlisted() {
 
 absl::StatusOr<bool> SetFolder::IsUnlisted(FileSystem* file_system, const std::string& directory) {
   const absl::StatusOr<std::vector<std::string>> names = file_system->List(directory);
+  if (absl::IsNotFound(names.status())) return false;  // no folder
   if (!names.ok()) return names.status();
   // An empty one is of a create that was cut off before it came to that.
   return names->empty() || absl::c_linear_search(*names, kUnlistedName);

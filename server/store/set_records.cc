@@ -169,6 +169,9 @@ int64_t SetRecords::LastCovered(const NewBase& base) const {
     }
     if (is_part) last = std::max(last, kept.number);
   }
+  // One of them may take the place of the configuration that is last here, or have a number before the last base's:
+  // commits are told of in any order.
+  if (under_way_ > 0) return last;
   // What comes next and changes no element is a part, too: else a set of which no step is put down would keep it for
   // good. A configuration is, because it is in the base's, or among what is done again.
   for (const KeptRecord& kept : kept_) {
@@ -176,8 +179,7 @@ int64_t SetRecords::LastCovered(const NewBase& base) const {
     if (kept.kind != StoredRecord::kConfiguration && kept.kind != StoredRecord::kBase) return last;
     last = kept.number;
   }
-  // Commits are told of in any order: before the last base there may be one that nothing is known of yet.
-  return under_way_ == 0 ? std::max(last, base_number_) : last;
+  return std::max(last, base_number_);
 }
 
 StoredRecord SetRecords::MakeBase(const NewBase& base, const std::string& name, int64_t bytes, int64_t* first) const {

@@ -101,7 +101,7 @@ class SetRecords {
   v1::WriteHeader write_ ABSL_GUARDED_BY(mutex_);
   StoredRecord base_ ABSL_GUARDED_BY(mutex_);
   int64_t base_number_ ABSL_GUARDED_BY(mutex_);
-  int64_t under_way_ ABSL_GUARDED_BY(mutex_) = 0;  // changes that may have a number already, and are not in `kept_`
+  int64_t under_way_ ABSL_GUARDED_BY(mutex_) = 0;  // changes that may be in the catalog already, and are not in `kept_`
   std::optional<v1::Checkpoint> restored_from_ ABSL_GUARDED_BY(mutex_);
   // By number. Those behind the base are all there.
   std::deque<KeptRecord> kept_ ABSL_GUARDED_BY(mutex_);

@@ -206,7 +206,8 @@ absl::StatusOr<ReplayedSet> ReplaySet(const StoreParts& parts, const StoredSet& 
         break;
       }
       case StoredRecord::kRolledBack:
-        if (is_covered) break;
+        // A base behind it is of a state behind it, whatever it says that it covers: nothing is read before a rollback.
+        if (is_covered || record_number < set.base_number) break;
         write.Clear();
         incarnation = record.incarnation();
         restoration->RollBackAgain(incarnation);

@@ -394,6 +394,8 @@ absl::Status Store::RestoreSet(int64_t number, const StoredSet& stored, const Re
   const bool is_exact = (journal->keeps_steps() || state.final()) && !lost_data_;
   std::string loss;
   if (!is_exact) {
+    // Else later starts would take what comes after the rollback for nothing.
+    if (state.final()) first_records_.push_back({number, journal->ChangingBase(), durable});
     StoredRecord rollback;
     rollback.set_incarnation(restoration->RollBack());
     const v1::ParameterSet now = restoration->Describe();

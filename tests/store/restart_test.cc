@@ -33,7 +33,6 @@ using core::IsOk;
 using core::ParameterSet;
 using core::SequentialModel;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 
 // A server in a folder of its own, that ends and starts again.
 class RestartTest : public ::testing::Test {
@@ -227,6 +226,33 @@ TEST_F(RestartTest, ALossIsAcceptedOnceAndCheckpointsBehindItHold) {
   EXPECT_TRUE(*core::FetchState(set().get()) == model.arrays());
 }
 
+// What had been finished is not what the set is any more.
+TEST_F(RestartTest, ALossBehindALastCheckpointIsNoEnd) {
+  ASSERT_THAT(server_->Create(WithCheckpoints(MediumSpec("set"), 1000)), IsOk());
+  SequentialModel model(MediumSpec("set"));
+  ASSERT_THAT(StepOnce(set().get(), &model, 1), IsOk());
+  Finish();
+  std::filesystem::remove(Path("fence"));
+  StoreOptions options = In(folder_);
+  core::ManualClock clock;
+  options.accept_data_loss = true;
+  options.clock = &clock;
+  options.checkpoint_bytes_per_second = 1;  // and the clock stands still
+  server_ = std::make_unique<StoreServer>(PosixFileSystem(), options);
+  ASSERT_THAT(server_->status(), IsOk());
+  const uint64_t after_loss = set()->Describe().incarnation();
+  ASSERT_THAT(StepOnce(set().get(), &model, 2), IsOk());
+  const TemporaryFolder killed;
+  CopyCatalog(folder_.path(), killed.path());
+  server_->store()->Finish(server_->registry(), absl::ZeroDuration());
+  server_ = nullptr;
+  CopyCatalog(killed.path(), folder_.path());
+  Start();
+  ASSERT_THAT(server_->status(), IsOk());
+  EXPECT_NE(set()->Describe().incarnation(), after_loss);
+  EXPECT_TRUE(set()->Describe().has_restored_from());
+}
+
 TEST_F(RestartTest, TheLossOfAllSetsIsAcceptedOnce) {
   ASSERT_THAT(server_->Create(WithEveryStep(MediumSpec("set"), 4)), IsOk());
   server_ = nullptr;
@@ -298,13 +324,15 @@ TEST_F(RestartTest, WhatCreatesAndDeletesHaveLeftIsRemoved) {
   std::filesystem::create_directory(Path("sets/2"));
   std::ofstream(Path("sets/2/unlisted"));
   std::ofstream(Path("sets/2/elements-1-4096"));
+  // Somebody else's, which keeps nobody from starting.
+  std::ofstream(Path("sets/README"));
   // A delete that came to nothing.
   std::ofstream(Path("sets/" + known + "/unlisted"));
   Start();
-  EXPECT_EQ(server_->warnings(), "");
+  ASSERT_THAT(server_->status(), IsOk());
   EXPECT_THAT(NamesIn("sets"), ::testing::ElementsAre(known));
   EXPECT_FALSE(std::filesystem::exists(Path("sets/" + known + "/unlisted")));
-  EXPECT_THAT(NamesIn("lost"), IsEmpty());
+  EXPECT_THAT(NamesIn("lost"), ::testing::ElementsAre("README"));
 }
 
 // At whatever call a delete is cut off: the set is there, or nothing of it.
