@@ -510,7 +510,10 @@ TEST_F(CliTest, ShowsWhatOutlivesTheServer) {
   {
     const ServerProcess server({data_directory});
     Aim(server);
-    Do({"create", "kept", "--tensor=w=2", "--durability=every_step"});
+    EXPECT_EQ(Do({"create", "kept", "--tensor=w=2", "--durability=every_step"}),
+              "created kept, 2 parameters in 1 tensors, kept: every_step:16\n");
+    EXPECT_EQ(Do({"fork", "kept", "alike"}), "forked kept as alike, at step 0, kept: every_step:16\n");
+    EXPECT_EQ(Run({"create", "kept", "--tensor=w=2", "--durability=nothing", "--if-not-exists"}).code, 4);
     Do({"create", "often", "--tensor=w=2", "--durability=checkpoints:2,90s"});
     Do({"create", "lost", "--tensor=w=2"});
     Do({"step", "kept", gradient});
@@ -528,7 +531,7 @@ TEST_F(CliTest, ShowsWhatOutlivesTheServer) {
   }
   const ServerProcess server({data_directory});
   Aim(server);
-  EXPECT_EQ(Do({"list", "-q"}), "copy\nkept\noften\n");
+  EXPECT_EQ(Do({"list", "-q"}), "alike\ncopy\nkept\noften\n");
   EXPECT_EQ(DoJson({"get", "kept"})["parameter_set"]["step"], "2");
   EXPECT_THAT(Do({"get", "copy"}),
               AllOf(HasSubstr("Last checkpoint:  step 2, 20"), HasSubstr("Restored from:    step 2, 20")));

@@ -104,7 +104,8 @@ absl::Status Fork(Shell* shell, const ForkArguments& arguments) {
     *response.mutable_parameter_set() = *std::move(set);
     shell->PrintJson(response);
   } else {
-    shell->Print(absl::StrCat("forked ", arguments.name, " as ", arguments.new_name, ", at step ", set->step()));
+    shell->Print(
+        absl::StrCat("forked ", arguments.name, " as ", arguments.new_name, ", at step ", set->step(), KeptText(*set)));
   }
   return absl::OkStatus();
 }

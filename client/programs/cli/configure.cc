@@ -151,7 +151,7 @@ absl::Status Create(Shell* shell, const CreateOptions& options) {
     shell->PrintJson(*response);
   } else {
     shell->Print(absl::StrCat(response->created() ? "created " : "exists: ", options.name, ", ", set->parameter_count(),
-                              " parameters in ", set->tensor_count(), " tensors"));
+                              " parameters in ", set->tensor_count(), " tensors", KeptText(*set)));
   }
   return absl::OkStatus();
 }

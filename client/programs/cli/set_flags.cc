@@ -86,6 +86,12 @@ absl::Status ParseMetrics(const std::vector<std::string>& texts, std::map<std::s
   return absl::OkStatus();
 }
 
+std::string KeptText(const v1::ParameterSet& set) {
+  const v1::Durability& durability = set.durability();
+  if (durability.has_nothing() || durability.level_case() == v1::Durability::LEVEL_NOT_SET) return "";
+  return absl::StrCat(", kept: ", DurabilityText(durability));
+}
+
 CLI::Option* AddDurability(CLI::App* app, std::string* text, absl::string_view otherwise) {
   return app
       ->add_option("--durability", *text,

@@ -31,6 +31,8 @@ absl::Status ParseLabels(const std::vector<std::string>& texts,
 // The same for numbers.
 absl::Status ParseMetrics(const std::vector<std::string>& texts, std::map<std::string, double>* metrics);
 
+// What is said of a new set's durability, behind the rest; nothing where nothing of it is kept.
+std::string KeptText(const v1::ParameterSet& set);
 // Adds the flag of commands that create a set, which is `*text` then; without it the durability is as `otherwise` says.
 CLI::Option* AddDurability(CLI::App* app, std::string* text, absl::string_view otherwise = "the server's");
 // What the flag says; nothing if it was not given. INVALID_ARGUMENT for what is no durability.
