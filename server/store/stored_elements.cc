@@ -81,9 +81,11 @@ bool ElementPieces::Split(absl::string_view joined) {
 }
 
 absl::Span<std::byte> ElementPieces::Cut(int64_t most_sector_bytes) {
-  if (sector_bytes_ <= most_sector_bytes) return {};
-  // Blocks alone are never too many: it is the rows, the last piece.
-  const int64_t begin = most_sector_bytes - (sector_bytes_ - InSectors(sizes_.back()));
+  // The rows are the last piece.
+  const int64_t blocks_bytes = sector_bytes_ - (rows_.size() > 0 ? InSectors(sizes_.back()) : 0);
+  // Blocks alone are too many for what a record says that is not this step's.
+  if (sector_bytes_ <= most_sector_bytes || blocks_bytes > most_sector_bytes) return {};
+  const int64_t begin = most_sector_bytes - blocks_bytes;
   const absl::Span<std::byte> rows(rows_.data(), static_cast<size_t>(sizes_.back()));
   const absl::Span<std::byte> cut = rows.subspan(static_cast<size_t>(begin));
   sizes_.back() = begin;

@@ -36,8 +36,9 @@ class ElementPieces {
   // Puts what Join has made back. False if it is of another size.
   bool Split(absl::string_view joined);
 
-  // Leaves out the end of the rows, so that the rest takes at most so many bytes, as it does if that is what all of the
-  // set takes. Returns the memory that has what is left out.
+  // Leaves out the end of the rows, so that the rest takes at most so many bytes, in whole sectors, and returns the
+  // memory that has it. Leaves out nothing where all fits, and where the blocks alone do not: they do in what all of
+  // the set takes.
   absl::Span<std::byte> Cut(int64_t most_sector_bytes);
 
   // Once all has been read: puts the rows where they belong.

@@ -341,16 +341,9 @@ TEST(RestartAfterACutOffDeleteTest, NothingIsPutAside) {
   for (int64_t call = 1; has_failed; ++call) {
     SCOPED_TRACE(absl::StrCat("call ", call));
     SimulatedFileSystem disk;
-    const auto on = [](const SqliteVfs& vfs) {
-      StoreOptions options;
-      options.directory = "/data";
-      options.reserve_bytes = 64 << 10;
-      options.sqlite_vfs = vfs.name().c_str();
-      return options;
-    };
     {
       const SqliteVfs vfs(&disk);
-      StoreServer server(&disk, on(vfs));
+      StoreServer server(&disk, On(vfs));
       ASSERT_THAT(server.Create(WithEveryStep(MediumSpec("set"), 4)), IsOk());
       ASSERT_THAT(AwaitCheckpoint(server.Find("set").get()), IsOk());
       const int64_t before = disk.calls();
@@ -362,7 +355,7 @@ TEST(RestartAfterACutOffDeleteTest, NothingIsPutAside) {
     for (uint64_t seed = 0; seed < 4; ++seed) {
       const std::unique_ptr<SimulatedFileSystem> cut = disk.PowerCut(seed);
       const SqliteVfs vfs(cut.get());
-      StoreServer server(cut.get(), on(vfs));
+      StoreServer server(cut.get(), On(vfs));
       ASSERT_THAT(server.status(), IsOk());
       EXPECT_EQ(server.warnings(), "");
       EXPECT_EQ(cut->List("/data/sets")->size(), server.registry()->Find("set").ok() ? 1 : 0);
@@ -398,12 +391,9 @@ TEST_F(RestartTest, ASetWithoutACheckpointSaysThatItWasTakenBack) {
   SimulatedFileSystem disk;
   core::ManualClock clock;
   const SqliteVfs vfs(&disk);
-  StoreOptions options;
-  options.directory = "/data";
-  options.reserve_bytes = 64 << 10;
+  StoreOptions options = On(vfs);
   options.clock = &clock;
   options.checkpoint_bytes_per_second = 1;  // and the clock stands still
-  options.sqlite_vfs = vfs.name().c_str();
   StoreServer server(&disk, options);
   ASSERT_THAT(server.Create(WithCheckpoints(MediumSpec("set"), 1000)), IsOk());
   ASSERT_THAT(server.Create(WithCheckpoints(core::SmallSpec("awaits", v1::INITIALIZATION_WRITTEN), 1000)), IsOk());
@@ -456,16 +446,9 @@ TEST(RestartAfterAnUnknownStepTest, TheSlotOfAStepOfWhichNobodyKnowsIsNotUsedAga
     SCOPED_TRACE(absl::StrCat("call ", call));
     SimulatedFileSystem disk;
     SequentialModel model(MediumSpec("set"));
-    const auto on = [](const SqliteVfs& vfs) {
-      StoreOptions options;
-      options.directory = "/data";
-      options.reserve_bytes = 64 << 10;
-      options.sqlite_vfs = vfs.name().c_str();
-      return options;
-    };
     {
       const SqliteVfs vfs(&disk);
-      StoreServer server(&disk, on(vfs));
+      StoreServer server(&disk, On(vfs));
       const std::string name = "set";
       ASSERT_THAT(server.Create(WithEveryStep(MediumSpec(name), 8)), IsOk());
       ASSERT_THAT(StepOnce(server.Find(name).get(), &model, 1), IsOk());
@@ -481,7 +464,7 @@ TEST(RestartAfterAnUnknownStepTest, TheSlotOfAStepOfWhichNobodyKnowsIsNotUsedAga
       const std::unique_ptr<SimulatedFileSystem> cut = disk.PowerCut(seed);
       SimulatedFileSystem* const left = seed == 0 ? &disk : cut.get();
       const SqliteVfs vfs(left);
-      StoreServer server(left, on(vfs));
+      StoreServer server(left, On(vfs));
       ASSERT_THAT(server.status(), IsOk());
       EXPECT_EQ(server.warnings(), "");
       EXPECT_EQ(server.Find("set")->Describe().state(), v1::PARAMETER_SET_STATE_READY);
@@ -503,6 +486,30 @@ TEST_F(RestartTest, RowsThatDoNotFitIntoASlotAreInTheRecord) {
   Start();
   EXPECT_EQ(server_->warnings(), "");
   EXPECT_TRUE(*core::FetchState(set().get()) == model.arrays());
+}
+
+TEST_F(RestartTest, ARecordOfASlotThatIsTooSmallIsDamage) {
+  ASSERT_THAT(server_->Create(WithEveryStep(MediumSpec("set"), 4)), IsOk());
+  SequentialModel model(MediumSpec("set"));
+  ASSERT_THAT(StepOnce(set().get(), &model, 1), IsOk());
+  server_ = nullptr;
+  {
+    const auto catalog = *Catalog::Open(PosixFileSystem(), folder_.path(), false);
+    StoredRecord step;
+    ASSERT_THAT(catalog->ForEachRecord(1,
+                                       [&](int64_t /*number*/, const absl::StatusOr<StoredRecord>& record) {
+                                         step = *record;
+                                         return absl::OkStatus();
+                                       }),
+                IsOk());
+    step.mutable_committed()->mutable_gradient()->mutable_slot()->set_slot_bytes(4096);
+    ASSERT_THAT(catalog->Begin(), IsOk());
+    ASSERT_THAT(catalog->ReplaceRecord(1, 2, step), IsOk());
+    ASSERT_THAT(catalog->Commit(), IsOk());
+  }
+  Start();
+  ASSERT_THAT(server_->status(), IsOk());
+  EXPECT_EQ(set()->Describe().state(), v1::PARAMETER_SET_STATE_POISONED);
 }
 
 // They would make a record as large as a set.
@@ -545,11 +552,7 @@ TEST(RestartAfterAForkTest, AForkThatCannotBeTakenBackIsThere) {
   for (int64_t call = 1; has_failed; ++call) {
     SimulatedFileSystem disk;
     const SqliteVfs vfs(&disk);
-    StoreOptions options;
-    options.directory = "/data";
-    options.reserve_bytes = 64 << 10;
-    options.sqlite_vfs = vfs.name().c_str();
-    StoreServer server(&disk, options);
+    StoreServer server(&disk, On(vfs));
     ASSERT_THAT(server.Create(WithEveryStep(MediumSpec("set"), 4)), IsOk());
     v1::ForkRequest request;
     request.set_set("set");

@@ -10,6 +10,7 @@
 #include "server/store/store.h"
 #include "tests/core/sequential_model.h"
 #include "tests/core/set_fixture.h"
+#include "tests/store/sqlite_vfs.h"
 #include "tests/store/temporary_folder.h"
 
 namespace adamant::store {
@@ -18,6 +19,15 @@ inline StoreOptions In(const TemporaryFolder& folder) {
   StoreOptions options;
   options.directory = folder.path();
   options.reserve_bytes = 64 << 10;
+  return options;
+}
+
+// On a simulated disk.
+inline StoreOptions On(const SqliteVfs& vfs) {
+  StoreOptions options;
+  options.directory = "/data";
+  options.reserve_bytes = 64 << 10;
+  options.sqlite_vfs = vfs.name().c_str();
   return options;
 }
 

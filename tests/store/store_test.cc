@@ -201,16 +201,9 @@ TEST(StoreTest, WhicheverCallOfACheckpointFailsNothingIsLost) {
     SCOPED_TRACE(absl::StrCat("call ", call));
     SimulatedFileSystem disk;
     SequentialModel model(MediumSpec("set"));
-    const auto on = [](const SqliteVfs& vfs) {
-      StoreOptions options;
-      options.directory = "/data";
-      options.reserve_bytes = 64 << 10;
-      options.sqlite_vfs = vfs.name().c_str();
-      return options;
-    };
     {
       const SqliteVfs vfs(&disk);
-      StoreServer server(&disk, on(vfs));
+      StoreServer server(&disk, On(vfs));
       ASSERT_THAT(server.Create(WithEveryStep(MediumSpec("set"), 8)), IsOk());
       for (int step = 1; step <= 3; ++step) {
         const Values gradient = Gradient(model.parameter_count(), step);
@@ -230,7 +223,7 @@ TEST(StoreTest, WhicheverCallOfACheckpointFailsNothingIsLost) {
       SCOPED_TRACE(absl::StrCat("power cut ", seed));
       const std::unique_ptr<SimulatedFileSystem> cut = disk.PowerCut(seed);
       const SqliteVfs vfs(cut.get());
-      StoreServer server(cut.get(), on(vfs));
+      StoreServer server(cut.get(), On(vfs));
       ASSERT_THAT(server.status(), IsOk());
       ASSERT_EQ(server.warnings(), "");
       ASSERT_TRUE(*core::FetchState(server.Find("set").get()) == model.arrays());
