@@ -463,7 +463,7 @@ TEST_P(CheckpointRpcsTest, CheckpointFromBeforeTensorsWereAddedIsOfAnotherSchema
   EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_SCHEMA_MISMATCH);
   const absl::StatusOr<SetState> after = service_.raw().ReadState(grown);
   ASSERT_TRUE(after.ok()) << after.status();
-  EXPECT_TRUE(*after == *then);
+  EXPECT_TRUE(*after == *then) << after->description.ShortDebugString();
   const v1::Checkpoint now = Checkpoint("set");
   service_.Step(grown, 1);
   Restore("set", now);

@@ -25,6 +25,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "adamant/v1/service.grpc.pb.h"
+#include "google/protobuf/util/message_differencer.h"
 #include "proto/error/error.h"
 #include "proto/wire/status.h"
 #include "proto/wire/target.h"
@@ -105,14 +106,14 @@ class StepStream {
   absl::Status status_;
 };
 
-// Everything that a client can see of a set.
+// What a client can see of a set, but for its checkpoints: the server makes one whenever it is due.
 struct SetState {
-  v1::ParameterSet description;
+  v1::ParameterSet description;  // without the last checkpoint
   Arrays arrays;  // empty if the set cannot be read
 };
 
 inline bool operator==(const SetState& a, const SetState& b) {
-  return a.description.SerializeAsString() == b.description.SerializeAsString() && a.arrays == b.arrays;
+  return google::protobuf::util::MessageDifferencer::Equals(a.description, b.description) && a.arrays == b.arrays;
 }
 
 // One connection to a server, and plain calls on it.
@@ -241,6 +242,7 @@ class TestClient {
     absl::StatusOr<v1::ParameterSet> description = Get(spec.name());
     if (!description.ok()) return description.status();
     SetState state{*std::move(description), {}};
+    state.description.clear_last_checkpoint();
     if (state.description.state() != v1::PARAMETER_SET_STATE_READY) return state;
     absl::StatusOr<Arrays> arrays = ReadArrays(spec);
     if (!arrays.ok()) return arrays.status();
