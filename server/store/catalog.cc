@@ -15,6 +15,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/message_lite.h"
+#include "proto/error/error.h"
 #include "server/store/checksum.h"
 #include "server/store/errors.h"
 
@@ -97,13 +98,19 @@ void SetSystemCalls() {
   }
 }
 
-// A row's body. Error: INTERNAL where it is too long for one, of which protobuf would make an empty string.
+// What SQLite takes in one row is 1e9 bytes, unless it was built with another SQLITE_MAX_LENGTH; this leaves room for the
+// row's other columns. Protobuf makes an empty string of what is longer than 2 GiB.
+constexpr size_t kMostBodyBytes = 999'000'000;
+
+// A row's body. Error: FAILED_PRECONDITION (TOO_LARGE).
 absl::StatusOr<std::string> BodyOf(const google::protobuf::MessageLite& message) {
-  std::string body;
-  if (!message.SerializeToString(&body)) {
-    return absl::InternalError(absl::StrCat("a row of ", message.ByteSizeLong(), " bytes"));
+  const size_t bytes = message.ByteSizeLong();
+  if (bytes > kMostBodyBytes) {
+    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_TOO_LARGE,
+                 ExpectedGot(absl::StrCat("a change that takes at most ", kMostBodyBytes, " bytes of the catalog"),
+                             absl::StrCat(bytes)));
   }
-  return body;
+  return message.SerializeAsString();
 }
 
 struct CloseDatabase {

@@ -52,6 +52,9 @@ class Catalog {
   absl::Status Commit();
   void Rollback();
 
+  // What follows makes a change, or none: FAILED_PRECONDITION (TOO_LARGE) where it would take more than a row can have;
+  // other errors are as of Commit.
+
   // Adds a set, and returns its number, which no other set has or had.
   absl::StatusOr<int64_t> AddSet(const StoredSet& set);
   // Removes a set, with its records. Nothing happens if it is not there.

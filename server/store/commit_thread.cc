@@ -50,7 +50,6 @@ void CommitThread::Loop() {
 void CommitThread::CommitAll(std::vector<Request> requests) {
   const absl::Span<Request> all = absl::MakeSpan(requests);
   absl::Status status = CommitTogether(all);
-  if (absl::IsResourceExhausted(status) && make_room_()) status = CommitTogether(all);
   if (requests.size() == 1 || status.ok() || !CheckWorking().ok()) {
     for (Request& request : requests) Tell(std::move(request.done), status);
     return;
@@ -62,19 +61,24 @@ void CommitThread::CommitAll(std::vector<Request> requests) {
 }
 
 absl::Status CommitThread::CommitTogether(absl::Span<Request> requests) {
+  absl::Status status = TryCommit(requests);
+  return absl::IsResourceExhausted(status) && make_room_() ? TryCommit(requests) : status;
+}
+
+absl::Status CommitThread::TryCommit(absl::Span<Request> requests) {
   if (absl::Status status = CheckWorking(); !status.ok()) return status;
   if (absl::Status status = catalog_->Begin(); !status.ok()) {
-    return absl::IsResourceExhausted(status) ? status : Fail(status);
+    return IsUndone(status) ? status : Fail(status);
   }
   for (Request& request : requests) {
     if (absl::Status status = request.change(catalog_.get()); !status.ok()) {
       catalog_->Rollback();
       // Where the catalog cannot be read or written, what comes next cannot be, either.
-      return absl::IsAborted(status) || absl::IsResourceExhausted(status) ? status : Fail(status);
+      return IsUndone(status) ? status : Fail(status);
     }
   }
   absl::Status status = catalog_->Commit();
-  return status.ok() || absl::IsResourceExhausted(status) ? status : Fail(status);
+  return status.ok() || IsUndone(status) ? status : Fail(status);
 }
 
 absl::Status CommitThread::Fail(const absl::Status& status) {

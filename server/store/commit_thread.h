@@ -34,9 +34,9 @@ class CommitThread {
 
   // Has `change` made, in the order of these calls, and tells `done`, on the executor, what became of it: OK once it
   // survives a power cut. `change` is called on the commit thread, and again where it was rolled back.
-  // Where it returns ABORTED, or there is no room, nothing of it has been made: it fails alone, whatever else was to be
-  // committed with it. UNAVAILABLE (STORE_FAILED) where it has another error, which is the catalog's, or it is not
-  // known whether it was made; and for all that come after that: only a restart tells.
+  // Where it returns an error that IsUndone, or there is no room, nothing of it has been made: it fails alone, whatever
+  // else was to be committed with it. UNAVAILABLE (STORE_FAILED) where it has another error, which is the catalog's, or
+  // it is not known whether it was made; and for all that come after that: only a restart tells.
   void Commit(Change change, core::Then<absl::Status> done);
 
   // OK, or why nothing is committed any more.
@@ -53,6 +53,8 @@ class CommitThread {
   void CommitAll(std::vector<Request> requests);
   // In one commit, or not at all, or it is not known.
   absl::Status CommitTogether(absl::Span<Request> requests);
+  // The same with the room that there is.
+  absl::Status TryCommit(absl::Span<Request> requests);
   // After this nothing is committed. Returns what those are told who wanted something to be.
   absl::Status Fail(const absl::Status& status);
   void Tell(core::Then<absl::Status> done, const absl::Status& status);

@@ -6,6 +6,7 @@
 #include "google/protobuf/util/time_util.h"
 #include "proto/error/error.h"
 #include "server/core/base/notification.h"
+#include "server/store/errors.h"
 #include "server/store/stored_elements.h"
 
 namespace adamant::store {
@@ -77,7 +78,7 @@ absl::StatusOr<std::unique_ptr<DurableSet>> DurableSet::Create(const StoreParts&
   if (!status.ok()) {
     status = OutcomeOf(parts, status);
     // The catalog knows of it, perhaps, where nobody knows what that has.
-    if (absl::IsResourceExhausted(status)) folder->Delete();
+    if (IsUndone(status)) folder->Delete();
     return status;
   }
   folder->UnmarkUnlisted();
@@ -214,7 +215,7 @@ void DurableSet::CommitDelete(core::Then<absl::Status> done) {
                           [folder, done = std::move(done)](absl::Status status) mutable {
                             if (status.ok()) {
                               folder->Delete();
-                            } else if (absl::IsResourceExhausted(status)) {
+                            } else if (IsUndone(status)) {
                               folder->UnmarkUnlisted();
                             }
                             done(std::move(status));

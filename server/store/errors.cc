@@ -33,4 +33,9 @@ absl::Status StoreFailed(absl::string_view message) {
   return Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_FAILED, message);
 }
 
+bool IsUndone(const absl::Status& status) {
+  return absl::IsResourceExhausted(status) || absl::IsAborted(status) || absl::IsCancelled(status) ||
+         absl::IsFailedPrecondition(status);
+}
+
 }  // namespace adamant::store

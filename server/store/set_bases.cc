@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "google/protobuf/util/time_util.h"
 #include "proto/error/error.h"
+#include "server/core/backend/slot_arrays.h"
 #include "server/store/set_changes.h"
 
 namespace adamant::store {
@@ -96,7 +97,7 @@ void SetBases::Checkpoint(std::unique_ptr<core::Reading> state, const v1::Parame
     return;
   }
   base.schema = state->shared_schema();
-  parts_.checkpoints->Post([self = shared_from_this(), base = std::move(base), state = std::move(state), generation,
+  ThreadFor(*base.schema)->Post([self = shared_from_this(), base = std::move(base), state = std::move(state), generation,
                             done = std::move(done)]() mutable {
     const absl::StatusOr<KeptCheckpoint> written =
         self->Write(base, [&state](v1::Slot slot, int64_t begin, int64_t end,
@@ -145,7 +146,7 @@ void SetBases::CommitBase(const core::BaseRecord& record, const core::BlockList&
     generation = ++generation_;
   }
   base.slots = CheckpointSlots(set);
-  parts_.checkpoints->Post([self = shared_from_this(), base = std::move(base), parameters = &parameters, slots,
+  ThreadFor(*base.schema)->Post([self = shared_from_this(), base = std::move(base), parameters = &parameters, slots,
                             generation, done = std::move(done)]() mutable {
     const absl::StatusOr<KeptCheckpoint> written =
         self->Write(base, [&](v1::Slot slot, int64_t begin, int64_t end,
@@ -169,6 +170,10 @@ void SetBases::AwaitCheckpoint(core::Then<absl::Status> done) {
     }
   }
   done(absl::OkStatus());
+}
+
+core::ComputePool* SetBases::ThreadFor(const core::Schema& schema) const {
+  return core::IsSmall(schema.flat_size()) ? parts_.small_checkpoints : parts_.large_checkpoints;
 }
 
 absl::StatusOr<KeptCheckpoint> SetBases::Write(const NewBase& base, ElementSource elements) {

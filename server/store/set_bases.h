@@ -53,6 +53,8 @@ class SetBases : public std::enable_shared_from_this<SetBases> {
   absl::StatusOr<std::unique_ptr<core::StoredState>> OpenCheckpoint(uint64_t incarnation, int64_t step);
 
  private:
+  // The thread that writes checkpoints of a set that is so large.
+  core::ComputePool* ThreadFor(const core::Schema& schema) const;
   // Writes a checkpoint; on the thread that does that.
   absl::StatusOr<KeptCheckpoint> Write(const NewBase& base, ElementSource elements);
   // Makes a checkpoint that was written, if it was, the set's base.

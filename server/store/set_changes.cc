@@ -16,12 +16,6 @@ StoredElements* ElementsOf(StoredRecord* record) {
                                  : record->mutable_written()->mutable_parameters();
 }
 
-// Whether an error says that nothing of the change is on disk. Otherwise a record may refer to the slot that it has.
-bool IsUndone(const absl::Status& status) {
-  return absl::IsResourceExhausted(status) || absl::IsAborted(status) || absl::IsCancelled(status) ||
-         absl::IsFailedPrecondition(status);
-}
-
 }  // namespace
 
 absl::Status OutcomeOf(const StoreParts& parts, const absl::Status& status) {

@@ -79,7 +79,8 @@ Store::Store(FileSystem* file_system, StoreOptions options, std::unique_ptr<File
       clock_(options_.clock == nullptr ? own_clock_.get() : options_.clock),
       executor_(static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U))),
       io_(2),
-      checkpoints_(1) {
+      small_checkpoints_(1),
+      large_checkpoints_(1) {
   if (options_.checkpoint_bytes_per_second > 0) {
     rate_limit_ = std::make_unique<RateLimit>(clock_, static_cast<double>(options_.checkpoint_bytes_per_second));
   }
@@ -87,7 +88,8 @@ Store::Store(FileSystem* file_system, StoreOptions options, std::unique_ptr<File
             .directory = options_.directory,
             .commits = nullptr,
             .io = &io_,
-            .checkpoints = &checkpoints_,
+            .small_checkpoints = &small_checkpoints_,
+            .large_checkpoints = &large_checkpoints_,
             .executor = &executor_,
             .clock = clock_,
             .pace = [this](int64_t bytes) -> absl::Status {

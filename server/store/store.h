@@ -85,9 +85,12 @@ struct StoreParts {
   FileSystem* file_system;
   std::string directory;
   CommitThread* commits;
-  core::ComputePool* io;           // writes elements
-  core::ComputePool* checkpoints;  // writes checkpoints, one at a time
-  core::ComputePool* executor;     // goes on when something is on disk
+  core::ComputePool* io;  // writes elements
+  // Write checkpoints, each one at a time: those of small sets, see core::IsSmall, and of all others. A small set's
+  // journal is full in moments, and a large set's checkpoint may take minutes.
+  core::ComputePool* small_checkpoints;
+  core::ComputePool* large_checkpoints;
+  core::ComputePool* executor;  // goes on when something is on disk
   core::Clock* clock;
   std::function<absl::Status(int64_t bytes)> pace;
   std::function<void(absl::string_view)> warn;
@@ -189,7 +192,8 @@ class Store final : public core::Journal {
   core::ComputePool executor_;
   std::unique_ptr<CommitThread> commits_;
   core::ComputePool io_;
-  core::ComputePool checkpoints_;
+  core::ComputePool small_checkpoints_;
+  core::ComputePool large_checkpoints_;
   StoreParts parts_;
 };
 

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "proto/error/error.h"
 #include "tests/core/gate.h"
 #include "tests/core/set_matchers.h"
 #include "tests/store/every_file_system.h"
@@ -162,6 +163,45 @@ TEST_F(CommitThreadTest, WhatHasNoRoomFailsAloneAndItGoesOn) {
   EXPECT_THAT(told[3], IsOk());
   EXPECT_THAT(thread_->CheckWorking(), IsOk());
   EXPECT_THAT(Devices(), ElementsAre("a", "b"));
+}
+
+TEST_F(CommitThreadTest, WhatIsTooLargeForARowFailsAloneAndItGoesOn) {
+  Gate gate;
+  CommitBehind(&gate);
+  Commit([](Catalog* catalog) { return AddSet(catalog, "a"); });
+  // SQLite would take none of 1e9 bytes, and protobuf makes none of 2 GiB.
+  const auto large = std::make_shared<StoredRecord>();
+  large->mutable_committed()->mutable_gradient()->set_here(std::string(999'999'990, 'x'));
+  Commit([large](Catalog* catalog) {
+    EXPECT_THAT(AddSet(catalog, "not there"), IsOk());
+    return catalog->AddRecord(2, 1, *large);
+  });
+  Commit([](Catalog* catalog) { return AddSet(catalog, "b"); });
+  gate.Open();
+  const std::vector<absl::Status> told = Told();
+  EXPECT_THAT(told[1], IsOk());
+  EXPECT_EQ(told[2].code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(GetErrorDetail(told[2]).reason(), v1::ERROR_REASON_TOO_LARGE);
+  EXPECT_THAT(told[3], IsOk());
+  EXPECT_THAT(thread_->CheckWorking(), IsOk());
+  EXPECT_THAT(Devices(), ElementsAre("a", "b"));
+}
+
+TEST_F(CommitThreadTest, RoomIsMadeForWhatIsTriedAgainAlone) {
+  thread_.reset();
+  thread_ = std::make_unique<CommitThread>(Open(), &executor_, [this] {
+    disk_.SetCapacity(10'000'000);
+    return true;
+  });
+  disk_.SetCapacity(400'000);
+  Gate gate;
+  CommitBehind(&gate);
+  const std::string large(1'000'000, 'x');
+  Commit([large](Catalog* catalog) { return AddSet(catalog, large); });
+  Commit([](Catalog*) { return absl::AbortedError("changed its mind"); });
+  gate.Open();
+  EXPECT_THAT(Told()[1], IsOk());
+  EXPECT_THAT(Devices(), ElementsAre(large));
 }
 
 TEST_F(CommitThreadTest, AfterASyncThatFailedNothingIsCommitted) {

@@ -1,18 +1,22 @@
 // What comes back with a restart, and as what. See store_life_test.cc for lives of random changes.
 #include "server/store/store.h"
 
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/core/base/notification.h"
 #include "tests/core/manual_clock.h"
 #include "tests/core/set_changes.h"
 #include "tests/core/set_fixture.h"
@@ -299,6 +303,42 @@ TEST(StoreTest, WhatThereIsNoTimeToFinishIsNamedAndEnded) {
   EXPECT_THAT(server->warnings(), ::testing::HasSubstr("set `second` has no last checkpoint"));
   // What was under way does not keep anybody waiting.
   server.reset();
+}
+
+TEST(StoreTest, ASmallSetsCheckpointDoesNotWaitForALargeSets) {
+  const TemporaryFolder folder;
+  core::ManualClock clock;
+  StoreOptions options = In(folder);
+  options.clock = &clock;
+  options.checkpoint_bytes_per_second = 1 << 20;
+  StoreServer server(PosixFileSystem(), options);
+  v1::ParameterSetSpec large = WithCheckpoints(core::SmallSpec("large"), 1000);
+  large.mutable_tensors(0)->clear_shape();
+  large.mutable_tensors(0)->add_shape(int64_t{4} << 20);
+  ASSERT_THAT(server.Create(large), IsOk());
+  ASSERT_THAT(server.Create(WithCheckpoints(core::SmallSpec("small"), 1000)), IsOk());
+  std::atomic<bool> large_is_made = false;
+  core::Notification small_is_made;
+  server.Find("large")->Checkpoint(std::nullopt, [&](const absl::Status& status) {
+    EXPECT_THAT(status, IsOk());
+    large_is_made = true;
+  });
+  // It waits for its second piece.
+  while (clock.pending() == 0) std::this_thread::yield();
+  server.Find("small")->Checkpoint(std::nullopt, [&](const absl::Status& status) {
+    EXPECT_THAT(status, IsOk());
+    EXPECT_FALSE(large_is_made);
+    small_is_made.Notify();
+  });
+  while (!small_is_made.HasBeenNotified()) {
+    // Both wait, or it is made.
+    if (clock.pending() == 2) clock.Advance(absl::Seconds(4));
+    std::this_thread::yield();
+  }
+  while (!large_is_made) {
+    clock.Advance(absl::Seconds(4));
+    std::this_thread::yield();
+  }
 }
 
 // A backup of a part of a directory, or a catalog that was lost: what is left is all that there is.
