@@ -14,13 +14,15 @@
 #include "absl/algorithm/container.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "client/tensor_files/checksum.h"
 #include "google/protobuf/message_lite.h"
 #include "proto/error/error.h"
-#include "server/store/checksum.h"
 #include "server/store/errors.h"
 
 namespace adamant::store {
 namespace {
+
+using tensor_files::Checksum;
 
 // What this version writes. It reads this, and what is older.
 constexpr int64_t kFormat = 1;
@@ -98,8 +100,8 @@ void SetSystemCalls() {
   }
 }
 
-// What SQLite takes in one row is 1e9 bytes, unless it was built with another SQLITE_MAX_LENGTH; this leaves room for the
-// row's other columns. Protobuf makes an empty string of what is longer than 2 GiB.
+// What SQLite takes in one row is 1e9 bytes, unless it was built with another SQLITE_MAX_LENGTH; this leaves room for
+// the row's other columns. Protobuf makes an empty string of what is longer than 2 GiB.
 constexpr size_t kMostBodyBytes = 999'000'000;
 
 // A row's body. Error: FAILED_PRECONDITION (TOO_LARGE).

@@ -13,17 +13,27 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "client/tensor_files/checksum.h"
+#include "client/tensor_files/manifest.h"
 #include "client/tensor_files/safetensors.h"
 #include "proto/error/error.h"
 #include "server/core/spec/slots.h"
 #include "server/store/aligned_buffer.h"
-#include "server/store/checksum.h"
 #include "server/store/errors.h"
-#include "server/store/manifest.h"
 
 namespace adamant::store {
 namespace {
 
+using tensor_files::CheckpointManifest;
+using tensor_files::Checksum;
+using tensor_files::FormatManifest;
+using tensor_files::kCheckpointFormat;
+using tensor_files::kFileChecksumBytes;
+using tensor_files::kManifestName;
+using tensor_files::kMaxManifestBytes;
+using tensor_files::kOptimizerName;
+using tensor_files::kParametersName;
+using tensor_files::ParseManifest;
 using tensor_files::SafetensorsHeader;
 using tensor_files::SafetensorsTensor;
 
@@ -197,6 +207,9 @@ absl::StatusOr<int64_t> WriteFiles(FileSystem* file_system, const std::string& d
   manifest.mutable_create_time()->set_nanos(static_cast<int32_t>(create_time.tv_nsec));
   manifest.mutable_update_counts()->Add(info.update_counts.begin(), info.update_counts.end());
   *manifest.mutable_description() = info.description;
+  if (info.description.groups_size() > 1) {
+    for (const core::Schema::Tensor& tensor : schema.tensors()) manifest.add_tensor_groups(tensor.group);
+  }
 
   int64_t bytes = 0;
   AlignedBuffer buffer(kBufferBytes);

@@ -16,8 +16,8 @@ absl::Status Damaged(absl::string_view message);
 // UNAVAILABLE (STORE_FAILED): it is not known what of a change is on disk.
 absl::Status StoreFailed(absl::string_view message);
 
-// Whether an error says that nothing of the change is on disk. After any other it is not known what is, and a record may
-// refer to the slot that the change had.
+// Whether an error says that nothing of the change is on disk. After any other it is not known what is, and a record
+// may refer to the slot that the change had.
 bool IsUndone(const absl::Status& status);
 
 }  // namespace adamant::store

@@ -5,13 +5,15 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
+#include "client/tensor_files/checksum.h"
 #include "server/store/aligned_buffer.h"
-#include "server/store/checksum.h"
 #include "server/store/errors.h"
 #include "server/store/halves.h"
 
 namespace adamant::store {
 namespace {
+
+using tensor_files::Checksum;
 
 // As much as one write of zeros takes.
 constexpr int64_t kZeroBytes = int64_t{4} << 20;

@@ -97,8 +97,9 @@ void SetBases::Checkpoint(std::unique_ptr<core::Reading> state, const v1::Parame
     return;
   }
   base.schema = state->shared_schema();
-  ThreadFor(*base.schema)->Post([self = shared_from_this(), base = std::move(base), state = std::move(state), generation,
-                            done = std::move(done)]() mutable {
+  core::ComputePool* const thread = ThreadFor(*base.schema);
+  thread->Post([self = shared_from_this(), base = std::move(base), state = std::move(state), generation,
+                done = std::move(done)]() mutable {
     const absl::StatusOr<KeptCheckpoint> written =
         self->Write(base, [&state](v1::Slot slot, int64_t begin, int64_t end,
                                    absl::FunctionRef<void(const float* elements, int64_t count)> visit) {
@@ -146,8 +147,9 @@ void SetBases::CommitBase(const core::BaseRecord& record, const core::BlockList&
     generation = ++generation_;
   }
   base.slots = CheckpointSlots(set);
-  ThreadFor(*base.schema)->Post([self = shared_from_this(), base = std::move(base), parameters = &parameters, slots,
-                            generation, done = std::move(done)]() mutable {
+  core::ComputePool* const thread = ThreadFor(*base.schema);
+  thread->Post([self = shared_from_this(), base = std::move(base), parameters = &parameters, slots, generation,
+                done = std::move(done)]() mutable {
     const absl::StatusOr<KeptCheckpoint> written =
         self->Write(base, [&](v1::Slot slot, int64_t begin, int64_t end,
                               absl::FunctionRef<void(const float* elements, int64_t count)> visit) {

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "client/tensor_files/manifest.h"
 #include "tests/e2e/program_output.h"
 #include "tests/e2e/server_process.h"
 #include "tests/e2e/test_client.h"
@@ -522,6 +523,8 @@ TEST_F(CliTest, ShowsWhatOutlivesTheServer) {
     EXPECT_THAT(Do({"get", "often"}),
                 AllOf(HasSubstr("Durability:       checkpoints:2,1m30s\n"), Not(HasSubstr("Last checkpoint"))));
     EXPECT_THAT(Do({"get", "lost"}), HasSubstr("Durability:       nothing\n"));
+    EXPECT_THAT(Do({"list"}), AllOf(HasSubstr("cpu     every_step:16\n"), HasSubstr("cpu     checkpoints:2,1m30s\n"),
+                                    HasSubstr("cpu     nothing\n")));
     Do({"export", "kept", Path("kept.safetensors"), "--optimizer-state"});
     Do({"import", "copy", Path("kept.safetensors"), "--create", "--durability=checkpoints:1"});
     EXPECT_THAT(Do({"get", "copy"}), HasSubstr("Durability:       checkpoints:1\n"));
@@ -535,6 +538,113 @@ TEST_F(CliTest, ShowsWhatOutlivesTheServer) {
   EXPECT_EQ(DoJson({"get", "kept"})["parameter_set"]["step"], "2");
   EXPECT_THAT(Do({"get", "copy"}),
               AllOf(HasSubstr("Last checkpoint:  step 2, 20"), HasSubstr("Restored from:    step 2, 20")));
+}
+
+// A server with a data directory, and a set of two groups with a checkpoint of step 2.
+class CheckpointFolderTest : public CliTest {
+ protected:
+  CheckpointFolderTest() : CliTest({absl::StrCat("--data_dir=", DataDirectory())}) {
+    std::ofstream(Path("spec.json")) << R"({"tensors": [{"name": "w", "shape": [2], "group": "weights"},
+        {"name": "none", "shape": [0], "group": "biases"}, {"name": "b", "shape": [1], "group": "biases"}],
+        "groups": [{"name": "biases", "learning_rate": 0.01, "sgd": {"momentum": 0.9}},
+        {"name": "weights", "adam": {"weight_decay": 0.1}}],
+        "labels": {"team": "a"}, "durability": {"every_step": {}}})";
+    Do({"create", "s", "--spec", Path("spec.json")});
+    Do({"step", "s", RawFile("g.raw", {1, -2, 3})});
+    // So that not all tensors have had as many updates.
+    Do({"step", "s", "--partial", "w=" + RawFile("w.raw", {0.5, 1})});
+    Do({"checkpoint", "s"});
+    checkpoint_ = Path("checkpoint");
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(DataDirectory())) {
+      if (entry.path().filename().string().starts_with("2-")) std::filesystem::copy(entry.path(), checkpoint_);
+    }
+  }
+  ~CheckpointFolderTest() override { std::filesystem::remove_all(DataDirectory()); }
+
+  static std::string DataDirectory() { return absl::StrCat(testing::TempDir(), "cli_test-data-", getpid()); }
+
+  void ExpectAlike(const std::string& set, const std::string& other) {
+    for (const char* slot : {"parameter", "exp_avg", "exp_avg_sq", "momentum_buffer"}) {
+      for (const char* tensor : {"w", "b"}) {
+        EXPECT_EQ(Values(set, tensor, slot), Values(other, tensor, slot)) << tensor << " " << slot;
+      }
+    }
+  }
+
+  std::string checkpoint_;  // a copy of its folder
+};
+
+TEST_F(CheckpointFolderTest, MakesTheSetAgain) {
+  EXPECT_THAT(Do({"import", "copy", checkpoint_, "--create", "--durability=nothing"}),
+              HasSubstr("imported copy with its optimizer's state: step 2"));
+  for (const char* set : {"s", "copy"}) Do({"step", set, Path("g.raw")});
+  ExpectAlike("copy", "s");
+  json was = DoJson({"get", "s", "-t"});
+  json is = DoJson({"get", "copy", "-t"});
+  EXPECT_EQ(is["tensors"], was["tensors"]);
+  for (const char* field : {"groups", "labels", "step"}) {
+    EXPECT_EQ(is["parameter_set"][field], was["parameter_set"][field]) << field;
+  }
+  EXPECT_EQ(is["tensors"][0]["update_count"], "3");
+  EXPECT_EQ(is["tensors"][2]["update_count"], "2");
+}
+
+TEST_F(CheckpointFolderTest, IsForASetWithOtherNamesInAnotherOrderToo) {
+  std::ofstream(Path("spec.json")) << R"({"tensors": [{"name": "bias", "shape": [1], "group": "biases"},
+      {"name": "w", "shape": [2], "group": "weights"}], "groups": [{"name": "weights", "adam": {"weight_decay": 0.1}},
+      {"name": "biases", "learning_rate": 0.01, "sgd": {"momentum": 0.9}}]})";
+  Do({"create", "other", "--spec", Path("spec.json")});
+  Do({"import", "other", checkpoint_, "--rename=b=bias"});
+  const json is = DoJson({"get", "other", "-t"});
+  EXPECT_EQ(is["tensors"][0]["update_count"], "1");
+  EXPECT_EQ(is["tensors"][1]["update_count"], "2");
+  EXPECT_EQ(Values("other", "bias", "momentum_buffer"), Values("s", "b", "momentum_buffer"));
+  EXPECT_EQ(Values("other", "w", "exp_avg"), Values("s", "w", "exp_avg"));
+  // The same of a file.
+  Do({"export", "s", Path("s.safetensors"), "--optimizer-state"});
+  Do({"import", "other", Path("s.safetensors"), "--rename=b=bias"});
+  EXPECT_EQ(DoJson({"get", "other", "-t"})["tensors"], is["tensors"]);
+}
+
+TEST_F(CheckpointFolderTest, WithADamagedFileIsNotImported) {
+  for (const char* name : {"parameters.safetensors", "optimizer.safetensors", "MANIFEST.json"}) {
+    const std::string path = absl::StrCat(checkpoint_, "/", name);
+    const std::string good = ReadFile(path);
+    const auto expect_refused = [&](const std::string& bytes) {
+      std::ofstream(path, std::ios::binary) << bytes;
+      const Ended ended = Run({"import", "copy", checkpoint_, "--create"});
+      EXPECT_EQ(ended.code, 9) << name;
+      EXPECT_THAT(ended.error, HasSubstr(path));
+    };
+    std::string flipped = good;
+    flipped[flipped.size() - 3] ^= 1;
+    expect_refused(flipped);
+    expect_refused(good.substr(0, good.size() - 1));
+    expect_refused(good + '\0');
+    std::filesystem::remove(path);
+    const Ended missing = Run({"import", "copy", checkpoint_, "--create"});
+    EXPECT_EQ(missing.code, name == std::string("MANIFEST.json") ? 3 : 9) << name;
+    EXPECT_THAT(missing.error, HasSubstr(path));
+    std::ofstream(path, std::ios::binary) << good;
+  }
+  EXPECT_EQ(Do({"list", "-q"}), "s\n");
+  Do({"import", "copy", checkpoint_, "--create"});
+}
+
+TEST_F(CheckpointFolderTest, OfAnEarlierVersionIsForASetThatIsThere) {
+  const std::string path = absl::StrCat(checkpoint_, "/MANIFEST.json");
+  auto manifest = tensor_files::ParseManifest(ReadFile(path));
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  manifest->clear_tensor_groups();
+  std::ofstream(path, std::ios::binary) << *tensor_files::FormatManifest(*manifest);
+  const Ended refused = Run({"import", "copy", checkpoint_, "--create"});
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_THAT(refused.error, HasSubstr("in which group each tensor is"));
+  std::ofstream(Path("spec.json")) << R"({"tensors": [{"name": "w", "shape": [2]}, {"name": "none", "shape": [0]},
+        {"name": "b", "shape": [1]}], "groups": [{"name": "all", "sgd": {}}]})";
+  Do({"create", "copy", "--spec", Path("spec.json")});
+  Do({"import", "copy", checkpoint_});
+  EXPECT_EQ(Values("copy", "w"), Values("s", "w"));
 }
 
 TEST_F(CliTest, SpecificationAsJsonMakesSetsOfSeveralGroups) {

@@ -109,7 +109,7 @@ class StepStream {
 // What a client can see of a set, but for its checkpoints: the server makes one whenever it is due.
 struct SetState {
   v1::ParameterSet description;  // without the last checkpoint
-  Arrays arrays;  // empty if the set cannot be read
+  Arrays arrays;                 // empty if the set cannot be read
 };
 
 inline bool operator==(const SetState& a, const SetState& b) {

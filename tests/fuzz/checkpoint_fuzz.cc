@@ -15,14 +15,22 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "client/tensor_files/checksum.h"
+#include "client/tensor_files/manifest.h"
 #include "server/core/spec/schema.h"
 #include "server/store/checkpoint.h"
-#include "server/store/checksum.h"
-#include "server/store/manifest.h"
 #include "tests/store/simulated_file_system.h"
 
 namespace adamant::store {
 namespace {
+
+using tensor_files::CheckpointManifest;
+using tensor_files::Checksum;
+using tensor_files::FormatManifest;
+using tensor_files::kCheckpointFormat;
+using tensor_files::kFileChecksumBytes;
+using tensor_files::kParametersName;
+using tensor_files::ParseManifest;
 
 void Check(bool holds, const char* what) {
   if (holds) return;

@@ -15,7 +15,7 @@ PUBLIC_CLIENT = r"adamant/(mocks/)?\w+\.h"
 # What every program has, the server among them. It knows nothing of clients.
 COMMAND_LINE = r"client/command_line/"
 # The headers of files with tensors, which the server's own files have, too. They know nothing of clients.
-TENSOR_FILE_HEADERS = r"client/tensor_files/(npy|safetensors)\.h"
+TENSOR_FILE_HEADERS = r"client/tensor_files/(checksum|manifest|npy|safetensors)\.h"
 # What the kernels are to others. The rest of the folder is compiled into the files of instruction sets alone.
 KERNELS = r"kernels/(dispatch|formats|norm|rounds|scalars|update)\.h"
 
@@ -54,8 +54,6 @@ RULES = {
         core("(base|memory|spec|backend|set)", but="set/set_rep"),
         r"server/core/(journal|registry|restoration)\.h",
         TENSOR_FILE_HEADERS,
-        r"isa-l/",
-        r"nlohmann/",
         r"sqlite3\.h",
         *DOMAIN,
     ],
@@ -63,12 +61,16 @@ RULES = {
     "client/c": [r"client/c/", PUBLIC_CLIENT, r"proto/wire/status\.h", MESSAGES, r"absl/", r"google/protobuf/"],
     "client/command_line": [COMMAND_LINE, MESSAGES, r"absl/"],
     "client/tensor_files": [TENSOR_FILE_HEADERS, r"client/tensor_files/tensor_file\.h", r"absl/", r"nlohmann/"],
+    "client/tensor_files/checksum.cc": [TENSOR_FILE_HEADERS, r"absl/", r"isa-l/"],
+    # Its JSON is protobuf's.
+    "client/tensor_files/manifest.cc": [TENSOR_FILE_HEADERS, *DOMAIN[1:]],
+    "client/tensor_files/manifest.h": [r"client/tensor_files/manifest\.pb\.h", r"absl/"],
     "client/tensor_files/tensor_file.cc": [r"client/tensor_files/", r"client/src/formats\.h", r"absl/"],
     "client/programs": [r"client/programs/", PUBLIC_CLIENT, COMMAND_LINE, MESSAGES, r"absl/"],
     # The rest of protobuf is for its JSON.
     "client/programs/cli": [
         r"client/programs/",
-        r"client/tensor_files/tensor_file\.h",
+        r"client/tensor_files/(checksum|manifest|tensor_file)\.h",
         PUBLIC_CLIENT,
         COMMAND_LINE,
         MESSAGES,

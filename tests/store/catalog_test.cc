@@ -15,7 +15,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "server/store/checksum.h"
+#include "client/tensor_files/checksum.h"
 #include "tests/core/set_matchers.h"
 #include "tests/store/every_file_system.h"
 #include "tests/store/sqlite_vfs.h"
@@ -25,6 +25,7 @@ namespace adamant::store {
 namespace {
 
 using core::IsOk;
+using tensor_files::Checksum;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;

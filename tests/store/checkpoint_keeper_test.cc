@@ -9,7 +9,6 @@
 #include "gtest/gtest.h"
 #include "server/core/spec/schema.h"
 #include "server/store/checkpoint.h"
-#include "server/store/manifest.h"
 #include "tests/store/every_file_system.h"
 #include "tests/store/simulated_file_system.h"
 

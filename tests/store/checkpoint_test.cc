@@ -8,16 +8,19 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/tensor_files/manifest.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/error/error.h"
-#include "server/store/manifest.h"
 #include "tests/store/every_file_system.h"
 #include "tests/store/simulated_file_system.h"
 
 namespace adamant::store {
 namespace {
 
+using tensor_files::kManifestName;
+using tensor_files::kOptimizerName;
+using tensor_files::kParametersName;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;

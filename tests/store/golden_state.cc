@@ -4,10 +4,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "server/store/checksum.h"
+#include "client/tensor_files/checksum.h"
 #include "tests/core/set_fixture.h"
 
 namespace adamant::store {
+
+using tensor_files::Checksum;
 
 std::string GoldenStepId(absl::string_view set, int step) { return absl::StrCat(set, " ", step); }
 

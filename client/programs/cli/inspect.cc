@@ -127,9 +127,11 @@ absl::Status List(Shell* shell, const std::string& prefix, const std::vector<std
   std::vector<std::vector<std::string>> rows;
   for (const v1::ParameterSet& set : all.parameter_sets()) {
     rows.push_back({set.name(), State(set), absl::StrCat(set.step()), absl::StrCat(set.parameter_count()),
-                    absl::StrCat(set.tensor_count()), Optimizers(set), RenderBytes(set.state_bytes()), set.device()});
+                    absl::StrCat(set.tensor_count()), Optimizers(set), RenderBytes(set.state_bytes()), set.device(),
+                    DurabilityText(set.durability())});
   }
-  shell->Print(RenderTable({"NAME", "STATE", "STEP", "PARAMETERS", "TENSORS", "OPTIMIZER", "MEMORY", "DEVICE"}, rows));
+  shell->Print(
+      RenderTable({"NAME", "STATE", "STEP", "PARAMETERS", "TENSORS", "OPTIMIZER", "MEMORY", "DEVICE", "KEPT"}, rows));
   return absl::OkStatus();
 }
 

@@ -18,6 +18,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "client/programs/cli/renaming.h"
+#include "client/programs/cli/saved_state.h"
 #include "client/programs/cli/set_flags.h"
 #include "client/programs/cli/shell.h"
 #include "client/programs/cli/tensor_match.h"
@@ -31,12 +32,6 @@ using tensor_files::FileFormat;
 using tensor_files::FileTensor;
 using tensor_files::TensorFile;
 using tensor_files::TensorFileWriter;
-
-// What an exported file says of itself, beside the tensors.
-constexpr char kStepKey[] = "adamant.step";
-constexpr char kIncarnationKey[] = "adamant.incarnation";
-constexpr char kUpdateCountsKey[] = "adamant.update_counts";
-constexpr char kSpecKey[] = "adamant.spec";
 
 // The place of a slot in a state.
 template <typename State>
@@ -222,26 +217,6 @@ absl::Status Write(Shell* shell, const WriteFlags& flags) {
   return absl::OkStatus();
 }
 
-// What a set would have to be created with to be like this one.
-v1::ParameterSetSpec SpecOf(const v1::ParameterSet& set, const std::vector<v1::Tensor>& tensors) {
-  v1::ParameterSetSpec spec;
-  spec.set_name(set.name());
-  spec.set_initialization(v1::INITIALIZATION_WRITTEN);
-  *spec.mutable_groups() = set.groups();
-  *spec.mutable_labels() = set.labels();
-  if (set.clipping().bound_case() != v1::Clipping::BOUND_NOT_SET) *spec.mutable_clipping() = set.clipping();
-  spec.set_non_finite_policy(set.non_finite_policy());
-  spec.set_max_staleness(set.max_staleness());
-  if (set.has_workers()) *spec.mutable_workers() = set.workers();
-  for (const v1::Tensor& tensor : tensors) {
-    v1::TensorSpec* const added = spec.add_tensors();
-    added->set_name(tensor.name());
-    *added->mutable_shape() = tensor.shape();
-    added->set_group(tensor.group());
-  }
-  return spec;
-}
-
 std::string CompactJson(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
   options.preserve_proto_field_names = true;
@@ -352,26 +327,15 @@ absl::Status Export(Shell* shell, const ExportFlags& flags) {
 }
 
 struct ImportFlags {
-  std::string set, file, device, durability;
+  std::string set, path, device, durability;
   std::vector<std::string> renames;
   bool create = false;
 };
 
-// A value of the file's metadata, without the room that was left for it. Empty if there is none.
-std::string Metadata(const TensorFile& file, const std::string& key) {
-  const auto found = file.metadata().find(key);
-  if (found == file.metadata().end()) return "";
-  return std::string(absl::StripAsciiWhitespace(found->second));
-}
-
-absl::StatusOr<v1::ParameterSet> CreateFrom(const TensorFile& file, const ImportFlags& flags, const Renaming& renaming,
+absl::StatusOr<v1::ParameterSet> CreateFrom(const SavedState& saved, const ImportFlags& flags, const Renaming& renaming,
                                             Client* client) {
-  const std::string json = Metadata(file, kSpecKey);
-  v1::ParameterSetSpec spec;
-  if (json.empty() || !google::protobuf::util::JsonStringToMessage(json, &spec).ok()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        flags.file, ": does not say what set it is of, as files of `adamant export` do; see adamant create --from"));
-  }
+  if (!saved.spec.ok()) return saved.spec.status();
+  v1::ParameterSetSpec spec = *saved.spec;
   spec.set_name(flags.set);
   spec.set_device(flags.device);
   if (absl::Status status = SetDurability(flags.durability, &spec); !status.ok()) return status;
@@ -381,11 +345,28 @@ absl::StatusOr<v1::ParameterSet> CreateFrom(const TensorFile& file, const Import
   return std::move(*response->mutable_parameter_set());
 }
 
-// Restores what the file has: everything, or the parameters if it has no more.
-absl::StatusOr<v1::WriteTensorsResponse> Restore(Shell* shell, const v1::ParameterSet& set, const ImportFlags& flags,
-                                                 const Renaming& renaming, const TensorFile& file, Client* client,
-                                                 bool* everything) {
-  const absl::StatusOr<std::vector<v1::Tensor>> tensors = client->ListTensors(flags.set);
+// By index of the set's tensors, which may be in another order than the file's.
+absl::StatusOr<std::vector<int64_t>> UpdateCountsFor(const std::vector<v1::Tensor>& tensors, const SavedState& saved,
+                                                     const Renaming& renaming) {
+  if (!saved.update_counts.ok() || saved.update_counts->empty()) return saved.update_counts;
+  if (saved.update_counts->size() != saved.names.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(saved.path, ": expected counts of updates of ", saved.names.size(),
+                                                   " tensors, got ", saved.update_counts->size()));
+  }
+  std::map<std::string, int64_t> by_name;
+  for (size_t i = 0; i < saved.names.size(); ++i) {
+    by_name[renaming.Apply(saved.names[i])] = (*saved.update_counts)[i];
+  }
+  std::vector<int64_t> counts;
+  // Each of them is there, as its parameters are.
+  for (const v1::Tensor& tensor : tensors) counts.push_back(by_name[tensor.name()]);
+  return counts;
+}
+
+// Restores what the files have: everything, or the parameters if they have no more.
+absl::StatusOr<v1::WriteTensorsResponse> Restore(Shell* shell, const v1::ParameterSet& set, const Renaming& renaming,
+                                                 const SavedState& saved, Client* client, bool* everything) {
+  const absl::StatusOr<std::vector<v1::Tensor>> tensors = client->ListTensors(set.name());
   if (!tensors.ok()) return tensors.status();
   std::vector<v1::Slot> slots = OptimizerSlots(set);
   slots.insert(slots.begin(), v1::SLOT_PARAMETER);
@@ -395,10 +376,10 @@ absl::StatusOr<v1::WriteTensorsResponse> Restore(Shell* shell, const v1::Paramet
   bool moments = false;
   ConstState state;
   for (const v1::Slot slot : slots) {
-    absl::StatusOr<TensorMatch> match = TensorMatch::FindSlot(file, *tensors, slot, renaming);
+    absl::StatusOr<TensorMatch> match = TensorMatch::FindSlot(saved.FileOf(slot), *tensors, slot, renaming);
     if (!match.ok()) return match.status();
     if (slot == v1::SLOT_PARAMETER && !match->complete()) {
-      return absl::InvalidArgumentError(absl::StrCat(flags.file, ": expected the ", tensors->size(),
+      return absl::InvalidArgumentError(absl::StrCat(saved.path, ": expected the ", tensors->size(),
                                                      " tensors of the set, got ", match->present().size()));
     }
     *everything = *everything && match->complete();
@@ -406,55 +387,44 @@ absl::StatusOr<v1::WriteTensorsResponse> Restore(Shell* shell, const v1::Paramet
     matches.push_back(*std::move(match));
     SlotOf(slot, &state) = matches.back().spans();
   }
-  const std::string step = Metadata(file, kStepKey);
   if (slots.size() > 1 && moments && !*everything) {
-    return absl::InvalidArgumentError(absl::StrCat(flags.file, ": has a part of the optimizer's state, and not all"));
+    return absl::InvalidArgumentError(absl::StrCat(saved.path, ": has a part of the optimizer's state, and not all"));
   }
   // A set without moments has a step all the same, but a file of parameters alone is none of a whole state.
-  if (slots.size() == 1) *everything = file.metadata().contains(kUpdateCountsKey);
+  if (slots.size() == 1) *everything = saved.is_whole;
   if (!*everything) {
-    return client->WriteParameters(flags.set, matches.front().spans(),
+    return client->WriteParameters(set.name(), matches.front().spans(),
                                    {.incarnation = set.incarnation(),
                                     .read = matches.front().Reader(),
                                     .progress = shell->ShowProgress("import")});
   }
-  if (!absl::SimpleAtoi(step, &state.step)) {
-    return absl::InvalidArgumentError(absl::StrCat(flags.file, ": expected the step of the state as `", kStepKey,
-                                                   "` in its metadata, got '", step, "'"));
-  }
-  std::vector<int64_t> counts;
-  for (const absl::string_view count : absl::StrSplit(Metadata(file, kUpdateCountsKey), ',', absl::SkipWhitespace())) {
-    if (!absl::SimpleAtoi(count, &counts.emplace_back())) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(flags.file, ": `", kUpdateCountsKey, "` has no number: '", count, "'"));
-    }
-  }
-  state.update_counts = counts;
+  if (!saved.step.ok()) return saved.step.status();
+  const absl::StatusOr<std::vector<int64_t>> counts = UpdateCountsFor(*tensors, saved, renaming);
+  if (!counts.ok()) return counts.status();
+  state.step = *saved.step;
+  state.update_counts = *counts;
   const auto read = [&](v1::Slot slot, int32_t tensor, int64_t begin, absl::Span<float> to) {
     return matches[std::find(slots.begin(), slots.end(), slot) - slots.begin()].Read(tensor, begin, to);
   };
   return client->WriteState(
-      flags.set, state, {.incarnation = set.incarnation(), .read = read, .progress = shell->ShowProgress("import")});
+      set.name(), state, {.incarnation = set.incarnation(), .read = read, .progress = shell->ShowProgress("import")});
 }
 
 absl::Status Import(Shell* shell, const ImportFlags& flags) {
-  absl::StatusOr<TensorFile> file = TensorFile::Open(flags.file);
-  if (!file.ok()) return file.status();
-  if (file->format() != FileFormat::kSafetensors) {
-    return absl::InvalidArgumentError(absl::StrCat(flags.file, ": expected a .safetensors file"));
-  }
+  const absl::StatusOr<SavedState> saved = SavedState::Open(flags.path);
+  if (!saved.ok()) return saved.status();
   const absl::StatusOr<Renaming> renaming = Renaming::Parse(flags.renames);
   if (!renaming.ok()) return renaming.status();
-  const absl::Status checked = renaming->Check(ParameterNames(*file));
+  const absl::Status checked = renaming->Check(saved->names);
   if (!checked.ok()) return checked;
   absl::StatusOr<Client> client = shell->ConnectForTransfers();
   if (!client.ok()) return client.status();
   const absl::StatusOr<v1::ParameterSet> set =
-      flags.create ? CreateFrom(*file, flags, *renaming, &*client) : client->GetParameterSet(flags.set);
+      flags.create ? CreateFrom(*saved, flags, *renaming, &*client) : client->GetParameterSet(flags.set);
   if (!set.ok()) return set.status();
   bool everything = false;
   const absl::StatusOr<v1::WriteTensorsResponse> response =
-      Restore(shell, *set, flags, *renaming, *file, &*client, &everything);
+      Restore(shell, *set, *renaming, *saved, &*client, &everything);
   if (!response.ok()) {
     return flags.create ? Undo(*set, response.status(), &*client) : response.status();
   }
@@ -513,14 +483,17 @@ void AddTransferCommands(CLI::App* app, Shell* shell, Command* chosen) {
 
   const auto import_flags = std::make_shared<ImportFlags>();
   CLI::App* const import_command = app->add_subcommand(
-      "import", "Restores what export has saved: everything, or the parameters if the file has no more.");
+      "import", "Restores what export or a checkpoint has saved: everything, or the parameters if there is no more.");
   import_command->add_option("SET", import_flags->set, "Name of the set.")->required();
-  import_command->add_option("FILE", import_flags->file, "A .safetensors file.")->required();
+  import_command
+      ->add_option("FILE", import_flags->path,
+                   "A .safetensors file, or the folder of a checkpoint in a server's --data_dir, or a copy of it.")
+      ->required();
   import_command->add_option("--rename", import_flags->renames, kRenameHelp)
       ->type_name("FROM=TO")
       ->allow_extra_args(false);
   CLI::Option* const create = import_command->add_flag(
-      "--create", import_flags->create, "Creates the set, like the one that was exported, but for --durability.");
+      "--create", import_flags->create, "Creates the set, like the one that was saved, but for --durability.");
   import_command->add_option("--device", import_flags->device, "Where the new set lives: cpu or cuda:N.")
       ->needs(create);
   AddDurability(import_command, &import_flags->durability)->needs(create);

@@ -1,11 +1,11 @@
 // The checksum against what RFC 3720 and others print for it.
-#include "server/store/checksum.h"
+#include "client/tensor_files/checksum.h"
 
 #include <gtest/gtest.h>
 
 #include <string>
 
-namespace adamant::store {
+namespace adamant::tensor_files {
 namespace {
 
 TEST(ChecksumTest, IsCrc32c) {
@@ -25,4 +25,4 @@ TEST(ChecksumTest, OfTwoPartsIsThatOfBothTogether) {
 }
 
 }  // namespace
-}  // namespace adamant::store
+}  // namespace adamant::tensor_files

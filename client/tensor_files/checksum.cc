@@ -1,11 +1,11 @@
 // CRC-32C by ISA-L, which leaves out the two inversions that CRC-32C has.
-#include "server/store/checksum.h"
+#include "client/tensor_files/checksum.h"
 
 #include <isa-l/crc.h>
 
 #include <algorithm>
 
-namespace adamant::store {
+namespace adamant::tensor_files {
 namespace {
 
 // As many bytes as one call of ISA-L takes: its length is an int.
@@ -27,4 +27,4 @@ uint32_t Checksum(absl::string_view bytes, uint32_t before) {
   return Checksum(absl::Span<const std::byte>(reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()), before);
 }
 
-}  // namespace adamant::store
+}  // namespace adamant::tensor_files

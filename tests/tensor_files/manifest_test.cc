@@ -1,14 +1,14 @@
 // What a manifest may say, and what it says of a version that is yet to come.
-#include "server/store/manifest.h"
+#include "client/tensor_files/manifest.h"
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "client/tensor_files/checksum.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/store/checksum.h"
 
-namespace adamant::store {
+namespace adamant::tensor_files {
 namespace {
 
 using ::testing::HasSubstr;
@@ -86,6 +86,8 @@ TEST(ManifestTest, WhatIsMissingOrImpossibleIsDamage) {
   ExpectDamaged(Changed("2026-01-02T03:04:05Z", "soon"));
   ExpectDamaged(Changed("\"create_time\":\"2026-01-02T03:04:05Z\",", ""));
   ExpectDamaged(Changed("\"set\"", "\"update_counts\":[\"-1\"],\"set\""));
+  ExpectDamaged(Changed("\"set\"", "\"tensor_groups\":[0],\"set\""));
+  ExpectDamaged(Changed("\"set\"", R"("description":{"groups":[{}]},"tensor_groups":[-1],"set")"));
   ExpectDamaged(ParseManifest(Whole("")).status());
   ExpectDamaged(ParseManifest(Whole("[]")).status());
   ExpectDamaged(ParseManifest(Whole("{}")).status());
@@ -119,4 +121,4 @@ TEST(ManifestTest, WhatMakesNoManifestIsNotWritten) {
 }
 
 }  // namespace
-}  // namespace adamant::store
+}  // namespace adamant::tensor_files

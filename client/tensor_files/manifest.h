@@ -4,17 +4,17 @@
 // checksum is: so nothing in it changes unseen.
 //
 // Thread-safe: free functions without state.
-#ifndef ADAMANT_SERVER_STORE_MANIFEST_H_
-#define ADAMANT_SERVER_STORE_MANIFEST_H_
+#ifndef ADAMANT_CLIENT_TENSOR_FILES_MANIFEST_H_
+#define ADAMANT_CLIENT_TENSOR_FILES_MANIFEST_H_
 
 #include <cstdint>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "server/store/manifest.pb.h"
+#include "client/tensor_files/manifest.pb.h"
 
-namespace adamant::store {
+namespace adamant::tensor_files {
 
 inline constexpr char kManifestName[] = "MANIFEST.json";
 inline constexpr char kParametersName[] = "parameters.safetensors";
@@ -37,6 +37,6 @@ absl::StatusOr<std::string> FormatManifest(const CheckpointManifest& manifest);
 // memory in proportion to the text.
 absl::StatusOr<CheckpointManifest> ParseManifest(absl::string_view text);
 
-}  // namespace adamant::store
+}  // namespace adamant::tensor_files
 
-#endif  // ADAMANT_SERVER_STORE_MANIFEST_H_
+#endif  // ADAMANT_CLIENT_TENSOR_FILES_MANIFEST_H_

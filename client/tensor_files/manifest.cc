@@ -1,4 +1,4 @@
-#include "server/store/manifest.h"
+#include "client/tensor_files/manifest.h"
 
 #include <google/protobuf/util/json_util.h>
 
@@ -6,14 +6,17 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "client/tensor_files/checksum.h"
 #include "proto/error/error.h"
-#include "server/store/checksum.h"
-#include "server/store/errors.h"
 
-namespace adamant::store {
+namespace adamant::tensor_files {
 namespace {
 
 constexpr absl::string_view kEnd = "}\n";
+
+absl::Status Damaged(absl::string_view message) {
+  return Error(absl::StatusCode::kDataLoss, v1::ERROR_REASON_DAMAGED, message);
+}
 
 std::string Start(uint32_t checksum) { return absl::StrFormat("{\"crc32c\": \"%08x\", \"manifest\": ", checksum); }
 
@@ -87,8 +90,13 @@ absl::StatusOr<CheckpointManifest> ParseManifest(absl::string_view text) {
   for (const int64_t count : manifest.update_counts()) {
     if (count < 0) return Damaged(absl::StrCat("a tensor has had ", count, " updates"));
   }
+  for (const int32_t group : manifest.tensor_groups()) {
+    if (group < 0 || group >= manifest.description().groups_size()) {
+      return Damaged(absl::StrCat("a tensor is of group ", group, " of ", manifest.description().groups_size()));
+    }
+  }
   if (absl::Status files = CheckFiles(manifest); !files.ok()) return files;
   return manifest;
 }
 
-}  // namespace adamant::store
+}  // namespace adamant::tensor_files
