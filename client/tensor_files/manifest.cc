@@ -18,6 +18,13 @@ absl::Status Damaged(absl::string_view message) {
   return Error(absl::StatusCode::kDataLoss, v1::ERROR_REASON_DAMAGED, message);
 }
 
+constexpr absl::string_view kReservedName = "__metadata__";
+
+// Whether `name` is `begin` with any number of `_` behind it.
+bool IsWithUnderscores(absl::string_view name, absl::string_view begin) {
+  return absl::ConsumePrefix(&name, begin) && name.find_first_not_of('_') == name.npos;
+}
+
 std::string Start(uint32_t checksum) { return absl::StrFormat("{\"crc32c\": \"%08x\", \"manifest\": ", checksum); }
 
 absl::Status FromJson(absl::string_view json, google::protobuf::Message* message) {
@@ -47,6 +54,15 @@ absl::Status CheckFiles(const CheckpointManifest& manifest) {
 }
 
 }  // namespace
+
+std::string ParameterNameInFile(absl::string_view tensor) {
+  return absl::StrCat(tensor, IsWithUnderscores(tensor, kReservedName) ? "_" : "");
+}
+
+std::string ParameterOfNameInFile(absl::string_view name) {
+  if (name != kReservedName && IsWithUnderscores(name, kReservedName)) name.remove_suffix(1);
+  return std::string(name);
+}
 
 absl::StatusOr<std::string> FormatManifest(const CheckpointManifest& manifest) {
   google::protobuf::util::JsonPrintOptions options;

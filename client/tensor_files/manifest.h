@@ -27,6 +27,11 @@ inline constexpr int64_t kFileChecksumBytes = int64_t{1} << 20;
 // The longest manifest: that of files of 20 TB.
 inline constexpr int64_t kMaxManifestBytes = int64_t{256} << 20;
 
+// What a tensor of this name is called among the parameters, and back. The format has another use for `__metadata__`:
+// that name, and what it is with more of `_` behind it, has one more of them there.
+std::string ParameterNameInFile(absl::string_view tensor);
+std::string ParameterOfNameInFile(absl::string_view name);
+
 // The text of the file. INVALID_ARGUMENT where the manifest makes none: a name that is no UTF-8, a time that no
 // calendar has, or more than kMaxManifestBytes.
 absl::StatusOr<std::string> FormatManifest(const CheckpointManifest& manifest);

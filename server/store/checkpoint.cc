@@ -49,11 +49,7 @@ std::string NameInFile(v1::Slot slot, absl::string_view tensor) {
   if (slot != v1::SLOT_PARAMETER) {
     return absl::StrCat(absl::AsciiStrToLower(absl::StripPrefix(EnumName(slot), "SLOT_")), "/", tensor);
   }
-  absl::string_view rest = tensor;
-  if (absl::ConsumePrefix(&rest, "__metadata__") && rest.find_first_not_of('_') == rest.npos) {
-    return absl::StrCat(tensor, "_");
-  }
-  return std::string(tensor);
+  return tensor_files::ParameterNameInFile(tensor);
 }
 
 const char* FileOf(v1::Slot slot) { return slot == v1::SLOT_PARAMETER ? kParametersName : kOptimizerName; }

@@ -25,6 +25,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/tensor_files/manifest.h"
+#include "client/tensor_files/tensor_file.h"
 #include "tests/e2e/program_output.h"
 #include "tests/e2e/server_process.h"
 #include "tests/e2e/test_client.h"
@@ -418,6 +419,27 @@ TEST_F(CliTest, ExportAndImportGoOnWithTheSameBits) {
   }
 }
 
+// As who reads and writes it with another library may leave it.
+TEST_F(CliTest, AFileWhoseTensorsAreInAnotherOrderIsTheSame) {
+  Do({"create", "s", "--tensor=w=2", "--tensor=b=2"});
+  Do({"step", "s", RawFile("g.raw", {1, -2, 3, 4})});
+  Do({"step", "s", "--partial", "w=" + RawFile("w.raw", {0.5, 1})});
+  Do({"export", "s", Path("s.safetensors"), "--optimizer-state"});
+  const auto file = tensor_files::TensorFile::Open(Path("s.safetensors"));
+  ASSERT_TRUE(file.ok()) << file.status();
+  const std::vector<tensor_files::FileTensor> reversed(file->tensors().rbegin(), file->tensors().rend());
+  auto writer = tensor_files::TensorFileWriter::Create(Path("r.safetensors"), tensor_files::FileFormat::kSafetensors,
+                                                       reversed, file->metadata());
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  for (size_t i = 0; i < reversed.size(); ++i) {
+    ASSERT_TRUE(file->Read(reversed.size() - 1 - i, 0, writer->Elements(i)).ok());
+  }
+  ASSERT_TRUE(writer->Commit().ok());
+  Do({"import", "copy", Path("r.safetensors"), "--create"});
+  EXPECT_EQ(DoJson({"get", "copy", "-t"})["tensors"], DoJson({"get", "s", "-t"})["tensors"]);
+  EXPECT_EQ(Values("copy", "b", "exp_avg"), Values("s", "b", "exp_avg"));
+}
+
 TEST_F(CliTest, ExportedParametersAloneAreImportedAsSuch) {
   Do({"create", "s", "--tensor=w=2"});
   const std::string gradient = RawFile("g.raw", {1, -2});
@@ -554,14 +576,22 @@ class CheckpointFolderTest : public CliTest {
     // So that not all tensors have had as many updates.
     Do({"step", "s", "--partial", "w=" + RawFile("w.raw", {0.5, 1})});
     Do({"checkpoint", "s"});
-    checkpoint_ = Path("checkpoint");
-    for (const auto& entry : std::filesystem::recursive_directory_iterator(DataDirectory())) {
-      if (entry.path().filename().string().starts_with("2-")) std::filesystem::copy(entry.path(), checkpoint_);
-    }
+    Take("s");
   }
   ~CheckpointFolderTest() override { std::filesystem::remove_all(DataDirectory()); }
 
   static std::string DataDirectory() { return absl::StrCat(testing::TempDir(), "cli_test-data-", getpid()); }
+
+  // Copies the set's last checkpoint.
+  void Take(const std::string& set) {
+    const json checkpoint = DoJson({"get", set})["parameter_set"]["last_checkpoint"];
+    const std::string name =
+        absl::StrCat(checkpoint["step"].get<std::string>(), "-", checkpoint["incarnation"].get<std::string>());
+    std::filesystem::remove_all(checkpoint_);
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(DataDirectory())) {
+      if (entry.path().filename() == name) std::filesystem::copy(entry.path(), checkpoint_);
+    }
+  }
 
   void ExpectAlike(const std::string& set, const std::string& other) {
     for (const char* slot : {"parameter", "exp_avg", "exp_avg_sq", "momentum_buffer"}) {
@@ -571,7 +601,7 @@ class CheckpointFolderTest : public CliTest {
     }
   }
 
-  std::string checkpoint_;  // a copy of its folder
+  const std::string checkpoint_ = Path("checkpoint");  // a copy of its folder
 };
 
 TEST_F(CheckpointFolderTest, MakesTheSetAgain) {
@@ -604,6 +634,58 @@ TEST_F(CheckpointFolderTest, IsForASetWithOtherNamesInAnotherOrderToo) {
   Do({"export", "s", Path("s.safetensors"), "--optimizer-state"});
   Do({"import", "other", Path("s.safetensors"), "--rename=b=bias"});
   EXPECT_EQ(DoJson({"get", "other", "-t"})["tensors"], is["tensors"]);
+}
+
+// A parameter of this name has another one in the file, and one may be called like a moment of another.
+TEST_F(CheckpointFolderTest, HasTensorsWithNamesOfOtherThings) {
+  std::filesystem::remove_all(checkpoint_);
+  for (const char* optimizer : {"adam", "sgd"}) {
+    const std::string set = absl::StrCat("odd-", optimizer);
+    Do({"create", set, "--tensor=__metadata__=2", "--tensor=__metadata___=1", "--tensor=x=1", "--durability=every_step",
+        "--optimizer", optimizer});
+    Do({"step", set, RawFile("odd.raw", {1, -2, 3, 4})});
+    Do({"step", set, "--partial", "x=" + RawFile("x.raw", {1})});
+    Do({"checkpoint", set});
+    Take(set);
+    Do({"import", "copy", checkpoint_, "--create"});
+    EXPECT_EQ(DoJson({"get", "copy", "-t"})["tensors"], DoJson({"get", set, "-t"})["tensors"]);
+    EXPECT_EQ(Values("copy", "__metadata__"), Values(set, "__metadata__"));
+    EXPECT_EQ(Values("copy", "__metadata___"), Values(set, "__metadata___"));
+    Do({"import", set, checkpoint_});
+    Do({"delete", "copy"});
+  }
+  Do({"create", "like", "--tensor=x=1", "--tensor=exp_avg/x=1", "--tensor=exp_avg_sq/x=1", "--optimizer=sgd",
+      "--durability=every_step"});
+  Do({"step", "like", RawFile("like.raw", {1, 2, 3})});
+  Do({"step", "like", "--partial", "x=" + Path("x.raw")});
+  Do({"checkpoint", "like"});
+  Take("like");
+  Do({"import", "copy", checkpoint_, "--create"});
+  EXPECT_EQ(DoJson({"get", "copy", "-t"})["tensors"], DoJson({"get", "like", "-t"})["tensors"]);
+  // The same of a file.
+  Do({"export", "like", Path("like.safetensors"), "--optimizer-state"});
+  Do({"import", "again", Path("like.safetensors"), "--create"});
+  EXPECT_EQ(DoJson({"get", "again", "-t"})["tensors"], DoJson({"get", "like", "-t"})["tensors"]);
+  // Another set has moments of these names.
+  Do({"create", "moments", "--tensor=x=1"});
+  for (const std::string& saved : {checkpoint_, Path("like.safetensors")}) {
+    EXPECT_THAT(Do({"import", "moments", saved}), HasSubstr("parameters alone"));
+    EXPECT_THAT(Values("moments", "x", "exp_avg"), ElementsAre(0));
+  }
+}
+
+TEST_F(CheckpointFolderTest, IsToldFromWhatIsNone) {
+  std::filesystem::create_directory(Path("empty"));
+  for (const std::string& path : {Path("missing"), Path("missing.safetensors"), Path("empty")}) {
+    const Ended ended = Run({"import", "copy", path, "--create"});
+    EXPECT_EQ(ended.code, 3) << ended.error;
+    EXPECT_THAT(ended.error, HasSubstr(path));
+  }
+  std::filesystem::remove(absl::StrCat(checkpoint_, "/optimizer.safetensors"));
+  std::filesystem::create_directory(absl::StrCat(checkpoint_, "/optimizer.safetensors"));
+  const Ended ended = Run({"import", "copy", checkpoint_, "--create"});
+  EXPECT_THAT(ended.error, HasSubstr("optimizer.safetensors: Is a directory"));
+  EXPECT_EQ(Do({"list", "-q"}), "s\n");
 }
 
 TEST_F(CheckpointFolderTest, WithADamagedFileIsNotImported) {

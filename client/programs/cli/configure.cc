@@ -128,7 +128,9 @@ absl::Status Create(Shell* shell, const CreateOptions& options) {
     status = tensors.status();
     absl::StatusOr<TensorMatch> match = absl::UnknownError("");
     if (status.ok()) {
-      match = TensorMatch::FindSlot(*file, *tensors, v1::SLOT_PARAMETER, *renaming);
+      std::vector<std::string> names;
+      for (const FileTensor& tensor : file->tensors()) names.push_back(renaming->Apply(tensor.name));
+      match = TensorMatch::FindSlot(*file, names, *tensors);
       status = match.status();
     }
     if (status.ok() && !match->complete()) {

@@ -5,14 +5,16 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
+#include <functional>
+#include <set>
 #include <system_error>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -78,20 +80,32 @@ absl::StatusOr<SavedState> OpenExported(const std::string& path) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": expected a .safetensors file, or a checkpoint's folder"));
   }
   SavedState saved = {.path = path,
+                      .is_checkpoint = false,
                       .files = {},
-                      .names = ParameterNames(*file),
+                      .names = {},
                       .is_whole = file->metadata().contains(kUpdateCountsKey),
                       .spec = ExportedSpec(*file),
                       .step = ExportedStep(*file),
                       .update_counts = ExportedUpdateCounts(*file)};
+  if (saved.spec.ok()) {
+    // Who has written the file again may have put its tensors into another order.
+    for (const v1::TensorSpec& tensor : saved.spec->tensors()) saved.names.push_back(tensor.name());
+  } else {
+    saved.names = ParameterNames(*file);
+  }
   saved.files.push_back(*std::move(file));
   return saved;
 }
 
+// What the system has just said of the file.
+absl::Status SystemError(const std::string& path) { return absl::ErrnoToStatus(errno, path); }
+
 absl::StatusOr<CheckpointManifest> ReadManifest(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file.is_open()) {
-    return absl::NotFoundError(absl::StrCat(path, ": ", std::strerror(errno), ": not a checkpoint's folder"));
+    const absl::Status error = SystemError(path);
+    return absl::IsNotFound(error) ? absl::NotFoundError(absl::StrCat(path, ": is missing: no checkpoint's folder"))
+                                   : error;
   }
   std::string text;
   std::vector<char> buffer(1 << 20);
@@ -109,12 +123,16 @@ absl::StatusOr<CheckpointManifest> ReadManifest(const std::string& path) {
 // Whether each byte of the file is what the manifest says of it.
 absl::Status CheckFile(const std::string& path, const CheckpointManifest::File& said) {
   std::ifstream file(path, std::ios::binary);
-  if (!file.is_open()) return absl::DataLossError(absl::StrCat(path, ": ", std::strerror(errno)));
+  if (!file.is_open()) {
+    const absl::Status error = SystemError(path);
+    return absl::IsNotFound(error) ? absl::DataLossError(absl::StrCat(path, ": is missing")) : error;
+  }
   std::vector<char> part(tensor_files::kFileChecksumBytes);
   int64_t bytes = 0;
   for (const uint32_t expected : said.crc32c()) {
     file.read(part.data(),
               static_cast<std::streamsize>(std::min<int64_t>(tensor_files::kFileChecksumBytes, said.bytes() - bytes)));
+    if (file.bad()) return SystemError(path);
     const auto got = static_cast<size_t>(file.gcount());
     if (tensor_files::Checksum(absl::string_view(part.data(), got)) != expected) {
       return absl::DataLossError(absl::StrCat(path, ": is damaged: the checksum of its bytes [", bytes, ", ",
@@ -141,7 +159,7 @@ absl::StatusOr<v1::ParameterSetSpec> CheckpointedSpec(const std::string& path, c
   std::vector<v1::Tensor> tensors;
   for (const FileTensor& in_file : parameters.tensors()) {
     v1::Tensor& tensor = tensors.emplace_back();
-    tensor.set_name(in_file.name);
+    tensor.set_name(tensor_files::ParameterOfNameInFile(in_file.name));
     tensor.mutable_shape()->Add(in_file.shape.begin(), in_file.shape.end());
     const auto index = static_cast<int>(tensors.size()) - 1;
     tensor.set_group(set.groups(manifest.tensor_groups().empty() ? 0 : manifest.tensor_groups(index)).name());
@@ -155,6 +173,7 @@ absl::StatusOr<SavedState> OpenCheckpoint(const std::string& path) {
   if (!manifest.ok()) return manifest.status();
   SavedState saved = {
       .path = path,
+      .is_checkpoint = true,
       .files = {},
       .names = {},
       .is_whole = true,
@@ -175,7 +194,7 @@ absl::StatusOr<SavedState> OpenCheckpoint(const std::string& path) {
                                               " tensors, and there are ", parameters.tensors().size()));
     }
   }
-  for (const FileTensor& tensor : parameters.tensors()) saved.names.push_back(tensor.name);
+  saved.names = saved.TensorsOf(v1::SLOT_PARAMETER).names;
   saved.spec = CheckpointedSpec(path, *manifest, parameters);
   return saved;
 }
@@ -203,7 +222,30 @@ v1::ParameterSetSpec SpecOf(const v1::ParameterSet& set, const std::vector<v1::T
 
 absl::StatusOr<SavedState> SavedState::Open(const std::string& path) {
   std::error_code error;
-  return std::filesystem::is_directory(path, error) ? OpenCheckpoint(path) : OpenExported(path);
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (!std::filesystem::status_known(status)) return absl::ErrnoToStatus(error.value(), path);
+  if (!std::filesystem::exists(status)) return absl::NotFoundError(absl::StrCat(path, ": no such file or folder"));
+  return std::filesystem::is_directory(status) ? OpenCheckpoint(path) : OpenExported(path);
+}
+
+SavedSlot SavedState::TensorsOf(v1::Slot slot) const {
+  const bool is_parameter = slot == v1::SLOT_PARAMETER;
+  // What an export has of a name of a parameter is one, whatever that name begins with.
+  const std::set<std::string, std::less<>> parameters =
+      !is_checkpoint && spec.ok() ? std::set<std::string, std::less<>>(names.begin(), names.end())
+                                  : std::set<std::string, std::less<>>();
+  SavedSlot found = {.file = is_parameter ? &files.front() : &files.back(), .names = {}};
+  const bool has_moments = !is_checkpoint || files.size() > 1;
+  const std::string prefix = NameInFile(slot, "");
+  for (const FileTensor& tensor : found.file->tensors()) {
+    std::string& name = found.names.emplace_back();
+    if (is_parameter) {
+      name = is_checkpoint ? tensor_files::ParameterOfNameInFile(tensor.name) : tensor.name;
+    } else if (has_moments && absl::StartsWith(tensor.name, prefix) && !parameters.contains(tensor.name)) {
+      name = tensor.name.substr(prefix.size());
+    }
+  }
+  return found;
 }
 
 }  // namespace adamant::programs::cli

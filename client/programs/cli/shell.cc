@@ -39,11 +39,11 @@ const char kExitCodesHelp[] =
     "  2   the command line is wrong, or a value or a file is not valid (INVALID_ARGUMENT)\n"
     "  3   there is no such set, or no such file (NOT_FOUND)\n"
     "  4   there is one already (ALREADY_EXISTS)\n"
-    "  5   the set is not in a state for this (FAILED_PRECONDITION)\n"
+    "  5   the set is not in a state for this, or a file is of a later version (FAILED_PRECONDITION)\n"
     "  6   others have changed the set meanwhile (ABORTED)\n"
     "  7   the server cannot be reached, or does not answer in time (UNAVAILABLE, DEADLINE_EXCEEDED)\n"
     "  8   the server, or the disk, has no room for it (RESOURCE_EXHAUSTED)\n"
-    "  9   the set's state is lost (DATA_LOSS): import it again\n"
+    "  9   the set's state is lost, or what it was to be imported from is damaged (DATA_LOSS): import another one\n"
     "  10  the step was not applied: its gradient is not finite, or came too late\n";
 
 ExitCode ExitCodeOf(const absl::Status& status) {

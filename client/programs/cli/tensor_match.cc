@@ -185,19 +185,16 @@ absl::StatusOr<TensorMatch> TensorMatch::Find(const std::vector<std::string>& ar
   return match;
 }
 
-absl::StatusOr<TensorMatch> TensorMatch::FindSlot(const TensorFile& file, const std::vector<v1::Tensor>& tensors,
-                                                  v1::Slot slot, const Renaming& renaming) {
-  // By what they are called after that, within their slot.
-  std::map<std::string, size_t, std::less<>> names;
-  const std::string prefix = NameInFile(slot, "");
-  for (size_t i = 0; i < file.tensors().size(); ++i) {
-    const absl::string_view name = file.tensors()[i].name;
-    if (absl::StartsWith(name, prefix)) names.emplace(renaming.Apply(name.substr(prefix.size())), i);
+absl::StatusOr<TensorMatch> TensorMatch::FindSlot(const TensorFile& file, absl::Span<const std::string> names,
+                                                  const std::vector<v1::Tensor>& tensors) {
+  std::map<std::string, size_t, std::less<>> index;
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (!names[i].empty()) index.emplace(names[i], i);
   }
   TensorMatch match(tensors);
   for (const v1::Tensor& tensor : tensors) {
-    const auto found = names.find(tensor.name());
-    if (found == names.end()) continue;
+    const auto found = index.find(tensor.name());
+    if (found == index.end()) continue;
     absl::Status status = match.Take(file, found->second, tensor);
     if (!status.ok()) return status;
   }

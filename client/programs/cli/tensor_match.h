@@ -12,7 +12,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "client/programs/cli/renaming.h"
 #include "client/tensor_files/tensor_file.h"
 
 namespace adamant::programs::cli {
@@ -54,11 +53,10 @@ class TensorMatch {
   // for another shape, and for elements that are no floats; what the files do not have is an error unless `partial`.
   static absl::StatusOr<TensorMatch> Find(const std::vector<std::string>& arguments,
                                           const std::vector<v1::Tensor>& tensors, bool partial);
-  // The same for the tensors of one slot in a file that is open, by their names there after `renaming`; `file` outlives
-  // this. What the set does not have is passed over.
-  static absl::StatusOr<TensorMatch> FindSlot(const tensor_files::TensorFile& file,
-                                              const std::vector<v1::Tensor>& tensors, v1::Slot slot,
-                                              const Renaming& renaming = {});
+  // The same for tensors of one slot in a file that is open: `names` has, by index of the file's tensors, for which
+  // tensor of the set each is, or nothing; `file` outlives this. What the set does not have is passed over.
+  static absl::StatusOr<TensorMatch> FindSlot(const tensor_files::TensorFile& file, absl::Span<const std::string> names,
+                                              const std::vector<v1::Tensor>& tensors);
 
  private:
   explicit TensorMatch(const std::vector<v1::Tensor>& tensors) : spans_(tensors.size()), places_(tensors.size()) {}

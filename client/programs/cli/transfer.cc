@@ -358,7 +358,7 @@ absl::StatusOr<std::vector<int64_t>> UpdateCountsFor(const std::vector<v1::Tenso
     by_name[renaming.Apply(saved.names[i])] = (*saved.update_counts)[i];
   }
   std::vector<int64_t> counts;
-  // Each of them is there, as its parameters are.
+  // Each of them is there, as its parameters are, unless it has no elements.
   for (const v1::Tensor& tensor : tensors) counts.push_back(by_name[tensor.name()]);
   return counts;
 }
@@ -376,7 +376,9 @@ absl::StatusOr<v1::WriteTensorsResponse> Restore(Shell* shell, const v1::Paramet
   bool moments = false;
   ConstState state;
   for (const v1::Slot slot : slots) {
-    absl::StatusOr<TensorMatch> match = TensorMatch::FindSlot(saved.FileOf(slot), *tensors, slot, renaming);
+    SavedSlot found = saved.TensorsOf(slot);
+    for (std::string& name : found.names) name = name.empty() ? "" : renaming.Apply(name);
+    absl::StatusOr<TensorMatch> match = TensorMatch::FindSlot(*found.file, found.names, *tensors);
     if (!match.ok()) return match.status();
     if (slot == v1::SLOT_PARAMETER && !match->complete()) {
       return absl::InvalidArgumentError(absl::StrCat(saved.path, ": expected the ", tensors->size(),
