@@ -244,10 +244,10 @@ TEST(FullDiskTest, NoStepIsLostOrDoubledAndAllGoOn) {
   int64_t kills = 0;
   for (int64_t i = 0; i < full_disks; ++i) {
     if (!meeting.AwaitReplies(meeting.replies() + 1 + static_cast<int64_t>(random() % 40))) break;
-    // What others give back meanwhile is taken, too.
+    // What others give back meanwhile is taken, too: otherwise steps might go on with it, and none be refused.
     for (const int64_t refusals = meeting.refusals(); meeting.refusals() < refusals + 8 && !meeting.stopped();) {
       filler.Fill();
-      if (!meeting.AwaitRefusals(meeting.refusals() + 1)) break;
+      if (!meeting.AwaitAnswer()) break;
     }
     for (const std::unique_ptr<SurvivingClient>& client : clients) {
       EXPECT_TRUE(server.client().ReadArrays(client->spec()).ok()) << client->spec().name();

@@ -70,9 +70,11 @@ class Meeting {
     core::MutexLock lock(&mutex_);
     return refusals_;
   }
-  bool AwaitRefusals(int64_t refusals) {
+  // Waits for one more step that was answered or refused; false if a client has given up.
+  bool AwaitAnswer() {
     core::MutexLock lock(&mutex_);
-    while (refusals_ < refusals && !stopped_) changed_.Wait(&mutex_);
+    const int64_t before = replies_ + refusals_;
+    while (replies_ + refusals_ == before && !stopped_) changed_.Wait(&mutex_);
     return !stopped_;
   }
 
