@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "client/tensor_files/tensor_file.h"
 
 namespace adamant::programs::cli {
